@@ -1,0 +1,137 @@
+//! The engine and the registry that `cargo xtask engine -- cargo test` gives, and what they hold.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Tests that build take turns: they empty the engine's cache, and two cores are soon busy.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A registry on a loopback port, and the turn to use the engine with it.
+pub struct Engine {
+    pub registry: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Engine {
+    /// The engine, if these tests run in one. Outside CI a test may do without and says so.
+    pub fn get(test: &str) -> Option<Self> {
+        let Ok(registry) = std::env::var("XTASK_REGISTRY") else {
+            assert!(std::env::var_os("CI").is_none(), "CI must not skip {test}");
+            // Past the test harness, which shows nothing of a test that passes.
+            let line = format!("skipped {test}: run `cargo xtask engine -- cargo test`\n");
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            return None;
+        };
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Engine { registry, _turn: turn })
+    }
+
+    /// A repository of this test run alone: a registry may hold what earlier runs left.
+    pub fn image(&self, name: &str) -> String {
+        format!("{}/{}", self.registry, repository(name))
+    }
+
+    /// The tags of a repository, none if there is no such repository.
+    pub fn tags(&self, name: &str) -> BTreeSet<String> {
+        let name = repository(name);
+        let (status, body) = self.ask(&format!("/v2/{name}/tags/list"), "*/*");
+        if status == 404 {
+            return BTreeSet::new();
+        }
+        let list: Value = serde_json::from_str(&body).unwrap();
+        list["tags"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|tag| tag.as_str().unwrap().into())
+            .collect()
+    }
+
+    /// The manifest of a tag.
+    pub fn manifest(&self, name: &str, tag: &str) -> Value {
+        let name = repository(name);
+        let accept = "application/vnd.oci.image.index.v1+json, \
+                      application/vnd.oci.image.manifest.v1+json, \
+                      application/vnd.docker.distribution.manifest.list.v2+json, \
+                      application/vnd.docker.distribution.manifest.v2+json";
+        let (status, body) = self.ask(&format!("/v2/{name}/manifests/{tag}"), accept);
+        assert_eq!(status, 200, "{name}:{tag}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    fn ask(&self, path: &str, accept: &str) -> (u16, String) {
+        http(self.registry.parse().unwrap(), path, &[("Accept", accept)]).unwrap()
+    }
+
+    /// Forgets everything that was built and pulled, but for `debian:trixie-slim`.
+    pub fn empty() {
+        docker(&["buildx", "prune", "--all", "--force"]);
+        let images = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+        for image in images.lines().filter(|image| *image != "debian:trixie-slim") {
+            docker(&["rmi", "--force", image]);
+        }
+    }
+}
+
+fn repository(name: &str) -> String {
+    format!("test-{}/{name}", std::process::id())
+}
+
+/// What `docker` writes to standard output.
+pub fn docker(args: &[&str]) -> String {
+    let output = Command::new("docker").args(args).output().unwrap();
+    assert!(output.status.success(), "docker {args:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// The status and the body that a server gives for `path`.
+pub fn http(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let headers = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+    let headers = headers.collect::<String>();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+    Ok((status.unwrap_or(0), body.to_owned()))
+}
+
+/// A RUN step of a build, by what buildx's plain progress says of it.
+#[derive(Debug, PartialEq)]
+pub struct Step {
+    pub name: String,
+    pub cached: bool,
+}
+
+/// The RUN steps in buildx's plain progress.
+pub fn run_steps(progress: &str) -> Vec<Step> {
+    let line = |line: &str| -> Option<(String, String)> {
+        let (number, text) = line.strip_prefix('#')?.split_once(' ')?;
+        Some((number.to_owned(), text.to_owned()))
+    };
+    let lines = progress.lines().filter_map(line).collect::<Vec<_>>();
+    let mut steps = Vec::new();
+    for (number, text) in &lines {
+        if text.starts_with('[') && text.contains("] RUN ") {
+            let cached = lines.iter().any(|(n, text)| n == number && text == "CACHED");
+            let step = Step { name: text.clone(), cached };
+            if !steps.contains(&step) {
+                steps.push(step);
+            }
+        }
+    }
+    steps
+}

@@ -1,0 +1,147 @@
+//! Calls the tasks as a user does: the program, its environment, what it prints.
+
+// Each test program uses a part of this.
+#![allow(dead_code)]
+
+pub mod engine;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// A call of `cargo xtask`, with nothing of the caller's environment but what is named here.
+pub struct Xtask(pub Command);
+
+/// How a call ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Xtask {
+    /// A call in this checkout.
+    pub fn new(args: &[&str]) -> Self {
+        Self::within(&root(), args)
+    }
+
+    /// A call of the tasks as if the checkout were at `root`.
+    pub fn within(root: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(args).env_clear().env("CARGO_MANIFEST_DIR", root.join("xtask"));
+        for name in ["PATH", "HOME"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        command.stdin(Stdio::null());
+        Xtask(command)
+    }
+
+    /// `cargo xtask image --print` with `args`, for a commit that is told.
+    pub fn print(args: &[&str]) -> Self {
+        let args = [&["image", "--print"], args].concat();
+        Self::new(&args).env("SDK_SHA", SHA).env("SDK_REF", "refs/heads/main")
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    /// Passes on what leads to the engine that these tests run in.
+    pub fn in_engine(mut self) -> Self {
+        for name in ["DOCKER_HOST", "DOCKER_CONFIG", "SSL_CERT_FILE", "TMPDIR"] {
+            self.0.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        self
+    }
+
+    pub fn end(mut self) -> Ended {
+        Ended::from(self.0.output().expect("xtask starts"))
+    }
+
+    /// The definition that `--print` gives.
+    pub fn definition(self) -> Value {
+        let ended = self.end();
+        assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{}", ended.stdout);
+        serde_json::from_str(&ended.stdout).expect("one JSON object on standard output")
+    }
+
+    /// The one target of the definition that `--print` gives.
+    pub fn target(self) -> Value {
+        let definition = self.definition();
+        let targets = definition["target"].as_object().expect("targets");
+        assert_eq!(targets.len(), 1, "{definition:#}");
+        targets.values().next().expect("a target").clone()
+    }
+
+    /// What is said of a request that is wrong: one or two sentences, status 2, no result.
+    pub fn refused(self) -> String {
+        let ended = self.end();
+        assert_eq!((ended.status, ended.stdout.as_str()), (2, ""), "{}", ended.stderr);
+        assert_eq!(ended.stderr.trim_end().lines().count(), 1, "{}", ended.stderr);
+        ended.stderr
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Ended {
+            status: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// A commit for tests that need one.
+pub const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// The checkout that is tested.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
+}
+
+/// The strings of a JSON list.
+pub fn strings(list: &Value) -> Vec<&str> {
+    list.as_array().expect("a list").iter().map(|item| item.as_str().expect("a string")).collect()
+}
+
+/// A new folder that is removed when this is dropped.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("xtask-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder");
+        Folder(path)
+    }
+
+    /// A checkout of what the tasks read, without git.
+    pub fn checkout(name: &str) -> Self {
+        let folder = Self::new(name);
+        let image = folder.0.join("agent-server-image");
+        std::fs::create_dir_all(&image).expect("a folder");
+        for file in ["docker-bake.json", "Dockerfile", "requirements.txt"] {
+            std::fs::copy(root().join("agent-server-image").join(file), image.join(file))
+                .expect("a copy");
+        }
+        folder
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The rule of every registry for a tag.
+pub fn is_valid_tag(tag: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    tag.len() <= 128
+        && tag.starts_with(word)
+        && tag.chars().all(|c| word(c) || c == '.' || c == '-')
+}

@@ -1,0 +1,97 @@
+//! Control groups: containers get theirs below one group of the engine, so that it can be removed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::host;
+use crate::process::TICK;
+
+/// The mount point where version 2 is the only one.
+const UNIFIED: &str = "/sys/fs/cgroup";
+/// Where the host's processes go while containers need their group.
+const ASIDE: &str = "/sys/fs/cgroup/xtask-host";
+
+/// The group of the engine with this number, as dockerd's `cgroup-parent`.
+pub fn parent(number: u8) -> String {
+    format!("/xtask-engine-{number}")
+}
+
+/// Removes the group of the engine with this number, from every hierarchy.
+pub fn remove(number: u8) {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    for mount in mounts.lines() {
+        let mut fields = mount.split(' ').skip(1);
+        if let (Some(path), Some("cgroup" | "cgroup2")) = (fields.next(), fields.next()) {
+            remove_all(Path::new(&format!("{path}{}", parent(number))));
+        }
+    }
+}
+
+/// Groups are removed from the innermost out. A killed process may keep its own busy for a moment.
+fn remove_all(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_all(&entry.path());
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while group.exists() && fs::remove_dir(group).is_err() && Instant::now() < deadline {
+        thread::sleep(TICK);
+    }
+}
+
+/// In a container with version 2 its processes are in the group that is its root, and a group
+/// with processes may have no groups with controllers in it. They are moved aside.
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn prepare() -> Result<()> {
+    let _gate = host::gate()?;
+    let root = Path::new(UNIFIED);
+    // The host's real root has no type, and no such rule.
+    if !root.join("cgroup.type").exists() || processes(root).is_empty() {
+        return Ok(());
+    }
+    let aside = Path::new(ASIDE);
+    fs::create_dir_all(aside).context("can't make a control group")?;
+    fs::write(host::shared("cgroup"), "")?;
+    move_processes(root, aside);
+    set_controllers('+').context("can't give control groups their controllers")
+}
+
+/// Takes back what [`prepare`] did.
+pub fn restore() {
+    let marker = host::shared("cgroup");
+    if marker.exists() {
+        let _ = set_controllers('-');
+        move_processes(Path::new(ASIDE), Path::new(UNIFIED));
+        remove_all(Path::new(ASIDE));
+        let _ = fs::remove_file(marker);
+    }
+}
+
+fn processes(group: &Path) -> Vec<String> {
+    let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    processes.lines().map(str::to_owned).collect()
+}
+
+/// Repeated, because processes may start others meanwhile; one that has ended can't be moved.
+fn move_processes(from: &Path, to: &Path) {
+    for _ in 0..10 {
+        for process in processes(from) {
+            let _ = fs::write(to.join("cgroup.procs"), process);
+        }
+    }
+}
+
+fn set_controllers(sign: char) -> Result<()> {
+    let root = PathBuf::from(UNIFIED);
+    let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
+    let change: Vec<String> =
+        controllers.split_whitespace().map(|controller| format!("{sign}{controller}")).collect();
+    Ok(fs::write(root.join("cgroup.subtree_control"), change.join(" "))?)
+}

@@ -1,0 +1,156 @@
+//! The command: what it finds in its environment, and how it ends.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::daemons::{self, Daemons};
+use super::data::Data;
+use super::host::Claim;
+use super::sandbox::Programs;
+use super::say;
+use crate::error::usage;
+use crate::process::{self, SIGINT, SIGKILL, SIGTERM, TICK};
+
+/// How long the command may take to end after a signal.
+const GRACE: Duration = Duration::from_secs(30);
+/// How long what it left running may take.
+const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
+
+/// The caller's own settings for another engine.
+const FOREIGN: [&str; 6] = [
+    "BUILDX_BUILDER",
+    "BUILDX_CONFIG",
+    "DOCKER_CERT_PATH",
+    "DOCKER_CONTEXT",
+    "DOCKER_TLS",
+    "DOCKER_TLS_VERIFY",
+];
+
+/// Refuses a command that does not exist, before anything is started for it.
+///
+/// # Errors
+/// A usage error.
+pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
+    let Some(name) = command.first() else { return Ok(()) };
+    let is_program = |path: &Path| {
+        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    let is_there = if name.to_string_lossy().contains('/') {
+        is_program(Path::new(name))
+    } else {
+        env::split_paths(&path(programs)?).any(|folder| is_program(&folder.join(name)))
+    };
+    if !is_there {
+        return Err(usage(format!(
+            "there is no command {}: give one that PATH finds.",
+            name.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Runs the command, or a shell if there is none, and gives its exit status as a shell does.
+///
+/// # Errors
+/// If it can't be run.
+pub fn run(
+    command: &[OsString],
+    programs: &Programs,
+    data: &Data,
+    claim: &Claim,
+    daemons: &Daemons,
+) -> Result<u8> {
+    let shell = [env::var_os("SHELL").unwrap_or_else(|| "sh".into())];
+    let command = if command.is_empty() { &shell } else { command };
+    process::adopt_orphans();
+    // Should this process be killed, the command is told to end too.
+    let mut process = Command::new("setpriv");
+    process.args(["--pdeathsig", "TERM", "--"]).args(command);
+    for name in FOREIGN {
+        process.env_remove(name);
+    }
+    process
+        .env("PATH", path(programs)?)
+        .env("DOCKER_HOST", format!("unix://{}", claim.socket().display()))
+        .env("DOCKER_CONFIG", daemons::client_config(programs, data)?)
+        .env("XTASK_REGISTRY", &daemons.registry)
+        .env("XTASK_ENGINE_LOG", daemons::docker_log(data))
+        .env("XTASK_REGISTRY_LOG", daemons::registry_log(data));
+    let mut child = process.spawn().context("can't run setpriv")?;
+    let status = wait(&mut child);
+    end_leftovers(&daemons.processes());
+    Ok(process::exit_code(status?))
+}
+
+/// Waits for the command. A caught signal is passed on to it once, and it is killed when it has not
+/// ended a while after that.
+fn wait(child: &mut Child) -> io::Result<ExitStatus> {
+    let mut passed_on = 0;
+    let mut since: Option<Instant> = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if let Some(signal) = process::caught().filter(|&signal| signal != passed_on) {
+            passed_on = signal;
+            // Ctrl-C at a terminal has reached the command already, which may well go on.
+            if !(signal == SIGINT && io::stdin().is_terminal()) {
+                pass_on(child, signal);
+                since.get_or_insert_with(Instant::now);
+            }
+        }
+        if since.is_some_and(|since| since.elapsed() > GRACE) {
+            child.kill()?;
+        }
+        thread::sleep(TICK);
+    }
+}
+
+/// A shell that gets SIGINT waits for its child, which at a terminal would have got it as well.
+fn pass_on(child: &Child, signal: i32) {
+    if signal == SIGINT {
+        for process in process::group_below(child.id()) {
+            process::kill(process, signal);
+        }
+    } else {
+        process::send(child, signal);
+    }
+}
+
+/// Ends what the command left running; such processes have become children of this one.
+fn end_leftovers(others: &[u32]) {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let mut left = process::children(std::process::id());
+        left.retain(|child| !others.contains(child));
+        if left.is_empty() {
+            return;
+        }
+        let late = started.elapsed() > LEFTOVERS_GRACE;
+        if started.elapsed() > 2 * LEFTOVERS_GRACE {
+            say(format_args!("these processes of the command can't be ended: {left:?}"));
+            return;
+        }
+        for &child in left.iter().filter(|_| late || !told) {
+            process::kill(child, if late { SIGKILL } else { SIGTERM });
+        }
+        told = true;
+        thread::sleep(TICK);
+    }
+}
+
+/// The caller's `PATH`, with our docker first.
+fn path(programs: &Programs) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = [programs.bin()].into_iter().chain(env::split_paths(&path));
+    env::join_paths(folders).context("the checkout's path has a colon, so PATH can't hold it")
+}

@@ -1,0 +1,88 @@
+//! QEMU for programs of the other architecture: registered with the kernel for as long as an
+//! engine wants it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::host::{self, Claim};
+use super::packages::{fetch, once, unpack};
+use super::sandbox::{Programs, run, run_anyway};
+use super::say;
+
+const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
+
+/// Ours alone: what the host itself may have registered stays, and the last one registered wins.
+const ENTRY: &str = "xtask-engine";
+
+/// The file in an engine's folder that says that it emulates.
+const WANTED: &str = "emulates";
+/// The file for all engines that says that `binfmt_misc` was not mounted before.
+const MOUNTED: &str = "binfmt-mounted";
+
+/// Lets the kernel run programs of the other architecture.
+///
+/// # Errors
+/// If QEMU can't be downloaded, or the kernel refuses it; `Interrupted` on a signal.
+pub fn register(claim: &Claim, programs: &Programs, downloads: &Path) -> Result<()> {
+    let other = match programs.arch.as_str() {
+        "amd64" => "aarch64",
+        "arm64" => "x86_64",
+        arch => bail!("there is no other architecture to emulate on {arch}: only amd64 and arm64."),
+    };
+    let folder = downloads.join(format!("qemu-{other}-on-{}", programs.arch));
+    once(&folder, |partial| {
+        say("downloading QEMU from Debian, once (70 MB)");
+        let (all, made) = (partial.join("all"), partial.join("qemu"));
+        for deb in fetch(partial, &["qemu-user"])? {
+            unpack(&deb, &all)?;
+        }
+        fs::create_dir(&made)?;
+        fs::rename(all.join(format!("usr/bin/qemu-{other}")), made.join("qemu"))?;
+        let format = format!("usr/share/qemu/binfmt.d/qemu-{other}.conf");
+        fs::rename(all.join(format), made.join("binfmt.conf"))?;
+        Ok(made)
+    })?;
+    let conf = fs::read_to_string(folder.join("binfmt.conf"))?;
+    let line = line(&conf, &folder.join("qemu"))?;
+    let _gate = host::gate()?;
+    fs::write(claim.path(WANTED), "")?;
+    if !Path::new(BINFMT).join("register").exists() {
+        fs::write(host::shared(MOUNTED), "")?;
+        let mut mount = Command::new("mount");
+        mount.args(["-n", "-t", "binfmt_misc", "binfmt_misc", BINFMT]);
+        run("mounting binfmt_misc", &mut mount)?;
+    }
+    if Path::new(BINFMT).join(ENTRY).exists() {
+        return Ok(());
+    }
+    fs::write(Path::new(BINFMT).join("register"), line).context("can't register QEMU")
+}
+
+/// Debian's line for the kernel with our name and path, and flags that make the kernel open QEMU
+/// now, so that it is found in containers, and keep credentials and the open program.
+fn line(conf: &str, qemu: &Path) -> Result<String> {
+    let fields: Vec<&str> = conf.trim().split(':').collect();
+    let [_, _, kind, offset, magic, mask, ..] = fields[..] else {
+        bail!("{conf:?} from the package qemu-user is not a line for binfmt_misc.");
+    };
+    Ok(format!(":{ENTRY}:{kind}:{offset}:{magic}:{mask}:{}:OCF", qemu.display()))
+}
+
+/// Takes it back, unless a running engine still wants it. To be called with the gate held.
+pub fn restore() {
+    if host::folders().any(|folder| folder.join(WANTED).exists()) {
+        return;
+    }
+    let entry = Path::new(BINFMT).join(ENTRY);
+    if entry.exists() {
+        let _ = fs::write(entry, "-1");
+    }
+    let mounted = host::shared(MOUNTED);
+    if mounted.exists() {
+        run_anyway(Command::new("umount").args(["-n", BINFMT]));
+        let _ = fs::remove_file(mounted);
+    }
+}

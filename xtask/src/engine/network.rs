@@ -1,0 +1,186 @@
+//! The engine's network: a bridge with a range of addresses that nobody else has, and a table of
+//! nftables that lets containers out. The daemon itself sets no rules, so two of them don't get
+//! into each other's way.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::sandbox::{Programs, run, run_anyway};
+
+/// Each of these is divided among the engines of a host; the first one was set aside for test
+/// networks.
+const PREFIXES: [[u8; 2]; 3] = [[198, 19], [172, 30], [10, 253]];
+
+/// So many ranges fit in a prefix.
+pub const ENGINES: u8 = 16;
+
+const RANGE_MASK: u32 = 0xffff_f000;
+
+/// The addresses of an engine's networks: 16 networks of 256 addresses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Range(u32);
+
+impl Range {
+    /// A range for the engine with this number that neither a route nor a name server is in.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn choose(number: u8) -> Result<Range> {
+        let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+        let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        Range::free(number, &routes, &resolv).with_context(|| {
+            format!("every range of addresses for engine {number} is in use by the host's routes.")
+        })
+    }
+
+    fn free(number: u8, routes: &str, resolv: &str) -> Option<Range> {
+        let taken: Vec<(u32, u32)> = parse_routes(routes)
+            .chain(resolv.lines().filter_map(|line| {
+                let server: Ipv4Addr = line.strip_prefix("nameserver")?.trim().parse().ok()?;
+                Some((server.to_bits(), u32::MAX))
+            }))
+            .collect();
+        PREFIXES
+            .iter()
+            .map(|[a, b]| Range(u32::from_be_bytes([*a, *b, number * 16, 0])))
+            .find(|range| !taken.iter().any(|(net, mask)| (net ^ range.0) & mask & RANGE_MASK == 0))
+    }
+
+    /// Reads what [`Range::to_string`] wrote.
+    pub fn parse(text: &str) -> Option<Range> {
+        let address: Ipv4Addr = text.trim().strip_suffix("/20")?.parse().ok()?;
+        Some(Range(address.to_bits()))
+    }
+
+    fn contains(self, address: Ipv4Addr) -> bool {
+        address.to_bits() & RANGE_MASK == self.0
+    }
+
+    /// The bridge's own address, in the range's first network.
+    fn gateway(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.0 + 1)
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/20", Ipv4Addr::from_bits(self.0))
+    }
+}
+
+/// The destinations and masks of the kernel's routes, the default route aside.
+fn parse_routes(routes: &str) -> impl Iterator<Item = (u32, u32)> {
+    routes.lines().skip(1).filter_map(|line| {
+        let field = |number| {
+            let hex = line.split_whitespace().nth(number)?;
+            // The kernel prints network order as if it were the machine's.
+            u32::from_str_radix(hex, 16).ok().map(u32::from_be)
+        };
+        let (net, mask) = (field(1)?, field(7)?);
+        (mask != 0).then_some((net, mask))
+    })
+}
+
+/// What a packet on its way out may measure: the MTU of the default route's interface.
+pub fn mtu() -> u32 {
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let mut fields = routes.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let default = fields.find(|fields| fields.get(1) == Some(&"00000000"));
+    default
+        .and_then(|fields| fs::read_to_string(format!("/sys/class/net/{}/mtu", fields[0])).ok())
+        .and_then(|mtu| mtu.trim().parse().ok())
+        .unwrap_or(1500)
+}
+
+/// The name of the bridge of the engine with this number.
+pub fn bridge(number: u8) -> String {
+    format!("xtask-{number}")
+}
+
+fn table(number: u8) -> String {
+    format!("xtask_engine_{number}")
+}
+
+/// Makes the bridge and the table. `scratch` is for the files that the two tools read.
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn up(programs: &Programs, number: u8, range: Range, scratch: &Path) -> Result<()> {
+    let (bridge, table, gateway, mtu) = (bridge(number), table(number), range.gateway(), mtu());
+    let links = scratch.join("links");
+    fs::write(
+        &links,
+        format!(
+            "link add {bridge} type bridge\n\
+             address add {gateway}/24 dev {bridge}\n\
+             link set {bridge} mtu {mtu} up\n"
+        ),
+    )?;
+    run("making a network bridge", programs.command("ip").arg("-batch").arg(links))?;
+    let rules = scratch.join("rules");
+    fs::write(
+        &rules,
+        format!(
+            "table ip {table} {{\n\
+             chain out {{\n\
+             type nat hook postrouting priority srcnat;\n\
+             ip saddr {range} ip daddr != {range} masquerade\n\
+             }}\n}}\n"
+        ),
+    )?;
+    run("letting containers out", programs.command("nft").arg("-f").arg(rules)).map(drop)
+}
+
+/// Removes the bridge and the table of the engine with this number, and the bridges of networks
+/// that were made in it, which are known by their `range`.
+pub fn down(programs: &Programs, number: u8, range: Option<Range>) {
+    let table = table(number);
+    run_anyway(programs.command("nft").args(["delete", "table", "ip", &table]));
+    let bridges =
+        run_anyway(programs.command("ip").args(["-json", "address", "show", "type", "bridge"]));
+    let bridges = serde_json::from_str(&bridges).unwrap_or(Value::Null);
+    for link in bridges.as_array().into_iter().flatten() {
+        let addresses = link["addr_info"].as_array().into_iter().flatten();
+        let mut addresses = addresses.filter_map(|info| info["local"].as_str()?.parse().ok());
+        let in_range = addresses.any(|address| range.is_some_and(|range| range.contains(address)));
+        let name = link["ifname"].as_str().unwrap_or_default();
+        if in_range || name == bridge(number) {
+            run_anyway(programs.command("ip").args(["link", "delete", name]));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
+
+    fn free(number: u8, routes: &str, resolv: &str) -> Option<String> {
+        Range::free(number, &format!("{HEADER}{routes}"), resolv).map(|range| range.to_string())
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_range_avoids_routes_and_name_servers() {
+        let default = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        let benchmark = "tun0\t000012C6\t00000000\t0001\t0\t0\t0\t0000FEFF\t0\t0\t0\n";
+        assert_eq!(free(0, default, ""), Some("198.19.0.0/20".into()));
+        assert_eq!(free(2, default, ""), Some("198.19.32.0/20".into()));
+        assert_eq!(free(1, benchmark, ""), Some("172.30.16.0/20".into()));
+        assert_eq!(free(1, "", "nameserver 198.19.16.53\n"), Some("172.30.16.0/20".into()));
+        assert_eq!(free(2, "", "nameserver 198.19.16.53\n"), Some("198.19.32.0/20".into()));
+    }
+
+    #[test]
+    fn a_range_is_read_as_it_was_written() {
+        let range = Range(u32::from_be_bytes([172, 30, 240, 0]));
+        assert_eq!(Range::parse(&format!("{range}\n")), Some(range));
+        assert!(range.contains(Ipv4Addr::new(172, 30, 255, 7)));
+        assert!(!range.contains(Ipv4Addr::new(172, 31, 0, 1)));
+    }
+}

@@ -1,0 +1,112 @@
+//! How the engine's programs are run: in a mount and PID namespace of their own, where the
+//! unpacked packages stand in for the host's `/usr`.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::process;
+
+/// Longer than any download; only a signal ends a step before that.
+const NO_LIMIT: Duration = Duration::from_secs(86_400);
+
+/// Where programs are, on the host and in packages.
+pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Gives the programs their own `/usr`, and `/run` if there is one for them. The host's
+/// `/usr/local` and `/usr/src` stay, for checkouts that are there. `-n` keeps mount from writing
+/// about it to the host's `/run`.
+const ENTER: &str = r#"
+set -e
+usr=$1 run=$2
+shift 2
+for folder in local src; do
+    if [ -d /usr/$folder ]; then mount -n --rbind /usr/$folder "$usr/$folder"; fi
+done
+if [ "$run" ]; then
+    if [ -d /run/systemd/resolve ]; then
+        mkdir -p "$run/systemd/resolve"
+        mount -n --rbind /run/systemd/resolve "$run/systemd/resolve"
+    fi
+    mount -n --rbind "$run" /run
+fi
+mount -n --rbind "$usr" /usr
+exec "$@"
+"#;
+
+/// The programs unpacked from Debian's packages.
+pub struct Programs {
+    /// Holds `usr`, and `bin` with what the command may see of it.
+    pub folder: PathBuf,
+    /// Debian's name of the machine's architecture.
+    pub arch: String,
+}
+
+impl Programs {
+    /// `program` of the unpacked ones, on the host's network.
+    pub fn command(&self, program: &str) -> Command {
+        self.enter(None, program)
+    }
+
+    /// The same, for a daemon that is to find `run` as its `/run`.
+    pub fn daemon(&self, run: &Path, program: &str) -> Command {
+        self.enter(Some(run), program)
+    }
+
+    fn enter(&self, run: Option<&Path>, program: &str) -> Command {
+        let mut command = private("sh");
+        command.args(["-c", ENTER, "sh"]).arg(self.folder.join("usr"));
+        command.arg(run.map_or(OsStr::new(""), Path::as_os_str)).arg(program);
+        command.current_dir("/");
+        command
+    }
+
+    /// The folder that has docker, for the command's `PATH`.
+    pub fn bin(&self) -> PathBuf {
+        self.folder.join("bin")
+    }
+}
+
+/// `program` of the host, in a mount and PID namespace: whatever it starts and mounts ends with
+/// it, and it ends with this process.
+pub fn private(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave"]);
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", program]);
+    // Cargo's library path is meant for Rust programs, and the caller's `PATH` for other tools.
+    command.env("PATH", PATH).env_remove("LD_LIBRARY_PATH");
+    command
+}
+
+/// Runs `command` to its end and gives its standard output.
+///
+/// # Errors
+/// If it fails, with its last lines; `Interrupted` on a signal.
+pub fn run(what: &str, command: &mut Command) -> Result<String> {
+    let Some(output) = process::output(command, NO_LIMIT)? else {
+        bail!("{what} took too long.");
+    };
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].concat();
+        bail!("{what} failed ({}):\n{}", output.status, tail(&String::from_utf8_lossy(&said)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs `command` while things are taken down: to its end, signal or not, and whether or not
+/// there was anything to take down.
+pub fn run_anyway(command: &mut Command) -> String {
+    // A second Ctrl-C at the terminal must not reach it.
+    std::os::unix::process::CommandExt::process_group(command, 0);
+    let output = command.stdin(Stdio::null()).output();
+    output.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// The last lines of `text`, which are the ones that tell why something ended.
+pub fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}

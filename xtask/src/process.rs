@@ -1,0 +1,208 @@
+//! Signals, and children that are waited for. A signal that would end this program is passed on
+//! to the child instead, so that whoever started the child can still clean up after it.
+
+use std::fs;
+use std::io::{self, IsTerminal as _, Read};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::error::Interrupted;
+
+pub const SIGHUP: i32 = 1;
+pub const SIGINT: i32 = 2;
+pub const SIGKILL: i32 = 9;
+pub const SIGTERM: i32 = 15;
+
+static CAUGHT: AtomicI32 = AtomicI32::new(0);
+
+/// How long to sleep between two looks at a child or at something that is about to be ready.
+pub const TICK: Duration = Duration::from_millis(20);
+
+extern "C" fn remember(signal: i32) {
+    CAUGHT.store(signal, Ordering::SeqCst);
+}
+
+/// From here on SIGINT, SIGTERM and SIGHUP are remembered (see [`caught`]) and no longer end
+/// this program.
+pub fn catch_signals() {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        sys::on_signal(signal, remember);
+    }
+}
+
+/// The last signal that was caught, if any.
+pub fn caught() -> Option<i32> {
+    match CAUGHT.load(Ordering::SeqCst) {
+        0 => None,
+        signal => Some(signal),
+    }
+}
+
+/// Sends `signal` to `child`; a child that has ended already is not an error.
+pub fn send(child: &Child, signal: i32) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        sys::kill(pid, signal);
+    }
+}
+
+/// Sends `signal` to the process `pid`; one that has ended already is not an error.
+pub fn kill(pid: u32, signal: i32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        sys::kill(pid, signal);
+    }
+}
+
+/// A running process, its parent, and its process group.
+struct Entry {
+    pid: u32,
+    parent: u32,
+    group: u32,
+}
+
+/// All processes that have not ended.
+fn running() -> impl Iterator<Item = Entry> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // After the name, which may hold anything, come the state, the parent and the group.
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let ended = fields.next() == Some("Z");
+        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        (!ended).then_some(Entry { pid, parent, group })
+    })
+}
+
+/// The running children of the process `parent`, whoever started them.
+pub fn children(parent: u32) -> Vec<u32> {
+    running().filter(|entry| entry.parent == parent).map(|entry| entry.pid).collect()
+}
+
+/// The process `root` and those below it that are in its process group: of these, the ones that
+/// Ctrl-C at a terminal would reach.
+pub fn group_below(root: u32) -> Vec<u32> {
+    let entries: Vec<Entry> = running().collect();
+    let group = entries.iter().find(|entry| entry.pid == root).map(|entry| entry.group);
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        let below = entries.iter().filter(|entry| entry.parent == parent);
+        found.extend(below.filter(|entry| Some(entry.group) == group).map(|entry| entry.pid));
+        next += 1;
+    }
+    found
+}
+
+/// From here on, processes whose parents end become children of this program, so that it can end
+/// them as well.
+pub fn adopt_orphans() {
+    sys::become_subreaper();
+}
+
+/// Waits for `child` and gives its status. A caught signal is passed on to it once.
+///
+/// # Errors
+/// What the system says if the child can't be waited for.
+pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
+    let mut passed_on = 0;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if let Some(signal) = caught().filter(|&signal| signal != passed_on) {
+            passed_on = signal;
+            // Ctrl-C at a terminal has reached the whole foreground group already; a second
+            // one makes docker give up without cleaning up.
+            if !(signal == SIGINT && io::stdin().is_terminal()) {
+                send(child, signal);
+            }
+        }
+        thread::sleep(TICK);
+    }
+}
+
+/// Runs `command` to its end and gives what it wrote; `None` if it takes longer than `limit`.
+///
+/// # Errors
+/// What the system says if the command can't be started, or [`Interrupted`] on a signal.
+pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
+    let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn()?;
+    let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if caught().is_some() || Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            check_signals()?;
+            return Ok(None);
+        }
+        thread::sleep(TICK);
+    };
+    let collect = |reader: JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
+    Ok(Some(Output { status, stdout: collect(stdout), stderr: collect(stderr) }))
+}
+
+/// Reads `pipe` to its end in the background, so that a full pipe never stops its writer.
+fn read_all(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What was read before an error is still worth having.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        bytes
+    })
+}
+
+/// Fails with [`Interrupted`] once a signal was caught.
+///
+/// # Errors
+/// See above.
+pub fn check_signals() -> Result<()> {
+    caught().map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
+}
+
+/// The exit status that a shell would give for `status`: the code, or 128 plus the signal.
+pub fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+/// The calls that the standard library lacks. It links the C library anyway.
+#[allow(unsafe_code)]
+mod sys {
+    mod c {
+        unsafe extern "C" {
+            pub fn signal(signal: i32, handler: extern "C" fn(i32)) -> usize;
+            pub fn kill(pid: i32, signal: i32) -> i32;
+            pub fn prctl(option: i32, ...) -> i32;
+        }
+    }
+
+    const PR_SET_CHILD_SUBREAPER: i32 = 36;
+
+    pub fn become_subreaper() {
+        // SAFETY: this option takes one integer and touches no memory of this process.
+        unsafe { c::prctl(PR_SET_CHILD_SUBREAPER, 1_usize) };
+    }
+
+    pub fn on_signal(signal: i32, handler: extern "C" fn(i32)) {
+        // SAFETY: the handlers given here only store to an atomic, which is safe in a signal
+        // handler.
+        unsafe { c::signal(signal, handler) };
+    }
+
+    pub fn kill(pid: i32, signal: i32) {
+        // SAFETY: sending a signal touches no memory of this process.
+        unsafe { c::kill(pid, signal) };
+    }
+}
