@@ -3,6 +3,7 @@
 mod digest;
 mod engine;
 mod error;
+mod image;
 mod process;
 
 use std::env;
@@ -19,6 +20,7 @@ The tasks of this repository.
 Usage: cargo xtask TASK
 
 Tasks:
+  image     build the agent server's container images
   engine    run a command with a throw-away Docker engine
 
 `cargo xtask TASK --help` tells more.
@@ -36,10 +38,14 @@ fn run() -> Result<ExitCode> {
     let task = args.subcommand().map_err(|error| error::usage(format!("{error}.")))?;
     let sh = Shell::new()?;
     match task.as_deref() {
+        Some("image") => {
+            sh.change_dir(root()?);
+            image::main(&sh, args)
+        }
         // The engine's command runs where the caller stands.
         Some("engine") => engine::main(&sh, &root()?, args),
         Some(unknown) => {
-            Err(error::usage(format!("there is no task {unknown:?}: there is engine.")))
+            Err(error::usage(format!("there is no task {unknown:?}: the tasks are image, engine.")))
         }
         None => match args.finish().first() {
             Some(flag) if flag != "-h" && flag != "--help" => Err(error::usage(format!(

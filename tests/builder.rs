@@ -1,0 +1,161 @@
+//! What is missing is found before the build, and said with its remedy. These tests put a fake
+//! `docker` on PATH: a real engine can't be made to lack a plugin, or to stop answering.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use support::{Ended, Folder, Xtask, strings};
+
+/// A `docker` that runs `script`, in a folder to put on PATH.
+struct FakeDocker(Folder);
+
+/// What a builder tells of itself when all is well.
+const INSPECTED: &str = "\
+Name: default
+Driver: docker
+
+Nodes:
+Name: default
+Status: running
+Platforms: linux/amd64*, linux/386
+Features:
+ Cache export: true
+";
+
+impl FakeDocker {
+    fn new(name: &str, script: &str) -> Self {
+        let folder = Folder::new(name);
+        let docker = folder.0.join("docker");
+        fs::write(&docker, format!("#!/bin/sh\ncd {}\n{script}", folder.0.display())).unwrap();
+        fs::set_permissions(docker, fs::Permissions::from_mode(0o755)).unwrap();
+        FakeDocker(folder)
+    }
+
+    /// A `docker` whose builder says `inspected`, and whose bake keeps what it was given.
+    fn with_builder(name: &str, inspected: &str) -> Self {
+        let fake = Self::new(
+            name,
+            "case \"$*\" in *inspect*) cat inspected;; *bake*) echo \"$*\" > called; cat > baked;; esac",
+        );
+        fs::write(fake.file("inspected"), inspected).unwrap();
+        fake
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.0.join(name)
+    }
+
+    fn path(&self) -> String {
+        format!("{}:{}", self.0.0.display(), std::env::var("PATH").unwrap())
+    }
+
+    fn build(&self, args: &[&str]) -> Ended {
+        let call = Xtask::new(&[&["image", "--variant=debian", "--push"], args].concat());
+        call.env("PATH", self.path()).end()
+    }
+
+    fn baked(&self) -> Option<Value> {
+        let baked = fs::read_to_string(self.file("baked")).ok()?;
+        Some(serde_json::from_str(&baked).unwrap())
+    }
+}
+
+/// The build did not start, and one line says what is missing and what to do.
+fn check_refused(fake: &FakeDocker, ended: &Ended, parts: &[&str]) {
+    assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    for part in parts {
+        assert!(ended.stderr.contains(part), "{} lacks {part:?}", ended.stderr);
+    }
+    assert!(fake.baked().is_none());
+}
+
+#[test]
+fn no_docker() {
+    let empty = Folder::new("no-docker");
+    let ended = Xtask::new(&["image"]).env("PATH", &empty.0).end();
+    assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
+    assert!(ended.stderr.contains("docker is not installed"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("cargo xtask engine"), "{}", ended.stderr);
+}
+
+#[test]
+fn no_buildx() {
+    let unknown = "echo \"docker: unknown command: docker $1\" >&2; exit 1";
+    let fake = FakeDocker::new("no-buildx", unknown);
+    check_refused(&fake, &fake.build(&[]), &["buildx plugin", "docker-buildx", "xtask engine"]);
+}
+
+#[test]
+fn no_engine() {
+    let inspected = "Name: default\nError: Cannot connect to the Docker daemon. Is it running?\n";
+    let fake = FakeDocker::with_builder("no-engine", inspected);
+    check_refused(&fake, &fake.build(&[]), &["Cannot connect", "Start Docker", "xtask engine"]);
+}
+
+#[test]
+fn an_engine_that_stops_answering() {
+    let fake = FakeDocker::new("hangs", "exec sleep 600");
+    let ended = Xtask::new(&["image"]).env("PATH", fake.path()).end();
+    check_refused(&fake, &ended, &["not answered", "Restart Docker"]);
+}
+
+#[test]
+fn no_such_builder() {
+    let script =
+        "case \"$*\" in *version*) ;; *) echo 'ERROR: no builder \"x\" found' >&2; exit 1;; esac";
+    let fake = FakeDocker::new("no-builder", script);
+    check_refused(&fake, &fake.build(&["--builder=x"]), &["no builder \"x\" found", "buildx ls"]);
+}
+
+#[test]
+fn a_platform_that_the_builder_does_not_run() {
+    let fake = FakeDocker::with_builder("platform", INSPECTED);
+    let ended = fake.build(&["--platforms=linux/amd64,linux/arm64"]);
+    check_refused(&fake, &ended, &["linux/arm64", "linux/386", "QEMU"]);
+    assert_eq!(fake.build(&["--platforms=linux/amd64"]).status, 0);
+}
+
+#[test]
+fn a_builder_that_cannot_export_costs_the_export_and_not_the_image() {
+    let inspected = INSPECTED.replace("Cache export: true", "Cache export: false");
+    let fake = FakeDocker::with_builder("no-export", &inspected);
+    let ended = fake.build(&[]);
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert!(ended.stderr.contains("can't export a cache"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("containerd image store"), "{}", ended.stderr);
+    let target = &fake.baked().unwrap()["target"]["debian"];
+    assert!(strings(&target["cache-to"]).is_empty());
+    assert!(!strings(&target["cache-from"]).is_empty());
+}
+
+#[test]
+fn a_build_hands_over_what_print_shows_and_lists_the_tags() {
+    let fake = FakeDocker::with_builder("same", INSPECTED);
+    let print = Xtask::print(&["--variant=debian,java", "--push"]).definition();
+    let call = Xtask::new(&["image", "--variant=debian,java", "--push", "--", "--no-cache"]);
+    let call = call.env("SDK_SHA", support::SHA).env("SDK_REF", "refs/heads/main");
+    let ended = call.env("PATH", fake.path()).end();
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    assert_eq!(fake.baked().unwrap(), print);
+    let called = fs::read_to_string(fake.file("called")).unwrap();
+    assert!(called.starts_with("buildx bake --file - ") && called.ends_with(" --no-cache\n"));
+    let tags = ["debian", "java"].iter().flat_map(|name| strings(&print["target"][name]["tags"]));
+    assert_eq!(ended.stdout.lines().collect::<Vec<_>>(), tags.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_build_that_fails_ends_with_1_and_lists_nothing() {
+    let script = "case \"$*\" in *inspect*) cat inspected;; *) cat > baked; exit 17;; esac";
+    let fake = FakeDocker::new("fails", script);
+    fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    let ended = fake.build(&[]);
+    assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
+    assert!(ended.stderr.contains("the build failed"), "{}", ended.stderr);
+}

@@ -1,0 +1,495 @@
+//! `cargo xtask image --print`: what is built, tagged and cached for every flag and variable.
+//! No docker is needed, and none is called.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use support::{Folder, SHA, Xtask, is_valid_tag, strings};
+
+const IMAGE: &str = "ghcr.io/openhands/agent-server";
+
+/// The tags of a target without the repository.
+fn tags(target: &Value) -> Vec<String> {
+    let tag = |tag: &str| tag.strip_prefix(&format!("{IMAGE}:")).unwrap().to_owned();
+    strings(&target["tags"]).into_iter().map(tag).collect()
+}
+
+/// The refs of cache entries without the repository; other entries as they are.
+fn refs(entries: &Value) -> Vec<&str> {
+    let head = format!("type=registry,ref={IMAGE}:");
+    strings(entries)
+        .into_iter()
+        .map(|entry| entry.strip_prefix(&head).unwrap_or(entry))
+        .map(|entry| entry.split(",mode=").next().unwrap())
+        .collect()
+}
+
+fn debian(args: &[&str]) -> Xtask {
+    Xtask::print(&[&["--variant", "debian"], args].concat())
+}
+
+const SLUG: &str = "debian_tag_trixie-slim";
+
+#[test]
+fn a_build_needs_nothing_but_its_name() {
+    let definition = Xtask::print(&[]).definition();
+    assert_eq!(definition["group"]["default"]["targets"], json!(["python"]));
+    let python = &definition["target"]["python"];
+    assert_eq!(python["target"], "binary");
+    assert_eq!(python["platforms"], json!([]));
+    assert_eq!(python["output"], json!(["type=docker"]));
+    assert_eq!(python["args"]["BASE_IMAGE"], "nikolaik/python-nodejs:python3.13-nodejs22");
+    assert_eq!(python["args"]["OPENHANDS_BUILD_GIT_SHA"], SHA);
+    assert_eq!(
+        tags(python),
+        [
+            "0123456-python",
+            "0123456789abcdef0123456789abcdef01234567-python",
+            "main-python",
+            "0123456-nikolaik_s_python-nodejs_tag_python3.13-nodejs22",
+        ]
+    );
+}
+
+#[test]
+fn push_reads_the_scopes_in_order_and_writes_the_images_own() {
+    let target = debian(&["--push"]).env("SDK_REF", "refs/heads/feat/x").target();
+    assert_eq!(target["output"], json!(["type=registry"]));
+    assert_eq!(
+        refs(&target["cache-from"]),
+        [
+            format!("buildcache-binary-{SLUG}-feat-x"),
+            format!("buildcache-binary-{SLUG}-main"),
+            "buildcache-shared-binary-feat-x".to_owned(),
+            "buildcache-shared-binary-main".to_owned(),
+        ]
+    );
+    let write = format!(
+        "type=registry,ref={IMAGE}:buildcache-binary-{SLUG}-feat-x,mode=max,image-manifest=true,\
+         oci-mediatypes=true,ignore-error=true"
+    );
+    assert_eq!(target["cache-to"], json!([write]));
+}
+
+#[test]
+fn main_reads_no_branch_and_each_ref_once() {
+    for main in ["main", "refs/heads/main"] {
+        let target = debian(&["--push"]).env("SDK_REF", main).target();
+        let expected =
+            [format!("buildcache-binary-{SLUG}-main"), "buildcache-shared-binary-main".to_owned()];
+        assert_eq!(refs(&target["cache-from"]), expected);
+        assert_eq!(refs(&target["cache-to"]), expected[..1]);
+    }
+}
+
+#[test]
+fn the_mode_rules_every_export_and_no_import() {
+    let branch = |mode: &str| {
+        debian(&["--push"])
+            .env("SDK_REF", "x")
+            .env("OPENHANDS_BUILDKIT_CACHE_MODE", mode)
+            .env("OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT", "1")
+            .target()
+    };
+    let modes = |target: &Value| -> Vec<String> {
+        let mode = |entry: &str| entry.split("mode=").nth(1).unwrap()[..3].to_owned();
+        strings(&target["cache-to"]).into_iter().map(mode).collect()
+    };
+    assert_eq!(modes(&branch("max")), ["max", "max"]);
+    assert_eq!(modes(&branch("")), ["max", "max"]);
+    assert_eq!(modes(&branch(" MIN ")), ["min", "min"]);
+    assert!(modes(&branch("off")).is_empty());
+    assert_eq!(branch("off")["cache-from"], branch("max")["cache-from"]);
+
+    let local = |mode: &str| {
+        debian(&["--load"])
+            .env("BUILD_CACHE_DIR", "/cache")
+            .env("OPENHANDS_BUILDKIT_CACHE_MODE", mode)
+            .target()
+    };
+    assert_eq!(modes(&local("min")), ["min"]);
+    assert_eq!(local("off")["cache-to"], json!([]));
+    assert_eq!(local("off")["cache-from"], json!(["type=local,src=/cache"]));
+}
+
+#[test]
+fn the_shared_cache_is_exported_on_demand_by_one_target() {
+    let written = |shared: &str| {
+        let call = Xtask::print(&["--push", "--variant=all", "--arch=arm64"]);
+        let definition = call
+            .env("SDK_REF", "x")
+            .env("OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT", shared)
+            .definition();
+        let targets = definition["target"].as_object().unwrap().clone();
+        assert_eq!(targets.len(), 4);
+        targets.values().flat_map(|target| refs(&target["cache-to"])).fold(0, |count, written| {
+            count + usize::from(written == "buildcache-shared-binary-arm64-x")
+        })
+    };
+    for on in ["1", "true", "YES", "on"] {
+        assert_eq!(written(on), 1, "{on}");
+    }
+    for off in ["", "0", "false", "no", "off"] {
+        assert_eq!(written(off), 0, "{off}");
+    }
+}
+
+#[test]
+fn a_forks_pull_request_reads_and_writes_nothing() {
+    let fork = debian(&["--load"]).env("CI", "true").env("SDK_REF", "refs/pull/7/merge");
+    let target = fork.env("BUILD_CACHE_DIR", "/cache").target();
+    assert_eq!(
+        refs(&target["cache-from"])[0],
+        format!("buildcache-binary-{SLUG}-refs-pull-7-merge")
+    );
+    assert_eq!(strings(&target["cache-from"]).len(), 4);
+    assert_eq!(target["cache-to"], json!([]));
+}
+
+#[test]
+fn a_local_build_has_the_folder_that_it_was_given_or_none() {
+    let target = debian(&["--load"]).target();
+    assert_eq!((&target["cache-from"], &target["cache-to"]), (&json!([]), &json!([])));
+    let target = debian(&["--load"]).env("BUILD_CACHE_DIR", "/a,b").target();
+    assert_eq!(target["cache-from"], json!([r#"type=local,"src=/a,b""#]));
+    assert!(strings(&target["cache-to"])[0].starts_with(r#"type=local,"dest=/a,b",mode=max"#));
+}
+
+#[test]
+fn several_targets_never_share_a_cache_folder() {
+    let definition =
+        Xtask::print(&["--variant=debian,python"]).env("BUILD_CACHE_DIR", "/cache").definition();
+    let folder = |name: &str| strings(&definition["target"][name]["cache-to"])[0].to_owned();
+    assert!(folder("debian").starts_with("type=local,dest=/cache/debian,"));
+    assert!(folder("python").starts_with("type=local,dest=/cache/python,"));
+}
+
+#[test]
+fn caches_of_architectures_are_apart() {
+    let target = debian(&["--push", "--arch", "arm64"]).env("SDK_REF", "x").target();
+    assert_eq!(refs(&target["cache-to"]), [format!("buildcache-binary-{SLUG}-arm64-x")]);
+    assert_eq!(refs(&target["cache-from"])[3], "buildcache-shared-binary-arm64-main");
+}
+
+#[test]
+fn nothing_but_main_reads_as_main() {
+    let others = [
+        "Main",
+        "refs/heads/MAIN",
+        "refs/tags/main",
+        "refs/heads/refs/heads/main",
+        "refs/pull/main",
+        "slim-main",
+        "unknown",
+        "main-python",
+        "ma in",
+    ];
+    let mains = |base: &str| {
+        let target = Xtask::print(&["--push", "--base-image", base]).target();
+        strings(&target["cache-to"])[0].to_owned()
+    };
+    let trusted = ["debian:trixie", "debian:trixie-slim", "debian:trixie-main"].map(mains);
+    for git_ref in others {
+        for base in ["debian:trixie", "debian:trixie-slim", "debian:trixie-main"] {
+            let target = Xtask::print(&["--push", "--base-image", base])
+                .env("SDK_REF", git_ref)
+                .env("OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT", "1")
+                .target();
+            for written in strings(&target["cache-to"]) {
+                assert!(!trusted.contains(&written.to_owned()), "{git_ref}: {written}");
+                assert!(!written.contains("-main,"), "{git_ref}: {written}");
+            }
+        }
+    }
+}
+
+#[test]
+fn release_tags_follow_the_version_and_the_git_tag() {
+    let tagged = |git_ref: &str, version: &str| {
+        let call = debian(&["--push", "--versioned-tag", "--custom-tags=t"]);
+        let target = call.env("SDK_REF", git_ref).env("SDK_VERSION", version).target();
+        let known = ["0123456-t", &format!("{SHA}-t"), "x-t", &format!("0123456-{SLUG}")];
+        tags(&target).into_iter().filter(|tag| !known.contains(&tag.as_str())).collect::<Vec<_>>()
+    };
+    assert_eq!(tagged("x", "1.2.3"), ["1-t", "1.2-t", "1.2.3-t"]);
+    assert_eq!(tagged("refs/tags/v9.9.9", "1.2.3"), ["1-t", "1.2-t", "1.2.3-t"]);
+    assert_eq!(tagged("refs/tags/v9.8.7", "unknown"), ["9-t", "9.8-t", "9.8.7-t"]);
+    assert_eq!(tagged("refs/tags/9.8.7", "unknown"), ["9-t", "9.8-t", "9.8.7-t"]);
+    assert_eq!(tagged("refs/tags/v1.2.3-rc.1", "1.2.3"), ["v1.2.3-rc.1-t"]);
+    assert_eq!(tagged("refs/tags/build-docker", "1.2.3"), ["build-docker-t"]);
+    assert_eq!(tagged("x", "1.2.3rc1"), ["1.2.3rc1-t"]);
+    assert!(tagged("x", "unknown").is_empty());
+    // Without a word on the version it is the one that the requirements pin.
+    assert!(!tagged("x", "").is_empty());
+}
+
+#[test]
+fn variants_and_base_images_multiply_to_targets() {
+    let definition = Xtask::print(&["--variant", "python", "--variant=java,golang"]).definition();
+    assert_eq!(definition["group"]["default"]["targets"], json!(["python", "java", "golang"]));
+
+    let two = ["--base-image", "debian:12", "--base-image", "registry.example.com/a/b@sha256:0"];
+    let definition = Xtask::print(&two).definition();
+    let targets = strings(&definition["group"]["default"]["targets"]);
+    assert_eq!(targets.len(), 2);
+    assert_eq!(tags(&definition["target"][targets[0]]), ["0123456-debian_tag_12"]);
+
+    let named = Xtask::print(&["--variant=java", "--base-image=debian:12"]).definition();
+    assert_eq!(named["target"]["java"]["args"]["BASE_IMAGE"], "debian:12");
+    assert_eq!(tags(&named["target"]["java"])[0], "0123456-java");
+}
+
+#[test]
+fn one_tag_names_one_image() {
+    let shared = ["--base-image=a", "--base-image=b", "--custom-tags=t"];
+    assert!(Xtask::print(&shared).refused().contains("0123456-t"));
+    let same_slug = ["--base-image=a/b", "--base-image=a_s_b"];
+    assert!(Xtask::print(&same_slug).refused().contains("0123456-a_s_b"));
+}
+
+#[test]
+fn a_flag_beats_its_variable_and_the_variable_beats_the_default() {
+    let image = |tag: &str| format!("{IMAGE}:{tag}");
+    let cases = [
+        ("--variant", "VARIANT", "debian", "java", "/args/BASE_IMAGE", "debian:trixie-slim"),
+        ("--base-image", "BASE_IMAGE", "a:1", "b:1", "/args/BASE_IMAGE", "a:1"),
+        ("--target", "TARGET", "source", "binary-minimal", "/target", "source"),
+        ("--platforms", "PLATFORMS", "linux/arm64", "linux/amd64", "/platforms/0", "linux/arm64"),
+        ("--image", "IMAGE", "r.io/a", "r.io/b", "/tags/0", "r.io/a:0123456-python"),
+        ("--custom-tags", "CUSTOM_TAGS", "a", "b", "/tags/0", &image("0123456-a")),
+        ("--arch", "ARCH", "a", "b", "/tags/0", &image("0123456-python-a")),
+    ];
+    for (flag, variable, wanted, other, place, expected) in cases {
+        let value = |call: Xtask| call.target().pointer(place).cloned().unwrap_or_default();
+        assert_eq!(value(Xtask::print(&[flag, wanted]).env(variable, other)), expected, "{flag}");
+        assert_eq!(value(Xtask::print(&[]).env(variable, wanted)), expected, "{variable}");
+        let default = value(Xtask::print(&[]));
+        assert_eq!(value(Xtask::print(&[]).env(variable, "")), default, "{variable}");
+        assert_ne!(default, expected, "{variable}");
+    }
+}
+
+#[test]
+fn delivery_follows_flag_then_variable_then_ci() {
+    let output = |flags: &[&str], variables: &[(&str, &str)]| {
+        let call = variables.iter().fold(Xtask::print(flags), |call, (k, v)| call.env(k, v));
+        strings(&call.target()["output"])[0].to_owned()
+    };
+    let (push, load) = ("type=registry", "type=docker");
+    assert_eq!(output(&[], &[]), load);
+    assert_eq!(output(&[], &[("CI", "true")]), push);
+    assert_eq!(output(&[], &[("CI", "false")]), load);
+    assert_eq!(output(&[], &[("CI", "true"), ("LOAD", "1")]), load);
+    assert_eq!(output(&[], &[("CI", "true"), ("PUSH", "0")]), load);
+    assert_eq!(output(&[], &[("PUSH", "1")]), push);
+    assert_eq!(output(&["--load"], &[("PUSH", "1")]), load);
+    assert_eq!(output(&["--push"], &[("LOAD", "1")]), push);
+}
+
+#[test]
+fn every_tag_is_valid_and_no_two_inputs_share_one() {
+    let long = "x".repeat(200);
+    // Each cleans to something that no registry takes, or to a name of its own.
+    let refs = [
+        "日本語",
+        "中文",
+        "-rf",
+        "--help",
+        "a\"b",
+        "$(id)",
+        "`id`",
+        "${HOME}",
+        "%{ if }",
+        "..",
+        ".",
+        "_",
+        "refs/heads/-",
+        "é",
+        "\u{202e}x",
+        "'",
+        "\n",
+        "x\ny",
+    ];
+    let bases = [
+        "debian:trixie-slim".to_owned(),
+        format!("r.io/a@sha256:{}", "0".repeat(64)),
+        format!("r.io/a:1@sha256:{}", "1".repeat(64)),
+        "a@sha256:ee2f".to_owned(),
+        "A/b:1.0+c".to_owned(),
+        format!("r.io/{long}:{long}"),
+        format!("r.io/{long}"),
+    ];
+    let customs = ["t", "a:b", "a/b", "é", "-x", &long];
+    let mut all = BTreeSet::new();
+    let mut count = 0;
+    let mut check = |git_ref: &str, base: &str, custom: &str| {
+        let args = ["--push", "--versioned-tag", "--arch=arm64", "--base-image", base];
+        let target = Xtask::print(&[&args[..], &["--custom-tags", custom]].concat())
+            .env("SDK_REF", git_ref)
+            .env("SDK_VERSION", "1.2.3+local")
+            .target();
+        for tag in tags(&target) {
+            assert!(is_valid_tag(&tag), "{tag:?} from {git_ref:?} {base:?} {custom:?}");
+        }
+        for cached in refs_of(&target) {
+            assert!(is_valid_tag(&cached), "{cached:?} from {git_ref:?} {base:?} {custom:?}");
+        }
+        all.insert(tags(&target).join(" "));
+        count += 1;
+    };
+    for git_ref in
+        refs.iter().map(ToString::to_string).chain([format!("{long}a"), format!("{long}b")])
+    {
+        check(&git_ref, "debian:trixie-slim", "t");
+    }
+    for base in &bases[1..] {
+        check("x", base, "t");
+    }
+    for custom in &customs[1..] {
+        check("x", "debian:trixie-slim", custom);
+    }
+    assert_eq!(all.len(), count);
+}
+
+fn refs_of(target: &Value) -> Vec<String> {
+    ["cache-from", "cache-to"]
+        .iter()
+        .flat_map(|key| refs(&target[key]))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_hostile_ref_reaches_bake_as_text() {
+    let hostile = "x\"\n$(touch /tmp/pwned) ${HOME} %{ if true }";
+    let target = debian(&[]).env("SDK_REF", hostile).target();
+    assert_eq!(
+        target["args"]["OPENHANDS_BUILD_GIT_REF"],
+        "x\"\n$(touch /tmp/pwned) $${HOME} %%{ if true }",
+        "bake reads strings as templates"
+    );
+}
+
+#[test]
+fn the_hosts_bundle_and_proxies_reach_run_steps_by_secret_and_argument() {
+    let target = debian(&[])
+        .env("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
+        .env("HTTPS_PROXY", "http://proxy:3128")
+        .target();
+    let secret = "type=file,id=ca-certificates,src=/etc/ssl/certs/ca-certificates.crt";
+    assert_eq!(target["secret"], json!([secret]));
+    assert_eq!(target["args"]["HTTPS_PROXY"], "http://proxy:3128");
+    assert!(debian(&[]).target().get("secret").is_none());
+}
+
+#[test]
+fn a_wrong_request_is_refused_with_what_is_accepted() {
+    let refused = |args: &[&str], name: &str, value: &str| {
+        let call = Xtask::new(args);
+        if name.is_empty() { call.refused() } else { call.env(name, value).refused() }
+    };
+    let mode = "OPENHANDS_BUILDKIT_CACHE_MODE";
+    let shared = "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT";
+    let cases: &[(&[&str], &str, &str, &[&str])] = &[
+        (&["image"], mode, "maximum", &["maximum", "off, min, max"]),
+        (&["image"], shared, "maybe", &["maybe", "1, true, yes, on, 0, false, no, off"]),
+        (&["image"], "PUSH", "y", &["PUSH", "\"y\""]),
+        (&["image"], "VERSIONED_TAG", "2", &["VERSIONED_TAG", "\"2\""]),
+        (&["image", "--variant", "pyton"], "", "", &["pyton", "debian, golang, java, python"]),
+        (&["image"], "VARIANT", "ruby", &["ruby", "debian, golang, java, python"]),
+        (&["image", "--target", "bin"], "", "", &["\"bin\"", "binary-minimal", "source"]),
+        (&["image", "--platforms", "linux/arm"], "", "", &["linux/arm\"", "linux/arm64"]),
+        (&["image", "--image", "ghcr.io/Me/x"], "", "", &["ghcr.io/Me/x", "lower case"]),
+        (&["image", "--image", "r.io/x:tag"], "", "", &["r.io/x:tag", "without a tag"]),
+        (&["image", "--base-image", "a b"], "", "", &["a b", "debian:trixie-slim"]),
+        (&["image", "--base-image", "-rm"], "", "", &["-rm"]),
+        (&["image", "--arch", "arm/64"], "", "", &["arm/64", "arm64"]),
+        (&["image", "--push", "--load"], "", "", &["--push", "--load", "choose"]),
+        (&["image", "--prebuilt-sdist", "/nowhere"], "", "", &["/nowhere", ".tar.gz", ".whl"]),
+        (&["image", "--frob"], "", "", &["--frob", "--help"]),
+        (&["image", "--target"], "", "", &["--target"]),
+        (&["image", "bild"], "", "", &["bild"]),
+        (&["image", "run", "--port", "x"], "", "", &["\"x\"", "65535"]),
+        (&["image", "run", "--variant", "all"], "", "", &["one"]),
+        (&["imag"], "", "", &["imag", "image, engine"]),
+        (&["--frob"], "", "", &["--frob"]),
+    ];
+    for (args, name, value, parts) in cases {
+        let said = refused(args, name, value);
+        for part in *parts {
+            assert!(said.contains(part), "{args:?} {name}={value}: {said} lacks {part:?}");
+        }
+    }
+}
+
+#[test]
+fn help_fits_on_a_screen() {
+    for args in [&[][..], &["--help"], &["image", "--help"], &["image", "run", "--help"]] {
+        let ended = Xtask::new(args).end();
+        assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+        assert!((5..=40).contains(&ended.stdout.lines().count()), "{}", ended.stdout);
+        assert!(ended.stdout.lines().all(|line| line.len() <= 80), "{}", ended.stdout);
+    }
+}
+
+#[test]
+fn a_broken_bake_file_is_named_with_the_place() {
+    let folder = Folder::checkout("broken");
+    let file = folder.0.join("agent-server-image/docker-bake.json");
+    let said = |content: &str| {
+        std::fs::write(&file, content).unwrap();
+        let ended = Xtask::within(&folder.0, &["image", "--print"]).end();
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
+        assert!(ended.stderr.contains("agent-server-image/docker-bake.json"), "{}", ended.stderr);
+        ended.stderr
+    };
+    assert!(said("{\n \"target\": }").contains("line 2 column 12"));
+    assert!(said("{}").contains("\"target\""));
+    assert!(said(r#"{"target": {"a": {}}}"#).contains("target.a.args.BASE_IMAGE"));
+    let cycle = r#"{"target": {"a": {"inherits": ["b"]}, "b": {"inherits": ["a"]}}}"#;
+    assert!(said(cycle).contains("inherits from itself"));
+    std::fs::remove_file(&file).unwrap();
+    let ended = Xtask::within(&folder.0, &["image", "--print"]).end();
+    assert!(ended.status == 1 && ended.stderr.contains("docker-bake.json"), "{}", ended.stderr);
+}
+
+#[test]
+fn commit_and_branch_come_from_variables_then_git_then_nowhere() {
+    let folder = Folder::checkout("git");
+    let args = |call: Xtask| call.target()["args"].clone();
+    let print = || Xtask::within(&folder.0, &["image", "--print", "--variant=debian"]);
+    let source = |args: &Value| {
+        let text = |key: &str| args[key].as_str().unwrap().to_owned();
+        (text("OPENHANDS_BUILD_GIT_SHA"), text("OPENHANDS_BUILD_GIT_REF"))
+    };
+    let unknown = ("unknown".to_owned(), "unknown".to_owned());
+    assert_eq!(source(&args(print())), unknown, "no repository");
+
+    let git = |args: &[&str]| {
+        let identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"];
+        let git = Command::new("git").args(identity).args(args).current_dir(&folder.0).output();
+        let git = git.unwrap();
+        assert!(git.status.success(), "{git:?}");
+        String::from_utf8(git.stdout).unwrap().trim().to_owned()
+    };
+    git(&["init", "--initial-branch", "feat/x"]);
+    let (sha, git_ref) = source(&args(print()));
+    assert_eq!((sha.as_str(), git_ref.as_str()), ("unknown", "refs/heads/feat/x"), "no commit yet");
+    git(&["commit", "--allow-empty", "--message", "one"]);
+    let head = git(&["rev-parse", "HEAD"]);
+    assert_eq!(source(&args(print())), (head.clone(), "refs/heads/feat/x".to_owned()));
+    git(&["checkout", "--detach"]);
+    assert_eq!(source(&args(print())), (head, "unknown".to_owned()), "detached HEAD");
+
+    let github = || print().env("GITHUB_SHA", "b").env("GITHUB_REF", "refs/tags/v1");
+    assert_eq!(source(&args(github())), ("b".to_owned(), "refs/tags/v1".to_owned()));
+    let sdk = github().env("SDK_SHA", "a").env("SDK_REF", "main");
+    assert_eq!(source(&args(sdk)), ("a".to_owned(), "main".to_owned()));
+    let empty = github().env("SDK_SHA", "").env("SDK_REF", "");
+    assert_eq!(source(&args(empty)), ("b".to_owned(), "refs/tags/v1".to_owned()));
+}

@@ -1,0 +1,144 @@
+//! Is there a builder, and can it do what the plan asks for? Found out before anything is built.
+
+use std::io;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use super::request::Request;
+use crate::process;
+
+/// How long docker may take to tell of itself, which takes it a tenth of a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What to do on a machine without Docker.
+const ENGINE: &str = "`cargo xtask engine -- cargo xtask image`, as root on Debian or Ubuntu";
+
+/// What a builder can do, as `docker buildx inspect` tells it.
+struct Builder {
+    name: String,
+    exports_cache: bool,
+    platforms: Vec<String>,
+}
+
+/// Finds the builder and fits the definition to it: without `cache-to`, and with a warning, where
+/// the builder can't export a cache. Gives the platforms that the bake builds for.
+///
+/// # Errors
+/// What is missing, and the remedy: docker, buildx, an engine that answers, a platform.
+pub fn check(request: &Request, bake: &mut Value) -> Result<Vec<String>> {
+    let builder = Builder::inspect(request)?;
+    for platform in &request.platforms {
+        if !builder.runs(platform) {
+            bail!(
+                "the builder {:?} does not run {platform:?}, only {}. Build it on such a machine, \
+                 or register QEMU for it.",
+                builder.name,
+                builder.platforms.join(", ")
+            );
+        }
+    }
+    if !builder.exports_cache && drop_exports(bake) {
+        eprintln!(
+            "warning: the builder {:?} can't export a cache, so none is written. Turn on the \
+             engine's containerd image store, or take another builder: `docker buildx create \
+             --driver docker-container --use`.",
+            builder.name
+        );
+    }
+    Ok(match request.platforms.as_slice() {
+        [] => builder.platforms.into_iter().take(1).collect(),
+        asked => asked.to_vec(),
+    })
+}
+
+/// Empties every target's `cache-to`; says whether there was anything in it.
+fn drop_exports(bake: &mut Value) -> bool {
+    let mut dropped = false;
+    for target in
+        bake["target"].as_object_mut().into_iter().flat_map(|targets| targets.values_mut())
+    {
+        dropped |= target["cache-to"].as_array().is_some_and(|exports| !exports.is_empty());
+        target["cache-to"] = json!([]);
+    }
+    dropped
+}
+
+impl Builder {
+    fn inspect(request: &Request) -> Result<Self> {
+        let mut told = ask(request, &["inspect"])?;
+        // A builder in a container or a cluster tells nothing of itself until it runs.
+        if field(&told, "Status").is_some_and(|status| status == "inactive") {
+            told = ask(request, &["inspect", "--bootstrap"])?;
+        }
+        if let Some(error) = field(&told, "Error") {
+            bail!("the engine does not answer: {error} Start Docker, or run {ENGINE}.");
+        }
+        let platforms = field(&told, "Platforms").unwrap_or_default();
+        Ok(Builder {
+            name: field(&told, "Name").unwrap_or_default().to_owned(),
+            // A buildx that does not tell is taken at its best: bake itself would still say so.
+            exports_cache: field(&told, "Cache export").is_none_or(|can| can == "true"),
+            platforms: platforms
+                .split(", ")
+                .map(|platform| platform.trim_end_matches('*').to_owned())
+                .collect(),
+        })
+    }
+
+    fn runs(&self, platform: &str) -> bool {
+        self.platforms.iter().any(|known| known == platform)
+    }
+}
+
+/// The value of the first line `name: value` in buildx's text.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
+}
+
+/// What `docker buildx` says to `args`. Only with `--debug` does it tell of features.
+fn ask(request: &Request, args: &[&str]) -> Result<String> {
+    let mut docker = Command::new("docker");
+    docker.args(["--debug", "buildx"]).args(builder_flag(request)).args(args);
+    let patience = if args.contains(&"--bootstrap") { PATIENCE * 30 } else { PATIENCE };
+    match process::output(&mut docker, patience) {
+        Err(error) => match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::NotFound) => {
+                bail!("docker is not installed. Install Docker with buildx, or run {ENGINE}.")
+            }
+            _ => Err(error),
+        },
+        Ok(None) => bail!(
+            "the engine has not answered for {} s. Restart Docker, or run {ENGINE}.",
+            patience.as_secs()
+        ),
+        Ok(Some(output)) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Ok(Some(output)) => {
+            let version =
+                process::output(Command::new("docker").args(["buildx", "version"]), PATIENCE)?;
+            if !version.is_some_and(|version| version.status.success()) {
+                bail!(
+                    "docker has no buildx plugin. Install docker-buildx-plugin (Debian's \
+                     docker-buildx), or run {ENGINE}."
+                );
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            let error = said.lines().find_map(|line| line.strip_prefix("ERROR: "));
+            bail!(
+                "the builder can't be used: {}. `docker buildx ls` lists the builders.",
+                error.unwrap_or_else(|| said.lines().last().unwrap_or_default())
+            )
+        }
+    }
+}
+
+/// The builder that was asked for, as a flag of buildx.
+pub fn builder_flag(request: &Request) -> impl Iterator<Item = &str> {
+    request.builder.iter().flat_map(|name| ["--builder", name])
+}

@@ -1,0 +1,140 @@
+//! Cache names and rules: what is read, what is written, by whom (design section 4).
+
+use super::tag::{self, MAIN};
+
+/// How much of the build cache is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing.
+    Off,
+    /// The layers of the image itself.
+    Min,
+    /// The layers of every stage.
+    Max,
+}
+
+impl Mode {
+    /// The names that people and buildx use.
+    pub const NAMES: [(&str, Mode); 3] =
+        [("off", Mode::Off), ("min", Mode::Min), ("max", Mode::Max)];
+
+    fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What a cache's name is made of.
+pub struct Naming<'a> {
+    pub image: &'a str,
+    pub target: &'a str,
+    pub base_image: &'a str,
+    pub arch: Option<&'a str>,
+    pub git_ref: &'a str,
+}
+
+impl Naming<'_> {
+    /// The refs to read, in this order, each once: the image's scope, then main's; the shared
+    /// cache's scope, then main's.
+    pub fn read(&self) -> Vec<Place> {
+        let image = self.image_cache();
+        let shared = self.shared_cache();
+        let scopes = tag::without_repeats(vec![
+            self.scoped(&image, self.git_ref),
+            self.scoped(&image, MAIN),
+            self.scoped(&shared, self.git_ref),
+            self.scoped(&shared, MAIN),
+        ]);
+        scopes.into_iter().map(Place::Registry).collect()
+    }
+
+    /// The ref that this image's cache is written to.
+    pub fn image_scope(&self) -> Place {
+        Place::Registry(self.scoped(&self.image_cache(), self.git_ref))
+    }
+
+    /// The ref that the cache shared by all base images is written to.
+    pub fn shared_scope(&self) -> Place {
+        Place::Registry(self.scoped(&self.shared_cache(), self.git_ref))
+    }
+
+    fn image_cache(&self) -> String {
+        self.with_arch(format!("buildcache-{}-{}", self.target, tag::slug(self.base_image)))
+    }
+
+    fn shared_cache(&self) -> String {
+        self.with_arch(format!("buildcache-shared-{}", self.target))
+    }
+
+    /// Jobs of different architectures must not overwrite each other.
+    fn with_arch(&self, cache: String) -> String {
+        match self.arch {
+            Some(arch) => format!("{cache}-{arch}"),
+            None => cache,
+        }
+    }
+
+    fn scoped(&self, cache: &str, git_ref: &str) -> String {
+        format!("{}:{}", self.image, scope(cache, self.base_image, git_ref))
+    }
+}
+
+/// The tag of `cache` in the scope of `git_ref`. Only main's own scopes end in `-main`: any
+/// other name that would, such as a branch `Main`, or a branch `slim-main` that reads like main
+/// on another base image, is closed with a digest, since main trusts what it finds there.
+fn scope(cache: &str, base_image: &str, git_ref: &str) -> String {
+    if tag::is_main(git_ref) {
+        return tag::valid(format!("{cache}-main"), &format!("{base_image}\n{MAIN}"));
+    }
+    let name = if git_ref == tag::UNKNOWN {
+        cache.to_owned()
+    } else {
+        format!("{cache}-{}", tag::ref_name(git_ref))
+    };
+    let raw = format!("{base_image}\n{git_ref}");
+    if name.ends_with("-main") { tag::closed(&name, &raw) } else { tag::valid(name, &raw) }
+}
+
+/// Where a cache is kept.
+pub enum Place {
+    /// A reference.
+    Registry(String),
+    /// A folder of this machine.
+    Folder(String),
+}
+
+impl Place {
+    /// The reference or the folder.
+    pub fn name(&self) -> &str {
+        match self {
+            Place::Registry(name) | Place::Folder(name) => name,
+        }
+    }
+
+    /// The `cache-from` entry that reads it.
+    pub fn read_entry(&self) -> String {
+        match self {
+            Place::Registry(reference) => format!("type=registry,ref={reference}"),
+            Place::Folder(folder) => format!("type=local,{}", csv_field(&format!("src={folder}"))),
+        }
+    }
+
+    /// The `cache-to` entry that writes it. An export that fails must not cost the image, hence
+    /// `ignore-error`; some registries take a cache only as an OCI image manifest, hence the rest.
+    pub fn write_entry(&self, mode: Mode) -> String {
+        let place = match self {
+            Place::Registry(_) => self.read_entry(),
+            Place::Folder(folder) => format!("type=local,{}", csv_field(&format!("dest={folder}"))),
+        };
+        let options = "image-manifest=true,oci-mediatypes=true,ignore-error=true";
+        format!("{place},mode={},{options}", mode.name())
+    }
+}
+
+/// buildx reads these entries as comma-separated values, so a path may need quotes.
+pub fn csv_field(field: &str) -> String {
+    if field.contains([',', '"', '\n']) {
+        format!("\"{}\"", field.replace('"', "\"\""))
+    } else {
+        field.to_owned()
+    }
+}

@@ -1,0 +1,66 @@
+//! `cargo xtask image matrix`: the jobs of a CI run, as one line of JSON for `fromJSON`.
+
+use anyhow::{Context as _, Result};
+use pico_args::Arguments;
+use serde_json::{Value, json};
+use xshell::Shell;
+
+use super::definition::Definition;
+use super::github;
+use super::plan::{check_name, variants};
+use super::request;
+
+/// The runner that builds an architecture natively.
+const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
+
+/// Prints the matrix, and gives it to the GitHub Actions step that this may be.
+///
+/// # Errors
+/// A usage error for a wrong request; see [`matrix`].
+pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
+    let variants = request::variants(&mut args)?;
+    let platforms = request::platforms(&mut args)?;
+    request::finish(args)?;
+    let matrix = matrix(&Definition::read(sh)?, &variants, &platforms)?.to_string();
+    println!("{matrix}");
+    github::write_outputs(&[("matrix", matrix)])
+}
+
+/// A job for every platform of the variants that are `asked` for, or of all; `platforms` narrows
+/// them unless it is empty.
+///
+/// # Errors
+/// A usage error for an unknown variant or platform; a platform for which no runner is known.
+fn matrix(definition: &Definition, asked: &[String], platforms: &[String]) -> Result<Value> {
+    let all = ["all".to_owned()];
+    let mut include = Vec::new();
+    for name in variants(if asked.is_empty() { &all } else { asked }, definition)? {
+        let variant = &definition.variants[name];
+        let narrowed = if platforms.is_empty() { &variant.platforms } else { platforms };
+        for platform in narrowed {
+            check_name("platform", platform, variant.platforms.iter())?;
+            let arch = arch(platform);
+            let runner = RUNNERS.iter().find(|(known, _)| *known == arch);
+            let (_, runner) = runner.with_context(|| {
+                format!(
+                    "no runner is known for {platform:?} of the variant {name:?}: add one to \
+                     RUNNERS in xtask/src/image/matrix.rs."
+                )
+            })?;
+            include.push(json!({
+                "variant": name,
+                "arch": arch,
+                "platform": platform,
+                "base_image": variant.base_image,
+                "runner": runner,
+            }));
+        }
+    }
+    Ok(json!({ "include": include }))
+}
+
+/// The architecture of a platform as tags and jobs tell it: `linux/arm64` is `arm64`.
+pub fn arch(platform: &str) -> String {
+    let after_os = platform.split_once('/').map_or(platform, |(_, arch)| arch);
+    after_os.replace('/', "-")
+}

@@ -1,0 +1,188 @@
+//! `cargo xtask image`: plans, builds and delivers the agent server's images.
+
+mod archive;
+mod build;
+mod build_info;
+mod builder;
+mod cache;
+mod definition;
+mod github;
+mod matrix;
+mod merge;
+mod plan;
+mod prebuilt;
+mod registry;
+mod request;
+mod run;
+mod source;
+mod summary;
+mod tag;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use pico_args::Arguments;
+use xshell::Shell;
+
+use self::definition::Definition;
+use self::plan::{Facts, Plan, Target};
+use self::prebuilt::Prebuilt;
+use self::request::{Delivery, Request};
+use self::source::Source;
+use crate::error::usage;
+use crate::process;
+
+const HELP: &str = "\
+Builds the agent server's container images.
+
+Usage: cargo xtask image [OPTIONS] [-- BAKE ARGS]    build it
+       cargo xtask image run [OPTIONS]               build, load and start it
+       cargo xtask image matrix [--variant NAME]     a CI run's jobs, as JSON
+       cargo xtask image merge FILE...               join architectures
+       cargo xtask image summary FILE...             Markdown of what was built
+
+Options, each with its variable and default:
+  --variant NAME         VARIANT         python; repeat, a,b or all
+  --base-image REF       BASE_IMAGE      the variant's; repeat for several
+  --custom-tags A,B      CUSTOM_TAGS     the variant's name, or none
+  --image REPO           IMAGE           ghcr.io/openhands/agent-server
+  --target NAME          TARGET          binary
+  --platforms LIST       PLATFORMS       the engine's own
+  --arch SUFFIX          ARCH            none
+  --push, --load         PUSH=1, LOAD=1  push where CI is true, else load
+  --versioned-tag        VERSIONED_TAG=1 off
+  --prebuilt-sdist PATH  PREBUILT_SDIST  none: the pinned release from PyPI
+  --builder NAME         BUILDX_BUILDER  buildx's own choice
+  --build-info PATH                      none; where to tell what was pushed
+  --print                                print the definition, build nothing
+  --port NUMBER                          8000; for run
+
+Cache: OPENHANDS_BUILDKIT_CACHE_MODE=off|min|max             max
+       OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT=1             off
+       BUILD_CACHE_DIR=FOLDER, for builds that load         none
+";
+
+/// Runs the task.
+///
+/// # Errors
+/// A usage error for a wrong request; any other error for a build or a container that failed.
+pub fn main(sh: &Shell, mut args: Arguments) -> Result<ExitCode> {
+    if args.contains(["-h", "--help"]) {
+        print!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (mut args, bake_args) = split_at_dashes(args);
+    match args.subcommand().map_err(|error| usage(format!("{error}.")))?.as_deref() {
+        None => image(sh, args, bake_args)?,
+        Some("run") => run::main(sh, args, bake_args)?,
+        Some("matrix") => matrix::main(sh, args)?,
+        Some("merge") => merge::main(sh, args)?,
+        Some("summary") => summary::main(args)?,
+        Some(unknown) => {
+            return Err(usage(format!(
+                "there is no image task {unknown:?}: there are run, matrix, merge, summary."
+            )));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {
+    process::catch_signals();
+    let print = args.contains("--print");
+    let request = Request::read(&mut args, bake_args)?;
+    request::finish(args)?;
+    let job = Job::new(sh, request)?;
+    if print {
+        println!("{:#}", job.plan.bake());
+        return Ok(());
+    }
+    job.build(sh)?;
+    for tag in job.plan.targets.iter().flat_map(|target| &target.tags) {
+        println!("{tag}");
+    }
+    Ok(())
+}
+
+/// A request with everything that was found out for it, ready to be built.
+struct Job {
+    request: Request,
+    source: Source,
+    plan: Plan,
+    build_info: Option<build_info::Place>,
+    prebuilt: Option<Prebuilt>,
+}
+
+impl Job {
+    fn new(sh: &Shell, mut request: Request) -> Result<Self> {
+        let definition = Definition::read(sh)?;
+        let source = Source::find(sh, request.sha.take(), request.git_ref.take());
+        let version = match (request.versioned_tag, request.version.take()) {
+            (false, _) => None,
+            (true, Some(version)) => Some(version),
+            (true, None) => Some(definition::pinned_version(sh)?),
+        };
+        let prebuilt = request.prebuilt_sdist.as_deref().map(|path| Prebuilt::open(sh, path));
+        let prebuilt = prebuilt.transpose()?;
+        let facts = Facts {
+            source: &source,
+            version: version.as_deref(),
+            prebuilt: prebuilt.as_ref().map(Prebuilt::folder),
+        };
+        let plan = Plan::new(&request, &definition, &facts)?;
+        let images = plan.targets.len() * request.platforms.len().max(1);
+        let build_info = request.build_info.as_deref();
+        let build_info = build_info.map(|path| build_info::Place::new(path, images));
+        Ok(Job { build_info: build_info.transpose()?, request, source, plan, prebuilt })
+    }
+
+    fn build(&self, sh: &Shell) -> Result<()> {
+        let Job { request, source, plan, build_info, prebuilt } = self;
+        let mut bake = plan.bake();
+        if let Some(prebuilt) = prebuilt {
+            prebuilt.stage()?;
+        }
+        let platforms = builder::check(request, &mut bake)?;
+        let metadata = build::bake(sh, request, &bake)?;
+        let digest = |target: &Target| {
+            metadata[&target.name]["containerimage.digest"].as_str().unwrap_or_default().to_owned()
+        };
+        let digests = plan.targets.iter().map(digest).collect::<Vec<_>>();
+        // A fork's pull request is built by the same command, and has nothing to tell of.
+        if let (Some(place), Delivery::Push) = (build_info, request.delivery) {
+            for (target, digest) in plan.targets.iter().zip(&digests) {
+                build_info::write(request, source, target, (&platforms, digest), place)?;
+            }
+        }
+        self.write_outputs(&digests)
+    }
+
+    /// Tells the GitHub Actions step, if this is one, what was built.
+    fn write_outputs(&self, digests: &[String]) -> Result<()> {
+        let targets = &self.plan.targets;
+        let tags = targets.iter().flat_map(|target| &target.tags).cloned().collect::<Vec<_>>();
+        let releases = targets.iter().flat_map(|target| &target.release_tags).cloned();
+        github::write_outputs(&[
+            ("image", self.request.image.clone()),
+            ("short_sha", tag::short_sha(&self.source.sha).to_owned()),
+            ("tags", tags.join("\n")),
+            ("tags_csv", tags.join(",")),
+            ("versioned_tags_csv", releases.collect::<Vec<_>>().join(",")),
+            ("digest", digests.join("\n")),
+        ])
+    }
+}
+
+/// The flags before `--`, and what comes after it. An empty value, as in `--arch=`, is a value.
+fn split_at_dashes(args: Arguments) -> (Arguments, Vec<OsString>) {
+    let mut flags = Vec::new();
+    let mut rest = args.finish().into_iter();
+    for arg in rest.by_ref().take_while(|arg| arg != "--") {
+        match arg.to_str().and_then(|arg| arg.strip_suffix('=')) {
+            Some(flag) if flag.starts_with("--") => flags.extend([flag.into(), OsString::new()]),
+            _ => flags.push(arg),
+        }
+    }
+    (Arguments::from_vec(flags), rest.collect())
+}

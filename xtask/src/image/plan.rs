@@ -1,0 +1,298 @@
+//! From a request to the bake definition: pure, so that `--print` shows the very thing that a
+//! build hands to buildx.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::cache::{self, Mode, Place};
+use super::definition::{Definition, Variant};
+use super::request::{Delivery, Request};
+use super::source::Source;
+use super::tag;
+use crate::error::usage;
+
+/// A whole run: one bake.
+pub struct Plan {
+    pub targets: Vec<Target>,
+}
+
+/// One image of a run.
+pub struct Target {
+    /// Its name in the bake definition.
+    pub name: String,
+    /// `None` where only a base image was asked for.
+    pub variant: Option<String>,
+    pub base_image: String,
+    /// References, with the repository.
+    pub tags: Vec<String>,
+    /// The references of its multi-architecture manifest: the tags without architecture.
+    pub manifest_tags: Vec<String>,
+    /// Those of the tags that tell a release.
+    pub release_tags: Vec<String>,
+    /// References that its cache is read from and written to, in a registry.
+    pub cache_read: Vec<String>,
+    pub cache_written: Vec<String>,
+    /// Its part of the bake definition.
+    bake: Map<String, Value>,
+}
+
+/// What a run knows besides the request and the definition.
+pub struct Facts<'a> {
+    pub source: &'a Source,
+    /// The version for release tags, where they are asked for.
+    pub version: Option<&'a str>,
+    /// The folder with the packages that replace the pinned ones, if there are any.
+    pub prebuilt: Option<&'a Path>,
+}
+
+/// A variant on a base image, with the custom tags that it gets.
+struct Choice<'a> {
+    /// The name of its bake target.
+    name: String,
+    /// The name of the variant where that is what was asked for, and not only a base image.
+    variant_name: Option<&'a String>,
+    variant: &'a Variant,
+    base_image: &'a str,
+    custom_tags: Vec<String>,
+}
+
+/// Where a target may write its cache besides its own scope.
+struct Places {
+    writes_shared: bool,
+    folder: Option<String>,
+}
+
+impl Plan {
+    /// Lays tags, cache and output over the definition.
+    ///
+    /// # Errors
+    /// A usage error for a variant, target or platform that the definition does not have, and for
+    /// a request in which two images would get the same tag.
+    pub fn new(request: &Request, definition: &Definition, facts: &Facts) -> Result<Self> {
+        check_name("target", &request.target, definition.targets.iter())?;
+        let choices = choices(request, definition)?;
+        let alone = choices.len() == 1;
+        let mut targets = Vec::new();
+        for choice in choices {
+            for platform in &request.platforms {
+                check_name("platform", platform, choice.variant.platforms.iter())?;
+            }
+            let places = Places {
+                // One target writes the shared cache, or all would write the same tag at once.
+                writes_shared: request.shared_export && targets.is_empty(),
+                // An export replaces a folder's index, so each target needs its own folder.
+                folder: request.cache_dir.as_ref().map(|folder| {
+                    if alone { folder.clone() } else { format!("{folder}/{}", choice.name) }
+                }),
+            };
+            targets.push(Target::new(request, facts, &choice, &places));
+        }
+        let plan = Plan { targets };
+        plan.check_tags()?;
+        Ok(plan)
+    }
+
+    /// The definition as buildx reads it.
+    pub fn bake(&self) -> Value {
+        let names = self.targets.iter().map(|target| &target.name).collect::<Vec<_>>();
+        let targets = self.targets.iter().map(|target| (target.name.clone(), &target.bake));
+        json!({
+            "group": { "default": { "targets": names } },
+            "target": targets.collect::<BTreeMap<_, _>>(),
+        })
+    }
+
+    /// A tag names one image: the second would silently replace the first in the registry.
+    fn check_tags(&self) -> Result<()> {
+        let mut owners = BTreeMap::new();
+        for target in &self.targets {
+            for tag in &target.tags {
+                if let Some(first) = owners.insert(tag, &target.name) {
+                    return Err(usage(format!(
+                        "the targets {first:?} and {:?} would both be {tag}: leave out --variant \
+                         or --custom-tags, or build them in two runs.",
+                        target.name
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Target {
+    fn new(request: &Request, facts: &Facts, choice: &Choice, places: &Places) -> Self {
+        let naming = tag::Naming {
+            sha: &facts.source.sha,
+            git_ref: &facts.source.git_ref,
+            version: facts.version,
+            base_image: choice.base_image,
+            custom_tags: &choice.custom_tags,
+            arch: request.arch.as_deref(),
+            target: &request.target,
+        };
+        let references = |tags: Vec<String>| -> Vec<String> {
+            tags.into_iter().map(|tag| format!("{}:{tag}", request.image)).collect()
+        };
+        let tags = references(naming.tags());
+        let (read, write) = caches(request, facts, choice, places);
+        let output = match request.delivery {
+            Delivery::Push => "type=registry",
+            Delivery::Load => "type=docker",
+        };
+
+        let mut bake = choice.variant.bake.clone();
+        let mut set = |key: &str, value: Value| bake.insert(key.to_owned(), value);
+        set("target", json!(request.target));
+        set("platforms", json!(request.platforms));
+        set("tags", json!(tags));
+        set("cache-from", read.iter().map(|place| literal(&place.read_entry())).collect());
+        let exports = write.iter().map(|place| place.write_entry(request.cache_mode));
+        set("cache-to", exports.map(|export| literal(&export)).collect());
+        set("output", json!([output]));
+        if let Some(bundle) = &request.ca_bundle {
+            let source = cache::csv_field(&format!("src={bundle}"));
+            set("secret", json!([literal(&format!("type=file,id=ca-certificates,{source}"))]));
+        }
+        let proxies = request.proxies.iter().map(|(name, value)| (*name, value.as_str()));
+        let args = [
+            ("BASE_IMAGE", choice.base_image),
+            ("OPENHANDS_BUILD_GIT_SHA", &facts.source.sha),
+            ("OPENHANDS_BUILD_GIT_REF", &facts.source.git_ref),
+        ];
+        let args = args.into_iter().chain(proxies);
+        extend(&mut bake, "args", args.map(|(k, v)| (k.to_owned(), literal(v))).collect());
+        if let Some(folder) = facts.prebuilt {
+            let context = [("prebuilt".to_owned(), literal(&folder.to_string_lossy()))];
+            extend(&mut bake, "contexts", context.into_iter().collect());
+        }
+        let names = |places: Vec<Place>| places.iter().map(|place| place.name().into()).collect();
+        Target {
+            name: choice.name.clone(),
+            variant: choice.variant_name.cloned(),
+            base_image: choice.base_image.to_owned(),
+            manifest_tags: references(tag::Naming { arch: None, ..naming }.tags()),
+            release_tags: references(naming.release_tags()),
+            tags,
+            cache_read: names(read),
+            cache_written: names(write),
+            bake,
+        }
+    }
+}
+
+/// The variants that are asked for by name, by `all`, or by naming none.
+///
+/// # Errors
+/// A usage error for a name that the definition does not have.
+pub fn variants<'a>(asked: &'a [String], definition: &'a Definition) -> Result<Vec<&'a String>> {
+    for name in asked.iter().filter(|name| *name != "all") {
+        check_name("variant", name, definition.variants.keys())?;
+    }
+    Ok(match asked {
+        [] => definition.default_variants.iter().collect(),
+        asked if asked.iter().any(|name| name == "all") => definition.variants.keys().collect(),
+        asked => asked.iter().collect(),
+    })
+}
+
+/// The variants of a request, each on each of its base images.
+fn choices<'a>(request: &'a Request, definition: &'a Definition) -> Result<Vec<Choice<'a>>> {
+    // A variant's name tags its image where a variant is what was asked for: not where only a
+    // base image was, nor where several would share the name.
+    let base_images = request.base_images.as_slice();
+    let by_variant = match base_images.len() {
+        0 => true,
+        1 => !request.variants.is_empty(),
+        _ => false,
+    };
+    let mut choices = Vec::new();
+    for name in variants(&request.variants, definition)? {
+        let variant = &definition.variants[name];
+        let own = std::slice::from_ref(&variant.base_image);
+        for base_image in if base_images.is_empty() { own } else { base_images } {
+            let variant_name = by_variant.then_some(name);
+            choices.push(Choice {
+                name: variant_name.cloned().unwrap_or_else(|| target_name(name, base_image)),
+                custom_tags: request
+                    .custom_tags
+                    .clone()
+                    .unwrap_or_else(|| variant_name.into_iter().cloned().collect()),
+                variant,
+                variant_name,
+                base_image,
+            });
+        }
+    }
+    Ok(choices)
+}
+
+/// A name for the bake target of `variant` on `base_image`. Bake takes neither dots nor `+`.
+fn target_name(variant: &str, base_image: &str) -> String {
+    let name = tag::valid(format!("{variant}-{}", tag::slug(base_image)), base_image);
+    name.replace('.', "_")
+}
+
+/// Fails unless `name` is one of `accepted`; `kind` is what it should be the name of.
+///
+/// # Errors
+/// A usage error that lists what is accepted.
+pub fn check_name<'a>(
+    kind: &str,
+    name: &str,
+    mut accepted: impl Iterator<Item = &'a String> + Clone,
+) -> Result<()> {
+    if accepted.clone().any(|accepted| accepted == name) {
+        return Ok(());
+    }
+    let mut names = accepted.next().cloned().unwrap_or_default();
+    for next in accepted {
+        names = format!("{names}, {next}");
+    }
+    Err(usage(format!("there is no {kind} {name:?}: use one of {names}.")))
+}
+
+/// What a target reads and what it writes (design section 4, the table).
+fn caches(
+    request: &Request,
+    facts: &Facts,
+    choice: &Choice,
+    places: &Places,
+) -> (Vec<Place>, Vec<Place>) {
+    let naming = cache::Naming {
+        image: &request.image,
+        target: &request.target,
+        base_image: choice.base_image,
+        arch: request.arch.as_deref(),
+        git_ref: &facts.source.git_ref,
+    };
+    let folder = || places.folder.clone().map(Place::Folder).into_iter().collect();
+    let (read, write) = match (request.delivery, request.ci) {
+        (Delivery::Push, _) => {
+            let shared = places.writes_shared.then(|| naming.shared_scope());
+            (naming.read(), [naming.image_scope()].into_iter().chain(shared).collect())
+        }
+        // A fork's pull request reads what others wrote and writes nothing.
+        (Delivery::Load, true) => (naming.read(), Vec::new()),
+        (Delivery::Load, false) => (folder(), folder()),
+    };
+    (read, if request.cache_mode == Mode::Off { Vec::new() } else { write })
+}
+
+/// Adds `entries` to the object under `key`.
+fn extend(bake: &mut Map<String, Value>, key: &str, entries: Map<String, Value>) {
+    match bake.get_mut(key) {
+        Some(Value::Object(object)) => object.extend(entries),
+        _ => {
+            bake.insert(key.to_owned(), Value::Object(entries));
+        }
+    }
+}
+
+/// `text` as a bake value. Bake reads every string as a template: a branch name may hold `${`.
+fn literal(text: &str) -> Value {
+    json!(text.replace("${", "$${").replace("%{", "%%{"))
+}

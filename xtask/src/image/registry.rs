@@ -1,0 +1,126 @@
+//! Requests to a registry, made by `docker buildx imagetools`, which knows the user's logins.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::process;
+
+/// Pauses before a request that failed in passing is made again, 15 s in all.
+const PAUSES: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
+/// How long one request may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What buildx says where a registry is busy or a connection was lost: worth another try.
+const PASSING: [&str; 7] = [
+    "429 Too Many Requests",
+    "502 Bad Gateway",
+    "503 Service Unavailable",
+    "504 Gateway Timeout",
+    "connection reset by peer",
+    "broken pipe",
+    "EOF",
+];
+
+/// What buildx says where another try would be in vain, and what to do instead.
+const REMEDIES: [(&[&str], &str); 2] = [
+    (
+        &["401 Unauthorized", "403 Forbidden", "authorization failed", "access denied"],
+        "`docker login` to the registry as a user who may write there",
+    ),
+    (&["404 Not Found", "not found"], "check that the image was pushed and not deleted since"),
+];
+
+/// One image of a list.
+#[derive(Debug, PartialEq)]
+pub struct Manifest {
+    /// As buildx writes it: `linux/arm64`, `linux/arm/v7`.
+    pub platform: String,
+    pub digest: String,
+}
+
+/// Makes one list of the images `sources` (references by digest) and pushes it under `tags`.
+///
+/// # Errors
+/// A registry that refuses; a passing failure that did not pass.
+pub fn create(tags: &[String], sources: &[String]) -> Result<()> {
+    let tags = tags.iter().flat_map(|tag| ["--tag", tag]);
+    let sources = sources.iter().map(String::as_str);
+    let args = ["create"].into_iter().chain(tags).chain(sources).collect::<Vec<_>>();
+    imagetools(&args).map(drop)
+}
+
+/// The images in the list `reference`, attestations aside.
+///
+/// # Errors
+/// As [`create`]; or a `reference` that is no list.
+pub fn manifests(reference: &str) -> Result<Vec<Manifest>> {
+    let raw = imagetools(&["inspect", "--raw", reference])?;
+    let index: Value = serde_json::from_str(&raw)
+        .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
+    let list = index["manifests"]
+        .as_array()
+        .with_context(|| format!("{reference} is no list of images."))?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let manifest = |entry: &Value| {
+        let platform = &entry["platform"];
+        let parts = ["os", "architecture", "variant"].map(|key| text(&platform[key]));
+        let mut parts = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+        // Every arm64 is v8, and buildx leaves that out too.
+        if parts.len() == 3 && parts[1] == "arm64" && parts[2] == "v8" {
+            parts.pop();
+        }
+        Manifest { platform: parts.join("/"), digest: text(&entry["digest"]) }
+    };
+    let manifests = list.iter().map(manifest);
+    Ok(manifests.filter(|manifest| manifest.platform != "unknown/unknown").collect())
+}
+
+/// What `docker buildx imagetools` writes, after as many tries as it takes.
+fn imagetools(args: &[&str]) -> Result<String> {
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        let mut docker = Command::new("docker");
+        docker.args(["buildx", "imagetools"]).args(args);
+        let Some(output) = process::output(&mut docker, PATIENCE)? else {
+            bail!("the registry has not answered for {} s.", PATIENCE.as_secs());
+        };
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let said = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        let said = said.trim_start_matches("ERROR: ").to_owned();
+        let passing = PASSING.iter().any(|passing| said.contains(passing));
+        match pauses.next().filter(|_| passing) {
+            Some(pause) => {
+                eprintln!("warning: {said}; trying again in {} s.", pause.as_secs());
+                sleep(pause)?;
+            }
+            None => {
+                let remedy =
+                    REMEDIES.iter().find(|(signs, _)| signs.iter().any(|s| said.contains(s)));
+                let remedy = remedy.map_or("try again later", |(_, remedy)| remedy);
+                bail!("the registry refused: {said}. To go on, {remedy}.");
+            }
+        }
+    }
+}
+
+/// Sleeps, but not past a signal.
+fn sleep(pause: Duration) -> Result<()> {
+    let end = Instant::now() + pause;
+    while Instant::now() < end {
+        process::check_signals()?;
+        thread::sleep(process::TICK);
+    }
+    Ok(())
+}
