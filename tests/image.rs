@@ -74,9 +74,9 @@ fn the_mode_decides_what_is_exported_and_never_what_is_read() {
     assert!(min.is_subset(&max) && min.len() < max.len(), "{min:#?} {max:#?}");
 
     let shared = "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT";
-    succeed(build(&engine, "modes", &["--push"]).env(shared, "1"));
+    let third = succeed(build(&engine, "modes", &["--push"]).env(shared, "1"));
     let with_shared = BTreeSet::from([scope("x"), scope("y"), format!("{SHARED}-x")]);
-    assert_eq!(caches(&engine, "modes"), with_shared);
+    assert_eq!(caches(&engine, "modes"), with_shared, "{}", third.stderr);
 
     Engine::empty();
     let after = succeed(build(&engine, "modes", &["--push"]).env(mode, "off"));
