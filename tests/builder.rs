@@ -8,6 +8,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::{Ended, Folder, Xtask, strings};
@@ -62,7 +63,7 @@ impl FakeDocker {
 
     fn baked(&self) -> Option<Value> {
         let baked = fs::read_to_string(self.file("baked")).ok()?;
-        Some(serde_json::from_str(&baked).unwrap())
+        serde_json::from_str(&baked).ok()
     }
 }
 
@@ -158,4 +159,26 @@ fn a_build_that_fails_ends_with_1_and_lists_nothing() {
     let ended = fake.build(&[]);
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
     assert!(ended.stderr.contains("the build failed"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_signal_ends_the_build_and_leaves_no_file() {
+    let script = "case \"$*\" in *inspect*) cat inspected;; *) cat > baked; exec sleep 600;; esac";
+    let fake = FakeDocker::new("signal", script);
+    fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    fs::create_dir(fake.file("tmp")).unwrap();
+    for (signal, status) in [("INT", 130), ("TERM", 143)] {
+        let mut call = Xtask::new(&["image", "--variant=debian"]).env("PATH", fake.path());
+        let pipes = call.0.env("TMPDIR", fake.file("tmp")).stdout(Stdio::piped());
+        let build = pipes.stderr(Stdio::piped()).spawn().unwrap();
+        while fake.baked().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let pid = build.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        let ended = Ended::from(build.wait_with_output().unwrap());
+        assert_eq!((ended.status, ended.stdout.as_str()), (status, ""), "{}", ended.stderr);
+        assert_eq!(fs::read_dir(fake.file("tmp")).unwrap().count(), 0);
+        fs::remove_file(fake.file("baked")).unwrap();
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +55,20 @@ impl Engine {
 
     /// The manifest of a tag.
     pub fn manifest(&self, name: &str, tag: &str) -> Value {
+        serde_json::from_str(&self.raw_manifest(name, tag)).unwrap()
+    }
+
+    /// The digest of what a tag names.
+    pub fn digest(&self, name: &str, tag: &str) -> String {
+        let mut sha256sum =
+            Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let manifest = self.raw_manifest(name, tag);
+        sha256sum.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
+        let output = sha256sum.wait_with_output().unwrap();
+        format!("sha256:{}", &String::from_utf8(output.stdout).unwrap()[..64])
+    }
+
+    fn raw_manifest(&self, name: &str, tag: &str) -> String {
         let name = repository(name);
         let accept = "application/vnd.oci.image.index.v1+json, \
                       application/vnd.oci.image.manifest.v1+json, \
@@ -62,7 +76,7 @@ impl Engine {
                       application/vnd.docker.distribution.manifest.v2+json";
         let (status, body) = self.ask(&format!("/v2/{name}/manifests/{tag}"), accept);
         assert_eq!(status, 200, "{name}:{tag}: {body}");
-        serde_json::from_str(&body).unwrap()
+        body
     }
 
     fn ask(&self, path: &str, accept: &str) -> (u16, String) {

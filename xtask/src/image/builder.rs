@@ -33,7 +33,8 @@ pub fn check(request: &Request, bake: &mut Value) -> Result<Vec<String>> {
         if !builder.runs(platform) {
             bail!(
                 "the builder {:?} does not run {platform:?}, only {}. Build it on such a machine, \
-                 or register QEMU for it.",
+                 or emulate that: install QEMU's binfmt support, or use `cargo xtask engine \
+                 --emulate`.",
                 builder.name,
                 builder.platforms.join(", ")
             );
