@@ -162,6 +162,27 @@ fn a_build_that_fails_ends_with_1_and_lists_nothing() {
 }
 
 #[test]
+fn a_cache_that_was_not_written_is_told_and_costs_nothing() {
+    let told = |metadata: &str| {
+        let script = format!(
+            "case \"$*\" in *inspect*) cat inspected; exit;; esac
+             cat > baked
+             while [ \"$1\" != --metadata-file ]; do shift; done
+             echo '{metadata}' > \"$2\""
+        );
+        let fake = FakeDocker::new("lost", &script);
+        fs::write(fake.file("inspected"), INSPECTED).unwrap();
+        let ended = fake.build(&[]);
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        assert!(!ended.stdout.is_empty());
+        ended.stderr
+    };
+    let lost = told(r#"{"debian": {"containerimage.digest": "sha256:0"}}"#);
+    assert!(lost.contains("cache was not written to ghcr.io/openhands/agent-server:buildcache-"));
+    assert_eq!(told(r#"{"debian": {"cache.manifest": "{}"}}"#), "");
+}
+
+#[test]
 fn a_signal_ends_the_build_and_leaves_no_file() {
     let script = "case \"$*\" in *inspect*) cat inspected;; *) cat > baked; exec sleep 600;; esac";
     let fake = FakeDocker::new("signal", script);

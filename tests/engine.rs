@@ -38,7 +38,9 @@ impl Checkout {
 
     fn engine(&self, args: &[&str]) -> Xtask {
         // All its processes inherit the variable, so that they can be told from others'.
-        Xtask::within(&self.0.0, &[&["engine"], args].concat()).env(MARK, &self.0.0)
+        let call = Xtask::within(&self.0.0, &[&["engine"], args].concat());
+        // What docker keeps of a build that is stopped goes with the folder.
+        call.env(MARK, &self.0.0).env("TMPDIR", &self.0.0)
     }
 
     /// Runs `script` in an engine, to its end.

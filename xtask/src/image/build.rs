@@ -52,5 +52,32 @@ pub fn bake(sh: &Shell, request: &Request, definition: &Value) -> Result<Value> 
     }
     // An engine that tells nothing has built all the same.
     let metadata = sh.read_file(&metadata).unwrap_or_default();
-    Ok(serde_json::from_str(&metadata).unwrap_or_default())
+    let metadata = serde_json::from_str(&metadata).unwrap_or_default();
+    warn_of_lost_caches(definition, &metadata);
+    Ok(metadata)
+}
+
+/// Says which caches were to be exported and were not: that costs no image, but time later.
+fn warn_of_lost_caches(definition: &Value, metadata: &Value) {
+    for (name, target) in definition["target"].as_object().into_iter().flatten() {
+        let exports = target["cache-to"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let references = exports.filter_map(|export| {
+            export
+                .strip_prefix("type=registry,ref=")?
+                .split_once(',')
+                .map(|(reference, _)| reference)
+        });
+        let references = references.collect::<Vec<_>>();
+        // buildx tells of an export by its manifest, and of one that failed not at all.
+        if !references.is_empty()
+            && metadata[name].is_object()
+            && metadata[name]["cache.manifest"].is_null()
+        {
+            eprintln!(
+                "warning: the image of {name:?} is complete, but its cache was not written to {}; \
+                 the export's error is above.",
+                references.join(" and ")
+            );
+        }
+    }
 }
