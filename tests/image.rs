@@ -15,6 +15,7 @@ use serde_json::Value;
 use support::engine::{Engine, Step, docker, http, run_steps};
 use support::{Ended, SHA, Xtask};
 
+const MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
 const CACHE: &str = "buildcache-source-minimal-debian_tag_trixie-slim";
 const SHARED: &str = "buildcache-shared-source-minimal";
 
@@ -55,16 +56,15 @@ fn caches(engine: &Engine, name: &str) -> BTreeSet<String> {
 fn the_mode_decides_what_is_exported_and_never_what_is_read() {
     let Some(engine) = Engine::get("the cache modes") else { return };
     let scope = |branch: &str| format!("{CACHE}-{branch}");
-    let mode = "OPENHANDS_BUILDKIT_CACHE_MODE";
     Engine::empty();
 
     // `min` comes first: an engine that has exported its builder's layers once keeps them at hand
     // and adds them to every later export.
-    let first = succeed(build(&engine, "modes", &["--push"]).env(mode, "min").env("SDK_REF", "y"));
+    let first = succeed(build(&engine, "modes", &["--push"]).env(MODE, "min").env("SDK_REF", "y"));
     assert!(run_steps(&first.stderr).iter().any(|step| !step.cached));
     assert_eq!(caches(&engine, "modes"), BTreeSet::from([scope("y")]));
 
-    let second = succeed(build(&engine, "modes", &["--push"]).env(mode, "max"));
+    let second = succeed(build(&engine, "modes", &["--push"]).env(MODE, "max"));
     let tags =
         ["0123456-debian", &format!("{SHA}-debian"), "x-debian", "0123456-debian_tag_trixie-slim"];
     let tags = tags.map(|tag| format!("{}:{tag}-source-minimal", engine.image("modes")));
@@ -79,9 +79,9 @@ fn the_mode_decides_what_is_exported_and_never_what_is_read() {
     assert_eq!(caches(&engine, "modes"), with_shared, "{}", third.stderr);
 
     Engine::empty();
-    let after = succeed(build(&engine, "modes", &["--push"]).env(mode, "off"));
+    let after = succeed(build(&engine, "modes", &["--push"]).env(MODE, "off"));
     assert_all_cached(&after);
-    succeed(build(&engine, "modes", &["--push"]).env(mode, "off").env("SDK_REF", "z"));
+    succeed(build(&engine, "modes", &["--push"]).env(MODE, "off").env("SDK_REF", "z"));
     assert!(engine.tags("modes").contains("z-debian-source-minimal"));
     assert!(caches(&engine, "modes").iter().all(|tag| !tag.ends_with("-z")));
 }
@@ -114,7 +114,8 @@ fn common_stages_run_once_for_all_targets_of_a_run() {
     docker(&["buildx", "prune", "--all", "--force"]);
     let flags = bases.each_ref().map(|base| format!("--base-image={base}"));
     let flags = flags.each_ref().map(String::as_str);
-    let ended = succeed(build(&engine, "stages", &[&flags[..], &["--push"]].concat()));
+    let call = build(&engine, "stages", &[&flags[..], &["--push"]].concat());
+    let ended = succeed(call.env(MODE, "off"));
     let steps = run_steps(&ended.stderr);
     let builders = steps.iter().filter(|Step { name, .. }| name.contains("uv pip sync"));
     assert!(builders.count() <= 1, "{steps:#?}");
@@ -142,7 +143,7 @@ fn the_image_serves_with_a_key_as_its_own_user_and_tells_no_secret() {
     let image = engine.image("serves");
     let args = ["image", "--variant=debian", "--push", "--image", &image];
     let call = Xtask::new(&args).in_engine().env("HTTPS_PROXY", "");
-    let ended = succeed(call.env("SDK_SHA", SHA).env("OPENHANDS_BUILDKIT_CACHE_MODE", "off"));
+    let ended = succeed(call.env("SDK_SHA", SHA).env(MODE, "off"));
     let image = ended.stdout.lines().next().unwrap();
     docker(&["rmi", "--force", image]);
     let publish = ["run", "--detach", "--publish=127.0.0.1::8000", "--env=SESSION_API_KEY=secret"];

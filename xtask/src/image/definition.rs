@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 use xshell::Shell;
 
+use crate::error::usage;
+
 /// The folder of the image, below the repository's root. Bakes run in it.
 pub const FOLDER: &str = "agent-server-image";
 const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
@@ -38,8 +40,12 @@ impl Definition {
     /// Reads the image's folder below the shell's directory.
     ///
     /// # Errors
-    /// A file that is missing or broken, with the place in it.
+    /// A usage error for a file that is missing or broken, with the place in it.
     pub fn read(sh: &Shell) -> Result<Self> {
+        Self::try_read(sh).map_err(|error| usage(format!("{error:#}")))
+    }
+
+    fn try_read(sh: &Shell) -> Result<Self> {
         let text = sh.read_file(BAKE_FILE).with_context(|| format!("{BAKE_FILE} can't be read"))?;
         let bake: Value =
             serde_json::from_str(&text).with_context(|| format!("{BAKE_FILE} is not JSON"))?;
