@@ -6,10 +6,10 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{Folder, SHA, Xtask, is_valid_tag, strings};
+use support::{Ended, Folder, SHA, Xtask, is_valid_tag, strings};
 
 const IMAGE: &str = "ghcr.io/openhands/agent-server";
 
@@ -377,14 +377,15 @@ fn a_hostile_ref_reaches_bake_as_text() {
 
 #[test]
 fn the_hosts_bundle_and_proxies_reach_run_steps_by_secret_and_argument() {
-    let target = debian(&[])
-        .env("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
-        .env("HTTPS_PROXY", "http://proxy:3128")
-        .target();
-    let secret = "type=file,id=ca-certificates,src=/etc/ssl/certs/ca-certificates.crt";
+    let folder = Folder::new("bundle");
+    let bundle = folder.0.join("bundle.crt");
+    std::fs::write(&bundle, "").unwrap();
+    let call = debian(&[]).env("SSL_CERT_FILE", &bundle);
+    let target = call.env("HTTPS_PROXY", "http://proxy:3128").target();
+    let secret = format!("type=file,id=ca-certificates,src={}", bundle.display());
     assert_eq!(target["secret"], json!([secret]));
     assert_eq!(target["args"]["HTTPS_PROXY"], "http://proxy:3128");
-    assert!(debian(&[]).target().get("secret").is_none());
+    assert!(debian(&[]).env("SSL_CERT_FILE", "/no/such").target().get("secret").is_none());
 }
 
 #[test]
@@ -435,6 +436,15 @@ fn help_fits_on_a_screen() {
         assert!((5..=40).contains(&ended.stdout.lines().count()), "{}", ended.stdout);
         assert!(ended.stdout.lines().all(|line| line.len() <= 80), "{}", ended.stdout);
     }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut print = Xtask::print(&[]);
+    let mut print = print.0.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(print.stdout.take());
+    let ended = Ended::from(print.wait_with_output().unwrap());
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
 }
 
 #[test]

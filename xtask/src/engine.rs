@@ -29,6 +29,7 @@ use self::data::Data;
 use self::host::Claim;
 use crate::error::usage;
 use crate::process;
+use crate::results;
 
 const HELP: &str = "\
 Runs a command with a private Docker engine and a registry on a loopback port.
@@ -48,8 +49,7 @@ Options:
 The command finds in its environment:
   DOCKER_HOST, DOCKER_CONFIG, PATH        the engine, and a docker with buildx
   XTASK_REGISTRY                          the registry, as 127.0.0.1:PORT
-  XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    the paths of their logs
-";
+  XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    the paths of their logs";
 
 /// Runs the task; the repository's `root` has the folder for downloads and data.
 ///
@@ -59,7 +59,7 @@ The command finds in its environment:
 pub fn main(_sh: &Shell, root: &Path, args: Arguments) -> Result<ExitCode> {
     match Options::parse(args)? {
         None => {
-            print!("{HELP}");
+            results::write(HELP)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(options) => run(&root.join("target/engine"), &options).map(ExitCode::from),

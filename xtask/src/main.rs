@@ -5,6 +5,7 @@ mod engine;
 mod error;
 mod image;
 mod process;
+mod results;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -23,8 +24,7 @@ Tasks:
   image     build the agent server's container images
   engine    run a command with a throw-away Docker engine
 
-`cargo xtask TASK --help` tells more.
-";
+`cargo xtask TASK --help` tells more.";
 
 fn main() -> ExitCode {
     run().unwrap_or_else(|error| {
@@ -53,7 +53,7 @@ fn run() -> Result<ExitCode> {
                 flag.to_string_lossy()
             ))),
             _ => {
-                print!("{HELP}");
+                results::write(HELP)?;
                 Ok(ExitCode::SUCCESS)
             }
         },

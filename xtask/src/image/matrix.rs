@@ -9,6 +9,7 @@ use super::definition::Definition;
 use super::github;
 use super::plan::{check_name, variants};
 use super::request;
+use crate::results;
 
 /// The runner that builds an architecture natively.
 const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
@@ -22,7 +23,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let platforms = request::platforms(&mut args)?;
     request::finish(args)?;
     let matrix = matrix(&Definition::read(sh)?, &variants, &platforms)?.to_string();
-    println!("{matrix}");
+    results::write(&matrix)?;
     github::write_outputs(&[("matrix", matrix)])
 }
 

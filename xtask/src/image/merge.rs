@@ -16,6 +16,7 @@ use super::request;
 use super::tag;
 use crate::error::usage;
 use crate::process;
+use crate::results;
 
 /// The images that become one manifest: a variant on a base image, in several architectures.
 struct Group {
@@ -45,7 +46,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     for group in &groups {
         group.push()?;
         for tag in &group.tags {
-            println!("{tag}");
+            results::write(tag)?;
         }
     }
     Ok(())

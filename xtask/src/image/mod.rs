@@ -32,6 +32,7 @@ use self::request::{Delivery, Request};
 use self::source::Source;
 use crate::error::usage;
 use crate::process;
+use crate::results;
 
 const HELP: &str = "\
 Builds the agent server's container images.
@@ -60,19 +61,18 @@ Options, each with its variable and default:
 
 Cache: OPENHANDS_BUILDKIT_CACHE_MODE=off|min|max             max
        OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT=1             off
-       BUILD_CACHE_DIR=FOLDER, for builds that load         none
-";
+       BUILD_CACHE_DIR=FOLDER, for builds that load         none";
 
 /// Runs the task.
 ///
 /// # Errors
 /// A usage error for a wrong request; any other error for a build or a container that failed.
-pub fn main(sh: &Shell, mut args: Arguments) -> Result<ExitCode> {
+pub fn main(sh: &Shell, args: Arguments) -> Result<ExitCode> {
+    let (mut args, bake_args) = split_at_dashes(args);
     if args.contains(["-h", "--help"]) {
-        print!("{HELP}");
+        results::write(HELP)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (mut args, bake_args) = split_at_dashes(args);
     match args.subcommand().map_err(|error| usage(format!("{error}.")))?.as_deref() {
         None => image(sh, args, bake_args)?,
         Some("run") => run::main(sh, args, bake_args)?,
@@ -95,12 +95,11 @@ fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()
     request::finish(args)?;
     let job = Job::new(sh, request)?;
     if print {
-        println!("{:#}", job.plan.bake());
-        return Ok(());
+        return results::write(format_args!("{:#}", job.plan.bake()));
     }
     job.build(sh)?;
     for tag in job.plan.targets.iter().flat_map(|target| &target.tags) {
-        println!("{tag}");
+        results::write(tag)?;
     }
     Ok(())
 }

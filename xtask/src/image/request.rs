@@ -3,7 +3,7 @@
 
 use std::env::{self, VarError};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use pico_args::Arguments;
@@ -113,7 +113,7 @@ impl Request {
             sha: first_of(["SDK_SHA", "GITHUB_SHA"])?,
             git_ref: first_of(["SDK_REF", "GITHUB_REF"])?,
             version: variable("SDK_VERSION")?,
-            ca_bundle: path_variable("SSL_CERT_FILE")?,
+            ca_bundle: ca_bundle()?,
             proxies,
             builder: value(args, "--builder")?,
             build_info: value(args, "--build-info")?,
@@ -198,6 +198,14 @@ pub fn variable(name: &str) -> Result<Option<String>> {
 fn path_variable(name: &str) -> Result<Option<String>> {
     let path = variable(name)?.map(std::path::absolute).transpose()?;
     Ok(path.map(|path| path.to_string_lossy().into_owned()))
+}
+
+/// The file of certificates that the host trusts, if it has one: what programs are told to use,
+/// else where Debian keeps it.
+fn ca_bundle() -> Result<Option<String>> {
+    let told = path_variable("SSL_CERT_FILE")?;
+    let bundle = told.unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".to_owned());
+    Ok(Some(bundle).filter(|bundle| Path::new(bundle).is_file()))
 }
 
 fn one(args: &mut Arguments, flag: &'static str, name: &str) -> Result<Option<String>> {

@@ -17,6 +17,7 @@ use super::request::{self, Delivery, Request};
 use crate::digest::hex;
 use crate::error::usage;
 use crate::process;
+use crate::results;
 
 /// The port that the server listens on inside its container.
 const SERVER_PORT: u16 = 8000;
@@ -50,12 +51,12 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
     job.build(sh)?;
     let container = Container::start(sh, image, port)?;
     container.wait_until_healthy()?;
-    println!("address: http://{}", container.address);
-    println!("key:     {}", container.key);
-    println!(
+    results::write(format_args!("address: http://{}", container.address))?;
+    results::write(format_args!("key:     {}", container.key))?;
+    results::write(format_args!(
         "try:     curl -H 'X-Session-API-Key: {}' http://{}/api/conversations/count",
         container.key, container.address
-    );
+    ))?;
     container.follow()
 }
 

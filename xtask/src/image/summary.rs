@@ -12,6 +12,7 @@ use super::build_info::{self, text, texts};
 use super::github;
 use super::request;
 use crate::error::usage;
+use crate::results;
 
 const START: &str = "<!-- AGENT_SERVER_IMAGES_START -->";
 const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
@@ -32,8 +33,7 @@ pub fn main(mut args: Arguments) -> Result<()> {
         save(&file, &replaced(&old, &summary))?;
     }
     github::write_page(&summary)?;
-    println!("{summary}");
-    Ok(())
+    results::write(summary)
 }
 
 /// The summary with its markers.
