@@ -183,6 +183,27 @@ fn a_cache_that_was_not_written_is_told_and_costs_nothing() {
 }
 
 #[test]
+fn a_cache_that_is_lost_beside_another_is_exported_again() {
+    let script = "case \"$*\" in *inspect*--raw*shared*) test -f again; exit;; *--raw*) exit;;
+             *inspect*) cat inspected; exit;; esac
+             if [ -f baked ]; then mv baked first; touch again; fi
+             cat > baked
+             while [ \"$1\" != --metadata-file ]; do shift; done
+             echo '{\"debian\": {\"cache.manifest\": \"{}\"}}' > \"$2\"";
+    let fake = FakeDocker::new("again", script);
+    fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    let call = Xtask::new(&["image", "--variant=debian", "--push"]).env("PATH", fake.path());
+    let ended = call.env("OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT", "1").end();
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    assert!(fake.file("first").exists(), "the image was built first");
+    let again = fake.baked().unwrap();
+    let target = &again["target"]["debian"];
+    assert_eq!(strings(&target["output"]), ["type=cacheonly"]);
+    let exports = strings(&target["cache-to"]);
+    assert!(exports.len() == 1 && exports[0].contains("buildcache-shared-"), "{exports:?}");
+}
+
+#[test]
 fn a_signal_ends_the_build_and_leaves_no_file() {
     let script = "case \"$*\" in *inspect*) cat inspected;; *) cat > baked; exec sleep 600;; esac";
     let fake = FakeDocker::new("signal", script);

@@ -9,17 +9,34 @@ use xshell::Shell;
 
 use super::builder::builder_flag;
 use super::definition::FOLDER;
+use super::export;
 use super::request::Request;
 use crate::process;
 
-/// Hands the definition to one `docker buildx bake`, on standard input, in the image's folder.
-/// buildx shows its own progress on standard error.
-///
-/// Gives buildx's metadata: for each target, what came of it.
+/// Builds everything in one bake, and sees to it that no cache is lost unseen. Gives buildx's
+/// metadata: for each target, what came of it.
 ///
 /// # Errors
 /// A build that failed, after buildx has said why; a signal that stopped it.
-pub fn bake(sh: &Shell, request: &Request, definition: &Value) -> Result<Value> {
+pub fn build(sh: &Shell, request: &Request, definition: &Value) -> Result<Value> {
+    let metadata = bake(sh, request, definition)?;
+    let mut lost = export::lost(definition, &metadata);
+    if let Some(again) = export::again(definition, &lost) {
+        let exported = bake(sh, request, &again);
+        process::check_signals()?;
+        if exported.is_ok() {
+            lost =
+                lost.into_iter().map(|(name, exports)| (name, export::missing(exports))).collect();
+            lost.retain(|_, exports| !exports.is_empty());
+        }
+    }
+    export::warn(&lost);
+    Ok(metadata)
+}
+
+/// Hands the definition to one `docker buildx bake`, on standard input, in the image's folder.
+/// buildx shows its own progress on standard error.
+fn bake(sh: &Shell, request: &Request, definition: &Value) -> Result<Value> {
     let scratch = sh.create_temp_dir()?;
     let metadata = scratch.path().join("metadata.json");
     let mut docker = Command::new("docker");
@@ -52,32 +69,5 @@ pub fn bake(sh: &Shell, request: &Request, definition: &Value) -> Result<Value> 
     }
     // An engine that tells nothing has built all the same.
     let metadata = sh.read_file(&metadata).unwrap_or_default();
-    let metadata = serde_json::from_str(&metadata).unwrap_or_default();
-    warn_of_lost_caches(definition, &metadata);
-    Ok(metadata)
-}
-
-/// Says which caches were to be exported and were not: that costs no image, but time later.
-fn warn_of_lost_caches(definition: &Value, metadata: &Value) {
-    for (name, target) in definition["target"].as_object().into_iter().flatten() {
-        let exports = target["cache-to"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let references = exports.filter_map(|export| {
-            export
-                .strip_prefix("type=registry,ref=")?
-                .split_once(',')
-                .map(|(reference, _)| reference)
-        });
-        let references = references.collect::<Vec<_>>();
-        // buildx tells of an export by its manifest, and of one that failed not at all.
-        if !references.is_empty()
-            && metadata[name].is_object()
-            && metadata[name]["cache.manifest"].is_null()
-        {
-            eprintln!(
-                "warning: the image of {name:?} is complete, but its cache was not written to {}; \
-                 the export's error is above.",
-                references.join(" and ")
-            );
-        }
-    }
+    Ok(serde_json::from_str(&metadata).unwrap_or_default())
 }

@@ -6,6 +6,7 @@ mod build_info;
 mod builder;
 mod cache;
 mod definition;
+mod export;
 mod github;
 mod matrix;
 mod merge;
@@ -143,7 +144,7 @@ impl Job {
             prebuilt.stage()?;
         }
         let platforms = builder::check(request, &mut bake)?;
-        let metadata = build::bake(sh, request, &bake)?;
+        let metadata = build::build(sh, request, &bake)?;
         let digest = |target: &Target| {
             metadata[&target.name]["containerimage.digest"].as_str().unwrap_or_default().to_owned()
         };

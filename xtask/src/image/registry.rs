@@ -58,6 +58,11 @@ pub fn create(tags: &[String], sources: &[String]) -> Result<()> {
     imagetools(&args).map(drop)
 }
 
+/// Does a registry have `reference`?
+pub fn has(reference: &str) -> bool {
+    imagetools(&["inspect", "--raw", reference]).is_ok()
+}
+
 /// The images in the list `reference`, attestations aside.
 ///
 /// # Errors
