@@ -140,8 +140,7 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
             break status;
         }
         if caught().is_some() || Instant::now() > deadline {
-            child.kill()?;
-            child.wait()?;
+            end(&mut child)?;
             check_signals()?;
             return Ok(None);
         }
@@ -149,6 +148,25 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
     };
     let collect = |reader: JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
     Ok(Some(Output { status, stdout: collect(stdout), stderr: collect(stderr) }))
+}
+
+/// Kills what `child` has started and then `child` itself, which gets the time to notice: one that
+/// waits for its own children leaves none of them behind, and `unshare` ends when all of its
+/// namespace has.
+///
+/// # Errors
+/// What the system says if the child can't be waited for.
+pub fn end(child: &mut Child) -> io::Result<()> {
+    let below = children(child.id());
+    for &process in &below {
+        kill(process, SIGKILL);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !below.is_empty() && child.try_wait()?.is_none() && Instant::now() < deadline {
+        thread::sleep(TICK);
+    }
+    child.kill()?;
+    child.wait().map(drop)
 }
 
 /// Reads `pipe` to its end in the background, so that a full pipe never stops its writer.

@@ -76,7 +76,8 @@ pub fn restore() {
 
 fn processes(group: &Path) -> Vec<String> {
     let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    processes.lines().map(str::to_owned).collect()
+    // Those of other PID namespaces are shown as 0, which would mean this process.
+    processes.lines().filter(|&process| process != "0").map(str::to_owned).collect()
 }
 
 /// Repeated, because processes may start others meanwhile; one that has ended can't be moved.

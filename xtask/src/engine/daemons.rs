@@ -15,7 +15,7 @@ use super::data::Data;
 use super::host::Claim;
 use super::sandbox::{Programs, tail};
 use super::{cgroup, http, network};
-use crate::process::{self, SIGKILL, SIGTERM, TICK};
+use crate::process::{self, SIGTERM, TICK};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -228,17 +228,9 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    /// With the init process, the kernel ends everything in its namespaces and the mounts; its
-    /// parent ends when that is done.
+    /// With the init process, the kernel ends everything in its namespaces and the mounts.
     fn drop(&mut self) {
-        let inits = process::children(self.child.id());
-        if inits.is_empty() {
-            let _ = self.child.kill();
-        }
-        for init in inits {
-            process::kill(init, SIGKILL);
-        }
-        let _ = self.child.wait();
+        let _ = process::end(&mut self.child);
     }
 }
 

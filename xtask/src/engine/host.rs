@@ -66,7 +66,9 @@ impl<'a> Claim<'a> {
     /// If no number is free, or the kernel refuses something.
     pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
         let (number, folder) = take_number(programs)?;
-        let claim = Claim { number, range: Range::choose(number)?, folder, programs };
+        // Without a range there is nothing yet to give back but the folder.
+        let range = Range::choose(number).inspect_err(|_| folder.remove())?;
+        let claim = Claim { number, range, folder, programs };
         fs::write(claim.path("range"), claim.range.to_string())?;
         network::up(programs, number, claim.range, &claim.folder.path)?;
         forward()?;

@@ -113,8 +113,10 @@ pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial)?;
     let result = make(&partial).and_then(|made| Ok(fs::rename(made, path)?));
-    fs::remove_dir_all(&partial)?;
-    result
+    // What a signal has interrupted may be in the way of this for a moment; it is said first.
+    let removed = fs::remove_dir_all(&partial);
+    result?;
+    Ok(removed?)
 }
 
 /// Fetches `packages` of trixie and what they depend on, and gives the files' paths.
@@ -149,7 +151,7 @@ pub fn fetch(partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// If it can't be unpacked; `Interrupted` on a signal.
 pub fn unpack(deb: &Path, folder: &Path) -> Result<()> {
-    let mut dpkg = Command::new("dpkg-deb");
+    let mut dpkg = private("dpkg-deb");
     run("unpacking a package", dpkg.arg("--extract").arg(deb).arg(folder)).map(drop)
 }
 
