@@ -127,6 +127,9 @@ fn docker_config(data: &Data, claim: &Claim) -> Value {
         "iptables": false,
         "shutdown-timeout": 5,
     });
+    if data.on_overlay {
+        config["storage-driver"] = "native".into();
+    }
     if !data.fresh {
         config["builder"] = json!({"gc": {"enabled": true, "defaultKeepStorage": "20GB"}});
     }
@@ -191,11 +194,15 @@ impl Daemon {
         while !ready() {
             process::check_signals()?;
             if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended while starting ({status}):\n{}", self.name, self.last_lines());
+                bail!(
+                    "{} ended while starting ({status}); it said:\n{}",
+                    self.name,
+                    self.last_lines()
+                );
             }
             if Instant::now() > deadline {
                 let seconds = START_LIMIT.as_secs();
-                bail!("{} is not up after {seconds} s:\n{}", self.name, self.last_lines());
+                bail!("{} is not up after {seconds} s; it said:\n{}", self.name, self.last_lines());
             }
             thread::sleep(TICK);
         }
@@ -204,7 +211,7 @@ impl Daemon {
 
     fn last_lines(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
-        format!("{}\nThe whole log: {}", tail(&String::from_utf8_lossy(&log)), self.log.display())
+        tail(&String::from_utf8_lossy(&log))
     }
 
     /// Asks it to end, and waits a while until it has or has nothing below it any more: dockerd

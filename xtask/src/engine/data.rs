@@ -4,10 +4,13 @@ use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 
 use anyhow::{Context as _, Result};
 
+use super::sandbox::run;
+use super::say;
 use crate::process::TICK;
 
 /// A folder that this process has for itself. The lock is on the folder's own inode, so there is
@@ -66,7 +69,7 @@ impl Folder {
     /// Removes it with what it holds.
     pub fn remove(&self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            super::say(format_args!("can't remove {}: {error}", self.path.display()));
+            say(format_args!("can't remove {}: {error}", self.path.display()));
         }
     }
 }
@@ -75,6 +78,9 @@ impl Folder {
 pub struct Data {
     folder: Folder,
     pub fresh: bool,
+    /// Whether it is on an overlay itself, as all that is in a container but its volumes. Layers
+    /// can't be overlays there, and have to be copies.
+    pub on_overlay: bool,
 }
 
 impl Data {
@@ -94,7 +100,12 @@ impl Data {
         let mut number = 0;
         loop {
             if let Some(folder) = Folder::try_take(&parent.join(number.to_string()))? {
-                return Ok(Data { folder, fresh });
+                let on_overlay = is_on_overlay(&folder.path)?;
+                if on_overlay {
+                    let path = engine.display();
+                    say(format_args!("{path} is on an overlay; a volume there would be faster"));
+                }
+                return Ok(Data { folder, fresh, on_overlay });
             }
             number += 1;
         }
@@ -104,6 +115,12 @@ impl Data {
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path.join(name)
     }
+}
+
+fn is_on_overlay(path: &Path) -> Result<bool> {
+    let mut stat = Command::new("stat");
+    stat.args(["--file-system", "--format=%T"]).arg(path);
+    Ok(run("stat", &mut stat)?.trim() == "overlayfs")
 }
 
 impl Drop for Data {
