@@ -6,66 +6,10 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use support::fake::{FakeDocker, INSPECTED};
 use support::{Ended, Folder, Xtask, strings};
-
-/// A `docker` that runs `script`, in a folder to put on PATH.
-struct FakeDocker(Folder);
-
-/// What a builder tells of itself when all is well.
-const INSPECTED: &str = "\
-Name: default
-Driver: docker
-
-Nodes:
-Name: default
-Status: running
-Platforms: linux/amd64*, linux/386
-Features:
- Cache export: true
-";
-
-impl FakeDocker {
-    fn new(name: &str, script: &str) -> Self {
-        let folder = Folder::new(name);
-        let docker = folder.0.join("docker");
-        fs::write(&docker, format!("#!/bin/sh\ncd {}\n{script}", folder.0.display())).unwrap();
-        fs::set_permissions(docker, fs::Permissions::from_mode(0o755)).unwrap();
-        FakeDocker(folder)
-    }
-
-    /// A `docker` whose builder says `inspected`, and whose bake keeps what it was given.
-    fn with_builder(name: &str, inspected: &str) -> Self {
-        let fake = Self::new(
-            name,
-            "case \"$*\" in *inspect*) cat inspected;; *bake*) echo \"$*\" > called; cat > baked;; esac",
-        );
-        fs::write(fake.file("inspected"), inspected).unwrap();
-        fake
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.0.join(name)
-    }
-
-    fn path(&self) -> String {
-        format!("{}:{}", self.0.0.display(), std::env::var("PATH").unwrap())
-    }
-
-    fn build(&self, args: &[&str]) -> Ended {
-        let call = Xtask::new(&[&["image", "--variant=debian", "--push"], args].concat());
-        call.env("PATH", self.path()).end()
-    }
-
-    fn baked(&self) -> Option<Value> {
-        let baked = fs::read_to_string(self.file("baked")).ok()?;
-        serde_json::from_str(&baked).ok()
-    }
-}
 
 /// The build did not start, and one line says what is missing and what to do.
 fn check_refused(fake: &FakeDocker, ended: &Ended, parts: &[&str]) {
@@ -143,7 +87,7 @@ fn a_build_hands_over_what_print_shows_and_lists_the_tags() {
     let call = Xtask::new(&["image", "--variant=debian,java", "--push", "--", "--no-cache"]);
     let call = call.env("SDK_SHA", support::SHA).env("SDK_REF", "refs/heads/main");
     let ended = call.env("PATH", fake.path()).end();
-    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
     assert_eq!(fake.baked().unwrap(), print);
     let called = fs::read_to_string(fake.file("called")).unwrap();
     assert!(called.starts_with("buildx bake --file - ") && called.ends_with(" --no-cache\n"));
@@ -159,48 +103,6 @@ fn a_build_that_fails_ends_with_1_and_lists_nothing() {
     let ended = fake.build(&[]);
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
     assert!(ended.stderr.contains("the build failed"), "{}", ended.stderr);
-}
-
-#[test]
-fn a_cache_that_was_not_written_is_told_and_costs_nothing() {
-    let told = |metadata: &str| {
-        let script = format!(
-            "case \"$*\" in *inspect*) cat inspected; exit;; esac
-             cat > baked
-             while [ \"$1\" != --metadata-file ]; do shift; done
-             echo '{metadata}' > \"$2\""
-        );
-        let fake = FakeDocker::new("lost", &script);
-        fs::write(fake.file("inspected"), INSPECTED).unwrap();
-        let ended = fake.build(&[]);
-        assert_eq!(ended.status, 0, "{}", ended.stderr);
-        assert!(!ended.stdout.is_empty());
-        ended.stderr
-    };
-    let lost = told(r#"{"debian": {"containerimage.digest": "sha256:0"}}"#);
-    assert!(lost.contains("cache was not written to ghcr.io/openhands/agent-server:buildcache-"));
-    assert_eq!(told(r#"{"debian": {"cache.manifest": "{}"}}"#), "");
-}
-
-#[test]
-fn a_cache_that_is_lost_beside_another_is_exported_again() {
-    let script = "case \"$*\" in *inspect*--raw*shared*) test -f again; exit;; *--raw*) exit;;
-             *inspect*) cat inspected; exit;; esac
-             if [ -f baked ]; then mv baked first; touch again; fi
-             cat > baked
-             while [ \"$1\" != --metadata-file ]; do shift; done
-             echo '{\"debian\": {\"cache.manifest\": \"{}\"}}' > \"$2\"";
-    let fake = FakeDocker::new("again", script);
-    fs::write(fake.file("inspected"), INSPECTED).unwrap();
-    let call = Xtask::new(&["image", "--variant=debian", "--push"]).env("PATH", fake.path());
-    let ended = call.env("OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT", "1").end();
-    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
-    assert!(fake.file("first").exists(), "the image was built first");
-    let again = fake.baked().unwrap();
-    let target = &again["target"]["debian"];
-    assert_eq!(strings(&target["output"]), ["type=cacheonly"]);
-    let exports = strings(&target["cache-to"]);
-    assert!(exports.len() == 1 && exports[0].contains("buildcache-shared-"), "{exports:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod engine;
+pub mod fake;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,8 @@ use std::io::{self, IsTerminal as _, Read};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -104,26 +105,121 @@ pub fn adopt_orphans() {
     sys::become_subreaper();
 }
 
-/// Waits for `child` and gives its status. A caught signal is passed on to it once.
+/// Hands a signal that was caught to a child, as if there were nobody in between.
+#[derive(Default)]
+struct Signals {
+    passed_on: i32,
+    since: Option<Instant>,
+}
+
+impl Signals {
+    /// Passes a new signal on, once. A child that is still there after `grace` is killed.
+    fn pass_on(&mut self, child: &mut Child, grace: Option<Duration>) -> io::Result<()> {
+        if let Some(signal) = caught().filter(|&signal| signal != self.passed_on) {
+            self.passed_on = signal;
+            // Ctrl-C at a terminal has reached the whole foreground group already; a second one
+            // makes docker give up without cleaning up.
+            if signal != SIGINT {
+                send(child, signal);
+            } else if !io::stdin().is_terminal() {
+                // A shell that gets SIGINT waits for its child, which would have got it as well.
+                for process in group_below(child.id()) {
+                    kill(process, signal);
+                }
+            } else {
+                return Ok(());
+            }
+            self.since.get_or_insert_with(Instant::now);
+        }
+        match (self.since, grace) {
+            (Some(since), Some(grace)) if since.elapsed() > grace => child.kill(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Waits for `child` and gives its status. A caught signal is passed on to it once; a child that
+/// has not ended `grace` after that is killed.
 ///
 /// # Errors
 /// What the system says if the child can't be waited for.
-pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
-    let mut passed_on = 0;
+pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
+    let mut signals = Signals::default();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if let Some(signal) = caught().filter(|&signal| signal != passed_on) {
-            passed_on = signal;
-            // Ctrl-C at a terminal has reached the whole foreground group already; a second
-            // one makes docker give up without cleaning up.
-            if !(signal == SIGINT && io::stdin().is_terminal()) {
-                send(child, signal);
-            }
+        signals.pass_on(child, grace)?;
+        thread::sleep(TICK);
+    }
+}
+
+/// Waits for `child`, and hands what comes out of `pipe` to `show`, which is called with nothing
+/// while nothing comes. A caught signal is passed on to the child once. Gives its status; `None` if
+/// it has not ended at `deadline` and so was ended.
+///
+/// # Errors
+/// What the system says if the child can't be waited for.
+pub fn follow(
+    child: &mut Child,
+    pipe: impl Read + Send + 'static,
+    deadline: Option<Instant>,
+    mut show: impl FnMut(&[u8]),
+) -> io::Result<Option<ExitStatus>> {
+    let chunks = read_chunks(pipe);
+    let mut signals = Signals::default();
+    loop {
+        match chunks.recv_timeout(TICK) {
+            Ok(bytes) => show(&bytes),
+            Err(RecvTimeoutError::Timeout) => show(&[]),
+            // A child may close its pipe and go on.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
+        }
+        if let Some(status) = child.try_wait()? {
+            drain(&chunks, &mut show);
+            return Ok(Some(status));
+        }
+        signals.pass_on(child, None)?;
+        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            stop(child)?;
+            drain(&chunks, &mut show);
+            return Ok(None);
+        }
+    }
+}
+
+/// Hands on what a child wrote before it ended. Whoever it left behind may keep the pipe open.
+fn drain(chunks: &Receiver<Vec<u8>>, show: &mut impl FnMut(&[u8])) {
+    while let Ok(bytes) = chunks.recv_timeout(5 * TICK) {
+        show(&bytes);
+    }
+}
+
+/// Asks `child` to end, as Ctrl-C does, and ends it when it has not after a while.
+fn stop(child: &mut Child) -> io::Result<()> {
+    send(child, SIGINT);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            return end(child);
         }
         thread::sleep(TICK);
     }
+    Ok(())
+}
+
+/// Reads `pipe` to its end in the background, so that a full pipe never stops its writer.
+fn read_chunks(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
 }
 
 /// Runs `command` to its end and gives what it wrote; `None` if it takes longer than `limit`.
@@ -133,7 +229,8 @@ pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
 pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
     let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = pipes.spawn()?;
-    let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = (stdout.map(read_chunks), stderr.map(read_chunks));
     let deadline = Instant::now() + limit;
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -146,8 +243,8 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
         }
         thread::sleep(TICK);
     };
-    let collect = |reader: JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
-    Ok(Some(Output { status, stdout: collect(stdout), stderr: collect(stderr) }))
+    let all = |chunks: Option<Receiver<Vec<u8>>>| chunks.into_iter().flatten().flatten().collect();
+    Ok(Some(Output { status, stdout: all(stdout), stderr: all(stderr) }))
 }
 
 /// Kills what `child` has started and then `child` itself, which gets the time to notice: one that
@@ -169,18 +266,6 @@ pub fn end(child: &mut Child) -> io::Result<()> {
     child.wait().map(drop)
 }
 
-/// Reads `pipe` to its end in the background, so that a full pipe never stops its writer.
-fn read_all(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            // What was read before an error is still worth having.
-            let _ = pipe.read_to_end(&mut bytes);
-        }
-        bytes
-    })
-}
-
 /// Fails with [`Interrupted`] once a signal was caught.
 ///
 /// # Errors
@@ -195,6 +280,11 @@ pub fn exit_code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
+/// The columns and rows of the terminal that standard error is, if it is one that knows.
+pub fn terminal_size() -> Option<(usize, usize)> {
+    sys::terminal_size(2).filter(|(columns, rows)| *columns > 0 && *rows > 0)
+}
+
 /// The calls that the standard library lacks. It links the C library anyway.
 #[allow(unsafe_code)]
 mod sys {
@@ -202,15 +292,33 @@ mod sys {
         unsafe extern "C" {
             pub fn signal(signal: i32, handler: extern "C" fn(i32)) -> usize;
             pub fn kill(pid: i32, signal: i32) -> i32;
+            #[cfg(target_os = "linux")]
             pub fn prctl(option: i32, ...) -> i32;
+            pub fn ioctl(file: i32, request: usize, ...) -> i32;
         }
     }
 
-    const PR_SET_CHILD_SUBREAPER: i32 = 36;
+    #[cfg(target_os = "linux")]
+    const TIOCGWINSZ: usize = 0x5413;
+    #[cfg(not(target_os = "linux"))]
+    const TIOCGWINSZ: usize = 0x4008_7468;
 
+    /// Only the engine needs this, and the engine needs Linux.
     pub fn become_subreaper() {
-        // SAFETY: this option takes one integer and touches no memory of this process.
-        unsafe { c::prctl(PR_SET_CHILD_SUBREAPER, 1_usize) };
+        #[cfg(target_os = "linux")]
+        {
+            const PR_SET_CHILD_SUBREAPER: i32 = 36;
+            // SAFETY: this option takes one integer and touches no memory of this process.
+            unsafe { c::prctl(PR_SET_CHILD_SUBREAPER, 1_usize) };
+        }
+    }
+
+    pub fn terminal_size(file: i32) -> Option<(usize, usize)> {
+        // Rows, columns, and both in pixels.
+        let mut size = [0_u16; 4];
+        // SAFETY: the call writes four 16-bit numbers, which is what `size` has room for.
+        let result = unsafe { c::ioctl(file, TIOCGWINSZ, size.as_mut_ptr()) };
+        (result == 0).then(|| (size[1].into(), size[0].into()))
     }
 
     pub fn on_signal(signal: i32, handler: extern "C" fn(i32)) {

@@ -2,10 +2,9 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use super::host::Claim;
 use super::sandbox::Programs;
 use super::say;
 use crate::error::usage;
-use crate::process::{self, SIGINT, SIGKILL, SIGTERM, TICK};
+use crate::process::{self, SIGKILL, SIGTERM, TICK};
 
 /// How long the command may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(30);
@@ -85,44 +84,9 @@ pub fn run(
         .env("XTASK_ENGINE_LOG", daemons::docker_log(data))
         .env("XTASK_REGISTRY_LOG", daemons::registry_log(data));
     let mut child = process.spawn().context("can't run setpriv")?;
-    let status = wait(&mut child);
+    let status = process::wait(&mut child, Some(GRACE));
     end_leftovers(&daemons.processes());
     Ok(process::exit_code(status?))
-}
-
-/// Waits for the command. A caught signal is passed on to it once, and it is killed when it has not
-/// ended a while after that.
-fn wait(child: &mut Child) -> io::Result<ExitStatus> {
-    let mut passed_on = 0;
-    let mut since: Option<Instant> = None;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if let Some(signal) = process::caught().filter(|&signal| signal != passed_on) {
-            passed_on = signal;
-            // Ctrl-C at a terminal has reached the command already, which may well go on.
-            if !(signal == SIGINT && io::stdin().is_terminal()) {
-                pass_on(child, signal);
-                since.get_or_insert_with(Instant::now);
-            }
-        }
-        if since.is_some_and(|since| since.elapsed() > GRACE) {
-            child.kill()?;
-        }
-        thread::sleep(TICK);
-    }
-}
-
-/// A shell that gets SIGINT waits for its child, which at a terminal would have got it as well.
-fn pass_on(child: &Child, signal: i32) {
-    if signal == SIGINT {
-        for process in process::group_below(child.id()) {
-            process::kill(process, signal);
-        }
-    } else {
-        process::send(child, signal);
-    }
 }
 
 /// Ends what the command left running; such processes have become children of this one.

@@ -1,49 +1,91 @@
-//! One bake of everything that was planned.
+//! One bake: what it is given, and how it went.
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 use xshell::Shell;
 
 use super::builder::builder_flag;
 use super::definition::FOLDER;
+use super::events::Reader;
 use super::export;
+use super::progress::{Progress, Style};
 use super::request::Request;
+use super::trace::{Trace, is_import};
+use crate::error::Interrupted;
 use crate::process;
 
-/// Builds everything in one bake, and sees to it that no cache is lost unseen. Gives buildx's
-/// metadata: for each target, what came of it.
-///
-/// # Errors
-/// A build that failed, after buildx has said why; a signal that stopped it.
-pub fn build(sh: &Shell, request: &Request, definition: &Value) -> Result<Value> {
-    let metadata = bake(sh, request, definition)?;
-    let mut lost = export::lost(definition, &metadata);
-    if let Some(again) = export::again(definition, &lost) {
-        let exported = bake(sh, request, &again);
-        process::check_signals()?;
-        if exported.is_ok() {
-            lost =
-                lost.into_iter().map(|(name, exports)| (name, export::missing(exports))).collect();
-            lost.retain(|_, exports| !exports.is_empty());
-        }
-    }
-    export::warn(&lost);
-    Ok(metadata)
+/// How a bake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// With this exit status, after buildx has said why.
+    Failed(u8),
+    /// It took longer than it might.
+    TimedOut,
+    /// By this signal.
+    Stopped(i32),
 }
 
-/// Hands the definition to one `docker buildx bake`, on standard input, in the image's folder.
-/// buildx shows its own progress on standard error.
-fn bake(sh: &Shell, request: &Request, definition: &Value) -> Result<Value> {
+/// A bake that has ended.
+pub struct Baked {
+    pub end: End,
+    /// What its events tell; nothing where buildx showed its own progress.
+    pub trace: Trace,
+    /// For each target, what came of it. Nothing of a bake that was not done.
+    pub metadata: Value,
+    /// From its start to its end.
+    pub seconds: f64,
+    /// The bake before it, which read caches and failed by one of them, and its error.
+    pub broken: Option<(Box<Trace>, String)>,
+}
+
+impl Baked {
+    /// The events of the bake that read the caches.
+    pub fn reading(&self) -> &Trace {
+        self.broken.as_ref().map_or(&self.trace, |(trace, _)| trace)
+    }
+
+    /// # Errors
+    /// A build that failed, or a signal that stopped it.
+    pub fn check(&self) -> Result<()> {
+        match self.end {
+            End::Done => Ok(()),
+            End::Failed(status) => {
+                bail!("the build failed: `docker buildx bake` ended with status {status}.")
+            }
+            End::TimedOut => bail!("the build took too long."),
+            End::Stopped(signal) => Err(Interrupted(signal).into()),
+        }
+    }
+}
+
+/// Hands the definition to one `docker buildx bake`, on standard input, in the image's folder, and
+/// shows its progress on standard error. One with a `deadline` is an export, and is stopped then.
+///
+/// # Errors
+/// A docker that can't be started. A build that fails is no error here: see [`Baked::check`].
+pub fn bake(
+    sh: &Shell,
+    request: &Request,
+    definition: &Value,
+    deadline: Option<Instant>,
+) -> Result<Baked> {
+    let begun = Instant::now();
     let scratch = sh.create_temp_dir()?;
     let metadata = scratch.path().join("metadata.json");
+    let progress = match &request.progress {
+        Style::Buildx(name) => name,
+        Style::Auto | Style::Plain => "rawjson",
+    };
     let mut docker = Command::new("docker");
     docker
         .arg("buildx")
         .args(builder_flag(request))
-        .args(["bake", "--file", "-", "--metadata-file"])
+        .args(["bake", "--file", "-", "--progress", progress, "--metadata-file"])
         .arg(&metadata)
         .args(&request.bake_args)
         .current_dir(sh.current_dir().join(FOLDER))
@@ -53,21 +95,111 @@ fn bake(sh: &Shell, request: &Request, definition: &Value) -> Result<Value> {
         // An attestation tells the time of the build, so the same image would get another digest
         // every time. `-- --provenance=true` adds it where it is wanted.
         .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")
+        // Newer versions would ask for one all the same, to put it into the metadata.
+        .env("BUILDX_METADATA_PROVENANCE", "disabled")
         .stdin(Stdio::piped());
+    if progress == "rawjson" {
+        docker.stderr(Stdio::piped());
+    }
     let mut child = docker.spawn().context("docker can't be started")?;
     if let Some(mut stdin) = child.stdin.take() {
         // A bake that ends before it has read everything tells why by itself.
         let _ = stdin.write_all(definition.to_string().as_bytes());
     }
-    let status = process::wait(&mut child)?;
-    process::check_signals()?;
-    if !status.success() {
-        bail!(
-            "the build failed: `docker buildx bake` ended with status {}.",
-            process::exit_code(status)
-        );
-    }
+    let mut trace = Trace::new(target_names(definition));
+    let status = match child.stderr.take() {
+        Some(pipe) => watch(&mut child, pipe, deadline, request, &mut trace)?,
+        None => process::follow(&mut child, std::io::empty(), deadline, |_| ())?,
+    };
+    let end = match (process::caught(), status) {
+        (Some(signal), _) => End::Stopped(signal),
+        (None, None) => End::TimedOut,
+        (None, Some(status)) if status.success() => End::Done,
+        (None, Some(status)) => End::Failed(process::exit_code(status)),
+    };
     // An engine that tells nothing has built all the same.
     let metadata = sh.read_file(&metadata).unwrap_or_default();
-    Ok(serde_json::from_str(&metadata).unwrap_or_default())
+    let metadata = serde_json::from_str(&metadata).unwrap_or_default();
+    Ok(Baked { end, trace, metadata, seconds: begun.elapsed().as_secs_f64(), broken: None })
+}
+
+/// What `BuildKit` says where it can't get at a layer that a cache promised. Any other failure would
+/// come again without caches.
+const BROKEN: [&str; 4] = [
+    "failed to compute cache key",
+    "failed to read expected number of bytes",
+    "httpReadSeeker",
+    "unexpected commit digest",
+];
+
+/// Builds the images of `definition`; their caches are exported later, where that is possible
+/// apart. A cache that breaks the build is left out of a second try.
+///
+/// # Errors
+/// A docker that can't be started.
+pub fn images(sh: &Shell, request: &Request, definition: &Value) -> Result<Baked> {
+    let mut definition = definition.clone();
+    let targets = |definition: &mut Value, key: &str| {
+        let targets = definition["target"].as_object_mut().into_iter().flatten();
+        targets.for_each(|(_, target)| target[key] = json!([]));
+    };
+    if export::are_apart(request) {
+        targets(&mut definition, "cache-to");
+    }
+    let mut first = bake(sh, request, &definition, None)?;
+    // Two runs that load one tag at once are in each other's way in the engine.
+    if matches!(first.end, End::Failed(_)) && first.trace.has_failed_by(": already exists") {
+        request.warn("another run loaded the same tag at the same time; trying again");
+        first = bake(sh, request, &definition, None)?;
+    }
+    let Some(error) = broken_cache(&first) else { return Ok(first) };
+    request.warn(&format!("a cache that was read is broken, so none is read now: {error}"));
+    targets(&mut definition, "cache-from");
+    let mut second = bake(sh, request, &definition, None)?;
+    second.broken = Some((Box::new(first.trace), error));
+    Ok(second)
+}
+
+/// The error of a bake that failed by what it got from a cache, and not by a step's own command.
+fn broken_cache(baked: &Baked) -> Option<String> {
+    let was_read = baked.trace.imports().values().any(|import| import.error.is_none());
+    let mut failures = baked.trace.failures().filter(|(_, error)| !error.contains("canceled"));
+    let is_failed = matches!(baked.end, End::Failed(_)) && was_read;
+    let (_, error) = failures.find(|(name, error)| {
+        is_failed && !is_import(name) && BROKEN.iter().any(|sign| error.contains(sign))
+    })?;
+    Some(error.to_owned())
+}
+
+/// The names of a definition's targets.
+pub fn target_names(definition: &Value) -> Vec<String> {
+    let targets = definition["target"].as_object().into_iter().flatten();
+    targets.map(|(name, _)| name.clone()).collect()
+}
+
+/// Shows and collects what a bake tells until it ends.
+fn watch(
+    child: &mut std::process::Child,
+    pipe: ChildStderr,
+    deadline: Option<Instant>,
+    request: &Request,
+    trace: &mut Trace,
+) -> Result<Option<std::process::ExitStatus>> {
+    let is_export = deadline.is_some();
+    let mut progress =
+        Progress::new(request.progress == Style::Plain, request.in_actions, is_export);
+    let mut reader = Reader::default();
+    let status = process::follow(child, pipe, deadline, |bytes| {
+        for event in reader.read(bytes) {
+            trace.add(&event);
+            progress.show(&event);
+        }
+        progress.tick();
+    })?;
+    for event in reader.end() {
+        trace.add(&event);
+        progress.show(&event);
+    }
+    progress.end_of_run();
+    Ok(status)
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::cache;
+use super::file;
 use super::matrix::arch;
 use super::plan::Target;
 use super::registry;
@@ -83,28 +85,17 @@ pub fn write(
             "tags": target.tags,
             "manifest_tags": target.manifest_tags,
             "digest": digest,
-            "cache_read": target.cache_read,
-            "cache_written": target.cache_written,
+            "cache_read": names(&target.cache_read),
+            "cache_written": names(&target.cache_written),
         });
-        save(&place.of(&format!("{}-{arch}.json", target.name)), &info)?;
+        let path = place.of(&format!("{}-{arch}.json", target.name));
+        file::save(&path, format!("{info:#}\n"))?;
     }
     Ok(())
 }
 
-/// Writes `value` to `path` so that nobody ever finds half of it.
-///
-/// # Errors
-/// A disk that does not take it.
-pub fn save(path: &Path, value: &Value) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder)?;
-        }
-        let partial = path.with_extension(format!("{}.partial", std::process::id()));
-        fs::write(&partial, format!("{value:#}\n"))?;
-        fs::rename(&partial, path)
-    };
-    write().with_context(|| format!("{} can't be written", path.display()))
+fn names(places: &[cache::Place]) -> Vec<&str> {
+    places.iter().map(cache::Place::name).collect()
 }
 
 /// Reads a file that [`write`] or `image merge` wrote.

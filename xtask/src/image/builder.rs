@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use serde_json::{Value, json};
 
+use super::plan::Plan;
 use super::request::Request;
 use crate::process;
 
@@ -16,54 +16,55 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ENGINE: &str = "`cargo xtask engine -- cargo xtask image`, as root on Debian or Ubuntu";
 
 /// What a builder can do, as `docker buildx inspect` tells it.
-struct Builder {
-    name: String,
+pub struct Builder {
+    pub name: String,
+    /// What this run builds for.
+    pub platforms: Vec<String>,
+    /// Whether it had no build cache before this run; `None` where it does not tell.
+    pub was_empty: Option<bool>,
     exports_cache: bool,
-    platforms: Vec<String>,
+    runs: Vec<String>,
 }
 
-/// Finds the builder and fits the definition to it: without `cache-to`, and with a warning, where
-/// the builder can't export a cache. Gives the platforms that the bake builds for.
+/// Finds the builder and fits the plan to it: without caches to write, and with a warning, where
+/// the builder can't export any.
 ///
 /// # Errors
 /// What is missing, and the remedy: docker, buildx, an engine that answers, a platform.
-pub fn check(request: &Request, bake: &mut Value) -> Result<Vec<String>> {
-    let builder = Builder::inspect(request)?;
+pub fn check(request: &Request, plan: &mut Plan) -> Result<Builder> {
+    let mut builder = Builder::inspect(request)?;
     for platform in &request.platforms {
-        if !builder.runs(platform) {
+        if !builder.runs.contains(platform) {
             bail!(
                 "the builder {:?} does not run {platform:?}, only {}. Build it on such a machine, \
                  or emulate that: install QEMU's binfmt support, or use `cargo xtask engine \
                  --emulate`.",
                 builder.name,
-                builder.platforms.join(", ")
+                builder.runs.join(", ")
             );
         }
     }
-    if !builder.exports_cache && drop_exports(bake) {
-        eprintln!(
-            "warning: the builder {:?} can't export a cache, so none is written. Turn on the \
-             engine's containerd image store, or take another builder: `docker buildx create \
-             --driver docker-container --use`.",
-            builder.name
-        );
+    if !builder.exports_cache && plan.drop_exports() {
+        let name = &builder.name;
+        request.warn(&format!(
+            "the builder {name:?} can't export a cache, so none is written. Turn on the engine's \
+             containerd image store, or take another builder: `docker buildx create --driver \
+             docker-container --use`."
+        ));
     }
-    Ok(match request.platforms.as_slice() {
-        [] => builder.platforms.into_iter().take(1).collect(),
-        asked => asked.to_vec(),
-    })
+    if plan.targets.iter().any(|target| !target.cache_read.is_empty()) {
+        builder.was_empty = is_empty(request)?;
+    }
+    Ok(builder)
 }
 
-/// Empties every target's `cache-to`; says whether there was anything in it.
-fn drop_exports(bake: &mut Value) -> bool {
-    let mut dropped = false;
-    for target in
-        bake["target"].as_object_mut().into_iter().flat_map(|targets| targets.values_mut())
-    {
-        dropped |= target["cache-to"].as_array().is_some_and(|exports| !exports.is_empty());
-        target["cache-to"] = json!([]);
-    }
-    dropped
+/// Has the builder no build cache? `None` where it does not tell.
+fn is_empty(request: &Request) -> Result<Option<bool>> {
+    let mut docker = Command::new("docker");
+    docker.args(["buildx"]).args(builder_flag(request)).arg("du");
+    let told = process::output(&mut docker, PATIENCE)?.filter(|output| output.status.success());
+    let told = told.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    Ok(told.and_then(|told| field(&told, "Total").map(|total| total == "0B")))
 }
 
 impl Builder {
@@ -77,20 +78,25 @@ impl Builder {
             bail!("the engine does not answer: {error} Start Docker, or run {ENGINE}.");
         }
         let platforms = field(&told, "Platforms").unwrap_or_default();
+        let runs = platforms.split(", ").map(|name| name.trim_end_matches('*').to_owned());
+        let runs = runs.collect::<Vec<_>>();
         Ok(Builder {
             name: field(&told, "Name").unwrap_or_default().to_owned(),
             // A buildx that does not tell is taken at its best: bake itself would still say so.
             exports_cache: field(&told, "Cache export").is_none_or(|can| can == "true"),
-            platforms: platforms
-                .split(", ")
-                .map(|platform| platform.trim_end_matches('*').to_owned())
-                .collect(),
+            platforms: match request.platforms.as_slice() {
+                [] => runs.iter().take(1).cloned().collect(),
+                asked => asked.to_vec(),
+            },
+            was_empty: None,
+            runs,
         })
     }
+}
 
-    fn runs(&self, platform: &str) -> bool {
-        self.platforms.iter().any(|known| known == platform)
-    }
+/// Does the engine still answer?
+pub fn answers(request: &Request) -> bool {
+    Builder::inspect(request).is_ok()
 }
 
 /// The value of the first line `name: value` in buildx's text.

@@ -18,7 +18,7 @@ impl Mode {
     pub const NAMES: [(&str, Mode); 3] =
         [("off", Mode::Off), ("min", Mode::Min), ("max", Mode::Max)];
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
     }
 }
@@ -95,6 +95,7 @@ fn scope(cache: &str, base_image: &str, git_ref: &str) -> String {
 }
 
 /// Where a cache is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A reference.
     Registry(String),

@@ -1,76 +1,356 @@
-//! What became of the cache exports of a bake. A lost one costs no image, but it must be seen.
+//! Cache exports: a bake of their own after that of the images, so that no image waits for a
+//! cache or is lost with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Instant;
 
+use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
+use xshell::Shell;
 
-use super::registry;
+use super::build::{self, Baked, End};
+use super::builder::{self, Builder};
+use super::cache::Place;
+use super::folder::Staging;
+use super::plan::{Plan, Target, literal};
+use super::registry::{self, Layers};
+use super::request::Request;
+use crate::error::Interrupted;
 
-/// By target, the `cache-to` entries that were to be written and were not.
-pub type Lost<'a> = BTreeMap<&'a str, Vec<&'a str>>;
-
-/// Finds the exports to a registry that did not end well, by buildx's metadata.
-pub fn lost<'a>(definition: &'a Value, metadata: &Value) -> Lost<'a> {
-    let mut lost = Lost::new();
-    for (name, target) in definition["target"].as_object().into_iter().flatten() {
-        let exports = exports(target);
-        // buildx tells of one export by its manifest, and of one that failed not at all.
-        let missing = match &metadata[name] {
-            Value::Object(told) if !told.contains_key("cache.manifest") => exports,
-            Value::Object(_) if exports.len() > 1 => missing(exports),
-            _ => Vec::new(),
-        };
-        if !missing.is_empty() {
-            lost.insert(name, missing);
-        }
-    }
-    lost
+/// What became of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Failed,
+    TimedOut,
+    /// Everything in it came from there.
+    Skipped,
+    /// Nobody told.
+    Unknown,
 }
 
-/// Those of `exports` that their registry does not have.
-pub fn missing(mut exports: Vec<&str>) -> Vec<&str> {
-    exports.retain(|export| !reference(export).is_some_and(registry::has));
+impl Outcome {
+    /// The names in a report; an unknown outcome has none.
+    const NAMES: [(&str, Outcome); 4] = [
+        ("done", Outcome::Done),
+        ("failed", Outcome::Failed),
+        ("timed out", Outcome::TimedOut),
+        ("skipped", Outcome::Skipped),
+    ];
+
+    pub fn name(self) -> Option<&'static str> {
+        Self::NAMES.iter().find(|(_, outcome)| *outcome == self).map(|(name, _)| *name)
+    }
+}
+
+/// A cache that was to be written.
+pub struct Written {
+    /// The target whose cache it is.
+    pub target: String,
+    /// A reference or a folder.
+    pub place: String,
+    pub outcome: Outcome,
+    pub error: Option<String>,
+    pub seconds: Option<f64>,
+    /// Bytes of layers that were sent, and of those that the registry had already.
+    pub uploaded: Option<u64>,
+    pub present: Option<u64>,
+}
+
+/// An export that is to be made.
+struct Export<'a> {
+    target: &'a Target,
+    place: &'a Place,
+    /// The name of its target in its bake: each has one of its own, because `BuildKit` tells of
+    /// one export only.
+    name: String,
+    /// Whether all base images share it.
+    is_shared: bool,
+}
+
+/// All exports of a run, and the bakes that made them.
+#[derive(Default)]
+pub struct Exports {
+    pub written: Vec<Written>,
+    pub bakes: Vec<Baked>,
+}
+
+impl Exports {
+    /// # Errors
+    /// A signal or an engine that is gone; with `--strict-cache`, any export that did not end
+    /// well.
+    pub fn check(&self, request: &Request) -> Result<()> {
+        match self.bakes.last().map(|bake| bake.end) {
+            Some(End::Stopped(signal)) => return Err(Interrupted(signal).into()),
+            Some(End::Failed(_)) if !builder::answers(request) => {
+                bail!("the engine stopped answering while the caches were exported.")
+            }
+            _ => {}
+        }
+        let well = [Outcome::Done, Outcome::Skipped];
+        let rest = self.written.iter().filter(|written| !well.contains(&written.outcome)).count();
+        if request.strict_cache && rest > 0 {
+            bail!("{rest} of {} caches were not written (--strict-cache).", self.written.len());
+        }
+        Ok(())
+    }
+
+    /// Those that are known not to have ended well.
+    pub fn lost(&self) -> impl Iterator<Item = &Written> {
+        let lost = [Outcome::Failed, Outcome::TimedOut];
+        self.written.iter().filter(move |written| lost.contains(&written.outcome))
+    }
+}
+
+/// May the caches be exported by a second bake? Not where buildx was told things that would make
+/// it run the steps again, or write somewhere else.
+pub fn are_apart(request: &Request) -> bool {
+    const HARMLESS: [&str; 4] = ["--allow", "--debug", "--provenance", "--sbom"];
+    request.bake_args.iter().all(|arg| {
+        let arg = arg.to_string_lossy();
+        HARMLESS.contains(&arg.split('=').next().unwrap_or_default())
+    })
+}
+
+/// Exports the caches of `image`, the bake that made the images from `definition`, and waits no
+/// longer for that than the request allows.
+///
+/// # Errors
+/// A docker that can't be started, or a folder that can't be written. An export that fails is no
+/// error: see [`Exports::lost`].
+pub fn write(
+    sh: &Shell,
+    request: &Request,
+    plan: &Plan,
+    builder: &Builder,
+    definition: &Value,
+    image: &Baked,
+) -> Result<Exports> {
+    if !are_apart(request) {
+        let exports = plan.targets.iter().flat_map(|target| {
+            target.cache_written.iter().map(|place| {
+                let (outcome, error) = told(image, &target.name);
+                Written { outcome, error, ..Written::new(target, place) }
+            })
+        });
+        return Ok(Exports { written: exports.collect(), bakes: Vec::new() });
+    }
+    let exports = exports(plan);
+    let known = if exports.is_empty() { BTreeMap::new() } else { known_layers(plan, image) };
+    let is_needless = |export: &Export| is_needless(export, builder, image, &known);
+    let (skipped, exports): (Vec<_>, Vec<_>) = exports.into_iter().partition(is_needless);
+    let mut written = skipped
+        .iter()
+        .map(|skipped| Written {
+            outcome: Outcome::Skipped,
+            ..Written::new(skipped.target, skipped.place)
+        })
+        .collect::<Vec<_>>();
+    let deadline = Instant::now().checked_add(request.cache_timeout);
+    let (mut bakes, mut made) = (Vec::new(), Vec::new());
+    // The shared cache comes last: a registry may refuse one of two that push the same bytes at
+    // once, as these two do.
+    let (mut later, mut now): (Vec<_>, Vec<_>) = exports.iter().partition(|e| e.is_shared);
+    let mut tried = BTreeSet::new();
+    while !now.is_empty() || !later.is_empty() {
+        if now.is_empty() {
+            now = std::mem::take(&mut later);
+        }
+        let (ended, outcomes) = bake(sh, request, definition, &now, deadline)?;
+        let is_over = ended.end != End::Done;
+        for (export, written) in now.into_iter().zip(outcomes) {
+            // Once more, where that may help: eight runs at once push to one registry.
+            if !is_over && is_passing(&written) && tried.insert(&export.name) {
+                later.push(export);
+            } else {
+                made.push(written);
+            }
+        }
+        bakes.push(ended);
+        now = Vec::new();
+        if is_over {
+            made.extend(later.drain(..).map(|export| Written {
+                outcome: Outcome::Failed,
+                ..Written::new(export.target, export.place)
+            }));
+        }
+    }
+    count_bytes(&mut made, &known);
+    written.append(&mut made);
+    Ok(Exports { written, bakes })
+}
+
+/// Exports in one bake; gives how each of `exports` went.
+fn bake(
+    sh: &Shell,
+    request: &Request,
+    definition: &Value,
+    exports: &[&Export],
+    deadline: Option<Instant>,
+) -> Result<(Baked, Vec<Written>)> {
+    let mut stagings = Vec::new();
+    let definition = apart(exports, definition, request, &mut stagings)?;
+    let baked = build::bake(sh, request, &definition, deadline)?;
+    let made = exports.iter().map(|export| outcome(export, &baked)).collect::<Vec<_>>();
+    for staging in stagings {
+        let is_done = |made: &Written| {
+            staging.folder() == Path::new(&made.place) && made.outcome == Outcome::Done
+        };
+        if made.iter().any(is_done) {
+            staging.keep()?;
+        }
+    }
+    Ok((baked, made))
+}
+
+/// Has an export failed by something that passes?
+fn is_passing(written: &Written) -> bool {
+    let error = written.error.as_deref().unwrap_or_default();
+    written.outcome == Outcome::Failed && registry::is_passing(error)
+}
+
+/// What a run is to export, each under a name of its own.
+fn exports(plan: &Plan) -> Vec<Export<'_>> {
+    let mut exports: Vec<Export> = Vec::new();
+    for target in &plan.targets {
+        for (number, place) in target.cache_written.iter().enumerate() {
+            let mut name = target.name.clone();
+            if number > 0 {
+                name.push_str("-shared");
+            }
+            let is_taken = |name: &String| {
+                number > 0 && plan.targets.iter().any(|target| target.name == *name)
+            };
+            while is_taken(&name) {
+                name.push('_');
+            }
+            exports.push(Export { target, place, name, is_shared: number > 0 });
+        }
+    }
     exports
 }
 
-/// A bake that exports again what was lost beside another export of the same target, if there is
-/// any: `BuildKit` writes all caches of a target at once, and a race in that may lose one. Where
-/// all failed, a second try would fail as well.
-pub fn again(definition: &Value, lost: &Lost) -> Option<Value> {
+/// The same targets, of which nothing is kept but their caches.
+fn apart(
+    exports: &[&Export],
+    definition: &Value,
+    request: &Request,
+    stagings: &mut Vec<Staging>,
+) -> Result<Value> {
     let mut targets = Map::new();
-    for (name, missing) in lost {
-        let mut target = definition["target"][name].clone();
-        if missing.len() < exports(&target).len() {
-            target["cache-to"] = json!(missing);
-            target["output"] = json!(["type=cacheonly"]);
-            target["tags"] = json!([]);
-            targets.insert((*name).to_owned(), target);
-        }
+    for export in exports {
+        let entry = match export.place {
+            Place::Registry(_) => export.place.write_entry(request.cache_mode),
+            Place::Folder(folder) => {
+                let staging = Staging::new(folder)?;
+                let place = Place::Folder(staging.path());
+                stagings.push(staging);
+                place.write_entry(request.cache_mode)
+            }
+        };
+        let mut target = definition["target"][&export.target.name].clone();
+        target["cache-to"] = json!([literal(&entry)]);
+        target["output"] = json!(["type=cacheonly"]);
+        target["tags"] = json!([]);
+        targets.insert(export.name.clone(), target);
     }
     let names = targets.keys().cloned().collect::<Vec<_>>();
-    let group = json!({ "default": { "targets": names } });
-    (!names.is_empty()).then(|| json!({ "group": group, "target": targets }))
+    Ok(json!({ "group": { "default": { "targets": names } }, "target": targets }))
 }
 
-/// Says which caches are not there.
-pub fn warn(lost: &Lost) {
-    for (name, exports) in lost {
-        let references = exports.iter().filter_map(|export| reference(export));
-        eprintln!(
-            "warning: the image of {name:?} is complete, but its cache was not written to {}; the \
-             export's error is above.",
-            references.collect::<Vec<_>>().join(" and ")
-        );
+/// The layers of every cache that was read and of every image that was pushed: a registry has
+/// them before anything is exported.
+fn known_layers(plan: &Plan, image: &Baked) -> BTreeMap<String, Layers> {
+    let imports = image.trace.imports();
+    let read = imports.iter().filter(|(_, outcome)| outcome.error.is_none());
+    let read = read.map(|(reference, _)| (*reference).to_owned());
+    let pushed = plan.targets.iter().filter_map(|target| {
+        let digest = image.metadata[&target.name]["containerimage.digest"].as_str()?;
+        let repository = registry::repository(target.tags.first()?);
+        Some(format!("{repository}@{digest}"))
+    });
+    registry::layers(&read.chain(pushed).collect())
+}
+
+/// Did everything come from the very cache that would be written? Only an engine that was empty
+/// can't have had it from elsewhere, nor from a cache of which this one has all layers.
+fn is_needless(
+    export: &Export,
+    builder: &Builder,
+    image: &Baked,
+    known: &BTreeMap<String, Layers>,
+) -> bool {
+    let Place::Registry(reference) = export.place else { return false };
+    let all_cached = image
+        .trace
+        .steps(&export.target.name)
+        .is_some_and(|steps| steps.iter().all(|step| step.cached == Some(true)));
+    if !all_cached || builder.was_empty != Some(true) {
+        return false;
+    }
+    let Some(own) = known.get(reference) else { return false };
+    let read = export.target.cache_read.iter().map(Place::name);
+    let mut others = read.filter_map(|other| known.get(other));
+    others.all(|other| other.keys().all(|digest| own.contains_key(digest)))
+}
+
+/// What buildx tells of the one export of the target `name` in `baked`.
+fn told(baked: &Baked, name: &str) -> (Outcome, Option<String>) {
+    let exports = baked.trace.exports(name);
+    let error = exports.iter().find_map(|export| export.error.clone());
+    let has_manifest = baked.metadata[name]["cache.manifest"].is_string();
+    let is_complete = !exports.is_empty()
+        && exports.iter().all(|export| export.completed.is_some() && export.error.is_none());
+    let is_canceled = error.as_ref().is_none_or(|error| error.contains("context canceled"));
+    let outcome = match baked.end {
+        _ if is_complete => Outcome::Done,
+        End::TimedOut if is_canceled => Outcome::TimedOut,
+        _ if error.is_some() => Outcome::Failed,
+        End::Done if has_manifest => Outcome::Done,
+        // buildx tells of one that failed by not telling of it.
+        End::Done if baked.metadata.is_null() => Outcome::Unknown,
+        _ => Outcome::Failed,
+    };
+    (outcome, error)
+}
+
+fn outcome(export: &Export, baked: &Baked) -> Written {
+    let (outcome, error) = told(baked, &export.name);
+    let exports = baked.trace.exports(&export.name);
+    let seconds = match exports.first() {
+        Some(told) => told.completed.map(|completed| completed - told.started),
+        None => None,
+    };
+    let stopped = (outcome == Outcome::TimedOut).then_some(baked.seconds);
+    let seconds = seconds.or(stopped);
+    Written { outcome, error, seconds, ..Written::new(export.target, export.place) }
+}
+
+/// Tells for each cache that was written what was new of it to the registry.
+fn count_bytes(written: &mut [Written], known: &BTreeMap<String, Layers>) {
+    let done = written.iter().filter(|written| written.outcome == Outcome::Done);
+    let caches = registry::layers(&done.map(|written| written.place.clone()).collect());
+    for written in written {
+        let Some(layers) = caches.get(&written.place) else { continue };
+        let is_known = |digest: &String| known.values().any(|had| had.contains_key(digest));
+        let (present, uploaded): (Vec<_>, Vec<_>) =
+            layers.iter().partition(|(digest, _)| is_known(digest));
+        let sum = |layers: Vec<(&String, &u64)>| layers.into_iter().map(|(_, size)| size).sum();
+        (written.present, written.uploaded) = (Some(sum(present)), Some(sum(uploaded)));
     }
 }
 
-/// The entries of a target's `cache-to` that go to a registry.
-fn exports(target: &Value) -> Vec<&str> {
-    let entries = target["cache-to"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    entries.filter(|entry| reference(entry).is_some()).collect()
-}
-
-fn reference(export: &str) -> Option<&str> {
-    let (reference, _) = export.strip_prefix("type=registry,ref=")?.split_once(',')?;
-    Some(reference)
+impl Written {
+    fn new(target: &Target, place: &Place) -> Self {
+        Written {
+            target: target.name.clone(),
+            place: place.name().to_owned(),
+            outcome: Outcome::Unknown,
+            error: None,
+            seconds: None,
+            uploaded: None,
+            present: None,
+        }
+    }
 }

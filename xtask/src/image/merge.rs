@@ -11,6 +11,7 @@ use xshell::Shell;
 
 use super::build_info::{self, text, texts};
 use super::definition::Definition;
+use super::file;
 use super::registry;
 use super::request;
 use super::tag;
@@ -170,23 +171,21 @@ impl Group {
         }
         let shared = |key: &str| self.images[0][key].clone();
         let arches = self.images.iter().map(|info| info["arch"].clone()).collect::<Vec<_>>();
-        build_info::save(
-            &self.file,
-            &json!({
-                "schema": build_info::SCHEMA,
-                "kind": build_info::MANIFEST,
-                "variant": shared("variant"),
-                "target": shared("target"),
-                "base_image": shared("base_image"),
-                "image": shared("image"),
-                "git_ref": shared("git_ref"),
-                "sha": shared("sha"),
-                "short_sha": shared("short_sha"),
-                "arches": arches,
-                "platforms": expected,
-                "tags": self.tags,
-            }),
-        )
+        let info = json!({
+            "schema": build_info::SCHEMA,
+            "kind": build_info::MANIFEST,
+            "variant": shared("variant"),
+            "target": shared("target"),
+            "base_image": shared("base_image"),
+            "image": shared("image"),
+            "git_ref": shared("git_ref"),
+            "sha": shared("sha"),
+            "short_sha": shared("short_sha"),
+            "arches": arches,
+            "platforms": expected,
+            "tags": self.tags,
+        });
+        file::save(&self.file, format!("{info:#}\n"))
     }
 }
 

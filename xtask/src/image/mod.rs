@@ -6,29 +6,45 @@ mod build_info;
 mod builder;
 mod cache;
 mod definition;
+mod events;
+mod explain;
 mod export;
+mod file;
+mod folder;
 mod github;
 mod matrix;
 mod merge;
 mod plan;
 mod prebuilt;
+mod progress;
+mod record;
 mod registry;
+mod report;
 mod request;
 mod run;
 mod source;
 mod summary;
 mod tag;
+mod trace;
 
 use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Result;
 use pico_args::Arguments;
 use xshell::Shell;
 
+use self::build::Baked;
+use self::builder::Builder;
 use self::definition::Definition;
+use self::export::Exports;
 use self::plan::{Facts, Plan, Target};
 use self::prebuilt::Prebuilt;
+use self::record::Record;
+use self::report::Report;
 use self::request::{Delivery, Request};
 use self::source::Source;
 use crate::error::usage;
@@ -57,11 +73,15 @@ Options, each with its variable and default:
   --prebuilt-sdist PATH  PREBUILT_SDIST  none: the pinned release from PyPI
   --builder NAME         BUILDX_BUILDER  buildx's own choice
   --build-info PATH                      none; where to tell what was pushed
+  --report FILE                          none; where the report goes as JSON
+  --strict-cache                         off; fail if a cache was not written
+  --explain                              off; say why steps ran
   --print                                print the definition, build nothing
   --port NUMBER                          8000; for run
 
 Cache: OPENHANDS_BUILDKIT_CACHE_MODE=off|min|max             max
        OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT=1             off
+       OPENHANDS_BUILDKIT_CACHE_TIMEOUT=TIME, of exports    10m
        BUILD_CACHE_DIR=FOLDER, for builds that load         none";
 
 /// Runs the task.
@@ -94,15 +114,18 @@ fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()
     let print = args.contains("--print");
     let request = Request::read(&mut args, bake_args)?;
     request::finish(args)?;
-    let job = Job::new(sh, request)?;
+    let mut job = Job::new(sh, request)?;
     if print {
         return results::write(format_args!("{:#}", job.plan.bake()));
     }
-    job.build(sh)?;
-    for tag in job.plan.targets.iter().flat_map(|target| &target.tags) {
-        results::write(tag)?;
+    let built = job.build(sh);
+    // An image that was pushed is there, whatever became of its cache.
+    if built.as_ref().map_or_else(anyhow::Error::is::<ImageIsThere>, |()| true) {
+        for tag in job.plan.targets.iter().flat_map(|target| &target.tags) {
+            results::write(tag)?;
+        }
     }
-    Ok(())
+    built
 }
 
 /// A request with everything that was found out for it, ready to be built.
@@ -137,22 +160,69 @@ impl Job {
         Ok(Job { build_info: build_info.transpose()?, request, source, plan, prebuilt })
     }
 
-    fn build(&self, sh: &Shell) -> Result<()> {
-        let Job { request, source, plan, build_info, prebuilt } = self;
-        let mut bake = plan.bake();
-        if let Some(prebuilt) = prebuilt {
+    /// Builds the images, tells what came of them, then exports their caches, and reports.
+    ///
+    /// # Errors
+    /// [`ImageIsThere`], with what went wrong, once the images are where they belong.
+    fn build(&mut self, sh: &Shell) -> Result<()> {
+        let begun = Instant::now();
+        if let Some(prebuilt) = &self.prebuilt {
             prebuilt.stage()?;
         }
-        let platforms = builder::check(request, &mut bake)?;
-        let metadata = build::build(sh, request, &bake)?;
+        let builder = builder::check(&self.request, &mut self.plan)?;
+        let Job { request, plan, .. } = &*self;
+        let definition = plan.bake();
+        let reading = folder::Reading::open_all(plan)?;
+        let image = build::images(sh, request, &definition)?;
+        let mut exports = Exports::default();
+        let mut ended = image.check();
+        if ended.is_ok() {
+            self.tell(&builder, &image)?;
+            let written = export::write(sh, request, plan, &builder, &definition, &image);
+            ended = written.and_then(|written| {
+                exports = written;
+                exports.check(request)
+            });
+            ended = ended.map_err(|error| error.context(ImageIsThere::new(request, plan)));
+        }
+        reading.into_iter().try_for_each(folder::Reading::close)?;
+        let mut records = self.records(sh);
+        let last = records.iter().map(|(path, _)| Record::load(path)).collect::<Vec<_>>();
+        for ((_, record), (target, last)) in records.iter_mut().zip(plan.targets.iter().zip(&last))
+        {
+            record.add(&image.trace, &target.name, last.as_ref());
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let (image, exports, last) = (&image, &exports, last.as_slice());
+        let report = Report { request, plan, builder: &builder, image, exports, last, seconds };
+        report.publish(&records)?;
+        for (path, record) in records.iter().filter(|_| image.check().is_ok()) {
+            record.save(path)?;
+        }
+        ended
+    }
+
+    /// What the targets are made of, and where that is kept.
+    fn records(&self, sh: &Shell) -> Vec<(PathBuf, Record)> {
+        let prebuilt = self.prebuilt.as_ref().map(Prebuilt::folder);
+        let record = |target: &Target| {
+            (record::path(sh, &self.request, target), Record::new(sh, target, prebuilt))
+        };
+        self.plan.targets.iter().map(record).collect()
+    }
+
+    /// Tells other programs what was built.
+    fn tell(&self, builder: &Builder, image: &Baked) -> Result<()> {
+        let Job { request, source, plan, build_info, .. } = self;
         let digest = |target: &Target| {
-            metadata[&target.name]["containerimage.digest"].as_str().unwrap_or_default().to_owned()
+            let digest = &image.metadata[&target.name]["containerimage.digest"];
+            digest.as_str().unwrap_or_default().to_owned()
         };
         let digests = plan.targets.iter().map(digest).collect::<Vec<_>>();
         // A fork's pull request is built by the same command, and has nothing to tell of.
         if let (Some(place), Delivery::Push) = (build_info, request.delivery) {
             for (target, digest) in plan.targets.iter().zip(&digests) {
-                build_info::write(request, source, target, (&platforms, digest), place)?;
+                build_info::write(request, source, target, (&builder.platforms, digest), place)?;
             }
         }
         self.write_outputs(&digests)
@@ -171,6 +241,28 @@ impl Job {
             ("versioned_tags_csv", releases.collect::<Vec<_>>().join(",")),
             ("digest", digests.join("\n")),
         ])
+    }
+}
+
+/// The images are built and delivered, and what failed came after that.
+#[derive(Debug)]
+struct ImageIsThere(String);
+
+impl ImageIsThere {
+    fn new(request: &Request, plan: &Plan) -> Self {
+        let tags = plan.targets.iter().filter_map(|target| target.tags.first());
+        let how = match request.delivery {
+            Delivery::Push => "pushed",
+            Delivery::Load => "loaded",
+        };
+        let tags = tags.map(String::as_str).collect::<Vec<_>>().join(", ");
+        ImageIsThere(format!("{tags} is built and {how}, but the run did not end well"))
+    }
+}
+
+impl fmt::Display for ImageIsThere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -32,9 +32,9 @@ pub struct Target {
     pub manifest_tags: Vec<String>,
     /// Those of the tags that tell a release.
     pub release_tags: Vec<String>,
-    /// References that its cache is read from and written to, in a registry.
-    pub cache_read: Vec<String>,
-    pub cache_written: Vec<String>,
+    /// Where its cache is read from and written to.
+    pub cache_read: Vec<Place>,
+    pub cache_written: Vec<Place>,
     /// Its part of the bake definition.
     bake: Map<String, Value>,
 }
@@ -105,6 +105,17 @@ impl Plan {
         })
     }
 
+    /// Takes away every cache that was to be written; says whether there was any.
+    pub fn drop_exports(&mut self) -> bool {
+        let mut dropped = false;
+        for target in &mut self.targets {
+            dropped |= !target.cache_written.is_empty();
+            target.cache_written.clear();
+            target.bake.insert("cache-to".to_owned(), json!([]));
+        }
+        dropped
+    }
+
     /// A tag names one image: the second would silently replace the first in the registry.
     fn check_tags(&self) -> Result<()> {
         let mut owners = BTreeMap::new();
@@ -169,7 +180,6 @@ impl Target {
             let context = [("prebuilt".to_owned(), literal(&folder.to_string_lossy()))];
             extend(&mut bake, "contexts", context.into_iter().collect());
         }
-        let names = |places: Vec<Place>| places.iter().map(|place| place.name().into()).collect();
         Target {
             name: choice.name.clone(),
             variant: choice.variant_name.cloned(),
@@ -177,10 +187,16 @@ impl Target {
             manifest_tags: references(tag::Naming { arch: None, ..naming }.tags()),
             release_tags: references(naming.release_tags()),
             tags,
-            cache_read: names(read),
-            cache_written: names(write),
+            cache_read: read,
+            cache_written: write,
             bake,
         }
+    }
+
+    /// Its build arguments, with their values as bake reads them.
+    pub fn args(&self) -> BTreeMap<String, String> {
+        let args = self.bake.get("args").and_then(Value::as_object).into_iter().flatten();
+        args.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
     }
 }
 
@@ -293,6 +309,6 @@ fn extend(bake: &mut Map<String, Value>, key: &str, entries: Map<String, Value>)
 }
 
 /// `text` as a bake value. Bake reads every string as a template: a branch name may hold `${`.
-fn literal(text: &str) -> Value {
+pub fn literal(text: &str) -> Value {
     json!(text.replace("${", "$${").replace("%{", "%%{"))
 }

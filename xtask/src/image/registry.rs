@@ -1,5 +1,6 @@
 //! Requests to a registry, made by `docker buildx imagetools`, which knows the user's logins.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,9 +20,15 @@ const PAUSES: [Duration; 4] = [
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long a request may take that only serves to tell more.
+const SHORT_PATIENCE: Duration = Duration::from_secs(10);
+/// How many of these are made at once.
+const AT_ONCE: usize = 8;
+
 /// What buildx says where a registry is busy or a connection was lost: worth another try.
-const PASSING: [&str; 7] = [
+const PASSING: [&str; 8] = [
     "429 Too Many Requests",
+    "500 Internal Server Error",
     "502 Bad Gateway",
     "503 Service Unavailable",
     "504 Gateway Timeout",
@@ -38,6 +45,9 @@ const REMEDIES: [(&[&str], &str); 2] = [
     ),
     (&["404 Not Found", "not found"], "check that the image was pushed and not deleted since"),
 ];
+
+/// The layers of an image or of a cache, by digest, with their sizes in bytes.
+pub type Layers = BTreeMap<String, u64>;
 
 /// One image of a list.
 #[derive(Debug, PartialEq)]
@@ -58,9 +68,52 @@ pub fn create(tags: &[String], sources: &[String]) -> Result<()> {
     imagetools(&args).map(drop)
 }
 
-/// Does a registry have `reference`?
-pub fn has(reference: &str) -> bool {
-    imagetools(&["inspect", "--raw", reference]).is_ok()
+/// The layers of those of `references` that can be asked for, by reference; of a list, the layers
+/// of all its images.
+pub fn layers(references: &BTreeSet<String>) -> BTreeMap<String, Layers> {
+    let references = references.iter().collect::<Vec<_>>();
+    let share = references.len().div_ceil(AT_ONCE).max(1);
+    thread::scope(|scope| {
+        let ask = |references: &[&String]| -> Vec<(String, Layers)> {
+            let found = references.iter().map(|name| Some(((*name).clone(), layers_of(name)?)));
+            found.flatten().collect()
+        };
+        let shares = references.chunks(share).map(|share| scope.spawn(move || ask(share)));
+        let shares = shares.collect::<Vec<_>>().into_iter();
+        shares.filter_map(|share| share.join().ok()).flatten().collect()
+    })
+}
+
+fn layers_of(reference: &str) -> Option<Layers> {
+    let manifest = raw(reference)?;
+    let mut layers = Layers::new();
+    let images = manifest["manifests"].as_array().into_iter().flatten().map(|image| {
+        let repository = repository(reference);
+        raw(&format!("{repository}@{}", image["digest"].as_str()?))
+    });
+    for image in images.chain([Some(manifest.clone())]) {
+        for layer in image?["layers"].as_array().into_iter().flatten() {
+            layers.insert(layer["digest"].as_str()?.to_owned(), layer["size"].as_u64()?);
+        }
+    }
+    Some(layers)
+}
+
+/// A manifest as the registry has it, if it gives it at the first try.
+fn raw(reference: &str) -> Option<Value> {
+    let mut docker = Command::new("docker");
+    docker.args(["buildx", "imagetools", "inspect", "--raw", reference]);
+    let output = process::output(&mut docker, SHORT_PATIENCE).ok()??;
+    output.status.success().then(|| serde_json::from_slice(&output.stdout).ok())?
+}
+
+/// A reference without its tag and digest.
+pub fn repository(reference: &str) -> &str {
+    let untagged = reference.split('@').next().unwrap_or_default();
+    match untagged.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => untagged,
+    }
 }
 
 /// The images in the list `reference`, attestations aside.
@@ -89,6 +142,11 @@ pub fn manifests(reference: &str) -> Result<Vec<Manifest>> {
     Ok(manifests.filter(|manifest| manifest.platform != "unknown/unknown").collect())
 }
 
+/// Is another try worth its time after this error?
+pub fn is_passing(error: &str) -> bool {
+    PASSING.iter().any(|passing| error.contains(passing))
+}
+
 /// What `docker buildx imagetools` writes, after as many tries as it takes.
 fn imagetools(args: &[&str]) -> Result<String> {
     let mut pauses = PAUSES.into_iter();
@@ -104,8 +162,7 @@ fn imagetools(args: &[&str]) -> Result<String> {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let said = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
         let said = said.trim_start_matches("ERROR: ").to_owned();
-        let passing = PASSING.iter().any(|passing| said.contains(passing));
-        match pauses.next().filter(|_| passing) {
+        match pauses.next().filter(|_| is_passing(&said)) {
             Some(pause) => {
                 eprintln!("warning: {said}; trying again in {} s.", pause.as_secs());
                 sleep(pause)?;

@@ -4,11 +4,13 @@
 use std::env::{self, VarError};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use pico_args::Arguments;
 
 use super::cache::Mode;
+use super::progress::{self, Style};
 use super::tag;
 use crate::error::usage;
 
@@ -22,6 +24,8 @@ pub enum Delivery {
 }
 
 /// A build as it was asked for; names are checked against what can be built later.
+// Each of the switches is one of its own: no two make a state.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Request {
     /// Empty when no variant was named.
     pub variants: Vec<String>,
@@ -53,7 +57,18 @@ pub struct Request {
     pub builder: Option<String>,
     /// Where build information is written.
     pub build_info: Option<String>,
-    /// What came after `--`, for bake.
+    /// How long cache exports may take.
+    pub cache_timeout: Duration,
+    /// Whether a cache that was not written fails the run.
+    pub strict_cache: bool,
+    /// Where the report goes, besides standard error.
+    pub report: Option<PathBuf>,
+    /// Whether to say why steps ran.
+    pub explain: bool,
+    pub progress: Style,
+    /// Whether GitHub Actions reads what is written.
+    pub in_actions: bool,
+    /// What came after `--`, for bake, without `--progress`.
     pub bake_args: Vec<OsString>,
 }
 
@@ -87,7 +102,7 @@ impl Request {
     /// # Errors
     /// A usage error for a value that is not accepted. Flags that are left in `args` are the
     /// caller's, see [`finish`].
-    pub fn read(args: &mut Arguments, bake_args: Vec<OsString>) -> Result<Self> {
+    pub fn read(args: &mut Arguments, mut bake_args: Vec<OsString>) -> Result<Self> {
         let ci = variable("CI")?.is_some_and(|ci| switch("CI", &ci).unwrap_or(false));
         let proxies = PROXIES
             .into_iter()
@@ -117,8 +132,21 @@ impl Request {
             proxies,
             builder: value(args, "--builder")?,
             build_info: value(args, "--build-info")?,
+            cache_timeout: cache_timeout(variable("OPENHANDS_BUILDKIT_CACHE_TIMEOUT")?)?,
+            strict_cache: args.contains("--strict-cache"),
+            report: value(args, "--report")?.map(PathBuf::from),
+            explain: args.contains("--explain"),
+            progress: style(&mut bake_args, variable("BUILDKIT_PROGRESS")?),
+            in_actions: variable("GITHUB_ACTIONS")?.is_some_and(|value| value == "true"),
             bake_args,
         })
+    }
+}
+
+impl Request {
+    /// Says `warning` to whoever watches.
+    pub fn warn(&self, warning: &str) {
+        eprintln!("{}", progress::warning_line(self.in_actions, warning));
     }
 }
 
@@ -271,6 +299,43 @@ fn cache_mode(value: Option<String>) -> Result<Mode> {
             )))
         }
     }
+}
+
+/// A time in seconds, or in a unit that is named.
+fn cache_timeout(value: Option<String>) -> Result<Duration> {
+    const UNITS: [(char, u64); 3] = [('s', 1), ('m', 60), ('h', 3600)];
+    let Some(value) = value else {
+        return Ok(Duration::from_secs(600));
+    };
+    let trimmed = value.trim();
+    let unit = UNITS.iter().find(|(unit, _)| trimmed.ends_with(*unit));
+    let number = unit.map_or(trimmed, |(unit, _)| trimmed.trim_end_matches(*unit));
+    let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit.map_or(1, |u| u.1)));
+    seconds.filter(|&seconds| seconds > 0).map(Duration::from_secs).ok_or_else(|| {
+        usage(format!(
+            "OPENHANDS_BUILDKIT_CACHE_TIMEOUT={value:?} is no time: use whole seconds, as in 600, \
+             or a unit, as in 10m."
+        ))
+    })
+}
+
+/// Takes `--progress` out of what bake is told, since it decides who shows the progress; the
+/// variable `told` is buildx's own.
+fn style(bake_args: &mut Vec<OsString>, told: Option<String>) -> Style {
+    let mut style = told;
+    while let Some(at) = bake_args.iter().position(|arg| {
+        arg.to_str().is_some_and(|arg| arg == "--progress" || arg.starts_with("--progress="))
+    }) {
+        let flag = bake_args.remove(at).to_string_lossy().into_owned();
+        style = match flag.split_once('=') {
+            Some((_, value)) => Some(value.to_owned()),
+            None if at < bake_args.len() => {
+                Some(bake_args.remove(at).to_string_lossy().into_owned())
+            }
+            None => style,
+        };
+    }
+    style.as_deref().map_or(Style::Auto, Style::named)
 }
 
 /// Flags beat variables, and a run that says nothing pushes in CI only.

@@ -37,7 +37,7 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
     let mut request = Request::read(&mut args, bake_args)?;
     request::finish(args)?;
     request.delivery = Delivery::Load;
-    let job = Job::new(sh, request)?;
+    let mut job = Job::new(sh, request)?;
     let [target] = job.plan.targets.as_slice() else {
         return Err(usage(format!(
             "`image run` starts one image, but {} are asked for: name one --variant or \
@@ -45,11 +45,11 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
             job.plan.targets.len()
         )));
     };
-    let Some(image) = target.tags.first() else {
+    let Some(image) = target.tags.first().cloned() else {
         bail!("the target {:?} has no tag to run.", target.name);
     };
     job.build(sh)?;
-    let container = Container::start(sh, image, port)?;
+    let container = Container::start(sh, &image, port)?;
     container.wait_until_healthy()?;
     results::write(format_args!("address: http://{}", container.address))?;
     results::write(format_args!("key:     {}", container.key))?;
@@ -147,7 +147,7 @@ impl<'a> Container<'a> {
     fn print_last_lines(&self) -> Result<()> {
         let mut logs = Command::new("docker");
         logs.args(["logs", "--tail", LAST_LINES, &self.name]);
-        process::wait(&mut to_stderr(&mut logs)?.spawn()?)?;
+        process::wait(&mut to_stderr(&mut logs)?.spawn()?, None)?;
         Ok(())
     }
 
@@ -155,7 +155,7 @@ impl<'a> Container<'a> {
     fn follow(&self) -> Result<()> {
         let mut logs = Command::new("docker");
         logs.args(["logs", "--follow", &self.name]);
-        process::wait(&mut to_stderr(&mut logs)?.spawn()?)?;
+        process::wait(&mut to_stderr(&mut logs)?.spawn()?, None)?;
         if process::caught().is_none() {
             bail!("the server ended by itself; its log is above.");
         }

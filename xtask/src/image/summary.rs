@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use pico_args::Arguments;
 use serde_json::Value;
 
 use super::build_info::{self, text, texts};
-use super::github;
+use super::registry;
 use super::request;
+use super::{file, github};
 use crate::error::usage;
 use crate::results;
 
@@ -25,12 +26,12 @@ const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
 pub fn main(mut args: Arguments) -> Result<()> {
     let update = request::value(&mut args, "--update")?.map(PathBuf::from);
     let infos = request::files(args)?;
-    let infos = infos.iter().map(|file| build_info::read(file)).collect::<Result<Vec<_>>>()?;
+    let infos = infos.iter().map(|path| build_info::read(path)).collect::<Result<Vec<_>>>()?;
     let summary = summary(&infos);
-    if let Some(file) = update {
-        let old = fs::read(&file)
-            .map_err(|error| usage(format!("--update {}: {error}.", file.display())))?;
-        save(&file, &replaced(&old, &summary))?;
+    if let Some(path) = update {
+        let old = fs::read(&path)
+            .map_err(|error| usage(format!("--update {}: {error}.", path.display())))?;
+        file::save(&path, replaced(&old, &summary))?;
     }
     github::write_page(&summary)?;
     results::write(summary)
@@ -120,11 +121,7 @@ fn link(name: &str, page: Option<String>) -> String {
 
 /// Where a registry shows a repository to people, where it does so.
 fn package_page(reference: &str) -> Option<String> {
-    let untagged = reference.split('@').next().unwrap_or_default();
-    let untagged = match untagged.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => name,
-        _ => untagged,
-    };
+    let untagged = registry::repository(reference);
     let safe = |c: char| c.is_ascii_alphanumeric() || "._-/:".contains(c);
     if untagged.is_empty() || !untagged.chars().all(safe) {
         return None;
@@ -164,11 +161,4 @@ fn replaced(old: &[u8], summary: &str) -> Vec<u8> {
         None if old.is_empty() => format!("{summary}\n").into_bytes(),
         None => [old, b"\n\n", summary.as_bytes(), b"\n"].concat(),
     }
-}
-
-fn save(file: &Path, content: &[u8]) -> Result<()> {
-    let partial = file.with_extension(format!("{}.partial", std::process::id()));
-    fs::write(&partial, content)
-        .and_then(|()| fs::rename(&partial, file))
-        .with_context(|| format!("{} can't be written", file.display()))
 }

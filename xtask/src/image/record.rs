@@ -1,0 +1,113 @@
+//! What the last build of an image was made of and how long its steps took, kept below `target/`:
+//! so that the next one can tell what a cache saved, and why a step ran.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+use xshell::Shell;
+
+use super::definition::FOLDER;
+use super::file;
+use super::plan::Target;
+use super::request::Request;
+use super::trace::{Step, Trace};
+use crate::digest::sha256;
+
+/// The last build of a target.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// The text of the Dockerfile.
+    pub dockerfile: String,
+    /// Build arguments with their values.
+    pub args: BTreeMap<String, String>,
+    /// Files that steps can read, by name, each with a digest of its content.
+    pub files: BTreeMap<String, String>,
+    /// Base images, each with the digest that it had.
+    pub bases: BTreeMap<String, String>,
+    /// Seconds that each step took when it last ran.
+    pub steps: BTreeMap<String, f64>,
+}
+
+/// Arguments that change with every commit, and that no step before the last labels reads.
+pub const OF_COMMIT: [&str; 2] = ["OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"];
+
+impl Record {
+    /// What the build of `target` is made of; its steps come with [`Record::add`].
+    pub fn new(sh: &Shell, target: &Target, prebuilt: Option<&Path>) -> Self {
+        let folder = sh.current_dir().join(FOLDER);
+        let mut files = digests(&folder);
+        let dockerfile = fs::read_to_string(folder.join("Dockerfile")).unwrap_or_default();
+        files.remove("Dockerfile");
+        files.extend(prebuilt.map(digests).unwrap_or_default());
+        Record { dockerfile, args: target.args(), files, ..Record::default() }
+    }
+
+    /// Adds what `trace` tells. A step that came from a cache takes as long as it last took.
+    pub fn add(&mut self, trace: &Trace, target: &str, last: Option<&Record>) {
+        self.bases = trace.bases(target);
+        for Step { name, cached, seconds, .. } in trace.steps(target).unwrap_or_default() {
+            let seconds = match cached {
+                Some(false) => seconds,
+                _ => last.and_then(|last| last.steps.get(&name).copied()),
+            };
+            self.steps.extend(seconds.map(|seconds| (name, seconds)));
+        }
+    }
+
+    /// The record of the last build, if there is one that this version can read.
+    pub fn load(path: &Path) -> Option<Self> {
+        let value: Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+        let texts = |key: &str| -> Option<BTreeMap<String, String>> {
+            let entries = value[key].as_object()?.iter();
+            entries.map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
+        };
+        let steps = value["steps"].as_object()?.iter();
+        Some(Record {
+            dockerfile: value["dockerfile"].as_str()?.to_owned(),
+            args: texts("args")?,
+            files: texts("files")?,
+            bases: texts("bases")?,
+            steps: steps
+                .map(|(name, s)| Some((name.clone(), s.as_f64()?)))
+                .collect::<Option<_>>()?,
+        })
+    }
+
+    /// Keeps this as the last build.
+    ///
+    /// # Errors
+    /// A disk that does not take it.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let steps = self.steps.iter().map(|(name, seconds)| (name.clone(), json!(seconds)));
+        let record = json!({
+            "dockerfile": self.dockerfile,
+            "args": self.args,
+            "files": self.files,
+            "bases": self.bases,
+            "steps": steps.collect::<Map<_, _>>(),
+        });
+        file::save(path, format!("{record:#}\n"))
+    }
+}
+
+/// Where the record of `target` is kept.
+pub fn path(sh: &Shell, request: &Request, target: &Target) -> PathBuf {
+    let arch = request.arch.as_deref().unwrap_or_default();
+    let platforms = request.platforms.join(",");
+    let key = [&request.image, &request.target, &target.name, &target.base_image, arch, &platforms];
+    let name = &sha256(key.join("\n"))[..16];
+    sh.current_dir().join("target/image").join(format!("{}-{name}.json", request.target))
+}
+
+/// The digests of the files that lie in `folder` itself.
+fn digests(folder: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let digest = |entry: fs::DirEntry| {
+        let content = fs::read(entry.path()).ok()?;
+        Some((entry.file_name().to_string_lossy().into_owned(), sha256(content)))
+    };
+    entries.filter_map(digest).collect()
+}

@@ -1,0 +1,460 @@
+//! The report of a run: what its caches cost and what they gave. JSON for programs, a few lines
+//! for people. What can't be known is `null`, never 0.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::build::{Baked, End};
+use super::builder::Builder;
+use super::cache::Place;
+use super::explain::explain;
+use super::export::{Exports, Outcome, Written};
+use super::plan::{Plan, Target};
+use super::record::Record;
+use super::request::{Delivery, Request};
+use super::trace::{Phase, Step, Trace, union};
+use super::{file, github};
+
+/// The version of what the JSON holds.
+const SCHEMA: u64 = 1;
+/// With more targets than this, people are shown only what went wrong.
+const SHOWN: usize = 8;
+/// The sum of all phases adds up to the run's time if it differs by less, in seconds and as a
+/// share of it.
+const SLACK: (f64, f64) = (1.0, 0.05);
+
+/// How reading a cache went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// The cache is there and could be read.
+    Hit,
+    Miss,
+    Refused,
+    Failed,
+}
+
+impl Read {
+    const NAMES: [(&str, Read); 4] = [
+        ("hit", Read::Hit),
+        ("miss", Read::Miss),
+        ("refused", Read::Refused),
+        ("failed", Read::Failed),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, read)| *read == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What a registry says when it refuses, with the status that this is.
+const REFUSALS: [(&str, Option<u64>); 6] = [
+    ("401 Unauthorized", Some(401)),
+    ("403 Forbidden", Some(403)),
+    ("429 Too Many Requests", Some(429)),
+    ("toomanyrequests", Some(429)),
+    ("authorization failed", None),
+    ("access denied", None),
+];
+
+/// A cache that was read, or was to be.
+struct CacheRead<'a> {
+    place: &'a str,
+    /// `None` where nobody told.
+    read: Option<Read>,
+    status: Option<u64>,
+    error: Option<&'a str>,
+    seconds: Option<f64>,
+}
+
+/// A target's steps, counted.
+#[derive(Default)]
+struct Count {
+    total: usize,
+    cached: usize,
+    /// Where the cached ones came from, where that is certain.
+    from_builder: Option<usize>,
+    from_import: Option<usize>,
+}
+
+/// A run that has ended, or could not go on.
+pub struct Report<'a> {
+    pub request: &'a Request,
+    pub plan: &'a Plan,
+    pub builder: &'a Builder,
+    pub image: &'a Baked,
+    pub exports: &'a Exports,
+    /// The last build of each target of the plan.
+    pub last: &'a [Option<Record>],
+    /// Of the whole run.
+    pub seconds: f64,
+}
+
+impl Report<'_> {
+    /// Tells everyone: people on standard error and on the page of a GitHub job, programs in the
+    /// file of `--report`. `records` are of the builds just made.
+    ///
+    /// # Errors
+    /// A file that can't be written.
+    pub fn publish(&self, records: &[(PathBuf, Record)]) -> Result<()> {
+        for warning in self.warnings() {
+            self.request.warn(&warning);
+        }
+        if self.request.explain {
+            let targets = self.plan.targets.iter().zip(records).zip(self.last);
+            for ((target, (_, now)), last) in targets {
+                let steps = self.image.trace.steps(&target.name);
+                for line in explain(&target.name, steps.as_deref(), now, last.as_ref()) {
+                    eprintln!("{line}");
+                }
+            }
+        }
+        let table = self.table();
+        eprintln!("{table}");
+        github::write_page(&format!("```text\n{}\n```", table.replace('`', "'")))?;
+        match &self.request.report {
+            Some(path) => file::save(path, format!("{:#}\n", self.json())),
+            None => Ok(()),
+        }
+    }
+
+    /// The report for programs.
+    pub fn json(&self) -> Value {
+        let targets = self.plan.targets.iter().map(|target| (target.name.clone(), self.of(target)));
+        let stopped = matches!(self.image.end, End::Stopped(_))
+            || self.exports.bakes.iter().any(|bake| matches!(bake.end, End::Stopped(_)));
+        json!({
+            "schema": SCHEMA,
+            "result": match self.image.end {
+                _ if stopped => "interrupted",
+                End::Done => "done",
+                _ => "failed",
+            },
+            "seconds": rounded(self.seconds),
+            "cache_mode": self.request.cache_mode.name(),
+            "builder": self.builder.name,
+            "builder_was_empty": self.builder.was_empty,
+            "targets": targets.collect::<Map<_, _>>(),
+            "summary": self.summary(),
+        })
+    }
+
+    fn of(&self, target: &Target) -> Value {
+        let count = self.count(target);
+        let count = count.as_ref();
+        let reads = self.reads(target).into_iter().map(|read| {
+            json!({
+                "ref": read.place,
+                "result": read.read.map(Read::name),
+                "status": read.status,
+                "error": read.error,
+                "seconds": read.seconds.map(rounded),
+            })
+        });
+        let written = self.written(target).map(|written| {
+            json!({
+                "ref": written.place,
+                "mode": self.request.cache_mode.name(),
+                "result": written.outcome.name(),
+                "error": written.error,
+                "bytes_uploaded": written.uploaded,
+                "bytes_present": written.present,
+                "seconds": written.seconds.map(rounded),
+            })
+        });
+        let steps = self.image.trace.steps(&target.name).unwrap_or_default();
+        let step_list = steps.iter().map(|step| {
+            json!({
+                "name": step.name,
+                "cached": step.cached,
+                "seconds": step.seconds.map(rounded),
+                "error": step.error,
+            })
+        });
+        json!({
+            "image": {
+                "digest": self.image.metadata[&target.name]["containerimage.digest"],
+                "tags": target.tags,
+                "pushed": self.image.end == End::Done && self.request.delivery == Delivery::Push,
+            },
+            "steps": {
+                "total": count.map(|count| count.total),
+                "cached": count.map(|count| count.cached),
+                "from_builder": count.and_then(|count| count.from_builder),
+                format!("from_{}", import_source(target)):
+                    count.and_then(|count| count.from_import),
+                "saved_seconds": self.saved(target).map(rounded),
+            },
+            "seconds": self.phases(target),
+            "cache_read": reads.collect::<Vec<_>>(),
+            "cache_written": written.collect::<Vec<_>>(),
+            "step_list": step_list.collect::<Vec<_>>(),
+        })
+    }
+
+    /// Seconds by phase, and whether they add up to those of the run.
+    fn phases(&self, target: &Target) -> Value {
+        let mut phases = Map::new();
+        let (mut sum, mut all) = (None, Vec::new());
+        for (name, phase) in Phase::NAMES {
+            let spans = self.spans(target, phase);
+            let seconds = spans.as_ref().map(|spans| union(spans.clone()));
+            if let Some(seconds) = seconds {
+                sum = Some(sum.unwrap_or(0.0) + seconds);
+            }
+            all.extend(spans.into_iter().flatten());
+            phases.insert(name.to_owned(), json!(seconds.map(rounded)));
+        }
+        let slack = SLACK.0.max(self.seconds * SLACK.1);
+        phases.insert("sum".to_owned(), json!(sum.map(rounded)));
+        phases.insert("wall".to_owned(), json!(rounded(self.seconds)));
+        let idle = sum.map(|_| (self.seconds - union(all)).max(0.0));
+        phases.insert("unaccounted".to_owned(), json!(idle.map(rounded)));
+        let adds_up = sum.map(|sum| (sum - self.seconds).abs() <= slack);
+        phases.insert("adds_up".to_owned(), json!(adds_up));
+        Value::Object(phases)
+    }
+
+    /// When `target` was in `phase`, in either bake; `None` where nobody told.
+    fn spans(&self, target: &Target, phase: Phase) -> Option<Vec<(f64, f64)>> {
+        let mut spans = self.image.trace.spans(&target.name, phase)?;
+        // Whatever these bakes do, they do for the caches.
+        if phase == Phase::CacheExport {
+            spans.extend(self.exports.bakes.iter().filter_map(|bake| bake.trace.whole()));
+        }
+        Some(spans)
+    }
+
+    fn count(&self, target: &Target) -> Option<Count> {
+        let steps = self.image.trace.steps(&target.name)?;
+        let cached = steps.iter().filter(|step| step.cached == Some(true)).count();
+        let mut count = Count { total: steps.len(), cached, ..Count::default() };
+        let reads = self.reads(target);
+        let any_hit = reads.iter().any(|read| read.read == Some(Read::Hit));
+        let all_told = reads.iter().all(|read| read.read.is_some());
+        // BuildKit does not tell where a step came from, so only these cases are certain.
+        if cached == 0 {
+            (count.from_builder, count.from_import) = (Some(0), Some(0));
+        } else if !any_hit && all_told {
+            (count.from_builder, count.from_import) = (Some(cached), Some(0));
+        } else if self.builder.was_empty == Some(true) && any_hit {
+            (count.from_builder, count.from_import) = (Some(0), Some(cached));
+        }
+        Some(count)
+    }
+
+    fn reads<'a>(&'a self, target: &'a Target) -> Vec<CacheRead<'a>> {
+        let reads = target.cache_read.iter().map(|place| read(place, self.image.reading()));
+        let mut reads = reads.collect::<Vec<_>>();
+        if let Some((_, error)) = &self.image.broken {
+            for read in reads.iter_mut().filter(|read| read.read == Some(Read::Hit)) {
+                (read.read, read.error) = (Some(Read::Failed), Some(error.as_str()));
+            }
+        }
+        reads
+    }
+
+    fn written(&self, target: &Target) -> impl Iterator<Item = &Written> {
+        self.exports.written.iter().filter(move |written| written.target == target.name)
+    }
+
+    /// Seconds that the cached steps took when they last ran, where all of that is known.
+    fn saved(&self, target: &Target) -> Option<f64> {
+        let place = self.plan.targets.iter().position(|other| other.name == target.name)?;
+        let last = self.last.get(place)?.as_ref()?;
+        let steps = self.image.trace.steps(&target.name)?;
+        let cached = steps.iter().filter(|step| step.cached == Some(true));
+        cached.map(|Step { name, .. }| last.steps.get(name).copied()).sum()
+    }
+
+    /// What to say of caches that could not be read, each once.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for target in &self.plan.targets {
+            for read in self.reads(target) {
+                let bad = matches!(read.read, Some(Read::Refused | Read::Failed));
+                if let (true, Some(error)) = (bad, read.error) {
+                    warnings.push(format!(
+                        "the cache {} can't be read, and the build goes on without it: {error}",
+                        read.place
+                    ));
+                }
+            }
+        }
+        for lost in self.exports.lost() {
+            let why = match (&lost.error, lost.outcome) {
+                (_, Outcome::TimedOut) => format!(
+                    "it was not done within {} s (OPENHANDS_BUILDKIT_CACHE_TIMEOUT)",
+                    self.request.cache_timeout.as_secs()
+                ),
+                (Some(error), _) => error.clone(),
+                (None, _) => "buildx does not say why".to_owned(),
+            };
+            warnings.push(format!(
+                "the image of {:?} is complete, but its cache was not written to {}: {why}",
+                lost.target, lost.place
+            ));
+        }
+        let mut seen = BTreeSet::new();
+        warnings.retain(|warning| seen.insert(warning.clone()));
+        warnings
+    }
+
+    /// The report for people.
+    pub fn table(&self) -> String {
+        let mut lines = Vec::new();
+        let is_told = |target: &&Target| self.image.trace.steps(&target.name).is_some();
+        if self.plan.targets.len() <= SHOWN {
+            for target in self.plan.targets.iter().filter(is_told) {
+                self.add_lines(target, &mut lines);
+            }
+        }
+        lines.push(self.summary());
+        lines.join("\n")
+    }
+
+    fn add_lines(&self, target: &Target, lines: &mut Vec<String>) {
+        let phases = self.phases(target);
+        let seconds =
+            |name: &str| phases[name].as_f64().map_or("?".to_owned(), |s| format!("{s:.1}"));
+        let names =
+            Phase::NAMES.map(|(name, _)| format!("{} {}", name.replace('_', " "), seconds(name)));
+        lines.push(format!("{}: {} (seconds)", target.name, names.join(", ")));
+        if phases["adds_up"] == false {
+            lines.push(format!(
+                "  these make {} of {} s; {} s are none of them, and some went on at once",
+                seconds("sum"),
+                seconds("wall"),
+                seconds("unaccounted")
+            ));
+        }
+        for read in self.reads(target) {
+            let (how, seconds) =
+                (read.read.map_or("not told", Read::name), or_unknown(read.seconds));
+            lines.push(format!("  read  {how:<9} {seconds:>7}  {}", read.place));
+        }
+        for written in self.written(target) {
+            let how = written.outcome.name().unwrap_or("not told");
+            let bytes = match (written.uploaded, written.present) {
+                (Some(new), Some(old)) => {
+                    format!(", {} sent, {} there already", bytes(new), bytes(old))
+                }
+                _ => String::new(),
+            };
+            let seconds = or_unknown(written.seconds);
+            let mode = self.request.cache_mode.name();
+            lines.push(format!("  write {how:<9} {seconds:>7}  {} ({mode}{bytes})", written.place));
+        }
+    }
+
+    /// The one line to act on.
+    pub fn summary(&self) -> String {
+        let targets = || self.plan.targets.iter();
+        let counts = targets().map(|target| self.count(target)).collect::<Option<Vec<_>>>();
+        let mut parts = Vec::new();
+        match counts {
+            None => parts.push("what the steps took from it is not known".to_owned()),
+            Some(counts) => {
+                let total = counts.iter().map(|count| count.total).sum::<usize>();
+                let cached = counts.iter().map(|count| count.cached).sum::<usize>();
+                let from = |which: fn(&Count) -> Option<usize>| -> Option<usize> {
+                    counts.iter().map(which).sum()
+                };
+                let source = targets().next().map_or("registry", import_source);
+                let from = match (from(|c| c.from_builder), from(|c| c.from_import)) {
+                    _ if cached == 0 => "cache".to_owned(),
+                    (Some(_), Some(0)) => "builder".to_owned(),
+                    (Some(0), Some(_)) => source.to_owned(),
+                    _ => format!("builder or {source}"),
+                };
+                let saved = targets().map(|target| self.saved(target)).sum::<Option<f64>>();
+                let saved = saved.filter(|_| cached > 0);
+                let saved = saved.map(|s| format!(", saved about {s:.0} s")).unwrap_or_default();
+                parts.push(format!("{cached} of {total} steps from {from}{saved}"));
+            }
+        }
+        parts.push(self.export_summary());
+        format!("cache: {}", parts.join("; "))
+    }
+
+    fn export_summary(&self) -> String {
+        let written = &self.exports.written;
+        let mode = self.request.cache_mode.name();
+        if written.is_empty() {
+            return format!("nothing exported ({mode})");
+        }
+        let lost = self.exports.lost().count();
+        let skipped = written.iter().filter(|w| w.outcome == Outcome::Skipped).count();
+        if skipped == written.len() {
+            return format!("export skipped, all of it is there ({mode})");
+        }
+        let seconds = match self.exports.bakes.as_slice() {
+            [] => written.iter().map(|written| written.seconds).sum::<Option<f64>>(),
+            bakes => Some(bakes.iter().map(|bake| bake.seconds).sum()),
+        };
+        let sent = written.iter().filter_map(|w| w.uploaded).sum::<u64>();
+        let known = written.iter().any(|w| w.uploaded.is_some());
+        let sent = if known { format!(", {}", bytes(sent)) } else { String::new() };
+        let lost =
+            if lost > 0 { format!(", {lost} of {} LOST", written.len()) } else { String::new() };
+        format!("export {}{sent} ({mode}){lost}", or_unknown(seconds))
+    }
+}
+
+/// Where a target's caches are read from, in a word.
+fn import_source(target: &Target) -> &'static str {
+    match target.cache_read.first() {
+        Some(Place::Folder(_)) => "folder",
+        _ => "registry",
+    }
+}
+
+/// How `place` was read.
+fn read<'a>(place: &'a Place, trace: &'a Trace) -> CacheRead<'a> {
+    let imports = trace.imports();
+    let told = match place {
+        Place::Registry(reference) => imports.get(reference.as_str()),
+        // buildx names a folder by the digest of its index.
+        Place::Folder(_) => {
+            imports.iter().find(|(name, _)| name.starts_with("local:")).map(|(_, told)| told)
+        }
+    };
+    let error = told.and_then(|told| told.error.as_deref());
+    let refusal = error.and_then(|error| REFUSALS.iter().find(|(sign, _)| error.contains(sign)));
+    let read = told.map(|_| match (error, refusal) {
+        (None, _) => Read::Hit,
+        (_, Some(_)) => Read::Refused,
+        (Some(error), _) if error.ends_with(&format!("{}: not found", place.name())) => Read::Miss,
+        _ => Read::Failed,
+    });
+    CacheRead {
+        place: place.name(),
+        read,
+        status: refusal.and_then(|(_, status)| *status),
+        error: error.filter(|_| read != Some(Read::Miss)),
+        seconds: told.and_then(|told| Some(told.completed? - told.started)),
+    }
+}
+
+/// Seconds with as much of them as means something.
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+fn or_unknown(seconds: Option<f64>) -> String {
+    seconds.map_or("? s".to_owned(), |seconds| format!("{seconds:.1} s"))
+}
+
+/// A number of bytes as people write it.
+fn bytes(count: u64) -> String {
+    #[allow(clippy::cast_precision_loss)]
+    let count = count as f64;
+    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    match units.iter().find(|(size, _)| count >= *size) {
+        Some((size, unit)) if count / size >= 10.0 => format!("{:.0} {unit}", count / size),
+        Some((size, unit)) => format!("{:.1} {unit}", count / size),
+        None => format!("{count:.0} B"),
+    }
+}
