@@ -249,7 +249,35 @@ fn one_tag_names_one_image() {
     let shared = ["--base-image=a", "--base-image=b", "--custom-tags=t"];
     assert!(Xtask::print(&shared).refused().contains("0123456-t"));
     let same_slug = ["--base-image=a/b", "--base-image=a_s_b"];
-    assert!(Xtask::print(&same_slug).refused().contains("0123456-a_s_b"));
+    let said = Xtask::print(&same_slug).refused();
+    for part in ["0123456-a_s_b", " on a/b ", " on a_s_b "] {
+        assert!(said.contains(part), "{said} lacks {part:?}");
+    }
+}
+
+#[test]
+fn one_target_has_one_name() {
+    let targets = |bases: &[&str]| {
+        let flags = bases.iter().map(|base| format!("--base-image={base}")).collect::<Vec<_>>();
+        let flags = flags.iter().map(String::as_str).collect::<Vec<_>>();
+        Xtask::print(&flags)
+    };
+    let names = |bases: &[&str]| {
+        let definition = targets(bases).definition();
+        let names = strings(&definition["group"]["default"]["targets"]);
+        assert_eq!(names.len(), definition["target"].as_object().unwrap().len(), "{names:?}");
+        assert!(names.iter().all(|name| !name.contains('.')), "{names:?}");
+        for (name, base) in names.iter().zip(bases) {
+            assert_eq!(definition["target"][name]["args"]["BASE_IMAGE"], *base);
+        }
+        names.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let alike = names(&["a.b", "a_b", "c.d"]);
+    assert_eq!(alike[2], "python-c_d", "only what is alike needs a digest");
+    assert_eq!(names(&["a_b", "c.d", "a.b"])[0], alike[1], "in any order");
+    // Somebody who knows the digest can still make a name twice, but not lose an image so.
+    let forged = alike[0].strip_prefix("python-").unwrap();
+    assert!(targets(&["a.b", "a_b", forged]).refused().contains(&alike[0]));
 }
 
 #[test]

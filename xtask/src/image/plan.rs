@@ -91,7 +91,7 @@ impl Plan {
             targets.push(Target::new(request, facts, &choice, &places));
         }
         let plan = Plan { targets };
-        plan.check_tags()?;
+        plan.check_names()?;
         Ok(plan)
     }
 
@@ -116,16 +116,17 @@ impl Plan {
         dropped
     }
 
-    /// A tag names one image: the second would silently replace the first in the registry.
-    fn check_tags(&self) -> Result<()> {
+    /// A tag names one image, and a target's name one target: the second would silently replace
+    /// the first in the registry or in the definition.
+    fn check_names(&self) -> Result<()> {
         let mut owners = BTreeMap::new();
         for target in &self.targets {
-            for tag in &target.tags {
-                if let Some(first) = owners.insert(tag, &target.name) {
+            for name in [&target.name].into_iter().chain(&target.tags) {
+                if let Some(first) = owners.insert(name, target) {
                     return Err(usage(format!(
-                        "the targets {first:?} and {:?} would both be {tag}: leave out --variant \
-                         or --custom-tags, or build them in two runs.",
-                        target.name
+                        "the targets {:?} on {} and {:?} on {} would both be {name}: leave out \
+                         --variant, --custom-tags or one of the base images.",
+                        first.name, first.base_image, target.name, target.base_image
                     )));
                 }
             }
@@ -243,7 +244,22 @@ fn choices<'a>(request: &'a Request, definition: &'a Definition) -> Result<Vec<C
             });
         }
     }
+    tell_apart(&mut choices);
     Ok(choices)
+}
+
+/// Closes names that are alike, as those of `a.b` and `a_b` are, with a digest. The others keep
+/// the name that people know.
+fn tell_apart(choices: &mut [Choice]) {
+    let mut counts = BTreeMap::new();
+    for choice in &*choices {
+        *counts.entry(choice.name.clone()).or_insert(0) += 1;
+    }
+    for choice in choices {
+        if counts.get(&choice.name).is_some_and(|&count| count > 1) {
+            choice.name = tag::closed(&choice.name, choice.base_image);
+        }
+    }
 }
 
 /// A name for the bake target of `variant` on `base_image`. Bake takes neither dots nor `+`.
