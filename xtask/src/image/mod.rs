@@ -1,6 +1,7 @@
 //! `cargo xtask image`: plans, builds and delivers the agent server's images.
 
 mod archive;
+mod batch;
 mod build;
 mod build_info;
 mod builder;
@@ -63,6 +64,7 @@ Usage: cargo xtask image [OPTIONS] [-- BAKE ARGS]    build it
 Options, each with its variable and default:
   --variant NAME         VARIANT         python; repeat, a,b or all
   --base-image REF       BASE_IMAGE      the variant's; repeat for several
+  --base-images FILE                     a list of more, one a line; - is stdin
   --custom-tags A,B      CUSTOM_TAGS     the variant's name, or none
   --image REPO           IMAGE           ghcr.io/openhands/agent-server
   --target NAME          TARGET          binary
@@ -110,10 +112,11 @@ pub fn main(sh: &Shell, args: Arguments) -> Result<ExitCode> {
 }
 
 fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {
-    process::catch_signals();
     let print = args.contains("--print");
     let request = Request::read(&mut args, bake_args)?;
     request::finish(args)?;
+    // Not before the request is read, which may take as long as somebody types a list.
+    process::catch_signals();
     let mut job = Job::new(sh, request)?;
     if print {
         return results::write(format_args!("{:#}", job.plan.bake()));

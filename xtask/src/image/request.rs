@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use pico_args::Arguments;
 
+use super::batch::{is_reference, read_list};
 use super::cache::Mode;
 use super::progress::{self, Style};
 use super::tag;
@@ -110,7 +111,7 @@ impl Request {
             .collect::<Vec<_>>();
         Ok(Request {
             variants: variants(args)?,
-            base_images: base_images(list(args, "--base-image", "BASE_IMAGE")?)?,
+            base_images: base_images(args)?,
             custom_tags: one(args, "--custom-tags", "CUSTOM_TAGS")?.map(|tags| split(&tags)),
             image: repository(one(args, "--image", "IMAGE")?)?,
             target: one(args, "--target", "TARGET")?.unwrap_or_else(|| "binary".to_owned()),
@@ -242,17 +243,23 @@ fn one(args: &mut Arguments, flag: &'static str, name: &str) -> Result<Option<St
 
 /// A list, given by repeating `flag` or with commas, each item once.
 fn list(args: &mut Arguments, flag: &'static str, name: &str) -> Result<Vec<String>> {
+    let items = flag_list(args, flag)?;
+    let items = match items.as_slice() {
+        [] => variable(name)?.map(|items| split(&items)).unwrap_or_default(),
+        _ => items,
+    };
+    Ok(tag::without_repeats(items))
+}
+
+/// The items of all `flag`s; none where it is not given.
+fn flag_list(args: &mut Arguments, flag: &'static str) -> Result<Vec<String>> {
     let given: Vec<String> =
         args.values_from_str(flag).map_err(|error| usage(format!("{error}.")))?;
-    let items = if given.is_empty() {
-        variable(name)?.map(|items| split(&items)).unwrap_or_default()
-    } else {
-        given.iter().flat_map(|items| split(items)).collect()
-    };
+    let items = given.iter().flat_map(|items| split(items)).collect::<Vec<_>>();
     if items.is_empty() && !given.is_empty() {
         return Err(usage(format!("{flag} names nothing: give it a value, or leave it out.")));
     }
-    Ok(tag::without_repeats(items))
+    Ok(items)
 }
 
 /// The items of a comma list, without blanks around them and without empty ones.
@@ -391,20 +398,23 @@ fn is_repository(image: &str) -> bool {
     image.len() <= 255 && segments.into_iter().all(is_segment)
 }
 
-/// Refuses what can be no image reference, before a tag is made of it.
-fn base_images(references: Vec<String>) -> Result<Vec<String>> {
-    for reference in &references {
-        let is_reference_character = |c: char| c.is_ascii_alphanumeric() || "._-/:@+".contains(c);
-        if !reference.chars().all(is_reference_character)
-            || !reference.starts_with(|c: char| c.is_ascii_alphanumeric())
-        {
-            return Err(usage(format!(
-                "the base image {reference:?} is no image reference: write it as in \
-                 debian:trixie-slim."
-            )));
-        }
+/// The base images that flags name, one by one and in a list; the variable's where none does.
+fn base_images(args: &mut Arguments) -> Result<Vec<String>> {
+    let listed = value(args, "--base-images")?;
+    let mut references = match listed {
+        None => list(args, "--base-image", "BASE_IMAGE")?,
+        Some(_) => flag_list(args, "--base-image")?,
+    };
+    if let Some(reference) = references.iter().find(|reference| !is_reference(reference)) {
+        return Err(usage(format!(
+            "the base image {reference:?} is no image reference: write it as in \
+             debian:trixie-slim."
+        )));
     }
-    Ok(references)
+    if let Some(path) = listed {
+        references.extend(read_list(&path)?);
+    }
+    Ok(tag::without_repeats(references))
 }
 
 fn arch(arch: Option<String>) -> Result<Option<String>> {

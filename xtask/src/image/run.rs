@@ -32,10 +32,10 @@ const LAST_LINES: &str = "30";
 /// # Errors
 /// A usage error for a wrong request or a port in use; a server that does not come up or ends.
 pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {
-    process::catch_signals();
     let port = port(&mut args)?;
     let mut request = Request::read(&mut args, bake_args)?;
     request::finish(args)?;
+    process::catch_signals();
     request.delivery = Delivery::Load;
     let mut job = Job::new(sh, request)?;
     let [target] = job.plan.targets.as_slice() else {

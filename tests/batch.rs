@@ -1,0 +1,195 @@
+//! Many base images in one run: the lists that name them, and what is planned for them. No docker
+//! is needed, and none is called.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{Ended, Folder, Xtask, is_valid_tag, strings};
+
+/// A folder with the file `list`, and the path of that.
+fn file(name: &str, content: impl AsRef<[u8]>) -> (Folder, String) {
+    let folder = Folder::new(name);
+    let path = folder.0.join("list");
+    fs::write(&path, content).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+/// The names of a definition's targets.
+fn names(definition: &Value) -> Vec<&str> {
+    strings(&definition["group"]["default"]["targets"])
+}
+
+/// The base images of a definition's targets, in the order of the targets.
+fn base_images(definition: &Value) -> Vec<String> {
+    let targets = names(definition).into_iter().map(|name| &definition["target"][name]);
+    targets.map(|target| target["args"]["BASE_IMAGE"].as_str().unwrap().to_owned()).collect()
+}
+
+/// How a call ended that was given `input`.
+fn with_input(mut call: Xtask, input: &str) -> Ended {
+    let pipes = call.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    Ended::from(child.wait_with_output().unwrap())
+}
+
+/// References of all kinds, each unlike the others.
+fn many() -> Vec<String> {
+    let long = "x".repeat(100);
+    let mut many = (0..820)
+        .map(|i| format!("docker.io/swebench/sweb.eval.x86_64.django_1776_django-{i}:latest"))
+        .collect::<Vec<_>>();
+    for i in 0..30 {
+        many.extend([
+            format!("r{i}.io/a@sha256:{i:064x}"),
+            format!("r.io/a:1@sha256:{i:064x}"),
+            // Too long for a slug, and alike up to the end or from the beginning on.
+            format!("r.io/{long}/b{i}"),
+            format!("r.io/{long}:{long}{i}"),
+            format!("r{i}.io/{long}:1.0+c"),
+            // Alike where a dot can't be.
+            format!("a.{i}"),
+            format!("a_{i}"),
+            // Alike but for the case.
+            format!("B{i}/c"),
+            format!("b{i}/c"),
+        ]);
+    }
+    many
+}
+
+#[test]
+fn a_list_names_one_base_image_a_line() {
+    let content = "\u{feff}# All of them.\r\n\r\n  debian:12\t# the old one\r\n\
+        a/b:1\r\n#c\n   # d\ndebian:12\nr.io/e@sha256:0 #f #g\n\u{a0}debian:13";
+    let expected = ["debian:12", "a/b:1", "r.io/e@sha256:0", "debian:13"];
+    let (_folder, path) = file("list", content);
+    for flags in [&["--base-images", &path][..], &[&format!("--base-images={path}")]] {
+        assert_eq!(base_images(&Xtask::print(flags).definition()), expected);
+    }
+    let ended = with_input(Xtask::print(&["--base-images", "-"]), content);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    assert_eq!(base_images(&serde_json::from_str(&ended.stdout).unwrap()), expected);
+}
+
+#[test]
+fn a_list_adds_to_the_flags_and_beats_the_variable() {
+    let (_folder, path) = file("adds", "c\na\nd\n");
+    let flags = ["--base-images", &path, "--base-image", "b", "--base-image=c"];
+    let definition = Xtask::print(&flags).env("BASE_IMAGE", "z").definition();
+    assert_eq!(base_images(&definition), ["b", "c", "a", "d"]);
+    let definition = Xtask::print(&flags[..2]).env("BASE_IMAGE", "z").definition();
+    assert_eq!(base_images(&definition), ["c", "a", "d"]);
+}
+
+#[test]
+fn a_path_is_the_callers() {
+    let (folder, _) = file("callers", "debian:12");
+    let mut call = Xtask::print(&["--base-images", "list"]);
+    call.0.current_dir(&folder.0);
+    assert_eq!(base_images(&call.definition()), ["debian:12"]);
+}
+
+#[test]
+fn tags_are_those_of_one_base_image_or_of_several() {
+    let tags = |content: &str, args: &[&str]| {
+        let (_folder, path) = file("tags", content);
+        let call = Xtask::print(&[&["--base-images", &path], args].concat());
+        let definition = call.definition();
+        let targets = names(&definition).into_iter().map(|name| &definition["target"][name]);
+        let tag = |tag: &str| tag.rsplit_once(':').unwrap().1.to_owned();
+        targets.flat_map(|target| strings(&target["tags"]).into_iter().map(tag)).collect::<Vec<_>>()
+    };
+    assert_eq!(tags("a:1\nb:1", &[]), ["0123456-a_tag_1", "0123456-b_tag_1"]);
+    assert_eq!(tags("a:1\nb:1", &["--variant=java"]), ["0123456-a_tag_1", "0123456-b_tag_1"]);
+    assert_eq!(tags("a:1", &[]), ["0123456-a_tag_1"]);
+    assert_eq!(tags("a:1", &["--variant=java"])[0], "0123456-java");
+    assert_eq!(tags("a:1", &["--custom-tags=t"])[0], "0123456-t");
+    // Custom tags would be the same for all.
+    let (_folder, path) = file("custom", "a:1\nb:1");
+    let said = Xtask::print(&["--base-images", &path, "--custom-tags=t"]).refused();
+    assert!(said.contains(":0123456-t:") && said.contains("on a:1 and"), "{said}");
+}
+
+#[test]
+fn a_broken_list_is_refused_with_the_place() {
+    let refused = |content: &[u8], parts: &[&str]| {
+        let (_folder, path) = file("broken-list", content);
+        let said = Xtask::print(&["--base-images", &path, "--base-image=a"]).refused();
+        for part in [parts, &[&path]].concat() {
+            assert!(said.contains(part), "{said} lacks {part:?}");
+        }
+    };
+    refused(b"", &["no base image", "debian:trixie-slim"]);
+    refused(b"\xef\xbb\xbf\n# debian:12\n", &["no base image"]);
+    refused(b"debian:12\n\n-rf\n", &["line 3", "\"-rf\"", "debian:trixie-slim"]);
+    refused(b"debian:12 debian:13", &["line 1", "\"debian:12 debian:13\"", "one a line"]);
+    refused(b"debian:12,debian:13", &["line 1", "\"debian:12,debian:13\""]);
+    refused(b"a\ndebian:12#old", &["line 2", "\"debian:12#old\""]);
+    refused(b"a\nb\n\xff\xfe\n", &["line 3", "UTF-8"]);
+    // What an editor calls Unicode.
+    refused(b"\xff\xfea\0\n\0", &["line 1", "UTF-8"]);
+    refused("a\ndébian".as_bytes(), &["line 2", "\"débian\""]);
+
+    let missing = Xtask::print(&["--base-images", "/no/such"]).refused();
+    assert!(missing.contains("/no/such") && missing.contains("one a line"), "{missing}");
+    assert!(Xtask::print(&["--base-images", "/"]).refused().contains("\"/\""));
+    assert!(Xtask::print(&["--base-images="]).refused().contains("\"\""));
+    assert!(Xtask::print(&["--base-images", "-"]).refused().contains("standard input"));
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_list() {
+    let mut call = Xtask::print(&["--base-images", "-"]);
+    let mut child = call.0.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    thread::sleep(Duration::from_millis(200));
+    let kill = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            ended => break ended,
+        }
+    };
+    let _ = child.kill();
+    assert_eq!(ended.and_then(|status| status.signal()), Some(15));
+}
+
+#[test]
+fn a_thousand_base_images_are_a_thousand_targets() {
+    let many = many();
+    assert!(many.len() > 1000);
+    let (_folder, path) = file("thousand", many.join("\n"));
+    let printed = Xtask::print(&["--base-images", &path, "--push", "--arch=arm64"]).end();
+    assert_eq!((printed.status, printed.stderr.as_str()), (0, ""));
+    // Each has a part of its own, which is no larger than that of a single one.
+    assert!(printed.stdout.len() < many.len() * 3000, "{}", printed.stdout.len());
+    let definition: Value = serde_json::from_str(&printed.stdout).unwrap();
+    assert_eq!(base_images(&definition), many);
+    let targets = definition["target"].as_object().unwrap();
+    assert_eq!(targets.len(), many.len());
+    // Bake's own rule for names.
+    let fits = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    assert!(names(&definition).iter().all(fits));
+    let mut tags = BTreeSet::new();
+    let mut written = BTreeSet::new();
+    for target in targets.values() {
+        let [tag] = strings(&target["tags"])[..] else { panic!("{target:#}") };
+        assert!(is_valid_tag(tag.rsplit_once(':').unwrap().1), "{tag}");
+        tags.insert(tag);
+        written.extend(strings(&target["cache-to"]));
+    }
+    assert_eq!((tags.len(), written.len()), (many.len(), many.len()));
+}
