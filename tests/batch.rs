@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{Ended, Folder, Xtask, is_valid_tag, strings};
 
 /// A folder with the file `list`, and the path of that.
@@ -192,4 +192,134 @@ fn a_thousand_base_images_are_a_thousand_targets() {
         written.extend(strings(&target["cache-to"]));
     }
     assert_eq!((tags.len(), written.len()), (many.len(), many.len()));
+}
+
+/// What `--print` gives for each of `of` shards of the base images in the file `path`.
+fn shards(path: &str, of: usize, args: &[&str]) -> Vec<Value> {
+    let shard = |number| {
+        let shard = format!("--shard={number}/{of}");
+        Xtask::print(&[&["--base-images", path, &shard], args].concat())
+            .env("OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT", "1")
+            .definition()
+    };
+    (1..=of).map(shard).collect()
+}
+
+#[test]
+fn shards_are_disjoint_complete_and_balanced() {
+    let many = many();
+    for (count, of) in [(many.len(), 7), (many.len(), 1), (10, 3), (9, 9), (1, 2), (5, 8)] {
+        let (_folder, path) = file("shards", many[..count].join("\n"));
+        let whole = Xtask::print(&["--base-images", &path, "--push"]);
+        let whole = whole.env("OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT", "1").definition();
+        let shards = shards(&path, of, &["--push"]);
+        let mut all = BTreeSet::new();
+        for shard in &shards {
+            let size = names(shard).len();
+            assert!((count / of..=count.div_ceil(of)).contains(&size), "{size} of {count} / {of}");
+            assert_eq!(shard["target"].as_object().unwrap().len(), size);
+            // In the order of the whole, and each target just as it is there.
+            let order = names(&whole).into_iter().filter(|name| names(shard).contains(name));
+            assert_eq!(order.collect::<Vec<_>>(), names(shard));
+            for name in names(shard) {
+                assert_eq!(shard["target"][name], whole["target"][name]);
+                assert!(all.insert(name), "{name} is in two shards");
+            }
+        }
+        assert_eq!(all.len(), count);
+    }
+}
+
+#[test]
+fn a_cut_is_the_same_in_any_order() {
+    let mut bases = many().split_off(800);
+    let cut = |bases: &[String]| {
+        let (_folder, path) = file("cut", bases.join("\n"));
+        let sorted = |shard: &Value| base_images(shard).into_iter().collect::<BTreeSet<_>>();
+        shards(&path, 4, &[]).iter().map(sorted).collect::<Vec<_>>()
+    };
+    let first = cut(&bases);
+    assert_eq!(cut(&bases), first);
+    bases.reverse();
+    assert_eq!(cut(&bases), first);
+}
+
+#[test]
+fn of_all_shards_one_writes_the_shared_cache() {
+    let (_folder, path) = file("writer", "d\nc\nb\na\ne");
+    let writers = |shard: &Value| {
+        let targets = shard["target"].as_object().unwrap().values();
+        let shared = |entry: &&str| entry.contains("buildcache-shared-");
+        let writers = targets.filter(|target| strings(&target["cache-to"]).iter().any(shared));
+        writers.map(|target| target["args"]["BASE_IMAGE"].clone()).collect::<Vec<_>>()
+    };
+    let shards = shards(&path, 3, &["--push"]);
+    assert_eq!(shards.iter().flat_map(writers).collect::<Vec<_>>(), ["d"]);
+}
+
+#[test]
+fn a_shard_has_the_tags_and_the_cache_folders_of_the_whole() {
+    // A shard of one image is no run with one base image.
+    let (_folder, path) = file("whole", "a:1\nb:1");
+    for shard in shards(&path, 2, &["--variant=java"]) {
+        let [target] = shard["target"].as_object().unwrap().values().collect::<Vec<_>>()[..] else {
+            panic!("{shard:#}")
+        };
+        assert_eq!(strings(&target["tags"]).len(), 1);
+        assert!(strings(&target["tags"])[0].ends_with("_tag_1"));
+    }
+    let folder = Xtask::print(&["--base-images", &path, "--shard=1/2"]);
+    let target = folder.env("BUILD_CACHE_DIR", "/cache").target();
+    assert_eq!(target["cache-from"], json!(["type=local,src=/cache/python-a_tag_1"]));
+    // What is wrong with the whole is wrong with each part.
+    let shard = ["--base-images", &path, "--custom-tags=t", "--shard=2/2"];
+    assert!(Xtask::print(&shard).refused().contains(":0123456-t"));
+    let variants = Xtask::print(&["--variant=all", "--shard=2/3"]).definition();
+    assert_eq!(names(&variants), ["golang"]);
+}
+
+#[test]
+fn a_shard_that_gets_nothing_is_no_error() {
+    let args = ["--variant=debian", "--push", "--shard=2/2"];
+    let empty = json!({ "group": { "default": { "targets": [] } }, "target": {} });
+    assert_eq!(Xtask::print(&args).definition(), empty);
+    // Not even docker is looked for.
+    let folder = Folder::new("empty-shard");
+    let outputs = folder.0.join("outputs");
+    let build = Xtask::new(&[&["image"], &args[..]].concat());
+    let ended = build.env("PATH", &folder.0).env("GITHUB_OUTPUT", &outputs).end();
+    assert_eq!((ended.status, ended.stdout.as_str()), (0, ""), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("nothing is built") && ended.stderr.contains("2/2"));
+    assert!(fs::read_to_string(outputs).unwrap().contains("tags_csv"));
+}
+
+#[test]
+fn a_wrong_shard_is_refused_with_what_is_accepted() {
+    let wrong = [
+        "0/2",
+        "3/2",
+        "1/0",
+        "0/0",
+        "1",
+        "",
+        "/",
+        "1/",
+        "/2",
+        "a/b",
+        "-1/2",
+        "1/-2",
+        "+1/2",
+        "1/2/3",
+        " 1/2",
+        "1 / 2",
+        "1.0/2",
+        "1/99999999999999999999999",
+    ];
+    for shard in wrong {
+        let said = Xtask::print(&[&format!("--shard={shard}")]).refused();
+        assert!(said.contains(&format!("{shard:?}")) && said.contains("K/N"), "{said}");
+    }
+    let far = format!("--shard={0}/{0}", usize::MAX);
+    assert_eq!(names(&Xtask::print(&[&far]).definition()), [""; 0]);
 }

@@ -1,5 +1,8 @@
-//! Many base images in one run: the list that names them.
+//! Many base images in one run: the list that names them, and the shard of the run that one of
+//! several CI jobs builds.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
 
@@ -71,4 +74,50 @@ fn without_comment(line: &str) -> &str {
 pub fn is_reference(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@+".contains(c))
+}
+
+/// One of `of` parts of a run, the first of which has the number 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Shard {
+    number: usize,
+    of: usize,
+}
+
+impl Shard {
+    /// Reads `K/N`.
+    ///
+    /// # Errors
+    /// A usage error for anything else.
+    pub fn parse(text: &str) -> Result<Self> {
+        let parsed = text.split_once('/').and_then(|(number, of)| {
+            let shard = Shard { number: number.parse().ok()?, of: of.parse().ok()? };
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'/');
+            (digits && (1..=shard.of).contains(&shard.number)).then_some(shard)
+        });
+        parsed.ok_or_else(|| {
+            usage(format!(
+                "--shard {text:?} is no part of a run: write K/N, the part and how many there \
+                 are, as in 1/4 up to 4/4."
+            ))
+        })
+    }
+
+    /// The part of `items` that is this shard's, in their order. `name` tells them apart.
+    ///
+    /// All shards together have each item once, and none has more than one item more than
+    /// another. The cut depends on the names alone and not on the order of `items`: jobs that
+    /// list the same base images in different orders still miss none. Neighbours in the order of
+    /// names, which are often much alike, go to different shards.
+    pub fn cut<T>(self, items: Vec<T>, name: impl Fn(&T) -> &String) -> Vec<T> {
+        let names = items.iter().map(|item| name(item).clone()).collect::<BTreeSet<_>>();
+        let own = names.into_iter().skip(self.number - 1).step_by(self.of);
+        let own = own.collect::<BTreeSet<_>>();
+        items.into_iter().filter(|item| own.contains(name(item))).collect()
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
 }

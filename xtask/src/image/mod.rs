@@ -65,6 +65,7 @@ Options, each with its variable and default:
   --variant NAME         VARIANT         python; repeat, a,b or all
   --base-image REF       BASE_IMAGE      the variant's; repeat for several
   --base-images FILE                     a list of more, one a line; - is stdin
+  --shard K/N                            all; else part K of N
   --custom-tags A,B      CUSTOM_TAGS     the variant's name, or none
   --image REPO           IMAGE           ghcr.io/openhands/agent-server
   --target NAME          TARGET          binary
@@ -169,6 +170,10 @@ impl Job {
     /// [`ImageIsThere`], with what went wrong, once the images are where they belong.
     fn build(&mut self, sh: &Shell) -> Result<()> {
         let begun = Instant::now();
+        if let (Some(shard), []) = (self.request.shard, self.plan.targets.as_slice()) {
+            eprintln!("nothing is built: the run has too few images for the shard {shard}.");
+            return self.write_outputs(&[]);
+        }
         if let Some(prebuilt) = &self.prebuilt {
             prebuilt.stage()?;
         }

@@ -14,7 +14,7 @@ use super::source::Source;
 use super::tag;
 use crate::error::usage;
 
-/// A whole run: one bake.
+/// A run, or the shard of one that was asked for: one bake.
 pub struct Plan {
     pub targets: Vec<Target>,
 }
@@ -90,8 +90,13 @@ impl Plan {
             };
             targets.push(Target::new(request, facts, &choice, &places));
         }
-        let plan = Plan { targets };
+        let mut plan = Plan { targets };
         plan.check_names()?;
+        // Only now, so that tags, names and the writer of the shared cache are the same in every
+        // shard, and a request is refused by all jobs of a run or by none.
+        if let Some(shard) = request.shard {
+            plan.targets = shard.cut(plan.targets, |target| &target.name);
+        }
         Ok(plan)
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use pico_args::Arguments;
 
-use super::batch::{is_reference, read_list};
+use super::batch::{Shard, is_reference, read_list};
 use super::cache::Mode;
 use super::progress::{self, Style};
 use super::tag;
@@ -32,6 +32,8 @@ pub struct Request {
     pub variants: Vec<String>,
     /// Replace the variants' own.
     pub base_images: Vec<String>,
+    /// The part of the run to build; `None` for all of it.
+    pub shard: Option<Shard>,
     /// `None` when custom tags were not mentioned.
     pub custom_tags: Option<Vec<String>>,
     /// The repository, without tag.
@@ -112,6 +114,7 @@ impl Request {
         Ok(Request {
             variants: variants(args)?,
             base_images: base_images(args)?,
+            shard: value(args, "--shard")?.map(|shard| Shard::parse(&shard)).transpose()?,
             custom_tags: one(args, "--custom-tags", "CUSTOM_TAGS")?.map(|tags| split(&tags)),
             image: repository(one(args, "--image", "IMAGE")?)?,
             target: one(args, "--target", "TARGET")?.unwrap_or_else(|| "binary".to_owned()),
