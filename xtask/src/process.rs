@@ -155,32 +155,34 @@ pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus
 }
 
 /// Waits for `child`, and hands what comes out of `pipe` to `show`, which is called with nothing
-/// while nothing comes. A caught signal is passed on to the child once. Gives its status; `None` if
-/// it has not ended at `deadline` and so was ended.
+/// while nothing comes, and says whether to wait any longer. A caught signal is passed on to the
+/// child once. Gives its status; `None` if it was not waited for, and so was ended.
 ///
 /// # Errors
 /// What the system says if the child can't be waited for.
 pub fn follow(
     child: &mut Child,
     pipe: impl Read + Send + 'static,
-    deadline: Option<Instant>,
-    mut show: impl FnMut(&[u8]),
+    mut show: impl FnMut(&[u8]) -> bool,
 ) -> io::Result<Option<ExitStatus>> {
     let chunks = read_chunks(pipe);
     let mut signals = Signals::default();
     loop {
-        match chunks.recv_timeout(TICK) {
+        let go_on = match chunks.recv_timeout(TICK) {
             Ok(bytes) => show(&bytes),
             Err(RecvTimeoutError::Timeout) => show(&[]),
             // A child may close its pipe and go on.
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
-        }
+            Err(RecvTimeoutError::Disconnected) => {
+                thread::sleep(TICK);
+                show(&[])
+            }
+        };
         if let Some(status) = child.try_wait()? {
             drain(&chunks, &mut show);
             return Ok(Some(status));
         }
         signals.pass_on(child, None)?;
-        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+        if !go_on {
             stop(child)?;
             drain(&chunks, &mut show);
             return Ok(None);
@@ -189,7 +191,7 @@ pub fn follow(
 }
 
 /// Hands on what a child wrote before it ended. Whoever it left behind may keep the pipe open.
-fn drain(chunks: &Receiver<Vec<u8>>, show: &mut impl FnMut(&[u8])) {
+fn drain(chunks: &Receiver<Vec<u8>>, show: &mut impl FnMut(&[u8]) -> bool) {
     while let Ok(bytes) = chunks.recv_timeout(5 * TICK) {
         show(&bytes);
     }

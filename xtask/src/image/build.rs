@@ -1,11 +1,12 @@
 //! One bake: what it is given, and how it went.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{ChildStderr, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 use xshell::Shell;
 
 use super::builder::builder_flag;
@@ -18,13 +19,16 @@ use super::trace::{Trace, is_import};
 use crate::error::Interrupted;
 use crate::process;
 
+/// How long a bake may wait for caches to be read, when all else is done.
+const READ_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How a bake ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Done,
     /// With this exit status, after buildx has said why.
     Failed(u8),
-    /// It took longer than it might.
+    /// It took longer than it might, or waited too long for a cache.
     TimedOut,
     /// By this signal.
     Stopped(i32),
@@ -39,14 +43,16 @@ pub struct Baked {
     pub metadata: Value,
     /// From its start to its end.
     pub seconds: f64,
-    /// The bake before it, which read caches and failed by one of them, and its error.
-    pub broken: Option<(Box<Trace>, String)>,
+    /// Why caches that were asked for were not read, by reference.
+    pub unread: BTreeMap<String, String>,
+    /// The events of an earlier bake, if that was the one that read the caches.
+    reading: Option<Box<Trace>>,
 }
 
 impl Baked {
     /// The events of the bake that read the caches.
     pub fn reading(&self) -> &Trace {
-        self.broken.as_ref().map_or(&self.trace, |(trace, _)| trace)
+        self.reading.as_deref().unwrap_or(&self.trace)
     }
 
     /// # Errors
@@ -109,7 +115,7 @@ pub fn bake(
     let mut trace = Trace::new(target_names(definition));
     let status = match child.stderr.take() {
         Some(pipe) => watch(&mut child, pipe, deadline, request, &mut trace)?,
-        None => process::follow(&mut child, std::io::empty(), deadline, |_| ())?,
+        None => process::follow(&mut child, std::io::empty(), |_| !is_past(deadline))?,
     };
     let end = match (process::caught(), status) {
         (Some(signal), _) => End::Stopped(signal),
@@ -120,7 +126,12 @@ pub fn bake(
     // An engine that tells nothing has built all the same.
     let metadata = sh.read_file(&metadata).unwrap_or_default();
     let metadata = serde_json::from_str(&metadata).unwrap_or_default();
-    Ok(Baked { end, trace, metadata, seconds: begun.elapsed().as_secs_f64(), broken: None })
+    let (seconds, unread) = (begun.elapsed().as_secs_f64(), BTreeMap::new());
+    Ok(Baked { end, trace, metadata, seconds, unread, reading: None })
+}
+
+fn is_past(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() > deadline)
 }
 
 /// What `BuildKit` says where it can't get at a layer that a cache promised. Any other failure would
@@ -133,35 +144,67 @@ const BROKEN: [&str; 4] = [
 ];
 
 /// Builds the images of `definition`; their caches are exported later, where that is possible
-/// apart. A cache that breaks the build is left out of a second try.
+/// apart. Caches that break the build, or keep it waiting, are left out of another try.
 ///
 /// # Errors
 /// A docker that can't be started.
 pub fn images(sh: &Shell, request: &Request, definition: &Value) -> Result<Baked> {
     let mut definition = definition.clone();
-    let targets = |definition: &mut Value, key: &str| {
-        let targets = definition["target"].as_object_mut().into_iter().flatten();
-        targets.for_each(|(_, target)| target[key] = json!([]));
-    };
     if export::are_apart(request) {
-        targets(&mut definition, "cache-to");
+        change(&mut definition, "cache-to", |_| false);
     }
-    let mut first = bake(sh, request, &definition, None)?;
+    let mut baked = bake(sh, request, &definition, None)?;
     // Two runs that load one tag at once are in each other's way in the engine.
-    if matches!(first.end, End::Failed(_)) && first.trace.has_failed_by(": already exists") {
+    if matches!(baked.end, End::Failed(_)) && baked.trace.has_failed_by(": already exists") {
         request.warn("another run loaded the same tag at the same time; trying again");
-        first = bake(sh, request, &definition, None)?;
+        baked = bake(sh, request, &definition, None)?;
     }
-    let Some(error) = broken_cache(&first) else { return Ok(first) };
-    request.warn(&format!("a cache that was read is broken, so none is read now: {error}"));
-    targets(&mut definition, "cache-from");
-    let mut second = bake(sh, request, &definition, None)?;
-    second.broken = Some((Box::new(first.trace), error));
-    Ok(second)
+    let (mut unread, mut reading) = (BTreeMap::new(), None);
+    loop {
+        let again = self::unread(request, &baked);
+        if again.keys().all(|name| unread.contains_key(name)) {
+            return Ok(Baked { unread, reading, ..baked });
+        }
+        request.warn("a cache is in the way of the build, which begins again without it");
+        unread.extend(again);
+        reading.get_or_insert_with(|| Box::new(baked.trace));
+        change(&mut definition, "cache-from", |entry| {
+            // buildx names a folder by the digest of its index.
+            let is_of = |name: &String| {
+                entry == format!("type=registry,ref={name}")
+                    || name.starts_with("local:") && entry.starts_with("type=local,")
+            };
+            !unread.keys().any(is_of)
+        });
+        baked = bake(sh, request, &definition, None)?;
+    }
+}
+
+/// Keeps those of the entries under `key` of every target that are `wanted`.
+fn change(definition: &mut Value, key: &str, wanted: impl Fn(&str) -> bool) {
+    for (_, target) in definition["target"].as_object_mut().into_iter().flatten() {
+        if let Some(entries) = target[key].as_array_mut() {
+            entries.retain(|entry| entry.as_str().is_some_and(&wanted));
+        }
+    }
+}
+
+/// The caches that a bake failed by, each with the reason.
+fn unread(request: &Request, baked: &Baked) -> BTreeMap<String, String> {
+    if baked.end == End::TimedOut {
+        let seconds = READ_PATIENCE.min(request.cache_timeout).as_secs();
+        let why = format!("no answer within {seconds} s");
+        return baked.trace.awaited().into_iter().map(|name| (name, why.clone())).collect();
+    }
+    let Some(error) = broken_layer(baked) else { return BTreeMap::new() };
+    let imports = baked.trace.imports();
+    let read = imports.iter().filter(|(_, import)| import.error.is_none());
+    read.map(|(name, _)| ((*name).to_owned(), format!("it or another is broken: {error}")))
+        .collect()
 }
 
 /// The error of a bake that failed by what it got from a cache, and not by a step's own command.
-fn broken_cache(baked: &Baked) -> Option<String> {
+fn broken_layer(baked: &Baked) -> Option<String> {
     let was_read = baked.trace.imports().values().any(|import| import.error.is_none());
     let mut failures = baked.trace.failures().filter(|(_, error)| !error.contains("canceled"));
     let is_failed = matches!(baked.end, End::Failed(_)) && was_read;
@@ -189,12 +232,21 @@ fn watch(
     let mut progress =
         Progress::new(request.progress == Style::Plain, request.in_actions, is_export);
     let mut reader = Reader::default();
-    let status = process::follow(child, pipe, deadline, |bytes| {
+    let patience = READ_PATIENCE.min(request.cache_timeout);
+    let mut waiting_since = None;
+    let status = process::follow(child, pipe, |bytes| {
         for event in reader.read(bytes) {
             trace.add(&event);
             progress.show(&event);
         }
         progress.tick();
+        // BuildKit itself waits for a cache without end.
+        if trace.awaited().is_empty() {
+            waiting_since = None;
+        }
+        let waiting_since = waiting_since.get_or_insert_with(Instant::now);
+        let is_stuck = !trace.awaited().is_empty() && waiting_since.elapsed() > patience;
+        !is_stuck && !is_past(deadline)
     })?;
     for event in reader.end() {
         trace.add(&event);

@@ -169,7 +169,7 @@ fn vertex(told: &Value) -> Vertex {
         started: time(&told["started"]),
         completed: time(&told["completed"]),
         cached: told["cached"] == true,
-        error: told["error"].as_str().filter(|error| !error.is_empty()).map(str::to_owned),
+        error: told["error"].as_str().filter(|error| !error.is_empty()).map(without_state),
     }
 }
 
@@ -180,6 +180,13 @@ fn status(told: &Value) -> Status {
         started: time(&told["started"]),
         completed: time(&told["completed"]),
     }
+}
+
+/// An error without what a registry adds to the address of an upload, which tells nobody anything.
+fn without_state(error: &str) -> String {
+    let Some((before, state)) = error.split_once("?_state=") else { return error.to_owned() };
+    let end = state.find(['"', ' ', ':']).unwrap_or(state.len());
+    format!("{before}{}", &state[end..])
 }
 
 fn text(told: &Value, key: &str) -> String {

@@ -204,10 +204,10 @@ fn bake(
     Ok((baked, made))
 }
 
-/// Has an export failed by something that passes?
+/// Has an export failed by something that passes? `BuildKit` itself tries the layers again.
 fn is_passing(written: &Written) -> bool {
     let error = written.error.as_deref().unwrap_or_default();
-    written.outcome == Outcome::Failed && registry::is_passing(error)
+    written.outcome == Outcome::Failed && error.contains("manifest") && registry::is_passing(error)
 }
 
 /// What a run is to export, each under a name of its own.

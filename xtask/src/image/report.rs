@@ -58,6 +58,14 @@ const REFUSALS: [(&str, Option<u64>); 6] = [
     ("authorization failed", None),
     ("access denied", None),
 ];
+/// What it says when it fails.
+const FAILURES: [(&str, u64); 5] = [
+    ("500 Internal Server Error", 500),
+    ("502 Bad Gateway", 502),
+    ("503 Service Unavailable", 503),
+    ("504 Gateway Timeout", 504),
+    ("507 Insufficient Storage", 507),
+];
 
 /// A cache that was read, or was to be.
 struct CacheRead<'a> {
@@ -246,14 +254,14 @@ impl Report<'_> {
     }
 
     fn reads<'a>(&'a self, target: &'a Target) -> Vec<CacheRead<'a>> {
-        let reads = target.cache_read.iter().map(|place| read(place, self.image.reading()));
-        let mut reads = reads.collect::<Vec<_>>();
-        if let Some((_, error)) = &self.image.broken {
-            for read in reads.iter_mut().filter(|read| read.read == Some(Read::Hit)) {
-                (read.read, read.error) = (Some(Read::Failed), Some(error.as_str()));
+        let reads = target.cache_read.iter().map(|place| {
+            let told = read(place, self.image.reading());
+            match self.image.unread.get(place.name()) {
+                Some(error) => CacheRead { read: Some(Read::Failed), error: Some(error), ..told },
+                None => told,
             }
-        }
-        reads
+        });
+        reads.collect()
     }
 
     fn written(&self, target: &Target) -> impl Iterator<Item = &Written> {
@@ -423,6 +431,8 @@ fn read<'a>(place: &'a Place, trace: &'a Trace) -> CacheRead<'a> {
     };
     let error = told.and_then(|told| told.error.as_deref());
     let refusal = error.and_then(|error| REFUSALS.iter().find(|(sign, _)| error.contains(sign)));
+    let failure = error.and_then(|error| FAILURES.iter().find(|(sign, _)| error.contains(sign)));
+    let failure = failure.map(|(_, status)| *status);
     let read = told.map(|_| match (error, refusal) {
         (None, _) => Read::Hit,
         (_, Some(_)) => Read::Refused,
@@ -432,7 +442,7 @@ fn read<'a>(place: &'a Place, trace: &'a Trace) -> CacheRead<'a> {
     CacheRead {
         place: place.name(),
         read,
-        status: refusal.and_then(|(_, status)| *status),
+        status: refusal.and_then(|(_, status)| *status).or(failure),
         error: error.filter(|_| read != Some(Read::Miss)),
         seconds: told.and_then(|told| Some(told.completed? - told.started)),
     }

@@ -226,6 +226,15 @@ impl Trace {
         self.of(target).filter_map(base).collect()
     }
 
+    /// The caches that the bake waits for, if it waits for nothing else.
+    pub fn awaited(&self) -> BTreeSet<String> {
+        let pending =
+            |node: &&Node| node.outcomes.last().is_some_and(|outcome| outcome.completed.is_none());
+        let pending = self.nodes.iter().map(|(_, node)| node).filter(pending);
+        let names = pending.map(|node| node.name.strip_prefix(IMPORT).map(str::to_owned));
+        names.collect::<Option<BTreeSet<_>>>().unwrap_or_default()
+    }
+
     /// How each cache export of `target` went.
     pub fn exports(&self, target: &str) -> Vec<&Outcome> {
         let nodes = self.of(target).filter(|node| phase_of(&node.name) == Phase::CacheExport);
