@@ -43,6 +43,8 @@ pub struct Baked {
     pub metadata: Value,
     /// From its start to its end.
     pub seconds: f64,
+    /// Whether the builder had no build cache before; `None` where that is not known.
+    pub builder_was_empty: Option<bool>,
     /// Why caches that were asked for were not read, by reference.
     pub unread: BTreeMap<String, String>,
     /// The events of an earlier bake, if that was the one that read the caches.
@@ -127,7 +129,8 @@ pub fn bake(
     let metadata = sh.read_file(&metadata).unwrap_or_default();
     let metadata = serde_json::from_str(&metadata).unwrap_or_default();
     let (seconds, unread) = (begun.elapsed().as_secs_f64(), BTreeMap::new());
-    Ok(Baked { end, trace, metadata, seconds, unread, reading: None })
+    let builder_was_empty = None;
+    Ok(Baked { end, trace, metadata, seconds, builder_was_empty, unread, reading: None })
 }
 
 fn is_past(deadline: Option<Instant>) -> bool {

@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 use xshell::Shell;
 
 use super::build::{self, Baked, End};
-use super::builder::{self, Builder};
+use super::builder;
 use super::cache::Place;
 use super::folder::Staging;
-use super::plan::{Plan, Target, literal};
-use super::registry::{self, Layers};
+use super::plan::{Target, literal};
+use super::registry::{self, Content};
 use super::request::Request;
 use crate::error::Interrupted;
 
@@ -74,20 +74,33 @@ struct Export<'a> {
 pub struct Exports {
     pub written: Vec<Written>,
     pub bakes: Vec<Baked>,
+    /// What the registry held before them, of what was read or pushed.
+    pub known: BTreeMap<String, Content>,
 }
 
 impl Exports {
+    /// Takes in those of another wave.
+    pub fn add(&mut self, other: Exports) {
+        self.written.extend(other.written);
+        self.bakes.extend(other.bakes);
+        self.known.extend(other.known);
+    }
+
     /// # Errors
-    /// A signal or an engine that is gone; with `--strict-cache`, any export that did not end
-    /// well.
-    pub fn check(&self, request: &Request) -> Result<()> {
+    /// A signal, or an engine that is gone.
+    pub fn check_end(&self, request: &Request) -> Result<()> {
         match self.bakes.last().map(|bake| bake.end) {
-            Some(End::Stopped(signal)) => return Err(Interrupted(signal).into()),
+            Some(End::Stopped(signal)) => Err(Interrupted(signal).into()),
             Some(End::Failed(_)) if !builder::answers(request) => {
                 bail!("the engine stopped answering while the caches were exported.")
             }
-            _ => {}
+            _ => Ok(()),
         }
+    }
+
+    /// # Errors
+    /// With `--strict-cache`, any export that did not end well.
+    pub fn check(&self, request: &Request) -> Result<()> {
         let well = [Outcome::Done, Outcome::Skipped];
         let rest = self.written.iter().filter(|written| !well.contains(&written.outcome)).count();
         if request.strict_cache && rest > 0 {
@@ -122,23 +135,22 @@ pub fn are_apart(request: &Request) -> bool {
 pub fn write(
     sh: &Shell,
     request: &Request,
-    plan: &Plan,
-    builder: &Builder,
+    targets: &[&Target],
     definition: &Value,
     image: &Baked,
 ) -> Result<Exports> {
     if !are_apart(request) {
-        let exports = plan.targets.iter().flat_map(|target| {
+        let exports = targets.iter().flat_map(|target| {
             target.cache_written.iter().map(|place| {
                 let (outcome, error) = told(image, &target.name);
                 Written { outcome, error, ..Written::new(target, place) }
             })
         });
-        return Ok(Exports { written: exports.collect(), bakes: Vec::new() });
+        return Ok(Exports { written: exports.collect(), ..Exports::default() });
     }
-    let exports = exports(plan);
-    let known = if exports.is_empty() { BTreeMap::new() } else { known_layers(plan, image) };
-    let is_needless = |export: &Export| is_needless(export, builder, image, &known);
+    let exports = exports(targets);
+    let known = known_contents(&exports, image);
+    let is_needless = |export: &Export| is_needless(export, image, &known);
     let (skipped, exports): (Vec<_>, Vec<_>) = exports.into_iter().partition(is_needless);
     let mut written = skipped
         .iter()
@@ -178,7 +190,7 @@ pub fn write(
     }
     count_bytes(&mut made, &known);
     written.append(&mut made);
-    Ok(Exports { written, bakes })
+    Ok(Exports { written, bakes, known })
 }
 
 /// Exports in one bake; gives how each of `exports` went.
@@ -211,17 +223,16 @@ fn is_passing(written: &Written) -> bool {
 }
 
 /// What a run is to export, each under a name of its own.
-fn exports(plan: &Plan) -> Vec<Export<'_>> {
+fn exports<'a>(targets: &[&'a Target]) -> Vec<Export<'a>> {
     let mut exports: Vec<Export> = Vec::new();
-    for target in &plan.targets {
+    for target in targets {
         for (number, place) in target.cache_written.iter().enumerate() {
             let mut name = target.name.clone();
             if number > 0 {
                 name.push_str("-shared");
             }
-            let is_taken = |name: &String| {
-                number > 0 && plan.targets.iter().any(|target| target.name == *name)
-            };
+            let is_taken =
+                |name: &String| number > 0 && targets.iter().any(|target| target.name == *name);
             while is_taken(&name) {
                 name.push('_');
             }
@@ -259,40 +270,37 @@ fn apart(
     Ok(json!({ "group": { "default": { "targets": names } }, "target": targets }))
 }
 
-/// The layers of every cache that was read and of every image that was pushed: a registry has
-/// them before anything is exported.
-fn known_layers(plan: &Plan, image: &Baked) -> BTreeMap<String, Layers> {
+/// Every cache that was read and every image that was pushed: a registry has their layers before
+/// anything is exported. Without exports, only caches that gave nothing are looked at.
+fn known_contents(exports: &[Export], image: &Baked) -> BTreeMap<String, Content> {
     let imports = image.trace.imports();
     let read = imports.iter().filter(|(_, outcome)| outcome.error.is_none());
     let read = read.map(|(reference, _)| (*reference).to_owned());
-    let pushed = plan.targets.iter().filter_map(|target| {
-        let digest = image.metadata[&target.name]["containerimage.digest"].as_str()?;
-        let repository = registry::repository(target.tags.first()?);
-        Some(format!("{repository}@{digest}"))
+    let pushed = exports.iter().filter_map(|export| {
+        let digest = image.metadata[&export.target.name]["containerimage.digest"].as_str()?;
+        Some(format!("{}@{digest}", registry::repository(export.target.tags.first()?)))
     });
-    registry::layers(&read.chain(pushed).collect())
+    if exports.is_empty() && image.trace.has_cached_steps() {
+        return BTreeMap::new();
+    }
+    registry::contents(&read.filter(|name| !name.starts_with("local:")).chain(pushed).collect())
 }
 
 /// Did everything come from the very cache that would be written? Only an engine that was empty
 /// can't have had it from elsewhere, nor from a cache of which this one has all layers.
-fn is_needless(
-    export: &Export,
-    builder: &Builder,
-    image: &Baked,
-    known: &BTreeMap<String, Layers>,
-) -> bool {
+fn is_needless(export: &Export, image: &Baked, known: &BTreeMap<String, Content>) -> bool {
     let Place::Registry(reference) = export.place else { return false };
     let all_cached = image
         .trace
         .steps(&export.target.name)
         .is_some_and(|steps| steps.iter().all(|step| step.cached == Some(true)));
-    if !all_cached || builder.was_empty != Some(true) {
+    if !all_cached || image.builder_was_empty != Some(true) {
         return false;
     }
     let Some(own) = known.get(reference) else { return false };
     let read = export.target.cache_read.iter().map(Place::name);
     let mut others = read.filter_map(|other| known.get(other));
-    others.all(|other| other.keys().all(|digest| own.contains_key(digest)))
+    others.all(|other| other.layers.keys().all(|digest| own.layers.contains_key(digest)))
 }
 
 /// What buildx tells of the one export of the target `name` in `baked`.
@@ -328,12 +336,12 @@ fn outcome(export: &Export, baked: &Baked) -> Written {
 }
 
 /// Tells for each cache that was written what was new of it to the registry.
-fn count_bytes(written: &mut [Written], known: &BTreeMap<String, Layers>) {
+fn count_bytes(written: &mut [Written], known: &BTreeMap<String, Content>) {
     let done = written.iter().filter(|written| written.outcome == Outcome::Done);
-    let caches = registry::layers(&done.map(|written| written.place.clone()).collect());
+    let caches = registry::contents(&done.map(|written| written.place.clone()).collect());
     for written in written {
-        let Some(layers) = caches.get(&written.place) else { continue };
-        let is_known = |digest: &String| known.values().any(|had| had.contains_key(digest));
+        let Some(Content { layers, .. }) = caches.get(&written.place) else { continue };
+        let is_known = |digest: &String| known.values().any(|had| had.layers.contains_key(digest));
         let (present, uploaded): (Vec<_>, Vec<_>) =
             layers.iter().partition(|(digest, _)| is_known(digest));
         let sum = |layers: Vec<(&String, &u64)>| layers.into_iter().map(|(_, size)| size).sum();

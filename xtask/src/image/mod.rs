@@ -10,6 +10,7 @@ mod definition;
 mod events;
 mod explain;
 mod export;
+mod failed;
 mod file;
 mod folder;
 mod github;
@@ -27,9 +28,10 @@ mod source;
 mod summary;
 mod tag;
 mod trace;
+mod waves;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -38,16 +40,15 @@ use anyhow::Result;
 use pico_args::Arguments;
 use xshell::Shell;
 
-use self::build::Baked;
 use self::builder::Builder;
 use self::definition::Definition;
-use self::export::Exports;
 use self::plan::{Facts, Plan, Target};
 use self::prebuilt::Prebuilt;
 use self::record::Record;
 use self::report::Report;
 use self::request::{Delivery, Request};
 use self::source::Source;
+use self::waves::{Built, Image, Run};
 use crate::error::usage;
 use crate::process;
 use crate::results;
@@ -76,6 +77,8 @@ Options, each with its variable and default:
   --prebuilt-sdist PATH  PREBUILT_SDIST  none: the pinned release from PyPI
   --builder NAME         BUILDX_BUILDER  buildx's own choice
   --build-info PATH                      none; where to tell what was pushed
+  --jobs NUMBER                          8; how many images a bake builds
+  --skip-existing                        off; leave out what is pushed already
   --report FILE                          none; where the report goes as JSON
   --strict-cache                         off; fail if a cache was not written
   --explain                              off; say why steps ran
@@ -122,14 +125,7 @@ fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()
     if print {
         return results::write(format_args!("{:#}", job.plan.bake()));
     }
-    let built = job.build(sh);
-    // An image that was pushed is there, whatever became of its cache.
-    if built.as_ref().map_or_else(anyhow::Error::is::<ImageIsThere>, |()| true) {
-        for tag in job.plan.targets.iter().flat_map(|target| &target.tags) {
-            results::write(tag)?;
-        }
-    }
-    built
+    job.build(sh)
 }
 
 /// A request with everything that was found out for it, ready to be built.
@@ -164,10 +160,10 @@ impl Job {
         Ok(Job { build_info: build_info.transpose()?, request, source, plan, prebuilt })
     }
 
-    /// Builds the images, tells what came of them, then exports their caches, and reports.
+    /// Builds the images, tells what came of them, exports their caches, and reports.
     ///
     /// # Errors
-    /// [`ImageIsThere`], with what went wrong, once the images are where they belong.
+    /// An image that was not built. Of what failed when all were, the error says that they are.
     fn build(&mut self, sh: &Shell) -> Result<()> {
         let begun = Instant::now();
         if let (Some(shard), []) = (self.request.shard, self.plan.targets.as_slice()) {
@@ -179,35 +175,72 @@ impl Job {
         }
         let builder = builder::check(&self.request, &mut self.plan)?;
         let Job { request, plan, .. } = &*self;
-        let definition = plan.bake();
+        let mut built = Built::new(plan, &self.present());
         let reading = folder::Reading::open_all(plan)?;
-        let image = build::images(sh, request, &definition)?;
-        let mut exports = Exports::default();
-        let mut ended = image.check();
-        if ended.is_ok() {
-            self.tell(&builder, &image)?;
-            let written = export::write(sh, request, plan, &builder, &definition, &image);
-            ended = written.and_then(|written| {
-                exports = written;
-                exports.check(request)
-            });
-            ended = ended.map_err(|error| error.context(ImageIsThere::new(request, plan)));
-        }
+        let run = Run { sh, request, plan, builder: &builder, begun };
+        let ended = run.build(&mut built, &|target, digest| self.tell(&builder, target, digest));
         reading.into_iter().try_for_each(folder::Reading::close)?;
-        let mut records = self.records(sh);
+        self.write_outputs(&self.done(&built))?;
+        self.report(&run, &built)?;
+        let tags = self.done(&built).into_iter().flat_map(|(target, _)| &target.tags);
+        tags.into_iter().try_for_each(results::write)?;
+        let ended = ended.and_then(|()| failed::check(sh, request, plan, &built));
+        let ended = ended.and_then(|()| built.exports.check(request));
+        match built.missing().as_slice() {
+            [] => ended.map_err(|error| error.context(self.delivered())),
+            _ => ended,
+        }
+    }
+
+    /// The images that need not be built, with their digests.
+    fn present(&self) -> BTreeMap<usize, String> {
+        if !self.request.skip_existing {
+            return BTreeMap::new();
+        }
+        let present = waves::present(&self.plan);
+        let (count, all) = (present.len(), self.plan.targets.len());
+        eprintln!("{count} of {all} images are in the registry already, and are skipped.");
+        present
+    }
+
+    /// The targets that are built or were there, with their digests.
+    fn done(&self, built: &Built) -> Vec<(&Target, String)> {
+        let targets = self.plan.targets.iter().enumerate();
+        targets
+            .filter_map(|(number, target)| Some((target, built.digest(number, target)?)))
+            .collect()
+    }
+
+    /// Reports, and keeps what the next build is compared with.
+    fn report(&self, run: &Run, built: &Built) -> Result<()> {
+        let mut records = self.records(run.sh);
         let last = records.iter().map(|(path, _)| Record::load(path)).collect::<Vec<_>>();
-        for ((_, record), (target, last)) in records.iter_mut().zip(plan.targets.iter().zip(&last))
-        {
-            record.add(&image.trace, &target.name, last.as_ref());
+        let entries = records.iter_mut().zip(&self.plan.targets).zip(&last);
+        for (number, (((_, record), target), last)) in entries.enumerate() {
+            if let Some(bake) = built.bake(number) {
+                record.add(&bake.trace, &target.name, last.as_ref());
+            }
         }
-        let seconds = begun.elapsed().as_secs_f64();
-        let (image, exports, last) = (&image, &exports, last.as_slice());
-        let report = Report { request, plan, builder: &builder, image, exports, last, seconds };
-        report.publish(&records)?;
-        for (path, record) in records.iter().filter(|_| image.check().is_ok()) {
-            record.save(path)?;
+        let Run { request, plan, builder, begun, .. } = *run;
+        let (last, seconds) = (last.as_slice(), begun.elapsed().as_secs_f64());
+        Report { request, plan, builder, built, last, seconds }.publish(&records)?;
+        for (number, (path, record)) in records.iter().enumerate() {
+            if let Image::Done(_) = built.images[number] {
+                record.save(path)?;
+            }
         }
-        ended
+        Ok(())
+    }
+
+    /// Says that the images are where they belong.
+    fn delivered(&self) -> String {
+        let tags = self.plan.targets.iter().filter_map(|target| target.tags.first());
+        let how = match self.request.delivery {
+            Delivery::Push => "pushed",
+            Delivery::Load => "loaded",
+        };
+        let tags = tags.map(String::as_str).collect::<Vec<_>>().join(", ");
+        format!("{tags} is built and {how}, but the run did not end well")
     }
 
     /// What the targets are made of, and where that is kept.
@@ -219,28 +252,24 @@ impl Job {
         self.plan.targets.iter().map(record).collect()
     }
 
-    /// Tells other programs what was built.
-    fn tell(&self, builder: &Builder, image: &Baked) -> Result<()> {
-        let Job { request, source, plan, build_info, .. } = self;
-        let digest = |target: &Target| {
-            let digest = &image.metadata[&target.name]["containerimage.digest"];
-            digest.as_str().unwrap_or_default().to_owned()
-        };
-        let digests = plan.targets.iter().map(digest).collect::<Vec<_>>();
-        // A fork's pull request is built by the same command, and has nothing to tell of.
-        if let (Some(place), Delivery::Push) = (build_info, request.delivery) {
-            for (target, digest) in plan.targets.iter().zip(&digests) {
-                build_info::write(request, source, target, (&builder.platforms, digest), place)?;
+    /// Tells other programs of an image that is built.
+    fn tell(&self, builder: &Builder, target: &Target, digest: &str) -> Result<()> {
+        let Job { request, source, build_info, .. } = self;
+        match (build_info, request.delivery) {
+            (Some(place), Delivery::Push) => {
+                build_info::write(request, source, target, (&builder.platforms, digest), place)
             }
+            // A fork's pull request is built by the same command, and has nothing to tell of.
+            _ => Ok(()),
         }
-        self.write_outputs(&digests)
     }
 
     /// Tells the GitHub Actions step, if this is one, what was built.
-    fn write_outputs(&self, digests: &[String]) -> Result<()> {
-        let targets = &self.plan.targets;
-        let tags = targets.iter().flat_map(|target| &target.tags).cloned().collect::<Vec<_>>();
-        let releases = targets.iter().flat_map(|target| &target.release_tags).cloned();
+    fn write_outputs(&self, done: &[(&Target, String)]) -> Result<()> {
+        let targets = || done.iter().map(|(target, _)| target);
+        let tags = targets().flat_map(|target| &target.tags).cloned().collect::<Vec<_>>();
+        let releases = targets().flat_map(|target| &target.release_tags).cloned();
+        let digests = done.iter().map(|(_, digest)| digest.as_str()).collect::<Vec<_>>();
         github::write_outputs(&[
             ("image", self.request.image.clone()),
             ("short_sha", tag::short_sha(&self.source.sha).to_owned()),
@@ -249,28 +278,6 @@ impl Job {
             ("versioned_tags_csv", releases.collect::<Vec<_>>().join(",")),
             ("digest", digests.join("\n")),
         ])
-    }
-}
-
-/// The images are built and delivered, and what failed came after that.
-#[derive(Debug)]
-struct ImageIsThere(String);
-
-impl ImageIsThere {
-    fn new(request: &Request, plan: &Plan) -> Self {
-        let tags = plan.targets.iter().filter_map(|target| target.tags.first());
-        let how = match request.delivery {
-            Delivery::Push => "pushed",
-            Delivery::Load => "loaded",
-        };
-        let tags = tags.map(String::as_str).collect::<Vec<_>>().join(", ");
-        ImageIsThere(format!("{tags} is built and {how}, but the run did not end well"))
-    }
-}
-
-impl fmt::Display for ImageIsThere {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -102,8 +102,14 @@ impl Plan {
 
     /// The definition as buildx reads it.
     pub fn bake(&self) -> Value {
-        let names = self.targets.iter().map(|target| &target.name).collect::<Vec<_>>();
-        let targets = self.targets.iter().map(|target| (target.name.clone(), &target.bake));
+        self.bake_of(&(0..self.targets.len()).collect::<Vec<_>>())
+    }
+
+    /// The definition of the targets with these numbers.
+    pub fn bake_of(&self, numbers: &[usize]) -> Value {
+        let targets = || numbers.iter().filter_map(|&number| self.targets.get(number));
+        let names = targets().map(|target| &target.name).collect::<Vec<_>>();
+        let targets = targets().map(|target| (target.name.clone(), &target.bake));
         json!({
             "group": { "default": { "targets": names } },
             "target": targets.collect::<BTreeMap<_, _>>(),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::digest::sha256;
 use crate::process;
 
 /// Pauses before a request that failed in passing is made again, 15 s in all.
@@ -24,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// How many of these are made at once.
 const AT_ONCE: usize = 8;
+
+/// The media type of a build cache's configuration.
+const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 
 /// What buildx says where a registry is busy or a connection was lost: worth another try.
 const PASSING: [&str; 8] = [
@@ -68,43 +72,62 @@ pub fn create(tags: &[String], sources: &[String]) -> Result<()> {
     imagetools(&args).map(drop)
 }
 
-/// The layers of those of `references` that can be asked for, by reference; of a list, the layers
-/// of all its images.
-pub fn layers(references: &BTreeSet<String>) -> BTreeMap<String, Layers> {
+/// What is known of an image or a cache by its manifest.
+pub struct Content {
+    /// Of a list, the layers of all its images.
+    pub layers: Layers,
+    /// Whether it is a build cache.
+    pub is_cache: bool,
+}
+
+/// Asks for all `references` by `ask`, some at once; what is there comes by reference.
+fn each<T: Send>(references: &BTreeSet<String>, ask: fn(&str) -> Option<T>) -> BTreeMap<String, T> {
     let references = references.iter().collect::<Vec<_>>();
     let share = references.len().div_ceil(AT_ONCE).max(1);
     thread::scope(|scope| {
-        let ask = |references: &[&String]| -> Vec<(String, Layers)> {
-            let found = references.iter().map(|name| Some(((*name).clone(), layers_of(name)?)));
+        let ask_all = |references: &[&String]| -> Vec<(String, T)> {
+            let found = references.iter().map(|name| Some(((*name).clone(), ask(name)?)));
             found.flatten().collect()
         };
-        let shares = references.chunks(share).map(|share| scope.spawn(move || ask(share)));
+        let shares = references.chunks(share).map(|share| scope.spawn(move || ask_all(share)));
         let shares = shares.collect::<Vec<_>>().into_iter();
         shares.filter_map(|share| share.join().ok()).flatten().collect()
     })
 }
 
-fn layers_of(reference: &str) -> Option<Layers> {
-    let manifest = raw(reference)?;
+/// What those of `references` hold that can be asked for, by reference.
+pub fn contents(references: &BTreeSet<String>) -> BTreeMap<String, Content> {
+    each(references, content)
+}
+
+/// The digests of those of `references` that are there, by reference.
+pub fn digests(references: &BTreeSet<String>) -> BTreeMap<String, String> {
+    each(references, |name| Some(format!("sha256:{}", sha256(raw(name)?))))
+}
+
+fn content(reference: &str) -> Option<Content> {
+    let manifest: Value = serde_json::from_slice(&raw(reference)?).ok()?;
     let mut layers = Layers::new();
+    let repository = repository(reference);
     let images = manifest["manifests"].as_array().into_iter().flatten().map(|image| {
-        let repository = repository(reference);
-        raw(&format!("{repository}@{}", image["digest"].as_str()?))
+        let image = raw(&format!("{repository}@{}", image["digest"].as_str()?))?;
+        serde_json::from_slice::<Value>(&image).ok()
     });
     for image in images.chain([Some(manifest.clone())]) {
         for layer in image?["layers"].as_array().into_iter().flatten() {
             layers.insert(layer["digest"].as_str()?.to_owned(), layer["size"].as_u64()?);
         }
     }
-    Some(layers)
+    let is_cache = manifest["config"]["mediaType"] == CACHE_CONFIG;
+    Some(Content { layers, is_cache })
 }
 
 /// A manifest as the registry has it, if it gives it at the first try.
-fn raw(reference: &str) -> Option<Value> {
+fn raw(reference: &str) -> Option<Vec<u8>> {
     let mut docker = Command::new("docker");
     docker.args(["buildx", "imagetools", "inspect", "--raw", reference]);
     let output = process::output(&mut docker, SHORT_PATIENCE).ok()??;
-    output.status.success().then(|| serde_json::from_slice(&output.stdout).ok())?
+    output.status.success().then_some(output.stdout)
 }
 
 /// A reference without its tag and digest.
@@ -178,7 +201,10 @@ fn imagetools(args: &[&str]) -> Result<String> {
 }
 
 /// Sleeps, but not past a signal.
-fn sleep(pause: Duration) -> Result<()> {
+///
+/// # Errors
+/// [`crate::error::Interrupted`] on a signal.
+pub fn sleep(pause: Duration) -> Result<()> {
     let end = Instant::now() + pause;
     while Instant::now() < end {
         process::check_signals()?;

@@ -11,11 +11,12 @@ use super::build::{Baked, End};
 use super::builder::Builder;
 use super::cache::Place;
 use super::explain::explain;
-use super::export::{Exports, Outcome, Written};
+use super::export::{Outcome, Written};
 use super::plan::{Plan, Target};
 use super::record::Record;
 use super::request::{Delivery, Request};
 use super::trace::{Phase, Step, Trace, union};
+use super::waves::{Built, Image};
 use super::{file, github};
 
 /// The version of what the JSON holds.
@@ -92,8 +93,7 @@ pub struct Report<'a> {
     pub request: &'a Request,
     pub plan: &'a Plan,
     pub builder: &'a Builder,
-    pub image: &'a Baked,
-    pub exports: &'a Exports,
+    pub built: &'a Built,
     /// The last build of each target of the plan.
     pub last: &'a [Option<Record>],
     /// Of the whole run.
@@ -113,7 +113,7 @@ impl Report<'_> {
         if self.request.explain {
             let targets = self.plan.targets.iter().zip(records).zip(self.last);
             for ((target, (_, now)), last) in targets {
-                let steps = self.image.trace.steps(&target.name);
+                let steps = self.steps(target);
                 for line in explain(&target.name, steps.as_deref(), now, last.as_ref()) {
                     eprintln!("{line}");
                 }
@@ -131,13 +131,13 @@ impl Report<'_> {
     /// The report for programs.
     pub fn json(&self) -> Value {
         let targets = self.plan.targets.iter().map(|target| (target.name.clone(), self.of(target)));
-        let stopped = matches!(self.image.end, End::Stopped(_))
-            || self.exports.bakes.iter().any(|bake| matches!(bake.end, End::Stopped(_)));
+        let mut bakes = self.built.bakes.iter().chain(&self.built.exports.bakes);
+        let stopped = bakes.any(|bake| matches!(bake.end, End::Stopped(_)));
         json!({
             "schema": SCHEMA,
-            "result": match self.image.end {
+            "result": match self.built.missing().as_slice() {
                 _ if stopped => "interrupted",
-                End::Done => "done",
+                [] => "done",
                 _ => "failed",
             },
             "seconds": rounded(self.seconds),
@@ -150,6 +150,14 @@ impl Report<'_> {
     }
 
     fn of(&self, target: &Target) -> Value {
+        let number = self.number(target);
+        let digest = self.built.digest(number, target);
+        let (result, error) = match &self.built.images[number] {
+            Image::Waiting => ("not reached", None),
+            Image::Present(_) => ("present", None),
+            Image::Done(_) => ("done", None),
+            Image::Failed(_, error) => ("failed", Some(error)),
+        };
         let count = self.count(target);
         let count = count.as_ref();
         let reads = self.reads(target).into_iter().map(|read| {
@@ -172,7 +180,7 @@ impl Report<'_> {
                 "seconds": written.seconds.map(rounded),
             })
         });
-        let steps = self.image.trace.steps(&target.name).unwrap_or_default();
+        let steps = self.steps(target).unwrap_or_default();
         let step_list = steps.iter().map(|step| {
             json!({
                 "name": step.name,
@@ -183,9 +191,12 @@ impl Report<'_> {
         });
         json!({
             "image": {
-                "digest": self.image.metadata[&target.name]["containerimage.digest"],
+                "result": result,
+                "error": error,
+                "digest": digest,
                 "tags": target.tags,
-                "pushed": self.image.end == End::Done && self.request.delivery == Delivery::Push,
+                "base_image": target.base_image,
+                "pushed": digest.is_some() && self.request.delivery == Delivery::Push,
             },
             "steps": {
                 "total": count.map(|count| count.total),
@@ -227,16 +238,16 @@ impl Report<'_> {
 
     /// When `target` was in `phase`, in either bake; `None` where nobody told.
     fn spans(&self, target: &Target, phase: Phase) -> Option<Vec<(f64, f64)>> {
-        let mut spans = self.image.trace.spans(&target.name, phase)?;
+        let mut spans = self.bake(target)?.trace.spans(&target.name, phase)?;
         // Whatever these bakes do, they do for the caches.
         if phase == Phase::CacheExport {
-            spans.extend(self.exports.bakes.iter().filter_map(|bake| bake.trace.whole()));
+            spans.extend(self.built.exports.bakes.iter().filter_map(|bake| bake.trace.whole()));
         }
         Some(spans)
     }
 
     fn count(&self, target: &Target) -> Option<Count> {
-        let steps = self.image.trace.steps(&target.name)?;
+        let steps = self.steps(target)?;
         let cached = steps.iter().filter(|step| step.cached == Some(true)).count();
         let mut count = Count { total: steps.len(), cached, ..Count::default() };
         let reads = self.reads(target);
@@ -247,34 +258,57 @@ impl Report<'_> {
             (count.from_builder, count.from_import) = (Some(0), Some(0));
         } else if !any_hit && all_told {
             (count.from_builder, count.from_import) = (Some(cached), Some(0));
-        } else if self.builder.was_empty == Some(true) && any_hit {
+        } else if self.bake(target)?.builder_was_empty == Some(true) && any_hit {
             (count.from_builder, count.from_import) = (Some(0), Some(cached));
         }
         Some(count)
     }
 
     fn reads<'a>(&'a self, target: &'a Target) -> Vec<CacheRead<'a>> {
+        let Some(bake) = self.bake(target) else { return Vec::new() };
         let reads = target.cache_read.iter().map(|place| {
-            let told = read(place, self.image.reading());
-            match self.image.unread.get(place.name()) {
+            let told = read(place, bake.reading());
+            let is_no_cache =
+                self.built.exports.known.get(place.name()).is_some_and(|c| !c.is_cache);
+            match bake.unread.get(place.name()) {
                 Some(error) => CacheRead { read: Some(Read::Failed), error: Some(error), ..told },
+                // BuildKit takes any image for a cache of nothing.
+                None if told.read == Some(Read::Hit) && is_no_cache => CacheRead {
+                    read: Some(Read::Failed),
+                    error: Some("what is there is no build cache"),
+                    ..told
+                },
                 None => told,
             }
         });
         reads.collect()
     }
 
+    fn number(&self, target: &Target) -> usize {
+        let targets = &self.plan.targets;
+        targets.iter().position(|other| std::ptr::eq(other, target)).unwrap_or_default()
+    }
+
+    /// The bake that a target came from, or failed in.
+    fn bake(&self, target: &Target) -> Option<&Baked> {
+        self.built.bake(self.number(target))
+    }
+
+    fn steps(&self, target: &Target) -> Option<Vec<Step>> {
+        self.bake(target)?.trace.steps(&target.name)
+    }
+
     fn written(&self, target: &Target) -> impl Iterator<Item = &Written> {
-        self.exports.written.iter().filter(move |written| written.target == target.name)
+        self.built.exports.written.iter().filter(move |written| written.target == target.name)
     }
 
     /// Seconds that the cached steps took when they last ran, where all of that is known.
     fn saved(&self, target: &Target) -> Option<f64> {
-        let place = self.plan.targets.iter().position(|other| other.name == target.name)?;
-        let last = self.last.get(place)?.as_ref()?;
-        let steps = self.image.trace.steps(&target.name)?;
+        let last = self.last.get(self.number(target))?.as_ref()?;
+        let steps = self.steps(target)?;
         let cached = steps.iter().filter(|step| step.cached == Some(true));
-        cached.map(|Step { name, .. }| last.steps.get(name).copied()).sum()
+        let seconds = cached.map(|Step { name, .. }| last.steps.get(name).copied());
+        seconds.sum::<Option<f64>>().map(|sum| sum.max(0.0))
     }
 
     /// What to say of caches that could not be read, each once.
@@ -291,7 +325,7 @@ impl Report<'_> {
                 }
             }
         }
-        for lost in self.exports.lost() {
+        for lost in self.built.exports.lost() {
             let why = match (&lost.error, lost.outcome) {
                 (_, Outcome::TimedOut) => format!(
                     "it was not done within {} s (OPENHANDS_BUILDKIT_CACHE_TIMEOUT)",
@@ -313,10 +347,20 @@ impl Report<'_> {
     /// The report for people.
     pub fn table(&self) -> String {
         let mut lines = Vec::new();
-        let is_told = |target: &&Target| self.image.trace.steps(&target.name).is_some();
+        let is_told = |target: &&Target| self.steps(target).is_some();
         if self.plan.targets.len() <= SHOWN {
             for target in self.plan.targets.iter().filter(is_told) {
                 self.add_lines(target, &mut lines);
+            }
+        }
+        if self.plan.targets.len() > 1 {
+            for (number, error) in self.built.missing() {
+                let target = &self.plan.targets[number];
+                let error = error.unwrap_or("not reached");
+                lines.push(format!(
+                    "{} on {} is not built: {error}",
+                    target.name, target.base_image
+                ));
             }
         }
         lines.push(self.summary());
@@ -359,7 +403,8 @@ impl Report<'_> {
 
     /// The one line to act on.
     pub fn summary(&self) -> String {
-        let targets = || self.plan.targets.iter();
+        // What was there already, or was not reached, took nothing.
+        let targets = || self.plan.targets.iter().filter(|target| self.bake(target).is_some());
         let counts = targets().map(|target| self.count(target)).collect::<Option<Vec<_>>>();
         let mut parts = Vec::new();
         match counts {
@@ -388,17 +433,17 @@ impl Report<'_> {
     }
 
     fn export_summary(&self) -> String {
-        let written = &self.exports.written;
+        let written = &self.built.exports.written;
         let mode = self.request.cache_mode.name();
         if written.is_empty() {
             return format!("nothing exported ({mode})");
         }
-        let lost = self.exports.lost().count();
+        let lost = self.built.exports.lost().count();
         let skipped = written.iter().filter(|w| w.outcome == Outcome::Skipped).count();
         if skipped == written.len() {
             return format!("export skipped, all of it is there ({mode})");
         }
-        let seconds = match self.exports.bakes.as_slice() {
+        let seconds = match self.built.exports.bakes.as_slice() {
             [] => written.iter().map(|written| written.seconds).sum::<Option<f64>>(),
             bakes => Some(bakes.iter().map(|bake| bake.seconds).sum()),
         };

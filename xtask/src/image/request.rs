@@ -60,6 +60,10 @@ pub struct Request {
     pub builder: Option<String>,
     /// Where build information is written.
     pub build_info: Option<String>,
+    /// How many targets are built in one bake, at least 1.
+    pub jobs: usize,
+    /// Whether images that the registry has are left out.
+    pub skip_existing: bool,
     /// How long cache exports may take.
     pub cache_timeout: Duration,
     /// Whether a cache that was not written fails the run.
@@ -107,6 +111,7 @@ impl Request {
     /// caller's, see [`finish`].
     pub fn read(args: &mut Arguments, mut bake_args: Vec<OsString>) -> Result<Self> {
         let ci = variable("CI")?.is_some_and(|ci| switch("CI", &ci).unwrap_or(false));
+        let delivery = delivery(args, ci)?;
         let proxies = PROXIES
             .into_iter()
             .filter_map(|name| Some((name, variable(name).ok()??)))
@@ -120,7 +125,7 @@ impl Request {
             target: one(args, "--target", "TARGET")?.unwrap_or_else(|| "binary".to_owned()),
             platforms: platforms(args)?,
             arch: arch(one(args, "--arch", "ARCH")?.filter(|arch| !arch.is_empty()))?,
-            delivery: delivery(args, ci)?,
+            delivery,
             ci,
             versioned_tag: args.contains("--versioned-tag")
                 || switch_variable("VERSIONED_TAG")?.unwrap_or(false),
@@ -136,6 +141,8 @@ impl Request {
             proxies,
             builder: value(args, "--builder")?,
             build_info: value(args, "--build-info")?,
+            jobs: jobs(value(args, "--jobs")?)?,
+            skip_existing: skip_existing(args, delivery)?,
             cache_timeout: cache_timeout(variable("OPENHANDS_BUILDKIT_CACHE_TIMEOUT")?)?,
             strict_cache: args.contains("--strict-cache"),
             report: value(args, "--report")?.map(PathBuf::from),
@@ -309,6 +316,24 @@ fn cache_mode(value: Option<String>) -> Result<Mode> {
             )))
         }
     }
+}
+
+fn skip_existing(args: &mut Arguments, delivery: Delivery) -> Result<bool> {
+    let skip = args.contains("--skip-existing");
+    if skip && delivery == Delivery::Load {
+        return Err(usage("--skip-existing asks the registry, but nothing is pushed: add --push."));
+    }
+    Ok(skip)
+}
+
+/// How many targets go into one bake. More make no image quicker on two cores, and one that
+/// fails has the others of its bake begin again.
+fn jobs(value: Option<String>) -> Result<usize> {
+    const DEFAULT: usize = 8;
+    let Some(value) = value else { return Ok(DEFAULT) };
+    value.parse().ok().filter(|&jobs| jobs > 0).ok_or_else(|| {
+        usage(format!("--jobs {value:?} is no number of targets: use 1 or more, as in {DEFAULT}."))
+    })
 }
 
 /// A time in seconds, or in a unit that is named.

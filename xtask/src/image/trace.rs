@@ -235,10 +235,28 @@ impl Trace {
         names.collect::<Option<BTreeSet<_>>>().unwrap_or_default()
     }
 
+    /// Did any step come from a cache?
+    pub fn has_cached_steps(&self) -> bool {
+        let mut outcomes = self.nodes.iter().flat_map(|(_, node)| &node.outcomes);
+        outcomes.any(|outcome| outcome.cached)
+    }
+
     /// How each cache export of `target` went.
     pub fn exports(&self, target: &str) -> Vec<&Outcome> {
         let nodes = self.of(target).filter(|node| phase_of(&node.name) == Phase::CacheExport);
         nodes.filter_map(|node| node.outcomes.last()).collect()
+    }
+
+    /// The name and error of what failed first of `target` itself. A cache that can't be read or
+    /// written is no failure, nor is what was given up because of another.
+    pub fn failure(&self, target: &str) -> Option<(&str, &str)> {
+        let counts =
+            |node: &&Node| !matches!(phase_of(&node.name), Phase::CacheImport | Phase::CacheExport);
+        self.of(target).filter(counts).find_map(|node| {
+            let errors = node.outcomes.iter().filter_map(|outcome| outcome.error.as_deref());
+            let error = errors.into_iter().find(|error| !error.contains("context canceled"))?;
+            Some((node.name.as_str(), error))
+        })
     }
 
     /// The names and errors of what failed.

@@ -1,0 +1,52 @@
+//! Images of a run that were not built: an error, and a list to build them from.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use xshell::Shell;
+
+use super::file;
+use super::plan::Plan;
+use super::request::Request;
+use super::waves::Built;
+
+/// Fails if an image is missing. The base images of those are listed in `failed.txt`, beside the
+/// report, for `--base-images`; where nothing is missing, an older list is removed.
+///
+/// # Errors
+/// See above; or a list that can't be written.
+pub fn check(sh: &Shell, request: &Request, plan: &Plan, built: &Built) -> Result<()> {
+    let missing = built.missing();
+    let beside = request.report.as_ref().and_then(|report| Some(report.parent()?.to_owned()));
+    let folder = beside.unwrap_or_else(|| sh.current_dir().join("target/image"));
+    let list = folder.join("failed.txt");
+    if missing.is_empty() {
+        return remove(&list);
+    }
+    if let (1, Some(bake)) = (plan.targets.len(), built.bake(0)) {
+        return bake.check();
+    }
+    let mut text = String::new();
+    for (number, error) in &missing {
+        let error = error.unwrap_or("not reached").replace(char::is_control, " ");
+        text.push_str(&format!("# {error}\n{}\n", plan.targets[*number].base_image));
+    }
+    file::save(&list, text)?;
+    bail!(
+        "{} of {} images were not built. Their base images are in {}, which --base-images takes.",
+        missing.len(),
+        plan.targets.len(),
+        list.display()
+    )
+}
+
+fn remove(list: &PathBuf) -> Result<()> {
+    match fs::remove_file(list) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} can't be removed", list.display()))
+        }
+        _ => Ok(()),
+    }
+}
