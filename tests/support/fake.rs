@@ -43,6 +43,11 @@ impl FakeDocker {
         fake
     }
 
+    /// The name of its folder, which no other has.
+    pub fn name(&self) -> String {
+        self.0.0.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.0.join(name)
     }

@@ -9,6 +9,7 @@ use xshell::Shell;
 
 use super::file;
 use super::plan::Plan;
+use super::report::shortened;
 use super::request::Request;
 use super::waves::Built;
 
@@ -30,7 +31,7 @@ pub fn check(sh: &Shell, request: &Request, plan: &Plan, built: &Built) -> Resul
     }
     let mut text = String::new();
     for (number, error) in &missing {
-        let error = error.unwrap_or("not reached").replace(char::is_control, " ");
+        let error = shortened(error.unwrap_or("not reached"));
         text.push_str(&format!("# {error}\n{}\n", plan.targets[*number].base_image));
     }
     file::save(&list, text)?;

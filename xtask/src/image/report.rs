@@ -356,7 +356,7 @@ impl Report<'_> {
         if self.plan.targets.len() > 1 {
             for (number, error) in self.built.missing() {
                 let target = &self.plan.targets[number];
-                let error = error.unwrap_or("not reached");
+                let error = shortened(error.unwrap_or("not reached"));
                 lines.push(format!(
                     "{} on {} is not built: {error}",
                     target.name, target.base_image
@@ -403,8 +403,12 @@ impl Report<'_> {
 
     /// The one line to act on.
     pub fn summary(&self) -> String {
-        // What was there already, or was not reached, took nothing.
-        let targets = || self.plan.targets.iter().filter(|target| self.bake(target).is_some());
+        let is_counted = |target: &&Target| match &self.built.images[self.number(target)] {
+            Image::Done(_) => true,
+            Image::Failed(..) => self.plan.targets.len() == 1,
+            Image::Waiting | Image::Present(_) => false,
+        };
+        let targets = || self.plan.targets.iter().filter(is_counted);
         let counts = targets().map(|target| self.count(target)).collect::<Option<Vec<_>>>();
         let mut parts = Vec::new();
         match counts {
@@ -491,6 +495,18 @@ fn read<'a>(place: &'a Place, trace: &'a Trace) -> CacheRead<'a> {
         error: error.filter(|_| read != Some(Read::Miss)),
         seconds: told.and_then(|told| Some(told.completed? - told.started)),
     }
+}
+
+/// An error on one line that can be read: a step's name holds all of its commands.
+pub fn shortened(error: &str) -> String {
+    const LONGEST: usize = 200;
+    let line = error.replace(|c: char| c.is_control(), " ");
+    if line.chars().count() <= LONGEST {
+        return line;
+    }
+    let (head, tail) = (LONGEST / 2, line.chars().count() - LONGEST / 2);
+    let head = line.chars().take(head);
+    head.chain(['…']).chain(line.chars().skip(tail)).collect()
 }
 
 /// Seconds with as much of them as means something.

@@ -1,0 +1,198 @@
+//! A run of many base images: in waves, past those that are bad, and on from where it stopped.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::engine::{Engine, docker};
+use support::fake::{FakeDocker, INSPECTED};
+use support::{Ended, Folder, SHA, Xtask, strings};
+
+const MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
+
+/// A `docker` that keeps what every bake was given, and tells `events` and fails by number.
+fn fake(name: &str, bad: &[(usize, &str)]) -> FakeDocker {
+    let script =
+        "case \"$*\" in *du) exit;; *imagetools*) exit 1;; *inspect*) cat inspected; exit;; esac
+         n=1; while [ -f baked$n ]; do n=$((n + 1)); done
+         cat > baked$n
+         [ ! -f events$n ] || { cat events$n >&2; exit 1; }";
+    let fake = FakeDocker::new(name, script);
+    fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    for (number, events) in bad {
+        fs::write(fake.file(&format!("events{number}")), events).unwrap();
+    }
+    fake
+}
+
+/// A vertex that failed.
+fn failed(name: &str, error: &str) -> String {
+    let time = "2026-11-24T10:51:39Z";
+    let vertex = json!({ "digest": name, "name": name, "started": time, "completed": time,
+                         "error": error });
+    format!("{}\n", json!({ "vertexes": [vertex] }))
+}
+
+/// A run of the base images `b0` to `b4`, by two a bake; gives the targets of every bake.
+fn run(fake: &FakeDocker, args: &[&str]) -> (Ended, Vec<Vec<String>>) {
+    let checkout = Folder::checkout(&format!("{}-checkout", fake.name()));
+    let report = fake.file("report.json");
+    let flags = (0..5).map(|n| format!("--base-image=b{n}")).collect::<Vec<_>>();
+    let always = ["image", "--variant=debian", "--push", "--jobs=2", "--report"];
+    let always = [&always[..], &[report.to_str().unwrap()], args].concat();
+    let args = always.into_iter().chain(flags.iter().map(String::as_str)).collect::<Vec<_>>();
+    let call = Xtask::within(&checkout.0, &args).env("PATH", fake.path()).env(MODE, "off");
+    let ended = call.env("SDK_SHA", SHA).env("SDK_REF", "x").end();
+    let bakes = (1..).map_while(|n| fs::read_to_string(fake.file(&format!("baked{n}"))).ok());
+    let targets = bakes.map(|bake| {
+        let bake: Value = serde_json::from_str(&bake).unwrap();
+        let names = strings(&bake["group"]["default"]["targets"]);
+        names.iter().map(|name| name.replace("debian-", "")).collect()
+    });
+    (ended, targets.collect())
+}
+
+#[test]
+fn a_wave_is_one_bake() {
+    let fake = fake("waves-all", &[]);
+    fs::write(fake.file("failed.txt"), "of an older run").unwrap();
+    let (ended, bakes) = run(&fake, &[]);
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert_eq!(bakes, [vec!["b0", "b1"], vec!["b2", "b3"], vec!["b4"]]);
+    assert_eq!(ended.stdout.lines().count(), 5);
+    assert!(ended.stderr.contains("batch: 4 of 5 done, 0 failed, 1 to come; "), "{}", ended.stderr);
+    assert!(!fake.file("failed.txt").exists());
+}
+
+#[test]
+fn a_bad_base_image_costs_one_image() {
+    let bad = failed("[debian-b1 internal] load metadata for b1", "b1: not found")
+        + &failed("[debian-b0 one 1/2] RUN x", "context canceled: context canceled");
+    // Nobody tells which target it was.
+    let fake = fake("waves-bad", &[(1, &bad), (3, "no event\n"), (5, "no event\n")]);
+    let (ended, bakes) = run(&fake, &[]);
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    let expected: [&[&str]; 6] = [&["b0", "b1"], &["b0"], &["b2", "b3"], &["b2"], &["b3"], &["b4"]];
+    assert_eq!(bakes, expected);
+    let built = ["b0", "b2", "b4"].map(|name| format!("0123456-{name}"));
+    assert!(ended.stdout.lines().zip(&built).all(|(tag, name)| tag.ends_with(name)));
+    assert_eq!(ended.stdout.lines().count(), 3);
+    let list = fs::read_to_string(fake.file("failed.txt")).unwrap();
+    let listed = list.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>();
+    assert_eq!(listed, ["b1", "b3"]);
+    assert!(list.contains("# [internal] load metadata for b1: b1: not found\nb1\n"), "{list}");
+    let report = fs::read_to_string(fake.file("report.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let results = ["b0", "b1", "b4"].map(|name| {
+        report["targets"][format!("debian-{name}")]["image"]["result"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(results, ["done", "failed", "done"]);
+    assert!(ended.stderr.contains("2 of 5 images were not built"), "{}", ended.stderr);
+
+    // The list is taken as it is.
+    let list = fake.file("failed.txt");
+    let args = ["--variant=debian", "--base-images", list.to_str().unwrap()];
+    let names = Xtask::print(&args).definition()["group"]["default"]["targets"].clone();
+    assert_eq!(strings(&names), ["debian-b1", "debian-b3"]);
+}
+
+#[test]
+fn what_passes_is_tried_again_and_what_does_not_is_not() {
+    let busy = failed("[debian-b0] exporting to image", "push: 429 Too Many Requests");
+    let refused = failed("[debian-b2 internal] load metadata for b2", "403 Forbidden");
+    // A step's own text may hold anything.
+    let step = "process \"cat <<EOF\" did not complete successfully: exit code: 1";
+    let step = failed("[debian-b3 one 1/2] RUN x", step);
+    let fake = fake("waves-busy", &[(1, &busy), (3, &(refused + &step))]);
+    let (ended, bakes) = run(&fake, &[]);
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    assert_eq!(bakes, [vec!["b0", "b1"], vec!["b0", "b1"], vec!["b2", "b3"], vec!["b4"]]);
+    assert!(ended.stderr.contains("429 Too Many Requests; trying again in 1 s"));
+}
+
+#[test]
+fn a_wave_that_fails_alike_ends_the_run() {
+    let error = "process \"false\" did not complete successfully: exit code: 1";
+    let both = failed("[debian-b0 builder 1/2] RUN false", error)
+        + &failed("[debian-b1 builder 1/2] RUN false ", error).replace("false \"", "false\"");
+    let fake = fake("waves-common", &[(1, &both)]);
+    let (ended, bakes) = run(&fake, &[]);
+    assert_eq!((ended.status, bakes.len()), (1, 1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("failed alike, so 3 were not tried"), "{}", ended.stderr);
+}
+
+#[test]
+fn numbers_of_jobs_that_are_none_are_refused() {
+    for jobs in ["0", "-1", "x", "", "1.5", "99999999999999999999"] {
+        let said = Xtask::print(&[&format!("--jobs={jobs}")]).refused();
+        assert!(said.contains(&format!("{jobs:?}")) && said.contains("1 or more"), "{said}");
+    }
+    let said = Xtask::print(&["--load", "--skip-existing"]).refused();
+    assert!(said.contains("--push"), "{said}");
+}
+
+/// Base images that differ, and a checkout whose image takes a second on each.
+fn bases(engine: &Engine, folder: &Folder, count: usize) -> Vec<String> {
+    let dockerfile =
+        "ARG BASE_IMAGE\nFROM ${BASE_IMAGE} AS binary\nRUN sleep 0.3; cat /id > /built\n";
+    fs::write(folder.0.join("agent-server-image/Dockerfile"), dockerfile).unwrap();
+    let base = |number: usize| {
+        let name = engine.image(&format!("base/b{number}"));
+        let context = Folder::new(&format!("base-{number}"));
+        fs::write(context.0.join("id"), number.to_string()).unwrap();
+        let dockerfile = "FROM debian:trixie-slim\nCOPY id /id\n";
+        fs::write(context.0.join("Dockerfile"), dockerfile).unwrap();
+        docker(&["build", "--quiet", "--push", "--tag", &name, context.0.to_str().unwrap()]);
+        name
+    };
+    (0..count).map(base).collect()
+}
+
+#[test]
+fn a_batch_that_was_killed_goes_on_where_it_stopped() {
+    let Some(engine) = Engine::get("a batch") else { return };
+    let checkout = Folder::checkout("batch");
+    let mut list = bases(&engine, &checkout, 7);
+    list.insert(3, engine.image("base/none"));
+    list.insert(5, "nowhere.invalid/base".to_owned());
+    let file = checkout.0.join("list");
+    fs::write(&file, list.join("\n")).unwrap();
+    let call = |name: &str, args: &[&str]| {
+        let image = engine.image(name);
+        let always = ["image", "--variant=debian", "--push", "--jobs=2", "--base-images"];
+        let always = [&always[..], &[file.to_str().unwrap(), "--image", &image], args].concat();
+        let call = Xtask::within(&checkout.0, &always).in_engine().env(MODE, "off");
+        call.env("SDK_SHA", SHA).env("SDK_REF", "x")
+    };
+    let whole = call("batch-whole", &[]).end();
+    assert_eq!(whole.status, 1, "{}", whole.stderr);
+    assert_eq!(engine.tags("batch-whole").len(), 7);
+    let list = fs::read_to_string(checkout.0.join("target/image/failed.txt")).unwrap();
+    assert!(list.contains("base/none\n") && list.contains("nowhere.invalid/base\n"), "{list}");
+
+    let mut killed = call("batch", &[]);
+    let mut child = killed.0.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while engine.tags("batch").is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ended = call("batch", &["--skip-existing"]).end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    let said = ended.stderr.lines().find(|line| line.contains("in the registry already")).unwrap();
+    assert!(!said.starts_with("0 of 9"), "{said}");
+    assert_eq!(ended.stdout.lines().count(), 7, "{}", ended.stdout);
+    let state = |name: &str| -> BTreeSet<(String, String)> {
+        engine.tags(name).into_iter().map(|tag| (engine.digest(name, &tag), tag)).collect()
+    };
+    assert_eq!(state("batch"), state("batch-whole"));
+
+    let again = call("batch", &["--skip-existing"]).end();
+    assert!(again.stderr.contains("7 of 9 images are in the registry already"), "{}", again.stderr);
+}
