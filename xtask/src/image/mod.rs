@@ -30,9 +30,9 @@ mod tag;
 mod trace;
 mod waves;
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -40,15 +40,16 @@ use anyhow::Result;
 use pico_args::Arguments;
 use xshell::Shell;
 
+use self::build::End;
 use self::builder::Builder;
 use self::definition::Definition;
 use self::plan::{Facts, Plan, Target};
 use self::prebuilt::Prebuilt;
-use self::record::Record;
+use self::record::{Build, Record};
 use self::report::Report;
 use self::request::{Delivery, Request};
 use self::source::Source;
-use self::waves::{Built, Image, Run};
+use self::waves::{Built, Run};
 use crate::error::usage;
 use crate::process;
 use crate::results;
@@ -213,23 +214,22 @@ impl Job {
 
     /// Reports, and keeps what the next build is compared with.
     fn report(&self, run: &Run, built: &Built) -> Result<()> {
-        let mut records = self.records(run.sh);
-        let last = records.iter().map(|(path, _)| Record::load(path)).collect::<Vec<_>>();
-        let entries = records.iter_mut().zip(&self.plan.targets).zip(&last);
-        for (number, (((_, record), target), last)) in entries.enumerate() {
-            if let Some(bake) = built.bake(number) {
-                record.add(&bake.trace, &target.name, last.as_ref());
-            }
-        }
-        let Run { request, plan, builder, begun, .. } = *run;
-        let (last, seconds) = (last.as_slice(), begun.elapsed().as_secs_f64());
-        Report { request, plan, builder, built, last, seconds }.publish(&records)?;
-        for (number, (path, record)) in records.iter().enumerate() {
-            if let Image::Done(_) = built.images[number] {
-                record.save(path)?;
-            }
-        }
-        Ok(())
+        let Run { sh, request, plan, builder, begun } = *run;
+        let prebuilt = self.prebuilt.as_ref().map(Prebuilt::folder);
+        let inputs = LazyCell::new(|| Record::inputs(sh, prebuilt));
+        let builds = plan.targets.iter().enumerate().map(|(number, target)| {
+            let bake = built.bake(number).filter(|bake| bake.end == End::Done)?;
+            let path = record::path(sh, request, target);
+            let last = Record::load(&path);
+            let mut now = inputs.clone();
+            now.add(target, &bake.trace, last.as_ref());
+            Some(Build { path, now, last })
+        });
+        let builds = builds.collect::<Vec<_>>();
+        let seconds = begun.elapsed().as_secs_f64();
+        let builds = builds.as_slice();
+        Report { request, plan, builder, built, builds, seconds }.publish()?;
+        builds.iter().flatten().try_for_each(|build| build.now.save(&build.path))
     }
 
     /// Says that the images are where they belong.
@@ -241,15 +241,6 @@ impl Job {
         };
         let tags = tags.map(String::as_str).collect::<Vec<_>>().join(", ");
         format!("{tags} is built and {how}, but the run did not end well")
-    }
-
-    /// What the targets are made of, and where that is kept.
-    fn records(&self, sh: &Shell) -> Vec<(PathBuf, Record)> {
-        let prebuilt = self.prebuilt.as_ref().map(Prebuilt::folder);
-        let record = |target: &Target| {
-            (record::path(sh, &self.request, target), Record::new(sh, target, prebuilt))
-        };
-        self.plan.targets.iter().map(record).collect()
     }
 
     /// Tells other programs of an image that is built.

@@ -126,8 +126,8 @@ impl Progress {
         work.ended = vertex.completed.is_some();
         let seconds = vertex.completed.map(|end| end - vertex.started.unwrap_or(end));
         let hidden = if self.is_export { !is_export(&name) } else { is_internal(&name) };
-        let is_bad = vertex.error.is_some() || seconds.is_some_and(|seconds| seconds >= LONG);
-        if hidden && !is_bad {
+        let is_bad = vertex.error.is_some() && !is_miss(vertex);
+        if hidden && !is_bad && seconds.is_none_or(|seconds| seconds < LONG) {
             return;
         }
         if self.view == View::Lines && (begins || hidden) {
@@ -156,8 +156,11 @@ impl Progress {
                 self.line(&format!("   {line}"));
             }
         }
-        if how != "CANCELED" {
-            self.line(&format!("=> {how:<11} {name}"));
+        let name = without_mounts(name);
+        match how.strip_prefix("ERROR: ") {
+            Some(error) => self.line(&format!("=> ERROR       {name}\n   {error}")),
+            None if how == "CANCELED" => {}
+            None => self.line(&format!("=> {how:<11} {name}")),
         }
     }
 
@@ -221,7 +224,7 @@ impl Progress {
         for work in running.iter().take(room) {
             let seconds = work.started.map_or(0.0, secs);
             let said = work.output.last().map(|said| format!("  {said}")).unwrap_or_default();
-            lines.push(format!(" => {seconds:>6.1}s {}{said}", work.name));
+            lines.push(format!(" => {seconds:>6.1}s {}{said}", without_mounts(&work.name)));
         }
         self.erase();
         for line in &lines {
@@ -252,6 +255,12 @@ fn is_internal(name: &str) -> bool {
 
 fn is_export(name: &str) -> bool {
     name.contains("exporting cache")
+}
+
+/// A step's name without its mounts, which make all steps look alike.
+fn without_mounts(name: &str) -> String {
+    let words = name.split(' ').filter(|word| !word.is_empty() && !word.starts_with("--mount="));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A cache that is not there yet is no error.

@@ -34,21 +34,31 @@ pub struct Record {
 /// Arguments that change with every commit, and that no step before the last labels reads.
 pub const OF_COMMIT: [&str; 2] = ["OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"];
 
+/// A build that is done, and the one before it.
+pub struct Build {
+    /// Where its record is kept.
+    pub path: PathBuf,
+    pub now: Record,
+    pub last: Option<Record>,
+}
+
 impl Record {
-    /// What the build of `target` is made of; its steps come with [`Record::add`].
-    pub fn new(sh: &Shell, target: &Target, prebuilt: Option<&Path>) -> Self {
+    /// What all builds are made of; what is a target's own comes with [`Record::add`].
+    pub fn inputs(sh: &Shell, prebuilt: Option<&Path>) -> Self {
         let folder = sh.current_dir().join(FOLDER);
         let mut files = digests(&folder);
         let dockerfile = fs::read_to_string(folder.join("Dockerfile")).unwrap_or_default();
         files.remove("Dockerfile");
         files.extend(prebuilt.map(digests).unwrap_or_default());
-        Record { dockerfile, args: target.args(), files, ..Record::default() }
+        Record { dockerfile, files, ..Record::default() }
     }
 
-    /// Adds what `trace` tells. A step that came from a cache takes as long as it last took.
-    pub fn add(&mut self, trace: &Trace, target: &str, last: Option<&Record>) {
-        self.bases = trace.bases(target);
-        for Step { name, cached, seconds, .. } in trace.steps(target).unwrap_or_default() {
+    /// Adds what `trace` tells of `target`. A step that came from a cache takes as long as it last
+    /// took.
+    pub fn add(&mut self, target: &Target, trace: &Trace, last: Option<&Record>) {
+        self.args = target.args();
+        self.bases = trace.bases(&target.name);
+        for Step { name, cached, seconds, .. } in trace.steps(&target.name).unwrap_or_default() {
             let seconds = match cached {
                 Some(false) => seconds,
                 _ => last.and_then(|last| last.steps.get(&name).copied()),

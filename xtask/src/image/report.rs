@@ -2,7 +2,6 @@
 //! for people. What can't be known is `null`, never 0.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -13,7 +12,7 @@ use super::cache::Place;
 use super::explain::explain;
 use super::export::{Outcome, Written};
 use super::plan::{Plan, Target};
-use super::record::Record;
+use super::record::Build;
 use super::request::{Delivery, Request};
 use super::trace::{Phase, Step, Trace, union};
 use super::waves::{Built, Image};
@@ -94,25 +93,25 @@ pub struct Report<'a> {
     pub plan: &'a Plan,
     pub builder: &'a Builder,
     pub built: &'a Built,
-    /// The last build of each target of the plan.
-    pub last: &'a [Option<Record>],
+    /// For each target of the plan, its build if that is done.
+    pub builds: &'a [Option<Build>],
     /// Of the whole run.
     pub seconds: f64,
 }
 
 impl Report<'_> {
     /// Tells everyone: people on standard error and on the page of a GitHub job, programs in the
-    /// file of `--report`. `records` are of the builds just made.
+    /// file of `--report`.
     ///
     /// # Errors
     /// A file that can't be written.
-    pub fn publish(&self, records: &[(PathBuf, Record)]) -> Result<()> {
+    pub fn publish(&self) -> Result<()> {
         for warning in self.warnings() {
             self.request.warn(&warning);
         }
         if self.request.explain {
-            let targets = self.plan.targets.iter().zip(records).zip(self.last);
-            for ((target, (_, now)), last) in targets {
+            for (target, build) in self.plan.targets.iter().zip(self.builds) {
+                let Some(Build { now, last, .. }) = build else { continue };
                 let steps = self.steps(target);
                 for line in explain(&target.name, steps.as_deref(), now, last.as_ref()) {
                     eprintln!("{line}");
@@ -304,7 +303,7 @@ impl Report<'_> {
 
     /// Seconds that the cached steps took when they last ran, where all of that is known.
     fn saved(&self, target: &Target) -> Option<f64> {
-        let last = self.last.get(self.number(target))?.as_ref()?;
+        let last = self.builds.get(self.number(target))?.as_ref()?.last.as_ref()?;
         let steps = self.steps(target)?;
         let cached = steps.iter().filter(|step| step.cached == Some(true));
         let seconds = cached.map(|Step { name, .. }| last.steps.get(name).copied());
