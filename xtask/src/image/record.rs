@@ -31,6 +31,9 @@ pub struct Record {
     pub steps: BTreeMap<String, f64>,
 }
 
+/// In bytes.
+const LARGE: u64 = 16 << 20;
+
 /// Arguments that change with every commit, and that no step before the last labels reads.
 pub const OF_COMMIT: [&str; 2] = ["OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"];
 
@@ -112,12 +115,17 @@ pub fn path(sh: &Shell, request: &Request, target: &Target) -> PathBuf {
     sh.current_dir().join("target/image").join(format!("{}-{name}.json", request.target))
 }
 
-/// The digests of the files that lie in `folder` itself.
+/// The digests of the files that lie in `folder` itself; of large ones only the sizes, because
+/// reading them would take longer than what it tells is worth.
 fn digests(folder: &Path) -> BTreeMap<String, String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let digest = |entry: fs::DirEntry| {
-        let content = fs::read(entry.path()).ok()?;
-        Some((entry.file_name().to_string_lossy().into_owned(), sha256(content)))
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match entry.metadata().ok()? {
+            file if file.len() > LARGE => Some((name, format!("{} bytes", file.len()))),
+            file if file.is_file() => Some((name, sha256(fs::read(entry.path()).ok()?))),
+            _ => None,
+        }
     };
     entries.filter_map(digest).collect()
 }
