@@ -136,7 +136,7 @@ impl Progress {
         let Some(seconds) = seconds else { return };
         let how = match &vertex.error {
             // Another target's equal step does the work.
-            Some(error) if error.starts_with("context canceled") => "CANCELED".to_owned(),
+            Some(error) if error.contains("context canceled") => "CANCELED".to_owned(),
             Some(_) if is_miss(vertex) => "MISS".to_owned(),
             Some(error) => format!("ERROR: {}", one_line(error)),
             None if vertex.cached => "CACHED".to_owned(),

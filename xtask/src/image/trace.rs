@@ -44,7 +44,7 @@ pub struct Outcome {
 impl Outcome {
     /// Has this been given up in favour of an equal step of another target?
     fn is_merged(&self) -> bool {
-        self.error.as_ref().is_some_and(|error| error.starts_with("context canceled"))
+        self.error.as_ref().is_some_and(|error| error.contains("context canceled"))
     }
 }
 
