@@ -14,6 +14,7 @@ mod failed;
 mod file;
 mod folder;
 mod github;
+mod import;
 mod matrix;
 mod merge;
 mod plan;

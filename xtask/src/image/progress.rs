@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use super::events::{Event, Log, Status, Vertex};
+use super::trace::is_miss;
 use crate::process;
 
 /// How often the steps that run are drawn again.
@@ -126,7 +127,7 @@ impl Progress {
         work.ended = vertex.completed.is_some();
         let seconds = vertex.completed.map(|end| end - vertex.started.unwrap_or(end));
         let hidden = if self.is_export { !is_export(&name) } else { is_internal(&name) };
-        let is_bad = vertex.error.is_some() && !is_miss(vertex);
+        let is_bad = vertex.error.is_some() && !is_missing(vertex);
         if hidden && !is_bad && seconds.is_none_or(|seconds| seconds < LONG) {
             return;
         }
@@ -137,7 +138,7 @@ impl Progress {
         let how = match &vertex.error {
             // Another target's equal step does the work.
             Some(error) if error.contains("context canceled") => "CANCELED".to_owned(),
-            Some(_) if is_miss(vertex) => "MISS".to_owned(),
+            Some(_) if is_missing(vertex) => "MISS".to_owned(),
             Some(error) => format!("ERROR: {}", one_line(error)),
             None if vertex.cached => "CACHED".to_owned(),
             None => format!("DONE {seconds:.1}s"),
@@ -263,11 +264,11 @@ fn without_mounts(name: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// A cache that is not there yet is no error.
-fn is_miss(vertex: &Vertex) -> bool {
+/// Is this a cache that is not there yet?
+fn is_missing(vertex: &Vertex) -> bool {
     let reference = vertex.name.rsplit(' ').next().unwrap_or_default();
     let error = vertex.error.as_deref().unwrap_or_default();
-    vertex.name.contains("importing cache") && error.ends_with(&format!("{reference}: not found"))
+    vertex.name.contains("importing cache") && is_miss(reference, error)
 }
 
 /// A warning as people read it, or as GitHub Actions shows it beside the job.

@@ -11,10 +11,11 @@ use super::builder::Builder;
 use super::cache::Place;
 use super::explain::explain;
 use super::export::{Outcome, Written};
+use super::import::{self, CacheRead, Read};
 use super::plan::{Plan, Target};
 use super::record::Build;
 use super::request::{Delivery, Request};
-use super::trace::{Phase, Step, Trace, union};
+use super::trace::{Phase, Step, union};
 use super::waves::{Built, Image};
 use super::{file, github};
 
@@ -25,57 +26,6 @@ const SHOWN: usize = 8;
 /// The sum of all phases adds up to the run's time if it differs by less, in seconds and as a
 /// share of it.
 const SLACK: (f64, f64) = (1.0, 0.05);
-
-/// How reading a cache went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Read {
-    /// The cache is there and could be read.
-    Hit,
-    Miss,
-    Refused,
-    Failed,
-}
-
-impl Read {
-    const NAMES: [(&str, Read); 4] = [
-        ("hit", Read::Hit),
-        ("miss", Read::Miss),
-        ("refused", Read::Refused),
-        ("failed", Read::Failed),
-    ];
-
-    fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, read)| *read == self).map_or("", |(name, _)| name)
-    }
-}
-
-/// What a registry says when it refuses, with the status that this is.
-const REFUSALS: [(&str, Option<u64>); 6] = [
-    ("401 Unauthorized", Some(401)),
-    ("403 Forbidden", Some(403)),
-    ("429 Too Many Requests", Some(429)),
-    ("toomanyrequests", Some(429)),
-    ("authorization failed", None),
-    ("access denied", None),
-];
-/// What it says when it fails.
-const FAILURES: [(&str, u64); 5] = [
-    ("500 Internal Server Error", 500),
-    ("502 Bad Gateway", 502),
-    ("503 Service Unavailable", 503),
-    ("504 Gateway Timeout", 504),
-    ("507 Insufficient Storage", 507),
-];
-
-/// A cache that was read, or was to be.
-struct CacheRead<'a> {
-    place: &'a str,
-    /// `None` where nobody told.
-    read: Option<Read>,
-    status: Option<u64>,
-    error: Option<&'a str>,
-    seconds: Option<f64>,
-}
 
 /// A target's steps, counted.
 #[derive(Default)]
@@ -265,22 +215,8 @@ impl Report<'_> {
 
     fn reads<'a>(&'a self, target: &'a Target) -> Vec<CacheRead<'a>> {
         let Some(bake) = self.bake(target) else { return Vec::new() };
-        let reads = target.cache_read.iter().map(|place| {
-            let told = read(place, bake.reading());
-            let is_no_cache =
-                self.built.exports.known.get(place.name()).is_some_and(|c| !c.is_cache);
-            match bake.unread.get(place.name()) {
-                Some(error) => CacheRead { read: Some(Read::Failed), error: Some(error), ..told },
-                // BuildKit takes any image for a cache of nothing.
-                None if told.read == Some(Read::Hit) && is_no_cache => CacheRead {
-                    read: Some(Read::Failed),
-                    error: Some("what is there is no build cache"),
-                    ..told
-                },
-                None => told,
-            }
-        });
-        reads.collect()
+        let known = &self.built.exports.known;
+        target.cache_read.iter().map(|place| import::read(place, bake, known)).collect()
     }
 
     fn number(&self, target: &Target) -> usize {
@@ -464,35 +400,6 @@ fn import_source(target: &Target) -> &'static str {
     match target.cache_read.first() {
         Some(Place::Folder(_)) => "folder",
         _ => "registry",
-    }
-}
-
-/// How `place` was read.
-fn read<'a>(place: &'a Place, trace: &'a Trace) -> CacheRead<'a> {
-    let imports = trace.imports();
-    let told = match place {
-        Place::Registry(reference) => imports.get(reference.as_str()),
-        // buildx names a folder by the digest of its index.
-        Place::Folder(_) => {
-            imports.iter().find(|(name, _)| name.starts_with("local:")).map(|(_, told)| told)
-        }
-    };
-    let error = told.and_then(|told| told.error.as_deref());
-    let refusal = error.and_then(|error| REFUSALS.iter().find(|(sign, _)| error.contains(sign)));
-    let failure = error.and_then(|error| FAILURES.iter().find(|(sign, _)| error.contains(sign)));
-    let failure = failure.map(|(_, status)| *status);
-    let read = told.map(|_| match (error, refusal) {
-        (None, _) => Read::Hit,
-        (_, Some(_)) => Read::Refused,
-        (Some(error), _) if error.ends_with(&format!("{}: not found", place.name())) => Read::Miss,
-        _ => Read::Failed,
-    });
-    CacheRead {
-        place: place.name(),
-        read,
-        status: refusal.and_then(|(_, status)| *status).or(failure),
-        error: error.filter(|_| read != Some(Read::Miss)),
-        seconds: told.and_then(|told| Some(told.completed? - told.started)),
     }
 }
 

@@ -315,6 +315,11 @@ pub fn is_import(name: &str) -> bool {
     name.starts_with(IMPORT)
 }
 
+/// Does `error` say that the registry has no cache `reference`? That is how every first build goes.
+pub fn is_miss(reference: &str, error: &str) -> bool {
+    error.ends_with(&format!("{reference}: not found"))
+}
+
 fn phase_of(name: &str) -> Phase {
     match name {
         name if is_import(name) => Phase::CacheImport,

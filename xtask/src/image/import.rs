@@ -1,0 +1,109 @@
+//! What became of the caches that were read: there, not there, or refused.
+
+use std::collections::BTreeMap;
+
+use super::build::Baked;
+use super::cache::Place;
+use super::registry::Content;
+use super::trace::{Trace, is_miss};
+
+/// How reading a cache went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The cache is there and could be read.
+    Hit,
+    Miss,
+    Refused,
+    Failed,
+}
+
+impl Read {
+    const NAMES: [(&str, Read); 4] = [
+        ("hit", Read::Hit),
+        ("miss", Read::Miss),
+        ("refused", Read::Refused),
+        ("failed", Read::Failed),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, read)| *read == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What a registry says when it refuses, with the status that this is.
+const REFUSALS: [(&str, Option<u64>); 6] = [
+    ("401 Unauthorized", Some(401)),
+    ("403 Forbidden", Some(403)),
+    ("429 Too Many Requests", Some(429)),
+    ("toomanyrequests", Some(429)),
+    ("authorization failed", None),
+    ("access denied", None),
+];
+/// What it says when it fails.
+const FAILURES: [(&str, u64); 5] = [
+    ("500 Internal Server Error", 500),
+    ("502 Bad Gateway", 502),
+    ("503 Service Unavailable", 503),
+    ("504 Gateway Timeout", 504),
+    ("507 Insufficient Storage", 507),
+];
+
+/// A cache that was read, or was to be.
+pub struct CacheRead<'a> {
+    pub place: &'a str,
+    /// `None` where nobody told.
+    pub read: Option<Read>,
+    pub status: Option<u64>,
+    pub error: Option<&'a str>,
+    pub seconds: Option<f64>,
+}
+
+/// How `place` was read by `bake`; `known` is what a registry holds under some references.
+pub fn read<'a>(
+    place: &'a Place,
+    bake: &'a Baked,
+    known: &BTreeMap<String, Content>,
+) -> CacheRead<'a> {
+    let told = told(place, bake.reading());
+    let is_no_cache = known.get(place.name()).is_some_and(|content| !content.is_cache);
+    match bake.unread.get(place.name()) {
+        Some(error) => CacheRead { read: Some(Read::Failed), error: Some(error), ..told },
+        // BuildKit takes any image for a cache of nothing.
+        None if told.read == Some(Read::Hit) && is_no_cache => CacheRead {
+            read: Some(Read::Failed),
+            error: Some("what is there is no build cache"),
+            ..told
+        },
+        None => told,
+    }
+}
+
+/// How `place` was read, as far as events tell.
+fn told<'a>(place: &'a Place, trace: &'a Trace) -> CacheRead<'a> {
+    let imports = trace.imports();
+    let told = match place {
+        Place::Registry(reference) => imports.get(reference.as_str()),
+        // buildx names a folder by the digest of its index.
+        Place::Folder(_) => {
+            imports.iter().find(|(name, _)| name.starts_with("local:")).map(|(_, told)| told)
+        }
+    };
+    let told = told.filter(|told| told.completed.is_some());
+    let error = told.and_then(|told| told.error.as_deref());
+    let refusal = error.and_then(|error| REFUSALS.iter().find(|(sign, _)| error.contains(sign)));
+    let failure = error.and_then(|error| FAILURES.iter().find(|(sign, _)| error.contains(sign)));
+    let failure = failure.map(|(_, status)| *status);
+    let read = told.map(|_| match (error, refusal) {
+        (None, _) => Read::Hit,
+        (_, Some(_)) => Read::Refused,
+        (Some(error), _) if is_miss(place.name(), error) => Read::Miss,
+        _ => Read::Failed,
+    });
+    CacheRead {
+        place: place.name(),
+        read,
+        status: refusal.and_then(|(_, status)| *status).or(failure),
+        error: error.filter(|_| read != Some(Read::Miss)),
+        seconds: told.and_then(|told| Some(told.completed? - told.started)),
+    }
+}
