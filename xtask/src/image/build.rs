@@ -147,22 +147,30 @@ const BROKEN: [&str; 4] = [
 ];
 
 /// Builds the images of `definition`; their caches are exported later, where that is possible
-/// apart. Caches that break the build, or keep it waiting, are left out of another try.
+/// apart. The caches in `unread` are not read, for the reasons there; those that break the build,
+/// or keep it waiting, are left out of another try.
 ///
 /// # Errors
 /// A docker that can't be started.
-pub fn images(sh: &Shell, request: &Request, definition: &Value) -> Result<Baked> {
+pub fn images(
+    sh: &Shell,
+    request: &Request,
+    definition: &Value,
+    unread: &BTreeMap<String, String>,
+) -> Result<Baked> {
     let mut definition = definition.clone();
     if export::are_apart(request) {
         change(&mut definition, "cache-to", |_| false);
     }
+    let mut unread = unread.clone();
+    leave_out(&mut definition, &unread);
     let mut baked = bake(sh, request, &definition, None)?;
     // Two runs that load one tag at once are in each other's way in the engine.
     if matches!(baked.end, End::Failed(_)) && baked.trace.has_failed_by(": already exists") {
         request.warn("another run loaded the same tag at the same time; trying again");
         baked = bake(sh, request, &definition, None)?;
     }
-    let (mut unread, mut reading) = (BTreeMap::new(), None);
+    let mut reading = None;
     loop {
         let again = self::unread(request, &baked);
         if again.keys().all(|name| unread.contains_key(name)) {
@@ -171,16 +179,21 @@ pub fn images(sh: &Shell, request: &Request, definition: &Value) -> Result<Baked
         request.warn("a cache is in the way of the build, which begins again without it");
         unread.extend(again);
         reading.get_or_insert_with(|| Box::new(baked.trace));
-        change(&mut definition, "cache-from", |entry| {
-            // buildx names a folder by the digest of its index.
-            let is_of = |name: &String| {
-                entry == format!("type=registry,ref={name}")
-                    || name.starts_with("local:") && entry.starts_with("type=local,")
-            };
-            !unread.keys().any(is_of)
-        });
+        leave_out(&mut definition, &unread);
         baked = bake(sh, request, &definition, None)?;
     }
+}
+
+/// Takes the caches in `unread` out of what is read.
+fn leave_out(definition: &mut Value, unread: &BTreeMap<String, String>) {
+    change(definition, "cache-from", |entry| {
+        // buildx names a folder by the digest of its index.
+        let is_of = |name: &String| {
+            entry == format!("type=registry,ref={name}")
+                || name.starts_with("local:") && entry.starts_with("type=local,")
+        };
+        !unread.keys().any(is_of)
+    });
 }
 
 /// Keeps those of the entries under `key` of every target that are `wanted`.

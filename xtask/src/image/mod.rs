@@ -175,19 +175,23 @@ impl Job {
         if let Some(prebuilt) = &self.prebuilt {
             prebuilt.stage()?;
         }
-        let builder = builder::check(&self.request, &mut self.plan)?;
+        let probe = registry::probe(import::first(&self.plan), self.request.cache_timeout);
+        let builder = builder::check(&self.request, &mut self.plan);
+        // It has ended before anything else may, so it leaves nothing behind.
+        let unread = import::unread(&self.plan, probe);
+        let builder = builder?;
         let Job { request, plan, .. } = &*self;
         let mut built = Built::new(plan, &self.present());
         let reading = folder::Reading::open_all(plan)?;
-        let run = Run { sh, request, plan, builder: &builder, begun };
+        let run = Run { sh, request, plan, builder: &builder, unread: &unread, begun };
         let ended = run.build(&mut built, &|target, digest| self.tell(&builder, target, digest));
         reading.into_iter().try_for_each(folder::Reading::close)?;
-        self.write_outputs(&self.done(&built))?;
-        self.report(&run, &built)?;
-        let tags = self.done(&built).into_iter().flat_map(|(target, _)| &target.tags);
-        tags.into_iter().try_for_each(results::write)?;
         let ended = ended.and_then(|()| failed::check(sh, request, plan, &built));
         let ended = ended.and_then(|()| built.exports.check(request));
+        self.write_outputs(&self.done(&built))?;
+        self.report(&run, &built, &ended)?;
+        let tags = self.done(&built).into_iter().flat_map(|(target, _)| &target.tags);
+        tags.into_iter().try_for_each(results::write)?;
         match built.missing().as_slice() {
             [] => ended.map_err(|error| error.context(self.delivered())),
             _ => ended,
@@ -214,8 +218,8 @@ impl Job {
     }
 
     /// Reports, and keeps what the next build is compared with.
-    fn report(&self, run: &Run, built: &Built) -> Result<()> {
-        let Run { sh, request, plan, builder, begun } = *run;
+    fn report(&self, run: &Run, built: &Built, ended: &Result<()>) -> Result<()> {
+        let Run { sh, request, plan, builder, begun, .. } = *run;
         let prebuilt = self.prebuilt.as_ref().map(Prebuilt::folder);
         let inputs = LazyCell::new(|| Record::inputs(sh, prebuilt));
         let builds = plan.targets.iter().enumerate().map(|(number, target)| {
@@ -229,7 +233,7 @@ impl Job {
         let builds = builds.collect::<Vec<_>>();
         let seconds = begun.elapsed().as_secs_f64();
         let builds = builds.as_slice();
-        Report { request, plan, builder, built, builds, seconds }.publish()?;
+        Report { request, plan, builder, built, builds, ended, seconds }.publish()?;
         builds.iter().flatten().try_for_each(|build| build.now.save(&build.path))
     }
 

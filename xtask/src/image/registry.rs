@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -128,6 +128,21 @@ fn raw(reference: &str) -> Option<Vec<u8>> {
     docker.args(["buildx", "imagetools", "inspect", "--raw", reference]);
     let output = process::output(&mut docker, SHORT_PATIENCE).ok()??;
     output.status.success().then_some(output.stdout)
+}
+
+/// Asks for `reference` in the background; what comes is whether there was any answer within
+/// `limit` or so, as there is in any case if there is nothing to ask for.
+pub fn probe(reference: Option<String>, limit: Duration) -> JoinHandle<Result<(), Duration>> {
+    let limit = limit.min(SHORT_PATIENCE);
+    thread::spawn(move || {
+        let Some(reference) = reference else { return Ok(()) };
+        let mut docker = Command::new("docker");
+        docker.args(["buildx", "imagetools", "inspect", "--raw", &reference]);
+        match process::output(&mut docker, limit) {
+            Ok(None) => Err(limit),
+            _ => Ok(()),
+        }
+    })
 }
 
 /// A reference without its tag and digest.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::build::{Baked, End};
+use super::build::Baked;
 use super::builder::Builder;
 use super::cache::Place;
 use super::explain::explain;
@@ -18,6 +18,7 @@ use super::request::{Delivery, Request};
 use super::trace::{Phase, Step, union};
 use super::waves::{Built, Image};
 use super::{file, github};
+use crate::error::Interrupted;
 
 /// The version of what the JSON holds.
 const SCHEMA: u64 = 1;
@@ -45,6 +46,8 @@ pub struct Report<'a> {
     pub built: &'a Built,
     /// For each target of the plan, its build if that is done.
     pub builds: &'a [Option<Build>],
+    /// How the run ended.
+    pub ended: &'a Result<()>,
     /// Of the whole run.
     pub seconds: f64,
 }
@@ -80,14 +83,12 @@ impl Report<'_> {
     /// The report for programs.
     pub fn json(&self) -> Value {
         let targets = self.plan.targets.iter().map(|target| (target.name.clone(), self.of(target)));
-        let mut bakes = self.built.bakes.iter().chain(&self.built.exports.bakes);
-        let stopped = bakes.any(|bake| matches!(bake.end, End::Stopped(_)));
         json!({
             "schema": SCHEMA,
-            "result": match self.built.missing().as_slice() {
-                _ if stopped => "interrupted",
-                [] => "done",
-                _ => "failed",
+            "result": match self.ended {
+                Ok(()) => "done",
+                Err(error) if error.is::<Interrupted>() => "interrupted",
+                Err(_) => "failed",
             },
             "seconds": rounded(self.seconds),
             "cache_mode": self.request.cache_mode.name(),

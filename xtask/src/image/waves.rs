@@ -106,6 +106,8 @@ pub struct Run<'a> {
     pub request: &'a Request,
     pub plan: &'a Plan,
     pub builder: &'a Builder,
+    /// Caches that are not to be read, each with the reason.
+    pub unread: &'a BTreeMap<String, String>,
     pub begun: Instant,
 }
 
@@ -157,9 +159,9 @@ impl Run<'_> {
     ) -> Result<Vec<Vec<usize>>> {
         let Run { sh, request, plan, builder, .. } = self;
         let definition = plan.bake_of(group);
-        let mut baked = build::images(sh, request, &definition)?;
+        let mut baked = build::images(sh, request, &definition, self.unread)?;
         // What the first bake leaves in the builder, the others find there.
-        let is_first = built.bakes.is_empty() && baked.unread.is_empty();
+        let is_first = built.bakes.is_empty() && baked.unread == *self.unread;
         baked.builder_was_empty = if is_first { builder.was_empty } else { Some(false) };
         let number = built.bakes.len();
         let failed = match baked.end {
