@@ -7,15 +7,13 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use serde_json::{Value, json};
 use support::engine::{Engine, docker};
+use support::proxy::{Answer, Proxy};
 use support::{Ended, Folder, SHA, Xtask, root, strings};
 
 const MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
@@ -265,12 +263,22 @@ fn a_busy_registry_is_asked_again_and_a_refusal_is_final() {
     succeed(call.env("SDK_SHA", SHA).env("SDK_REF", "x"));
     let info = fs::read_to_string(&file).unwrap();
 
-    let merge = |answer: &'static str, times: usize| {
-        let proxy = Proxy::start(&engine.registry, answer, times);
+    // The first `times` requests are refused; without a status, the connection is closed.
+    let merge = |status: &'static str, times: usize| {
+        let proxy = Proxy::start(&engine.registry);
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&refused);
+        proxy.obey(move |_| {
+            if count.load(Ordering::SeqCst) == times {
+                return Answer::Pass;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            if status.is_empty() { Answer::Close } else { Answer::Status(status) }
+        });
         fs::write(&file, info.replace(&engine.registry, &proxy.address)).unwrap();
         let args = ["image", "merge", "--platforms=linux/amd64", file.to_str().unwrap()];
         let ended = Xtask::new(&args).in_engine().end();
-        (ended, proxy.refused.load(Ordering::SeqCst))
+        (ended, refused.load(Ordering::SeqCst))
     };
     for passing in ["429 Too Many Requests", "503 Service Unavailable", ""] {
         let (ended, refused) = merge(passing, 2);
@@ -287,52 +295,6 @@ fn a_busy_registry_is_asked_again_and_a_refusal_is_final() {
         assert!(ended.stderr.contains(remedy), "{}", ended.stderr);
         assert!(!ended.stderr.contains("trying again"), "{}", ended.stderr);
     }
-}
-
-/// A door to the registry that refuses the first requests.
-struct Proxy {
-    address: String,
-    refused: Arc<AtomicUsize>,
-}
-
-impl Proxy {
-    /// Answers with the status `answer` so many `times`, or drops the connection where it is
-    /// empty; then lets everything pass.
-    fn start(registry: &str, answer: &'static str, times: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let refused = Arc::new(AtomicUsize::new(0));
-        let (count, registry) = (Arc::clone(&refused), registry.to_owned());
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if count.fetch_add(1, Ordering::SeqCst) < times {
-                    refuse(client, answer);
-                } else {
-                    count.fetch_sub(1, Ordering::SeqCst);
-                    let server = TcpStream::connect(&registry).unwrap();
-                    pass(client.try_clone().unwrap(), server.try_clone().unwrap());
-                    pass(server, client);
-                }
-            }
-        });
-        Proxy { address, refused }
-    }
-}
-
-fn refuse(mut client: TcpStream, answer: &str) {
-    let mut request = [0; 4096];
-    let _ = client.read(&mut request);
-    if !answer.is_empty() {
-        let close = "Content-Length: 0\r\nConnection: close\r\n\r\n";
-        let _ = write!(client, "HTTP/1.1 {answer}\r\n{close}");
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream) {
-    thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,12 +60,7 @@ impl Engine {
 
     /// The digest of what a tag names.
     pub fn digest(&self, name: &str, tag: &str) -> String {
-        let mut sha256sum =
-            Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let manifest = self.raw_manifest(name, tag);
-        sha256sum.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
-        let output = sha256sum.wait_with_output().unwrap();
-        format!("sha256:{}", &String::from_utf8(output.stdout).unwrap()[..64])
+        super::sha256(self.raw_manifest(name, tag).as_bytes())
     }
 
     fn raw_manifest(&self, name: &str, tag: &str) -> String {

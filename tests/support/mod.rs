@@ -5,8 +5,10 @@
 
 pub mod engine;
 pub mod fake;
+pub mod proxy;
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -108,6 +110,16 @@ pub fn root() -> PathBuf {
 /// The strings of a JSON list.
 pub fn strings(list: &Value) -> Vec<&str> {
     list.as_array().expect("a list").iter().map(|item| item.as_str().expect("a string")).collect()
+}
+
+/// The digest of `bytes`, as registries write it.
+pub fn sha256(bytes: &[u8]) -> String {
+    let mut sha256sum = Command::new("sha256sum");
+    let sha256sum = sha256sum.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = sha256sum.spawn().expect("sha256sum");
+    child.stdin.take().expect("a pipe").write_all(bytes).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    format!("sha256:{}", &String::from_utf8_lossy(&output.stdout)[..64])
 }
 
 /// A new folder that is removed when this is dropped.
