@@ -129,18 +129,8 @@ impl Checkout {
 
     /// The processes that were started for this checkout, by number and name.
     fn processes(&self) -> Vec<String> {
-        let mark = format!("{MARK}={}", self.0.0.display());
-        let pids = names(Path::new("/proc"), |name| name.parse::<u32>().is_ok());
-        pids.into_iter()
-            .filter(|pid| {
-                let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-                variables.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
-            })
-            .map(|pid| {
-                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                format!("{pid} {name}")
-            })
-            .collect()
+        let processes = support::processes(MARK, &self.0.0).into_iter();
+        processes.map(|(pid, name)| format!("{pid} {name}")).collect()
     }
 }
 

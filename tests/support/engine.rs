@@ -15,7 +15,7 @@ static TURN: Mutex<()> = Mutex::new(());
 /// A registry on a loopback port, and the turn to use the engine with it.
 pub struct Engine {
     pub registry: String,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Engine {
@@ -29,7 +29,12 @@ impl Engine {
             return None;
         };
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Engine { registry, _turn: turn })
+        Some(Engine { registry, _turn: Some(turn) })
+    }
+
+    /// The engine, which a test has already, with another registry.
+    pub fn with_registry(registry: String) -> Self {
+        Engine { registry, _turn: None }
     }
 
     /// A repository of this test run alone: a registry may hold what earlier runs left.
@@ -63,7 +68,26 @@ impl Engine {
         super::sha256(self.raw_manifest(name, tag).as_bytes())
     }
 
-    fn raw_manifest(&self, name: &str, tag: &str) -> String {
+    /// Fails unless the registry has everything that the manifest of a tag names.
+    pub fn check_complete(&self, name: &str, tag: &str) {
+        let manifest = self.manifest(name, tag);
+        let layers = manifest["layers"].as_array().unwrap();
+        for blob in layers.iter().chain([&manifest["config"]]) {
+            let digest = blob["digest"].as_str().unwrap();
+            let request = format!("HEAD /v2/{}/blobs/{digest}", repository(name));
+            let (status, _) = send(self.registry.parse().unwrap(), &request, &[]).unwrap();
+            assert_eq!(status, 200, "{name}:{tag} lacks {digest}");
+        }
+    }
+
+    /// Removes a blob from a repository, and leaves the manifests that name it.
+    pub fn remove_blob(&self, name: &str, digest: &str) {
+        let request = format!("DELETE /v2/{}/blobs/{digest}", repository(name));
+        let (status, body) = send(self.registry.parse().unwrap(), &request, &[]).unwrap();
+        assert_eq!(status, 202, "{body}");
+    }
+
+    pub fn raw_manifest(&self, name: &str, tag: &str) -> String {
         let name = repository(name);
         let accept = "application/vnd.oci.image.index.v1+json, \
                       application/vnd.oci.image.manifest.v1+json, \
@@ -105,11 +129,20 @@ pub fn http(
     path: &str,
     headers: &[(&str, &str)],
 ) -> std::io::Result<(u16, String)> {
+    send(address, &format!("GET {path}"), headers)
+}
+
+/// The status and the body of the answer to `request`, a method and a path.
+fn send(
+    address: SocketAddr,
+    request: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let headers = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
     let headers = headers.collect::<String>();
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n")?;
+    write!(stream, "{request} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

@@ -122,6 +122,19 @@ pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", &String::from_utf8_lossy(&output.stdout)[..64])
 }
 
+/// The processes that were started with a variable of this value, by number and name.
+pub fn processes(variable: &str, value: &Path) -> Vec<(u32, String)> {
+    let mark = format!("{variable}={}", value.display());
+    let entries = std::fs::read_dir("/proc").expect("processes").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let marked = pids.filter(|pid| {
+        let variables = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        variables.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
+    });
+    let name = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    marked.map(|pid| (pid, name(pid).trim().to_owned())).collect()
+}
+
 /// A new folder that is removed when this is dropped.
 pub struct Folder(pub PathBuf);
 

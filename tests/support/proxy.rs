@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// What is done with a request.
 #[derive(Clone, Debug)]
@@ -164,7 +165,7 @@ impl State {
             Answer::Pass => self.pass(number, (&head, &mut body), client, u64::MAX),
             Answer::Cut(bytes) => self.pass(number, (&head, &mut body), client, bytes),
             Answer::Close => Ok(()),
-            Answer::Hang => body.reader.read_to_end(&mut Vec::new()).map(drop),
+            Answer::Hang => self.hang(&mut body.reader),
             Answer::Stop => {
                 self.stop();
                 Ok(())
@@ -179,6 +180,20 @@ impl State {
             }
             Answer::Content(kind, bytes) => answer_with(client, &request, ("200 OK", kind), &bytes),
         }
+    }
+
+    /// Keeps a connection open, but not longer than the door: an engine may wait for good.
+    fn hang(&self, reader: &mut BufReader<TcpStream>) -> io::Result<()> {
+        reader.get_ref().set_read_timeout(Some(Duration::from_millis(100)))?;
+        let mut buffer = [0; 4096];
+        while !self.stopped.load(Ordering::SeqCst) {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => break,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn note(&self, number: usize, change: impl FnOnce(&mut Request)) {
