@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::process::{ChildStderr, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 use xshell::Shell;
 
 use super::builder::builder_flag;
@@ -65,14 +66,17 @@ impl Baked {
             End::Failed(status) => {
                 bail!("the build failed: `docker buildx bake` ended with status {status}.")
             }
-            End::TimedOut => bail!("the build took too long."),
+            End::TimedOut => bail!(
+                "the registry stopped answering while caches were read, and the builder still \
+                 waits for it: try again later, or restart the builder."
+            ),
             End::Stopped(signal) => Err(Interrupted(signal).into()),
         }
     }
 }
 
-/// Hands the definition to one `docker buildx bake`, on standard input, in the image's folder, and
-/// shows its progress on standard error. One with a `deadline` is an export, and is stopped then.
+/// Hands the definition to one `docker buildx bake`, on standard input, and shows its progress on
+/// standard error. At `deadline` it is stopped.
 ///
 /// # Errors
 /// A docker that can't be started. A build that fails is no error here: see [`Baked::check`].
@@ -85,38 +89,19 @@ pub fn bake(
     let begun = Instant::now();
     let scratch = sh.create_temp_dir()?;
     let metadata = scratch.path().join("metadata.json");
-    let progress = match &request.progress {
-        Style::Buildx(name) => name,
-        Style::Auto | Style::Plain => "rawjson",
-    };
-    let mut docker = Command::new("docker");
-    docker
-        .arg("buildx")
-        .args(builder_flag(request))
-        .args(["bake", "--file", "-", "--progress", progress, "--metadata-file"])
-        .arg(&metadata)
-        .args(&request.bake_args)
-        .current_dir(sh.current_dir().join(FOLDER))
-        // The definition comes from here and not from a stranger: it may name the CA bundle and
-        // the prebuilt packages, which lie outside the folder. Older versions have no `--allow`.
-        .env("BUILDX_BAKE_ENTITLEMENTS_FS", "0")
-        // An attestation tells the time of the build, so the same image would get another digest
-        // every time. `-- --provenance=true` adds it where it is wanted.
-        .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")
-        // Newer versions would ask for one all the same, to put it into the metadata.
-        .env("BUILDX_METADATA_PROVENANCE", "disabled")
-        .stdin(Stdio::piped());
-    if progress == "rawjson" {
-        docker.stderr(Stdio::piped());
-    }
-    let mut child = docker.spawn().context("docker can't be started")?;
+    let mut child = command(sh, request, &metadata).spawn().context("docker can't be started")?;
     if let Some(mut stdin) = child.stdin.take() {
         // A bake that ends before it has read everything tells why by itself.
         let _ = stdin.write_all(definition.to_string().as_bytes());
     }
     let mut trace = Trace::new(target_names(definition));
     let status = match child.stderr.take() {
-        Some(pipe) => watch(&mut child, pipe, deadline, request, &mut trace)?,
+        Some(pipe) => {
+            let is_plain = request.progress == Style::Plain;
+            let progress = Progress::new(is_plain, request.in_actions, is_export(definition));
+            let patience = READ_PATIENCE.min(request.cache_timeout);
+            watch(&mut child, pipe, progress, &mut trace, (deadline, patience))?
+        }
         None => process::follow(&mut child, std::io::empty(), |_| !is_past(deadline))?,
     };
     let end = match (process::caught(), status) {
@@ -131,6 +116,39 @@ pub fn bake(
     let (seconds, unread) = (begun.elapsed().as_secs_f64(), BTreeMap::new());
     let builder_was_empty = None;
     Ok(Baked { end, trace, metadata, seconds, builder_was_empty, unread, reading: None })
+}
+
+/// A bake in the image's folder, of a definition that comes on standard input.
+fn command(sh: &Shell, request: &Request, metadata: &Path) -> Command {
+    let (progress, errors) = match &request.progress {
+        Style::Buildx(name) => (name.as_str(), Stdio::inherit()),
+        Style::Auto | Style::Plain => ("rawjson", Stdio::piped()),
+    };
+    let mut docker = Command::new("docker");
+    docker
+        .arg("buildx")
+        .args(builder_flag(request))
+        .args(["bake", "--file", "-", "--progress", progress, "--metadata-file"])
+        .arg(metadata)
+        .args(&request.bake_args)
+        .current_dir(sh.current_dir().join(FOLDER))
+        // The definition comes from here and not from a stranger: it may name the CA bundle and
+        // the prebuilt packages, which lie outside the folder. Older versions have no `--allow`.
+        .env("BUILDX_BAKE_ENTITLEMENTS_FS", "0")
+        // An attestation tells the time of the build, so the same image would get another digest
+        // every time. `-- --provenance=true` adds it where it is wanted.
+        .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")
+        // Newer versions would ask for one all the same, to put it into the metadata.
+        .env("BUILDX_METADATA_PROVENANCE", "disabled")
+        .stdin(Stdio::piped())
+        .stderr(errors);
+    docker
+}
+
+/// Does a definition make no image, but only caches?
+fn is_export(definition: &Value) -> bool {
+    let mut targets = definition["target"].as_object().into_iter().flatten();
+    targets.all(|(_, target)| target["output"] == json!(["type=cacheonly"]))
 }
 
 fn is_past(deadline: Option<Instant>) -> bool {
@@ -178,9 +196,15 @@ pub fn images(
         }
         request.warn("a cache is in the way of the build, which begins again without it");
         unread.extend(again);
-        reading.get_or_insert_with(|| Box::new(baked.trace));
         leave_out(&mut definition, &unread);
-        baked = bake(sh, request, &definition, None)?;
+        // What hangs may go on to hang in the builder. All steps have run by now.
+        let is_stuck = baked.end == End::TimedOut;
+        let deadline = is_stuck.then(|| Instant::now() + request.cache_timeout);
+        reading.get_or_insert_with(|| Box::new(baked.trace));
+        baked = bake(sh, request, &definition, deadline)?;
+        if is_stuck {
+            return Ok(Baked { unread, reading, ..baked });
+        }
     }
 }
 
@@ -236,19 +260,16 @@ pub fn target_names(definition: &Value) -> Vec<String> {
     targets.map(|(name, _)| name.clone()).collect()
 }
 
-/// Shows and collects what a bake tells until it ends.
+/// Shows and collects what a bake tells until it ends, until `deadline`, or until it has waited for
+/// caches alone for longer than `patience`.
 fn watch(
-    child: &mut std::process::Child,
+    child: &mut Child,
     pipe: ChildStderr,
-    deadline: Option<Instant>,
-    request: &Request,
+    mut progress: Progress,
     trace: &mut Trace,
-) -> Result<Option<std::process::ExitStatus>> {
-    let is_export = deadline.is_some();
-    let mut progress =
-        Progress::new(request.progress == Style::Plain, request.in_actions, is_export);
+    (deadline, patience): (Option<Instant>, Duration),
+) -> Result<Option<ExitStatus>> {
     let mut reader = Reader::default();
-    let patience = READ_PATIENCE.min(request.cache_timeout);
     let mut waiting_since = None;
     let status = process::follow(child, pipe, |bytes| {
         for event in reader.read(bytes) {
@@ -257,11 +278,9 @@ fn watch(
         }
         progress.tick();
         // BuildKit itself waits for a cache without end.
-        if trace.awaited().is_empty() {
-            waiting_since = None;
-        }
-        let waiting_since = waiting_since.get_or_insert_with(Instant::now);
-        let is_stuck = !trace.awaited().is_empty() && waiting_since.elapsed() > patience;
+        let is_waiting = !trace.awaited().is_empty();
+        waiting_since = is_waiting.then(|| waiting_since.unwrap_or_else(Instant::now));
+        let is_stuck = waiting_since.is_some_and(|since| since.elapsed() > patience);
         !is_stuck && !is_past(deadline)
     })?;
     for event in reader.end() {
