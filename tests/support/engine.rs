@@ -74,16 +74,18 @@ impl Engine {
         let layers = manifest["layers"].as_array().unwrap();
         for blob in layers.iter().chain([&manifest["config"]]) {
             let digest = blob["digest"].as_str().unwrap();
-            let request = format!("HEAD /v2/{}/blobs/{digest}", repository(name));
-            let (status, _) = send(self.registry.parse().unwrap(), &request, &[]).unwrap();
+            let path = format!("/v2/{}/blobs/{digest}", repository(name));
+            let registry = self.registry.parse().unwrap();
+            let (status, _) = send(registry, "HEAD", &path, &[], "").unwrap();
             assert_eq!(status, 200, "{name}:{tag} lacks {digest}");
         }
     }
 
     /// Removes a blob from a repository, and leaves the manifests that name it.
     pub fn remove_blob(&self, name: &str, digest: &str) {
-        let request = format!("DELETE /v2/{}/blobs/{digest}", repository(name));
-        let (status, body) = send(self.registry.parse().unwrap(), &request, &[]).unwrap();
+        let path = format!("/v2/{}/blobs/{digest}", repository(name));
+        let registry = self.registry.parse().unwrap();
+        let (status, body) = send(registry, "DELETE", &path, &[], "").unwrap();
         assert_eq!(status, 202, "{body}");
     }
 
@@ -129,20 +131,27 @@ pub fn http(
     path: &str,
     headers: &[(&str, &str)],
 ) -> std::io::Result<(u16, String)> {
-    send(address, &format!("GET {path}"), headers)
+    send(address, "GET", path, headers, "")
 }
 
-/// The status and the body of the answer to `request`, a method and a path.
-fn send(
+/// The same for a request of another method, with a body.
+pub fn send(
     address: SocketAddr,
-    request: &str,
+    method: &str,
+    path: &str,
     headers: &[(&str, &str)],
+    body: &str,
 ) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let headers = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
     let headers = headers.collect::<String>();
-    write!(stream, "{request} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n")?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n\
+         {headers}\r\n{body}"
+    )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

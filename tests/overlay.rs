@@ -1,0 +1,354 @@
+//! `overlay` on root file systems of many kinds: built by a real engine on bases in a real
+//! registry, and run. These tests need `cargo xtask engine -- cargo test`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use serde_json::{Value, json};
+use support::engine::{Engine, docker, http, send};
+use support::{SHA, Xtask};
+
+/// A base image, and what the server's commands are to find on it.
+struct Base {
+    name: &'static str,
+    /// A target of `bases.Dockerfile`, and Debian's suite where it needs one.
+    target: &'static str,
+    suite: &'static str,
+    /// What `cat` loads its C library from: nothing where it needs none.
+    libc: &'static str,
+    git: &'static str,
+    /// What the agent's terminal runs.
+    shell: &'static str,
+    library_path: &'static str,
+}
+
+const OURS: Base = Base {
+    name: "bare",
+    target: "bare",
+    suite: "",
+    libc: "",
+    git: "/agent-server/tools/bin/git",
+    shell: "/agent-server/tools/bin/bash",
+    library_path: "",
+};
+const GLIBC: Base = Base { libc: "-linux-gnu/libc", shell: "/bin/bash", ..OURS };
+
+const BASES: [Base; 7] = [
+    Base { name: "debian-13", target: "debian", suite: "trixie", ..GLIBC },
+    Base { name: "debian-12", target: "debian", suite: "bookworm", ..GLIBC },
+    // Its glibc is older than the builder's.
+    Base { name: "debian-11", target: "debian", suite: "bullseye", ..GLIBC },
+    Base {
+        name: "ubuntu-like",
+        target: "ubuntu-like",
+        git: "/usr/bin/git",
+        library_path: "/opt/lib",
+        ..GLIBC
+    },
+    Base { name: "fedora-like", target: "fedora-like", libc: "/usr/lib64/libc", ..GLIBC },
+    Base { name: "alpine-like", target: "alpine-like", ..OURS },
+    OURS,
+];
+
+/// What came of the one build of all images, and what the registry was asked for in it.
+struct Built {
+    images: Vec<String>,
+    requests: String,
+}
+
+/// Has the image pushed and not unpacked into the engine's store, as it is with a builder that is
+/// none of an engine.
+const PUSHED_ONLY: &str = "--set=*.output=type=image,push=,store=false";
+
+/// The images of all bases, made by one call on an engine that has nothing of them.
+fn built(engine: &Engine) -> &'static Built {
+    static BUILT: OnceLock<Built> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let references = BASES.map(|base| make(engine, &base));
+        Engine::empty();
+        let asked_before = requests().len();
+        let image = engine.image("overlay");
+        let args = ["image", "--variant=debian", "--target=overlay", "--push", "--image", &image];
+        let bases = references.map(|reference| format!("--base-image={reference}"));
+        let args = args.into_iter().chain(bases.iter().map(String::as_str));
+        let args = args.chain(["--", PUSHED_ONLY]).collect::<Vec<_>>();
+        let call = Xtask::new(&args).in_engine().env("SDK_SHA", SHA).env("HTTPS_PROXY", "");
+        let ended = call.env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").end();
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        let images = ended.stdout.lines().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(images.len(), BASES.len(), "{images:?}");
+        Built { images, requests: requests()[asked_before..].to_owned() }
+    })
+}
+
+/// Makes a base image in the registry, and gives its reference.
+fn make(engine: &Engine, base: &Base) -> String {
+    let reference = engine.image(base.name);
+    let mut build = Command::new("docker");
+    build.args(["build", "--quiet", "--provenance=false", "--target", base.target]);
+    build.args(["--build-arg", &format!("SUITE={}", base.suite), "--tag", &reference, "-"]);
+    let mut build = build.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let dockerfile = include_bytes!("support/bases.Dockerfile");
+    build.stdin.take().unwrap().write_all(dockerfile).unwrap();
+    assert!(build.wait().unwrap().success(), "{}", base.name);
+    docker(&["push", "--quiet", &reference]);
+    reference
+}
+
+fn requests() -> String {
+    fs::read_to_string(env::var_os("XTASK_REGISTRY_LOG").unwrap()).unwrap()
+}
+
+/// The digests of an image's layers, from the lowest.
+fn layers(engine: &Engine, name: &str, tag: &str) -> Vec<String> {
+    let mut manifest = engine.manifest(name, tag);
+    if let Some(manifests) = manifest["manifests"].as_array() {
+        let image = manifests.iter().find(|image| image["platform"]["os"] == "linux").unwrap();
+        manifest = engine.manifest(name, image["digest"].as_str().unwrap());
+    }
+    let layers = manifest["layers"].as_array().unwrap();
+    layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
+}
+
+fn tag(image: &str) -> &str {
+    image.rsplit(':').next().unwrap()
+}
+
+#[test]
+fn every_base_gets_the_same_layers_on_top_of_its_own() {
+    let Some(engine) = Engine::get("overlay's layers") else { return };
+    let built = built(&engine);
+    let mut added = Vec::new();
+    for (base, image) in BASES.iter().zip(&built.images) {
+        let own = layers(&engine, base.name, "latest");
+        let all = layers(&engine, "overlay", tag(image));
+        assert_eq!(all[..own.len()], own, "{}", base.name);
+        added.push(all[own.len()..].to_vec());
+    }
+    assert_eq!(added[0].len(), 2);
+    assert!(added.iter().all(|layers| *layers == added[0]), "{added:#?}");
+
+    // What is in them shows on the base that has nothing.
+    let bare = docker(&["create", built.images.last().unwrap()]);
+    let export = format!("docker export {bare} | tar --list");
+    let files = Command::new("sh").args(["-c", &export]).output().unwrap();
+    docker(&["rm", &bare]);
+    let dockers = [".dockerenv", "data/", "dev/", "etc/", "proc/", "sys/"];
+    for file in String::from_utf8(files.stdout).unwrap().lines() {
+        let ours = file.starts_with("agent-server/") || file == "workspace/";
+        assert!(ours || dockers.iter().any(|start| file.starts_with(start)), "{file}");
+    }
+}
+
+#[test]
+fn a_build_needs_no_layer_of_its_bases() {
+    let Some(engine) = Engine::get("overlay without its base's layers") else { return };
+    let built = built(&engine);
+    let done = built.requests.lines().filter(|line| line.contains(" HTTP/1.1\" 20"));
+    let done = done.collect::<Vec<_>>();
+    let asked = |what: &str| done.iter().filter(|line| line.contains(what)).count();
+    let mounted = |layer: &str| asked(&format!("overlay/blobs/uploads/?mount={layer}"));
+    for base in &BASES {
+        for layer in layers(&engine, base.name, "latest") {
+            assert_eq!(asked(&format!("/{}/blobs/{layer}", base.name)), 0, "{}", base.name);
+            // The engine itself has the layers of `debian:trixie-slim`.
+            assert!(mounted(&layer) == 1 || base.name == "ubuntu-like", "{}", base.name);
+        }
+    }
+    for layer in layers(&engine, "overlay", tag(&built.images[0])).iter().rev().take(2) {
+        let pushed = asked(&format!("digest={}", layer.replace(':', "%3A")));
+        assert_eq!(pushed + mounted(layer), 1, "{layer}");
+    }
+}
+
+#[test]
+fn the_server_and_its_tools_work_on_every_base() {
+    let Some(engine) = Engine::get("overlay's server") else { return };
+    let built = built(&engine);
+    for (base, image) in BASES.iter().zip(&built.images) {
+        let server = Server::start(image, &[]);
+        check_server(&server, base);
+        check_commands(&server, base);
+        check_files(&server, base);
+        check_agent(&server, base);
+    }
+    // A user whom nobody knows there.
+    let server = Server::start(&built.images[0], &["--user=4321:4321"]);
+    assert_eq!(server.run("id -u && touch made"), "4321");
+}
+
+fn check_server(server: &Server, base: &Base) {
+    let count = |headers: &[(&str, &str)]| {
+        http(server.address, "/api/conversations/count", headers).unwrap().0
+    };
+    assert_eq!(count(&[]), 401, "{}", base.name);
+    assert_eq!(count(&[KEY]), 200, "{}", base.name);
+    assert_eq!(server.run("id -u; cat /proc/1/comm"), "10001\ntini", "{}", base.name);
+    let health = ["inspect", "--format", "{{.State.Health.Status}}", &server.container];
+    wait_until(base.name, || docker(&health) == "healthy");
+}
+
+/// What is the base's own comes first and runs with the base's libraries.
+fn check_commands(server: &Server, base: &Base) {
+    let versions = server.run("git --version; tmux -V");
+    assert!(versions.starts_with("git version ") && versions.contains("\ntmux "), "{versions}");
+    assert_eq!(server.run("command -v git"), base.git, "{}", base.name);
+    let loaded = server.run("cat /proc/self/maps");
+    let libc = loaded.lines().find(|line| line.contains("/libc")).unwrap_or_default();
+    assert!(libc.contains(base.libc) && libc.is_empty() == base.libc.is_empty(), "{loaded}");
+    assert!(!loaded.contains("/agent-server/tools/lib"), "{}: {loaded}", base.name);
+    assert_eq!(server.run("echo $LD_LIBRARY_PATH"), base.library_path, "{}", base.name);
+}
+
+fn check_files(server: &Server, base: &Base) {
+    let commit = "git -c user.name=a -c user.email=a@b commit --quiet --allow-empty --message c";
+    server.run(&format!("cd /workspace && git init --quiet r && cd r && {commit} && echo y >new"));
+    let get = |path: &str| http(server.address, path, &[KEY]).unwrap();
+    let (status, changes) = get("/api/git/changes?path=/workspace/r");
+    assert!(status == 200 && changes.contains("new"), "{}: {changes}", base.name);
+    assert_eq!(get("/api/file/download?path=/workspace/r/new"), (200, "y\n".to_owned()));
+    server.post("/api/file/create_directory?path=/workspace/made", &json!({}));
+    assert_eq!(server.run("stat -c %F /workspace/made"), "directory", "{}", base.name);
+}
+
+/// An agent's terminal and editor, by a conversation with a model that only knows this one.
+fn check_agent(server: &Server, base: &Base) {
+    let shell = json!({"command": "echo \"$BASH ü\" && type -p git && pwd"});
+    let file = json!({"command": "create", "path": "/workspace/text", "file_text": "text"});
+    let read = json!({"command": "cat /workspace/text"});
+    let model = model(vec![("terminal", shell), ("file_editor", file), ("terminal", read)]);
+    let gateway = ["inspect", "--format", "{{.NetworkSettings.Gateway}}", &server.container];
+    let url = format!("http://{}:{}/v1", docker(&gateway), model.port());
+    let llm = json!({"usage_id": "a", "model": "openai/a", "api_key": "a", "base_url": url});
+    let tools = json!([{"name": "terminal"}, {"name": "file_editor"}]);
+    let text = json!([{"type": "text", "text": "Go"}]);
+    let conversation = server.post(
+        "/api/conversations",
+        &json!({
+            "agent": {"kind": "Agent", "llm": llm, "tools": tools},
+            "workspace": {"working_dir": "/workspace"},
+            "initial_message": {"role": "user", "content": text, "run": true},
+        }),
+    );
+    let path = format!("/api/conversations/{}", conversation["id"].as_str().unwrap());
+    let get = |path: &str| -> Value {
+        serde_json::from_str(&http(server.address, path, &[KEY]).unwrap().1).unwrap()
+    };
+    wait_until(base.name, || get(&path)["execution_status"] == "finished");
+    let events = get(&format!("{path}/events/search"));
+    let events = events["items"].as_array().unwrap().iter();
+    let observations = events.filter(|event| event["kind"] == "ObservationEvent");
+    let observations = observations.map(|event| &event["observation"]).collect::<Vec<_>>();
+    let said = |number: usize| observations[number]["content"][0]["text"].as_str().unwrap();
+    assert_eq!(observations.len(), 3, "{}: {observations:#?}", base.name);
+    let expected = format!("{} ü\n{}\n/workspace", base.shell, base.git);
+    assert!(said(0).contains(&expected), "{}: {observations:#?}", base.name);
+    assert!(said(2).contains("text"), "{}: {observations:#?}", base.name);
+}
+
+const KEY: (&str, &str) = ("X-Session-API-Key", "secret");
+
+/// A container with the server; removed with whatever it still does.
+struct Server {
+    container: String,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(image: &str, args: &[&str]) -> Self {
+        let run = ["run", "--detach", "--publish=127.0.0.1::8000", "--env=SESSION_API_KEY=secret"];
+        let container = docker(&[&run[..], args, &[image]].concat());
+        let address = docker(&["port", &container, "8000/tcp"]).parse().unwrap();
+        let server = Server { container, address };
+        wait_until(image, || http(address, "/health", &[]).is_ok_and(|answer| answer.0 == 200));
+        server
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        let headers = [KEY, ("Content-Type", "application/json")];
+        let (status, answer) =
+            send(self.address, "POST", path, &headers, &body.to_string()).unwrap();
+        assert!((200..300).contains(&status), "{path}: {status} {answer}");
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    /// What a command writes that the server runs.
+    fn run(&self, command: &str) -> String {
+        let ended = self.post("/api/bash/execute_bash_command", &json!({"command": command}));
+        assert_eq!(ended["exit_code"], 0, "{command}: {ended:#}");
+        ended["stdout"].as_str().unwrap_or_default().trim().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        docker(&["rm", "--force", "--volumes", &self.container]);
+    }
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} takes too long");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The address of a language model that uses these tools, one after the other, and is done.
+fn model(calls: Vec<(&'static str, Value)>) -> SocketAddr {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            // A server that has been removed no longer listens.
+            let _ = answer(stream.unwrap(), &calls);
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream, calls: &[(&str, Value)]) -> std::io::Result<()> {
+    let mut reader = BufReader::new(&stream);
+    let mut length = 0;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 2 {
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let request: Value = serde_json::from_slice(&body).unwrap();
+    let messages = request["messages"].as_array().unwrap();
+    let done = messages.iter().filter(|message| message["role"] == "tool").count();
+    let mut message = json!({"role": "assistant", "content": "done"});
+    if let Some((name, arguments)) = calls.get(done) {
+        let function = json!({"name": name, "arguments": arguments.to_string()});
+        let id = format!("call-{done}");
+        message["tool_calls"] = json!([{"id": id, "type": "function", "function": function}]);
+    }
+    let answer = json!({
+        "id": "a",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "a",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    });
+    let answer = answer.to_string();
+    let length = answer.len();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{answer}"
+    )
+}
