@@ -64,10 +64,6 @@ struct Built {
     requests: String,
 }
 
-/// Has the image pushed and not unpacked into the engine's store, as it is with a builder that is
-/// none of an engine.
-const PUSHED_ONLY: &str = "--set=*.output=type=image,push=,store=false";
-
 /// The images of all bases, made by one call on an engine that has nothing of them.
 fn built(engine: &Engine) -> &'static Built {
     static BUILT: OnceLock<Built> = OnceLock::new();
@@ -78,8 +74,7 @@ fn built(engine: &Engine) -> &'static Built {
         let image = engine.image("overlay");
         let args = ["image", "--variant=debian", "--target=overlay", "--push", "--image", &image];
         let bases = references.map(|reference| format!("--base-image={reference}"));
-        let args = args.into_iter().chain(bases.iter().map(String::as_str));
-        let args = args.chain(["--", PUSHED_ONLY]).collect::<Vec<_>>();
+        let args = args.into_iter().chain(bases.iter().map(String::as_str)).collect::<Vec<_>>();
         let call = Xtask::new(&args).in_engine().env("SDK_SHA", SHA).env("HTTPS_PROXY", "");
         let ended = call.env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").end();
         assert_eq!(ended.status, 0, "{}", ended.stderr);

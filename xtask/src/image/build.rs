@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use xshell::Shell;
 
-use super::builder::builder_flag;
+use super::builder::{Builder, builder_flag};
 use super::definition::FOLDER;
 use super::events::Reader;
 use super::export;
 use super::progress::{Progress, Style};
-use super::request::Request;
+use super::request::{Delivery, Request};
 use super::trace::{Trace, is_import};
 use crate::error::Interrupted;
 use crate::process;
@@ -75,8 +75,8 @@ impl Baked {
     }
 }
 
-/// Hands the definition to one `docker buildx bake`, on standard input, and shows its progress on
-/// standard error. At `deadline` it is stopped.
+/// Hands the definition to one `docker buildx bake`, on standard input, with `overrides` for its
+/// `--set`, and shows its progress on standard error. At `deadline` it is stopped.
 ///
 /// # Errors
 /// A docker that can't be started. A build that fails is no error here: see [`Baked::check`].
@@ -84,12 +84,15 @@ pub fn bake(
     sh: &Shell,
     request: &Request,
     definition: &Value,
+    overrides: &[&str],
     deadline: Option<Instant>,
 ) -> Result<Baked> {
     let begun = Instant::now();
     let scratch = sh.create_temp_dir()?;
     let metadata = scratch.path().join("metadata.json");
-    let mut child = command(sh, request, &metadata).spawn().context("docker can't be started")?;
+    let mut docker = command(sh, request, &metadata);
+    docker.args(overrides.iter().flat_map(|value| ["--set", value]));
+    let mut child = docker.spawn().context("docker can't be started")?;
     if let Some(mut stdin) = child.stdin.take() {
         // A bake that ends before it has read everything tells why by itself.
         let _ = stdin.write_all(definition.to_string().as_bytes());
@@ -173,20 +176,25 @@ const BROKEN: [&str; 4] = [
 pub fn images(
     sh: &Shell,
     request: &Request,
+    builder: &Builder,
     definition: &Value,
     unread: &BTreeMap<String, String>,
 ) -> Result<Baked> {
     let mut definition = definition.clone();
+    let mut overrides = Vec::new();
     if export::are_apart(request) {
-        change(&mut definition, "cache-to", |_| false);
+        overrides.push("*.cache-to=");
+        if request.delivery == Delivery::Push && builder.stores_images {
+            overrides.push(DIRECT_PUSH);
+        }
     }
     let mut unread = unread.clone();
     leave_out(&mut definition, &unread);
-    let mut baked = bake(sh, request, &definition, None)?;
+    let mut baked = bake(sh, request, &definition, &overrides, None)?;
     // Two runs that load one tag at once are in each other's way in the engine.
     if matches!(baked.end, End::Failed(_)) && baked.trace.has_failed_by(": already exists") {
         request.warn("another run loaded the same tag at the same time; trying again");
-        baked = bake(sh, request, &definition, None)?;
+        baked = bake(sh, request, &definition, &overrides, None)?;
     }
     let mut reading = None;
     loop {
@@ -201,12 +209,17 @@ pub fn images(
         let is_stuck = baked.end == End::TimedOut;
         let deadline = is_stuck.then(|| Instant::now() + request.cache_timeout);
         reading.get_or_insert_with(|| Box::new(baked.trace));
-        baked = bake(sh, request, &definition, deadline)?;
+        baked = bake(sh, request, &definition, &overrides, deadline)?;
         if is_stuck {
             return Ok(Baked { unread, reading, ..baked });
         }
     }
 }
+
+/// Has `BuildKit` push, and keep nothing for the engine. Docker's own builder would unpack every
+/// image first, and its base with it, and an older buildx have the engine push it once more. An
+/// empty value is true for `BuildKit`, and says nothing to buildx.
+const DIRECT_PUSH: &str = "*.output=type=image,push=,store=false";
 
 /// Takes the caches in `unread` out of what is read.
 fn leave_out(definition: &mut Value, unread: &BTreeMap<String, String>) {

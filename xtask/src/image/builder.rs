@@ -22,6 +22,8 @@ pub struct Builder {
     pub platforms: Vec<String>,
     /// Whether it had no build cache before this run; `None` where it does not tell.
     pub was_empty: Option<bool>,
+    /// Whether it is the engine's own, which keeps what it builds in the engine's image store.
+    pub stores_images: bool,
     exports_cache: bool,
     runs: Vec<String>,
 }
@@ -78,17 +80,20 @@ impl Builder {
             bail!("the engine does not answer: {error} Start Docker, or run {ENGINE}.");
         }
         let platforms = field(&told, "Platforms").unwrap_or_default();
+        // A buildx that does not tell is taken at its best: bake itself would still say so.
+        let exports_cache = field(&told, "Cache export").is_none_or(|can| can == "true");
         let runs = platforms.split(", ").map(|name| name.trim_end_matches('*').to_owned());
         let runs = runs.collect::<Vec<_>>();
         Ok(Builder {
             name: field(&told, "Name").unwrap_or_default().to_owned(),
-            // A buildx that does not tell is taken at its best: bake itself would still say so.
-            exports_cache: field(&told, "Cache export").is_none_or(|can| can == "true"),
             platforms: match request.platforms.as_slice() {
                 [] => runs.iter().take(1).cloned().collect(),
                 asked => asked.to_vec(),
             },
             was_empty: None,
+            // Only with containerd's image store can this builder export caches, or push by itself.
+            stores_images: exports_cache && field(&told, "Driver") == Some("docker"),
+            exports_cache,
             runs,
         })
     }

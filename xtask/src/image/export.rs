@@ -203,7 +203,7 @@ fn bake(
 ) -> Result<(Baked, Vec<Written>)> {
     let mut stagings = Vec::new();
     let definition = apart(exports, definition, request, &mut stagings)?;
-    let baked = build::bake(sh, request, &definition, deadline)?;
+    let baked = build::bake(sh, request, &definition, &[], deadline)?;
     let made = exports.iter().map(|export| outcome(export, &baked)).collect::<Vec<_>>();
     for staging in stagings {
         let is_done = |made: &Written| {

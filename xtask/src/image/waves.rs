@@ -159,7 +159,7 @@ impl Run<'_> {
     ) -> Result<Vec<Vec<usize>>> {
         let Run { sh, request, plan, builder, .. } = self;
         let definition = plan.bake_of(group);
-        let mut baked = build::images(sh, request, &definition, self.unread)?;
+        let mut baked = build::images(sh, request, builder, &definition, self.unread)?;
         // What the first bake leaves in the builder, the others find there.
         let is_first = built.bakes.is_empty() && baked.unread == *self.unread;
         baked.builder_was_empty = if is_first { builder.was_empty } else { Some(false) };
