@@ -28,6 +28,9 @@ const SHARED: &str = "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT";
 const MARK: &str = "XTASK_TEST_CALL";
 const ENGINE_MARK: &str = "XTASK_TEST_ENGINE";
 
+/// Longer than any call of these tests takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
 const TAGS: [&str; 4] = [
     "0123456-debian",
     "0123456789abcdef0123456789abcdef01234567-debian",
@@ -101,7 +104,7 @@ impl<'a> Case<'a> {
 
     /// Runs a call to its end, and looks for what it has left.
     fn end(&self, call: Xtask) -> Ended {
-        let ended = call.end();
+        let ended = Running::start(call).end();
         self.check_clean();
         ended
     }
@@ -396,7 +399,16 @@ impl Running {
         }
     }
 
+    /// Waits for its end, but not for good: what hangs is to fail its test and no other.
     fn end(mut self) -> Ended {
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            if started.elapsed() > LIMIT {
+                kill("INT", self.child.id());
+                panic!("it has not ended: {}", self.stderr.lock().unwrap());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
         let status = self.child.wait().unwrap();
         self.reader.join().unwrap();
         let stderr = self.stderr.lock().unwrap().clone();
