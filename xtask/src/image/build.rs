@@ -222,7 +222,7 @@ pub fn images(
 const DIRECT_PUSH: &str = "*.output=type=image,push=,store=false";
 
 /// Takes the caches in `unread` out of what is read.
-fn leave_out(definition: &mut Value, unread: &BTreeMap<String, String>) {
+pub fn leave_out(definition: &mut Value, unread: &BTreeMap<String, String>) {
     change(definition, "cache-from", |entry| {
         // buildx names a folder by the digest of its index.
         let is_of = |name: &String| {

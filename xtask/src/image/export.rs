@@ -159,6 +159,9 @@ pub fn write(
             ..Written::new(skipped.target, skipped.place)
         })
         .collect::<Vec<_>>();
+    // A cache that broke the image's bake would break this one.
+    let mut definition = definition.clone();
+    build::leave_out(&mut definition, &image.unread);
     let deadline = Instant::now().checked_add(request.cache_timeout);
     let (mut bakes, mut made) = (Vec::new(), Vec::new());
     // The shared cache comes last: a registry may refuse one of two that push the same bytes at
@@ -169,7 +172,7 @@ pub fn write(
         if now.is_empty() {
             now = std::mem::take(&mut later);
         }
-        let (ended, outcomes) = bake(sh, request, definition, &now, deadline)?;
+        let (ended, outcomes) = bake(sh, request, &definition, &now, deadline)?;
         let is_over = ended.end != End::Done;
         for (export, written) in now.into_iter().zip(outcomes) {
             // Once more, where that may help: eight runs at once push to one registry.
