@@ -718,8 +718,8 @@ fn eight_runs_at_once_write_only_whole_caches() {
             case.engine.check_complete(&case.name, tag);
             assert_eq!(target["image"]["digest"], engine.digest(&case.name, tag));
             let image = format!("{}:{tag}", engine.image(&case.name));
-            let said = docker(&["run", "--rm", "--pull=always", &image, "cat", "/base"]);
-            assert_eq!(said, *base);
+            // By its exit status: docker may lose the output of a container that ends at once.
+            docker(&["run", "--rm", "--pull=always", &image, "grep", "-Fqx", base, "/base"]);
         }
         let written = target["cache_written"].as_array().unwrap();
         assert_eq!(written.len(), 2, "{report:#}");
