@@ -26,7 +26,7 @@ const MODES: [(&str, &str, &str); 4] = [
     ("`off`", "off", "0"),
     ("`min`", "min", "0"),
     ("`max`", "max", "0"),
-    ("`max`, and the shared cache", "max", "1"),
+    ("`max` + shared", "max", "1"),
 ];
 
 /// The engine, and copies of the checkout to build from.
@@ -106,8 +106,8 @@ impl Bench {
     /// What the modes cost, and what they give on an empty engine.
     fn modes(&self) {
         println!(
-            "| mode | first build | image pushed | cache export | sent for the cache | rebuilt \
-             | cached steps | rebuilt with a line changed | cached steps |\n|---|{}",
+            "| mode | first build | image pushed | export | sent | again | cached \
+             | line changed | cached |\n|---|{}",
             "---:|".repeat(8)
         );
         // Every commit has another SHA, which is to run no step again.
@@ -126,14 +126,14 @@ impl Bench {
             let sent = sent.fold(0.0, |sum, megabytes| sum + megabytes);
             // With `off`, all three are the same build from nothing.
             let off = *off.get_or_insert_with(|| median(&mut [first, same, changed]));
-            let cell = |seconds: f64| format!("{seconds:.1} s, ×{:.2}", seconds / off);
+            let cell = |seconds: f64| format!("{seconds:.0} s ×{:.2}", seconds / off);
             let pushed = cell(number(&told, "/seconds/wall") - export);
             let [first, same, changed] = [first, same, changed].map(cell);
             // An empty engine has none of its own.
             let [cached, cached_changed] = [told_same, told_changed].map(|told| {
                 let steps = ["from_registry", "total"].map(|name| told["steps"][name].as_u64());
                 let [Some(cached), Some(total)] = steps else { panic!("{told:#}") };
-                format!("{cached} of {total}")
+                format!("{cached}/{total}")
             });
             println!(
                 "| {name} | {first} | {pushed} | {export:.1} s | {sent:.0} MB | {same} | {cached} \
