@@ -127,7 +127,11 @@ fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()
     if print {
         return results::write(format_args!("{:#}", job.plan.bake()));
     }
-    job.build(sh)
+    let mut tags = Vec::new();
+    let ended = job.build(sh, &mut tags);
+    // An image that was pushed is there, whatever became of the others or of a cache.
+    tags.iter().try_for_each(results::write)?;
+    ended
 }
 
 /// A request with everything that was found out for it, ready to be built.
@@ -162,11 +166,12 @@ impl Job {
         Ok(Job { build_info: build_info.transpose()?, request, source, plan, prebuilt })
     }
 
-    /// Builds the images, tells what came of them, exports their caches, and reports.
+    /// Builds the images, tells what came of them, exports their caches, and reports. The tags of
+    /// images that are there come into `tags`, also before an error.
     ///
     /// # Errors
     /// An image that was not built. Of what failed when all were, the error says that they are.
-    fn build(&mut self, sh: &Shell) -> Result<()> {
+    fn build(&mut self, sh: &Shell, tags: &mut Vec<String>) -> Result<()> {
         let begun = Instant::now();
         if let (Some(shard), []) = (self.request.shard, self.plan.targets.as_slice()) {
             eprintln!("nothing is built: the run has too few images for the shard {shard}.");
@@ -188,10 +193,10 @@ impl Job {
         reading.into_iter().try_for_each(folder::Reading::close)?;
         let ended = ended.and_then(|()| failed::check(sh, request, plan, &built));
         let ended = ended.and_then(|()| built.exports.check(request));
-        self.write_outputs(&self.done(&built))?;
+        let done = self.done(&built);
+        tags.extend(done.iter().flat_map(|(target, _)| &target.tags).cloned());
+        self.write_outputs(&done)?;
         self.report(&run, &built, &ended)?;
-        let tags = self.done(&built).into_iter().flat_map(|(target, _)| &target.tags);
-        tags.into_iter().try_for_each(results::write)?;
         match built.missing().as_slice() {
             [] => ended.map_err(|error| error.context(self.delivered())),
             _ => ended,

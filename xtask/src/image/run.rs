@@ -48,7 +48,7 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
     let Some(image) = target.tags.first().cloned() else {
         bail!("the target {:?} has no tag to run.", target.name);
     };
-    job.build(sh)?;
+    job.build(sh, &mut Vec::new())?;
     let container = Container::start(sh, &image, port)?;
     container.wait_until_healthy()?;
     results::write(format_args!("address: http://{}", container.address))?;
