@@ -88,13 +88,20 @@ fn the_report_holds_what_buildx_told_and_null_for_the_rest() {
                  not found"
             ),
         );
-    let events = format!("a line for people\n{reads}{}{{\"half\": \n", steps(true));
+    let sent = |name: &str, bytes: u64| {
+        let status = json!({ "vertex": name, "id": "transferring context:", "current": bytes });
+        format!("{}\n", json!({ "statuses": [status] }))
+    };
+    // Of one transfer that was told of twice, and of another.
+    let sent = sent("a", 3) + &sent("a", 500) + &sent("b", 40);
+    let events = format!("a line for people\n{reads}{sent}{}{{\"half\": \n", steps(true));
     let export = vertex("exporting cache to registry", (9.0, 11.0), &json!({}));
     let fake = fake("report-told", &[(&events, PUSHED), (&export, EXPORTED)], "true");
     let (ended, report) = build(&fake, &checkout.0, &[]);
 
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     assert_eq!(report["result"], "done");
+    assert_eq!(report["context_bytes"], 540);
     let target = &report["targets"]["debian"];
     assert_eq!(target["image"]["digest"], "sha256:dd");
     let steps = json!({ "total": 2, "cached": 1, "from_builder": 0, "from_registry": 1,
@@ -184,6 +191,7 @@ fn a_build_that_fails_is_reported_too() {
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
     assert_eq!(report["result"], "failed");
     assert_eq!(report["targets"]["debian"]["image"]["pushed"], false);
+    assert!(report["context_bytes"].is_null(), "nobody told of any");
     assert_eq!(report["targets"]["debian"]["step_list"][0]["error"], error["error"]);
 }
 

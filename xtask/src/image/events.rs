@@ -37,6 +37,8 @@ pub struct Status {
     /// The vertex's digest.
     pub vertex: String,
     pub id: String,
+    /// How much of it is done, in bytes.
+    pub current: Option<u64>,
     pub started: Option<f64>,
     pub completed: Option<f64>,
 }
@@ -177,6 +179,7 @@ fn status(told: &Value) -> Status {
     Status {
         vertex: text(told, "vertex"),
         id: text(told, "id"),
+        current: told["current"].as_u64(),
         started: time(&told["started"]),
         completed: time(&told["completed"]),
     }

@@ -83,6 +83,8 @@ impl Report<'_> {
     /// The report for programs.
     pub fn json(&self) -> Value {
         let targets = self.plan.targets.iter().map(|target| (target.name.clone(), self.of(target)));
+        let bakes = self.built.bakes.iter().chain(&self.built.exports.bakes);
+        let context_bytes = bakes.filter_map(|bake| bake.trace.context_bytes());
         json!({
             "schema": SCHEMA,
             "result": match self.ended {
@@ -94,6 +96,7 @@ impl Report<'_> {
             "cache_mode": self.request.cache_mode.name(),
             "builder": self.builder.name,
             "builder_was_empty": self.builder.was_empty,
+            "context_bytes": context_bytes.reduce(|sum, bytes| sum + bytes),
             "targets": targets.collect::<Map<_, _>>(),
             "summary": self.summary(),
         })

@@ -79,6 +79,9 @@ pub struct Trace {
     nodes: Vec<(usize, Node)>,
     places: HashMap<(usize, String), usize>,
     targets: Vec<String>,
+    /// Bytes of every transfer of a Dockerfile or a context, by vertex and name. Each target tells
+    /// of one that it shares with others, at times of its own.
+    transfers: BTreeMap<(String, String), u64>,
     first: Option<f64>,
     last: Option<f64>,
 }
@@ -86,7 +89,8 @@ pub struct Trace {
 impl Trace {
     /// A bake of `targets`, of which nothing is known yet.
     pub fn new(targets: Vec<String>) -> Self {
-        Trace { nodes: Vec::new(), places: HashMap::new(), targets, first: None, last: None }
+        let (nodes, places, transfers) = (Vec::new(), HashMap::new(), BTreeMap::new());
+        Trace { nodes, places, targets, transfers, first: None, last: None }
     }
 
     /// Takes in what was told.
@@ -127,6 +131,11 @@ impl Trace {
     }
 
     fn add_status(&mut self, status: &Status) {
+        if let (true, Some(current)) = (status.id.starts_with("transferring "), status.current) {
+            let transfer = (status.vertex.clone(), status.id.clone());
+            let bytes = self.transfers.entry(transfer).or_default();
+            *bytes = current.max(*bytes);
+        }
         let (Some(started), Some(completed)) = (status.started, status.completed) else { return };
         if !status.id.starts_with("pushing ") {
             return;
@@ -146,6 +155,12 @@ impl Trace {
     /// From the first event to the last.
     pub fn whole(&self) -> Option<(f64, f64)> {
         Some((self.first?, self.last?))
+    }
+
+    /// Bytes that were sent to the builder as Dockerfiles and contexts; `None` where nothing was
+    /// told of it.
+    pub fn context_bytes(&self) -> Option<u64> {
+        (!self.transfers.is_empty()).then(|| self.transfers.values().sum())
     }
 
     /// The steps of `target` in the order in which they began; `None` if nothing was told of any.
