@@ -167,13 +167,16 @@ pub fn follow(
 ) -> io::Result<Option<ExitStatus>> {
     let chunks = read_chunks(pipe);
     let mut signals = Signals::default();
+    // Most children end right after their pipe, and a run may have hundreds.
+    let mut pause = Duration::from_millis(1);
     loop {
         let go_on = match chunks.recv_timeout(TICK) {
             Ok(bytes) => show(&bytes),
             Err(RecvTimeoutError::Timeout) => show(&[]),
             // A child may close its pipe and go on.
             Err(RecvTimeoutError::Disconnected) => {
-                thread::sleep(TICK);
+                thread::sleep(pause);
+                pause = TICK.min(2 * pause);
                 show(&[])
             }
         };
