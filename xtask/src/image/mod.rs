@@ -230,7 +230,7 @@ impl Job {
         let builds = plan.targets.iter().enumerate().map(|(number, target)| {
             let bake = built.bake(number).filter(|bake| bake.end == End::Done)?;
             let path = record::path(sh, request, target);
-            let last = Record::load(&path);
+            let last = Record::load(&path, &inputs);
             let mut now = inputs.clone();
             now.add(target, &bake.trace, last.as_ref());
             Some(Build { path, now, last })

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -19,8 +20,8 @@ use crate::digest::sha256;
 /// The last build of a target.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
-    /// The text of the Dockerfile.
-    pub dockerfile: String,
+    /// The text of the Dockerfile, which a thousand records of a run share.
+    pub dockerfile: Rc<str>,
     /// Build arguments with their values.
     pub args: BTreeMap<String, String>,
     /// Files that steps can read, by name, each with a digest of its content.
@@ -53,7 +54,7 @@ impl Record {
         let dockerfile = fs::read_to_string(folder.join("Dockerfile")).unwrap_or_default();
         files.remove("Dockerfile");
         files.extend(prebuilt.map(digests).unwrap_or_default());
-        Record { dockerfile, files, ..Record::default() }
+        Record { dockerfile: dockerfile.into(), files, ..Record::default() }
     }
 
     /// Adds what `trace` tells of `target`. A step that came from a cache takes as long as it last
@@ -70,16 +71,19 @@ impl Record {
         }
     }
 
-    /// The record of the last build, if there is one that this version can read.
-    pub fn load(path: &Path) -> Option<Self> {
+    /// The record of the last build, if there is one that this version can read. A text that is
+    /// that of `now` is not kept twice.
+    pub fn load(path: &Path, now: &Record) -> Option<Self> {
         let value: Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
         let texts = |key: &str| -> Option<BTreeMap<String, String>> {
             let entries = value[key].as_object()?.iter();
             entries.map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
         };
         let steps = value["steps"].as_object()?.iter();
+        let dockerfile = value["dockerfile"].as_str()?;
+        let is_same = *dockerfile == *now.dockerfile;
         Some(Record {
-            dockerfile: value["dockerfile"].as_str()?.to_owned(),
+            dockerfile: if is_same { Rc::clone(&now.dockerfile) } else { dockerfile.into() },
             args: texts("args")?,
             files: texts("files")?,
             bases: texts("bases")?,
@@ -96,7 +100,7 @@ impl Record {
     pub fn save(&self, path: &Path) -> Result<()> {
         let steps = self.steps.iter().map(|(name, seconds)| (name.clone(), json!(seconds)));
         let record = json!({
-            "dockerfile": self.dockerfile,
+            "dockerfile": &*self.dockerfile,
             "args": self.args,
             "files": self.files,
             "bases": self.bases,
