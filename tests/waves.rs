@@ -22,6 +22,7 @@ fn fake(name: &str, bad: &[(usize, &str)]) -> FakeDocker {
         "case \"$*\" in *du) exit;; *imagetools*) exit 1;; *inspect*) cat inspected; exit;; esac
          n=1; while [ -f baked$n ]; do n=$((n + 1)); done
          cat > baked$n
+         while [ $# -gt 0 ]; do case \"$2\" in */inputs.json) cat \"$2\" > inputs$n; esac; shift; done
          [ ! -f events$n ] || { cat events$n >&2; exit 1; }";
     let fake = FakeDocker::new(name, script);
     fs::write(fake.file("inspected"), INSPECTED).unwrap();
@@ -46,7 +47,8 @@ fn run(fake: &FakeDocker, args: &[&str]) -> (Ended, Vec<Vec<String>>) {
     let flags = (0..5).map(|n| format!("--base-image=b{n}")).collect::<Vec<_>>();
     let always = ["image", "--variant=debian", "--push", "--jobs=2", "--report"];
     let always = [&always[..], &[report.to_str().unwrap()], args].concat();
-    let args = always.into_iter().chain(flags.iter().map(String::as_str)).collect::<Vec<_>>();
+    let flags = flags.iter().map(String::as_str).collect::<Vec<_>>();
+    let args = [&always[..5], &flags, &always[5..]].concat();
     let call = Xtask::within(&checkout.0, &args).env("PATH", fake.path()).env(MODE, "off");
     let ended = call.env("SDK_SHA", SHA).env("SDK_REF", "x").end();
     let bakes = (1..).map_while(|n| fs::read_to_string(fake.file(&format!("baked{n}"))).ok());
@@ -68,6 +70,29 @@ fn a_wave_is_one_bake() {
     assert_eq!(ended.stdout.lines().count(), 5);
     assert!(ended.stderr.contains("batch: 4 of 5 done, 0 failed, 1 to come; "), "{}", ended.stderr);
     assert!(!fake.file("failed.txt").exists());
+}
+
+#[test]
+fn the_folder_is_sent_once_for_all_images_of_a_bake() {
+    let fake = fake("waves-inputs", &[]);
+    let (ended, _) = run(&fake, &[]);
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let inputs = |number: usize| fs::read_to_string(fake.file(&format!("inputs{number}"))).ok();
+    let more: Value = serde_json::from_str(&inputs(1).unwrap()).unwrap();
+    assert_eq!(more["target"]["_inputs"]["context"], ".");
+    for name in ["debian-b0", "debian-b1"] {
+        assert_eq!(more["target"][name], json!({ "contexts": { "inputs": "target:_inputs" } }));
+    }
+    assert_eq!(inputs(3), None, "one image needs no such thing");
+    for (name, inspected, args) in [
+        ("waves-cluster", INSPECTED.replace("Driver: docker", "Driver: kubernetes"), &[][..]),
+        ("waves-told", INSPECTED.to_owned(), &["--", "--set=*.output=type=oci,dest=x"]),
+    ] {
+        let fake = self::fake(name, &[]);
+        fs::write(fake.file("inspected"), inspected).unwrap();
+        assert_eq!(run(&fake, args).0.status, 0);
+        assert!(fake.file("baked1").exists() && !fake.file("inputs1").exists(), "{name}");
+    }
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! One bake: what it is given, and how it went.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use xshell::Shell;
 
 use super::builder::{Builder, builder_flag};
@@ -83,6 +84,7 @@ impl Baked {
 pub fn bake(
     sh: &Shell,
     request: &Request,
+    builder: &Builder,
     definition: &Value,
     overrides: &[&str],
     deadline: Option<Instant>,
@@ -91,6 +93,7 @@ pub fn bake(
     let scratch = sh.create_temp_dir()?;
     let metadata = scratch.path().join("metadata.json");
     let mut docker = command(sh, request, &metadata);
+    docker.args(inputs_once(sh, request, builder, definition, scratch.path())?);
     docker.args(overrides.iter().flat_map(|value| ["--set", value]));
     let mut child = docker.spawn().context("docker can't be started")?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -148,6 +151,40 @@ fn command(sh: &Shell, request: &Request, metadata: &Path) -> Command {
     docker
 }
 
+/// What has buildx send the image's folder once for all targets of a bake, where versions before
+/// 0.14 would send it for each: a file that adds a target of the folder's files and gives it to the
+/// others as `inputs`, which the Dockerfile has for a stage. Pods of a cluster can't share it.
+fn inputs_once(
+    sh: &Shell,
+    request: &Request,
+    builder: &Builder,
+    definition: &Value,
+    scratch: &Path,
+) -> Result<Vec<OsString>> {
+    const NAME: &str = "_inputs";
+    let targets = definition["target"].as_object().into_iter().flatten();
+    let (names, targets): (Vec<_>, Vec<_>) = targets.unzip();
+    let [first, others @ ..] = targets.as_slice() else { return Ok(Vec::new()) };
+    let is_alike = |other: &&Value| ["context", "platforms"].iter().all(|k| other[k] == first[k]);
+    let may = !builder.is_cluster && export::are_apart(request);
+    if others.is_empty() || !may || !others.iter().all(is_alike) {
+        return Ok(Vec::new());
+    }
+    let link = json!({ "contexts": { "inputs": format!("target:{NAME}") } });
+    let mut more =
+        names.into_iter().map(|name| (name.clone(), link.clone())).collect::<Map<_, _>>();
+    let inputs = json!({
+        "context": first["context"],
+        "dockerfile-inline": "FROM scratch\nCOPY . /\n",
+        "platforms": first["platforms"],
+        "output": ["type=cacheonly"],
+    });
+    more.insert(NAME.to_owned(), inputs);
+    let file = scratch.join("inputs.json");
+    sh.write_file(&file, json!({ "target": more }).to_string())?;
+    Ok(vec!["--file".into(), file.into()])
+}
+
 /// Does a definition make no image, but only caches?
 fn is_export(definition: &Value) -> bool {
     let mut targets = definition["target"].as_object().into_iter().flatten();
@@ -190,11 +227,11 @@ pub fn images(
     }
     let mut unread = unread.clone();
     leave_out(&mut definition, &unread);
-    let mut baked = bake(sh, request, &definition, &overrides, None)?;
+    let mut baked = bake(sh, request, builder, &definition, &overrides, None)?;
     // Two runs that load one tag at once are in each other's way in the engine.
     if matches!(baked.end, End::Failed(_)) && baked.trace.has_failed_by(": already exists") {
         request.warn("another run loaded the same tag at the same time; trying again");
-        baked = bake(sh, request, &definition, &overrides, None)?;
+        baked = bake(sh, request, builder, &definition, &overrides, None)?;
     }
     let mut reading = None;
     loop {
@@ -209,7 +246,7 @@ pub fn images(
         let is_stuck = baked.end == End::TimedOut;
         let deadline = is_stuck.then(|| Instant::now() + request.cache_timeout);
         reading.get_or_insert_with(|| Box::new(baked.trace));
-        baked = bake(sh, request, &definition, &overrides, deadline)?;
+        baked = bake(sh, request, builder, &definition, &overrides, deadline)?;
         if is_stuck {
             return Ok(Baked { unread, reading, ..baked });
         }

@@ -24,6 +24,8 @@ pub struct Builder {
     pub was_empty: Option<bool>,
     /// Whether it is the engine's own, which keeps what it builds in the engine's image store.
     pub stores_images: bool,
+    /// Whether it may take another machine for every target of a bake.
+    pub is_cluster: bool,
     exports_cache: bool,
     runs: Vec<String>,
 }
@@ -93,6 +95,7 @@ impl Builder {
             was_empty: None,
             // Only with containerd's image store can this builder export caches, or push by itself.
             stores_images: exports_cache && field(&told, "Driver") == Some("docker"),
+            is_cluster: field(&told, "Driver") == Some("kubernetes"),
             exports_cache,
             runs,
         })

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use xshell::Shell;
 
 use super::build::{self, Baked, End};
-use super::builder;
+use super::builder::{self, Builder};
 use super::cache::Place;
 use super::folder::Staging;
 use super::plan::{Target, literal};
@@ -135,6 +135,7 @@ pub fn are_apart(request: &Request) -> bool {
 pub fn write(
     sh: &Shell,
     request: &Request,
+    builder: &Builder,
     targets: &[&Target],
     definition: &Value,
     image: &Baked,
@@ -172,7 +173,7 @@ pub fn write(
         if now.is_empty() {
             now = std::mem::take(&mut later);
         }
-        let (ended, outcomes) = bake(sh, request, &definition, &now, deadline)?;
+        let (ended, outcomes) = bake(sh, request, builder, &definition, &now, deadline)?;
         let is_over = ended.end != End::Done;
         for (export, written) in now.into_iter().zip(outcomes) {
             // Once more, where that may help: eight runs at once push to one registry.
@@ -200,13 +201,14 @@ pub fn write(
 fn bake(
     sh: &Shell,
     request: &Request,
+    builder: &Builder,
     definition: &Value,
     exports: &[&Export],
     deadline: Option<Instant>,
 ) -> Result<(Baked, Vec<Written>)> {
     let mut stagings = Vec::new();
     let definition = apart(exports, definition, request, &mut stagings)?;
-    let baked = build::bake(sh, request, &definition, &[], deadline)?;
+    let baked = build::bake(sh, request, builder, &definition, &[], deadline)?;
     let made = exports.iter().map(|export| outcome(export, &baked)).collect::<Vec<_>>();
     for staging in stagings {
         let is_done = |made: &Written| {

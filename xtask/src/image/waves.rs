@@ -224,7 +224,7 @@ impl Run<'_> {
         built: &mut Built,
         tell: &dyn Fn(&Target, &str) -> Result<()>,
     ) -> Result<()> {
-        let Run { sh, request, plan, .. } = self;
+        let Run { sh, request, plan, builder, .. } = self;
         let number = built.bakes.len() - 1;
         let targets = group.iter().map(|&target| &plan.targets[target]).collect::<Vec<_>>();
         for (&place, target) in group.iter().zip(&targets) {
@@ -232,7 +232,7 @@ impl Run<'_> {
             tell(target, &built.digest(place, target).unwrap_or_default())?;
         }
         let image = &built.bakes[number];
-        let exports = export::write(sh, request, &targets, definition, image)?;
+        let exports = export::write(sh, request, builder, &targets, definition, image)?;
         let ended = exports.check_end(request);
         built.exports.add(exports);
         ended
