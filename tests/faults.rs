@@ -329,14 +329,19 @@ impl Broken {
         let target = &report["targets"]["debian"];
         assert_eq!(target["steps"]["cached"], 0, "{self:?}: {report:#}");
         let reads = target["cache_read"].as_array().unwrap();
-        assert_eq!(reads[0]["result"], "failed", "{self:?}: {report:#}");
-        assert!(!reads[0]["error"].as_str().unwrap().is_empty(), "{self:?}: {report:#}");
+        // BuildKit may notice by itself that layers are gone; it runs the steps then, and says
+        // nothing.
+        let is_silent = self == Broken::NoLayers && reads[0]["result"] == "hit";
+        if !is_silent {
+            assert_eq!(reads[0]["result"], "failed", "{self:?}: {report:#}");
+            assert!(!reads[0]["error"].as_str().unwrap().is_empty(), "{self:?}: {report:#}");
+        }
         assert!(reads[1..].iter().all(|read| read["result"] == "miss"), "{self:?}: {report:#}");
         assert_eq!(target["cache_written"][0]["result"], "done", "{self:?}: {report:#}");
         let warnings = warnings(&ended);
         let reference = format!("{}:{CACHE}", case.image());
         let named = warnings.iter().filter(|line| line.contains(&reference)).count();
-        assert_eq!(named, 1, "{self:?}: {}", ended.stderr);
+        assert_eq!(named, usize::from(!is_silent), "{self:?}: {}", ended.stderr);
         // What the export has written is a good cache again.
         case.engine.check_complete(&case.name, CACHE);
     }
