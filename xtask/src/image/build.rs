@@ -104,7 +104,7 @@ pub fn bake(
     let status = match child.stderr.take() {
         Some(pipe) => {
             let is_plain = request.progress == Style::Plain;
-            let progress = Progress::new(is_plain, request.in_actions, is_export(definition));
+            let progress = Progress::new(is_plain, request.ci, is_export(definition));
             let patience = READ_PATIENCE.min(request.cache_timeout);
             watch(&mut child, pipe, progress, &mut trace, (deadline, patience))?
         }
@@ -195,8 +195,8 @@ fn is_past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() > deadline)
 }
 
-/// What `BuildKit` says where it can't get at a layer that a cache promised. Any other failure would
-/// come again without caches.
+/// What `BuildKit` says where it can't get at a layer that a cache promised. Any other failure
+/// would come again without caches.
 const BROKEN: [&str; 4] = [
     "failed to compute cache key",
     "failed to read expected number of bytes",

@@ -64,8 +64,8 @@ struct Work {
 /// Progress on standard error.
 pub struct Progress {
     view: View,
-    /// Whether GitHub Actions reads what is written.
-    in_actions: bool,
+    /// Whether a CI job shows what is written.
+    in_ci: bool,
     /// Whether the steps have been shown already, by an earlier bake.
     is_export: bool,
     works: HashMap<String, Work>,
@@ -77,11 +77,11 @@ pub struct Progress {
 
 impl Progress {
     /// `plain` asks for lines on a terminal too; of an export, only that is shown.
-    pub fn new(plain: bool, in_actions: bool, is_export: bool) -> Self {
+    pub fn new(plain: bool, in_ci: bool, is_export: bool) -> Self {
         let terminal = io::stderr().is_terminal() && process::terminal_size().is_some();
         Progress {
             view: if terminal && !plain { View::Terminal } else { View::Lines },
-            in_actions,
+            in_ci,
             is_export,
             works: HashMap::new(),
             drawn: 0,
@@ -98,7 +98,7 @@ impl Progress {
             Event::Log(log) => self.log(log),
             Event::Warning(warning) => {
                 let text = one_line(&warning.text);
-                self.line(&warning_line(self.in_actions, &text));
+                self.line(&warning_line(self.in_ci, &text));
             }
             Event::Text(text) => self.line(text),
         }
@@ -271,17 +271,26 @@ fn is_missing(vertex: &Vertex) -> bool {
     vertex.name.contains("importing cache") && is_miss(reference, error)
 }
 
-/// A warning as people read it, or as GitHub Actions shows it beside the job.
-pub fn warning_line(in_actions: bool, text: &str) -> String {
-    if in_actions { format!("::warning::{text}") } else { format!("warning: {text}") }
+/// A warning as people read it, or as GitHub shows it beside a job.
+pub fn warning_line(in_ci: bool, text: &str) -> String {
+    if in_ci { format!("::warning::{text}") } else { format!("warning: {text}") }
 }
 
 fn secs(since: Instant) -> f64 {
     since.elapsed().as_secs_f64()
 }
 
-/// `text` without what would move the cursor or begin a line.
+/// `text` without what would colour it, move the cursor or begin a line.
 fn one_line(text: &str) -> String {
-    let blank = |c: char| if c.is_control() { ' ' } else { c };
-    text.trim_end().chars().map(blank).collect()
+    let mut line = String::new();
+    let mut chars = text.trim_end().chars();
+    while let Some(c) = chars.next() {
+        match c {
+            // A terminal's command ends with its first letter.
+            '\x1b' => drop(chars.by_ref().find(char::is_ascii_alphabetic)),
+            c if c.is_control() => line.push(' '),
+            c => line.push(c),
+        }
+    }
+    line
 }

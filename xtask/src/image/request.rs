@@ -73,8 +73,6 @@ pub struct Request {
     /// Whether to say why steps ran.
     pub explain: bool,
     pub progress: Style,
-    /// Whether GitHub Actions reads what is written.
-    pub in_actions: bool,
     /// What came after `--`, for bake, without `--progress`.
     pub bake_args: Vec<OsString>,
 }
@@ -148,7 +146,6 @@ impl Request {
             report: value(args, "--report")?.map(PathBuf::from),
             explain: args.contains("--explain"),
             progress: style(&mut bake_args, variable("BUILDKIT_PROGRESS")?),
-            in_actions: variable("GITHUB_ACTIONS")?.is_some_and(|value| value == "true"),
             bake_args,
         })
     }
@@ -157,7 +154,7 @@ impl Request {
 impl Request {
     /// Says `warning` to whoever watches.
     pub fn warn(&self, warning: &str) {
-        eprintln!("{}", progress::warning_line(self.in_actions, warning));
+        eprintln!("{}", progress::warning_line(self.ci, warning));
     }
 }
 
