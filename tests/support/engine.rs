@@ -108,9 +108,11 @@ impl Engine {
     pub fn empty() {
         docker(&["buildx", "prune", "--all", "--force"]);
         let images = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
-        for image in images.lines().filter(|image| *image != "debian:trixie-slim") {
+        let is_named = |image: &&str| *image != "debian:trixie-slim" && !image.contains("<none>");
+        for image in images.lines().filter(is_named) {
             docker(&["rmi", "--force", image]);
         }
+        docker(&["image", "prune", "--force"]);
     }
 }
 
