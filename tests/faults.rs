@@ -147,7 +147,8 @@ impl<'a> Case<'a> {
 
 /// The warnings on standard error, each of which may be there once.
 fn warnings(ended: &Ended) -> Vec<&str> {
-    let lines = ended.stderr.lines().filter(|line| line.starts_with("warning: "));
+    let is_warning = |line: &&str| line.starts_with("warning: ") || line.starts_with("::warning::");
+    let lines = ended.stderr.lines().filter(is_warning);
     let warnings = lines.collect::<Vec<_>>();
     let once = warnings.iter().collect::<BTreeSet<_>>();
     assert_eq!(once.len(), warnings.len(), "{}", ended.stderr);

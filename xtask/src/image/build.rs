@@ -298,10 +298,14 @@ fn broken_layer(baked: &Baked) -> Option<String> {
     let was_read = baked.trace.imports().values().any(|import| import.error.is_none());
     let mut failures = baked.trace.failures().filter(|(_, error)| !error.contains("canceled"));
     let is_failed = matches!(baked.end, End::Failed(_)) && was_read;
-    let (_, error) = failures.find(|(name, error)| {
-        is_failed && !is_import(name) && BROKEN.iter().any(|sign| error.contains(sign))
-    })?;
+    let (_, error) =
+        failures.find(|(name, error)| is_failed && !is_import(name) && is_of_broken(error))?;
     Some(error.to_owned())
+}
+
+/// Does `error` tell of a layer that a cache promised and can't be had?
+pub fn is_of_broken(error: &str) -> bool {
+    BROKEN.iter().any(|sign| error.contains(sign))
 }
 
 /// The names of a definition's targets.

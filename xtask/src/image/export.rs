@@ -176,8 +176,13 @@ pub fn write(
         let (ended, outcomes) = bake(sh, request, builder, &definition, &now, deadline)?;
         let is_over = ended.end != End::Done;
         for (export, written) in now.into_iter().zip(outcomes) {
-            // Once more, where that may help: eight runs at once push to one registry.
-            if !is_over && is_passing(&written) && tried.insert(&export.name) {
+            let is_broken = written.error.as_deref().is_some_and(build::is_of_broken);
+            // Once more, where that may help: eight runs at once push to one registry, and a
+            // layer that BuildKit built itself may still be looked for in a broken cache.
+            if !is_over && (is_passing(&written) || is_broken) && tried.insert(&export.name) {
+                if is_broken {
+                    build::leave_out(&mut definition, &hits(image));
+                }
                 later.push(export);
             } else {
                 made.push(written);
@@ -219,6 +224,13 @@ fn bake(
         }
     }
     Ok((baked, made))
+}
+
+/// The caches that were read, as what not to read again.
+fn hits(image: &Baked) -> BTreeMap<String, String> {
+    let imports = image.trace.imports();
+    let hits = imports.iter().filter(|(_, import)| import.error.is_none());
+    hits.map(|(name, _)| ((*name).to_owned(), String::new())).collect()
 }
 
 /// Has an export failed by something that passes? `BuildKit` itself tries the layers again.
