@@ -66,7 +66,7 @@ fn main() {
 /// A checkout of all that the image is built from.
 fn checkout(name: &str) -> Folder {
     let folder = Folder::checkout(&format!("bench-{name}"));
-    for file in ["build-requirements.txt", ".dockerignore"] {
+    for file in ["agent_server.py", "build-requirements.txt", ".dockerignore"] {
         let file = format!("agent-server-image/{file}");
         fs::copy(support::root().join(&file), folder.0.join(&file)).unwrap();
     }
