@@ -468,9 +468,11 @@ fn an_interrupt_leaves_nothing_half_done() {
         });
         scope.spawn(|| {
             let case = Case::new(engine, "in-step");
-            case.write_dockerfile(&DOCKERFILE.replace("head", "sleep 600; head"));
+            case.write_dockerfile(&DOCKERFILE.replace("head", "echo begun; sleep 600; head"));
             let call = case.call(&["--push"]);
-            check_interrupt(&case, call, |said| said.contains("sleep 600"), &[]);
+            // BuildKit does not end a step that it is told to give up while it starts it.
+            let has_begun = |said: &str| said.lines().any(|line| line.ends_with(" begun"));
+            check_interrupt(&case, call, has_begun, &[]);
         });
         scope.spawn(|| {
             let case = Case::new(engine, "in-push");
