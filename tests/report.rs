@@ -140,9 +140,7 @@ fn an_export_that_fails_costs_the_image_nothing_but_is_strict_when_asked() {
     let error = "error writing layer blob: 403 Forbidden";
     let failed = vertex("exporting cache to registry", (9.0, 11.0), &json!({ "error": error }));
     for (args, status) in [(&[][..], 0), (&["--strict-cache"][..], 1)] {
-        let bakes = [(steps(false).as_str(), PUSHED), (&failed, r#"{"debian": {}}"#)]
-            .map(|(events, metadata)| (events.to_owned(), metadata));
-        let bakes = bakes.each_ref().map(|(events, metadata)| (events.as_str(), *metadata));
+        let bakes = [(&*steps(false), PUSHED), (&*failed, r#"{"debian": {}}"#)];
         let fake = fake("report-lost", &bakes, "true");
         let (ended, report) = build(&fake, &checkout.0, args);
         assert_eq!(ended.status, status, "{}", ended.stderr);

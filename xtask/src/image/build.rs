@@ -105,8 +105,7 @@ pub fn bake(
         Some(pipe) => {
             let is_plain = request.progress == Style::Plain;
             let progress = Progress::new(is_plain, request.ci, is_export(definition));
-            let patience = READ_PATIENCE.min(request.cache_timeout);
-            watch(&mut child, pipe, progress, &mut trace, (deadline, patience))?
+            watch(&mut child, pipe, progress, &mut trace, (deadline, patience(request)))?
         }
         None => process::follow(&mut child, std::io::empty(), |_| !is_past(deadline))?,
     };
@@ -189,6 +188,11 @@ fn inputs_once(
 fn is_export(definition: &Value) -> bool {
     let mut targets = definition["target"].as_object().into_iter().flatten();
     targets.all(|(_, target)| target["output"] == json!(["type=cacheonly"]))
+}
+
+/// How long a bake may wait for caches: no longer to read them than to write them.
+fn patience(request: &Request) -> Duration {
+    READ_PATIENCE.min(request.cache_timeout)
 }
 
 fn is_past(deadline: Option<Instant>) -> bool {
@@ -282,20 +286,17 @@ fn change(definition: &mut Value, key: &str, wanted: impl Fn(&str) -> bool) {
 /// The caches that a bake failed by, each with the reason.
 fn unread(request: &Request, baked: &Baked) -> BTreeMap<String, String> {
     if baked.end == End::TimedOut {
-        let seconds = READ_PATIENCE.min(request.cache_timeout).as_secs();
-        let why = format!("no answer within {seconds} s");
+        let why = format!("no answer within {} s", patience(request).as_secs());
         return baked.trace.awaited().into_iter().map(|name| (name, why.clone())).collect();
     }
     let Some(error) = broken_layer(baked) else { return BTreeMap::new() };
-    let imports = baked.trace.imports();
-    let read = imports.iter().filter(|(_, import)| import.error.is_none());
-    read.map(|(name, _)| ((*name).to_owned(), format!("it or another is broken: {error}")))
-        .collect()
+    let why = format!("it or another is broken: {error}");
+    baked.trace.hits().map(|name| (name.to_owned(), why.clone())).collect()
 }
 
 /// The error of a bake that failed by what it got from a cache, and not by a step's own command.
 fn broken_layer(baked: &Baked) -> Option<String> {
-    let was_read = baked.trace.imports().values().any(|import| import.error.is_none());
+    let was_read = baked.trace.hits().next().is_some();
     let mut failures = baked.trace.failures().filter(|(_, error)| !error.contains("canceled"));
     let is_failed = matches!(baked.end, End::Failed(_)) && was_read;
     let (_, error) =

@@ -16,9 +16,8 @@ pub fn explain(
     let Some(steps) = steps else {
         return vec![format!("{target}: buildx told of no step, so nothing is known.")];
     };
-    let ran = steps.iter().filter(|step| step.cached == Some(false));
-    let started = |step: &&Step| step.started.unwrap_or(f64::MAX);
-    let Some(first) = ran.min_by(|a, b| started(a).total_cmp(&started(b))) else {
+    // They come in the order in which they began.
+    let Some(first) = steps.iter().find(|step| step.cached == Some(false)) else {
         return vec![format!("{target}: every step came from a cache.")];
     };
     let mut lines = vec![format!("{target}: the first step that ran is {}", shown(&first.name))];

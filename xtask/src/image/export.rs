@@ -181,7 +181,8 @@ pub fn write(
             // layer that BuildKit built itself may still be looked for in a broken cache.
             if !is_over && (is_passing(&written) || is_broken) && tried.insert(&export.name) {
                 if is_broken {
-                    build::leave_out(&mut definition, &hits(image));
+                    let hits = image.trace.hits().map(|name| (name.to_owned(), String::new()));
+                    build::leave_out(&mut definition, &hits.collect());
                 }
                 later.push(export);
             } else {
@@ -224,13 +225,6 @@ fn bake(
         }
     }
     Ok((baked, made))
-}
-
-/// The caches that were read, as what not to read again.
-fn hits(image: &Baked) -> BTreeMap<String, String> {
-    let imports = image.trace.imports();
-    let hits = imports.iter().filter(|(_, import)| import.error.is_none());
-    hits.map(|(name, _)| ((*name).to_owned(), String::new())).collect()
 }
 
 /// Has an export failed by something that passes? `BuildKit` itself tries the layers again.
@@ -290,17 +284,15 @@ fn apart(
 /// Every cache that was read and every image that was pushed: a registry has their layers before
 /// anything is exported. Without exports, only caches that gave nothing are looked at.
 fn known_contents(exports: &[Export], image: &Baked) -> BTreeMap<String, Content> {
-    let imports = image.trace.imports();
-    let read = imports.iter().filter(|(_, outcome)| outcome.error.is_none());
-    let read = read.map(|(reference, _)| (*reference).to_owned());
+    if exports.is_empty() && image.trace.has_cached_steps() {
+        return BTreeMap::new();
+    }
+    let read = image.trace.hits().filter(|name| !name.starts_with("local:")).map(str::to_owned);
     let pushed = exports.iter().filter_map(|export| {
         let digest = image.metadata[&export.target.name]["containerimage.digest"].as_str()?;
         Some(format!("{}@{digest}", registry::repository(export.target.tags.first()?)))
     });
-    if exports.is_empty() && image.trace.has_cached_steps() {
-        return BTreeMap::new();
-    }
-    registry::contents(&read.filter(|name| !name.starts_with("local:")).chain(pushed).collect())
+    registry::contents(&read.chain(pushed).collect())
 }
 
 /// Did everything come from the very cache that would be written? Only an engine that was empty

@@ -33,22 +33,19 @@ impl Read {
     }
 }
 
-/// What a registry says when it refuses, with the status that this is.
-const REFUSALS: [(&str, Option<u64>); 6] = [
-    ("401 Unauthorized", Some(401)),
-    ("403 Forbidden", Some(403)),
-    ("429 Too Many Requests", Some(429)),
-    ("toomanyrequests", Some(429)),
-    ("authorization failed", None),
-    ("access denied", None),
-];
-/// What it says when it fails.
-const FAILURES: [(&str, u64); 5] = [
-    ("500 Internal Server Error", 500),
-    ("502 Bad Gateway", 502),
-    ("503 Service Unavailable", 503),
-    ("504 Gateway Timeout", 504),
-    ("507 Insufficient Storage", 507),
+/// What a registry says when it refuses or fails, with the status that this is.
+const SIGNS: [(&str, Option<u64>, Read); 11] = [
+    ("401 Unauthorized", Some(401), Read::Refused),
+    ("403 Forbidden", Some(403), Read::Refused),
+    ("429 Too Many Requests", Some(429), Read::Refused),
+    ("toomanyrequests", Some(429), Read::Refused),
+    ("authorization failed", None, Read::Refused),
+    ("access denied", None, Read::Refused),
+    ("500 Internal Server Error", Some(500), Read::Failed),
+    ("502 Bad Gateway", Some(502), Read::Failed),
+    ("503 Service Unavailable", Some(503), Read::Failed),
+    ("504 Gateway Timeout", Some(504), Read::Failed),
+    ("507 Insufficient Storage", Some(507), Read::Failed),
 ];
 
 /// A cache that was read, or was to be.
@@ -63,9 +60,14 @@ pub struct CacheRead<'a> {
 
 /// A reference that stands for all that `plan` reads: they are in one repository.
 pub fn first(plan: &Plan) -> Option<String> {
-    let mut places = plan.targets.iter().flat_map(|target| &target.cache_read);
-    places.find_map(|place| match place {
-        Place::Registry(reference) => Some(reference.clone()),
+    references(plan).next().cloned()
+}
+
+/// The references that `plan` reads.
+fn references(plan: &Plan) -> impl Iterator<Item = &String> {
+    let places = plan.targets.iter().flat_map(|target| &target.cache_read);
+    places.filter_map(|place| match place {
+        Place::Registry(reference) => Some(reference),
         Place::Folder(_) => None,
     })
 }
@@ -74,10 +76,8 @@ pub fn first(plan: &Plan) -> Option<String> {
 /// without end, and so does whatever it builds after that.
 pub fn unread(plan: &Plan, probe: JoinHandle<Result<(), Duration>>) -> BTreeMap<String, String> {
     let Ok(Err(limit)) = probe.join() else { return BTreeMap::new() };
-    let places = plan.targets.iter().flat_map(|target| &target.cache_read);
-    let registry = places.filter(|place| matches!(place, Place::Registry(_)));
     let why = format!("no answer within {} s", limit.as_secs());
-    registry.map(|place| (place.name().to_owned(), why.clone())).collect()
+    references(plan).map(|reference| (reference.clone(), why.clone())).collect()
 }
 
 /// How `place` was read by `bake`; `known` is what a registry holds under some references.
@@ -112,19 +112,17 @@ fn told<'a>(place: &'a Place, trace: &'a Trace) -> CacheRead<'a> {
     };
     let told = told.filter(|told| told.completed.is_some());
     let error = told.and_then(|told| told.error.as_deref());
-    let refusal = error.and_then(|error| REFUSALS.iter().find(|(sign, _)| error.contains(sign)));
-    let failure = error.and_then(|error| FAILURES.iter().find(|(sign, _)| error.contains(sign)));
-    let failure = failure.map(|(_, status)| *status);
-    let read = told.map(|_| match (error, refusal) {
+    let sign = error.and_then(|error| SIGNS.iter().find(|(sign, ..)| error.contains(sign)));
+    let read = told.map(|_| match (error, sign) {
         (None, _) => Read::Hit,
-        (_, Some(_)) => Read::Refused,
+        (_, Some((.., read))) => *read,
         (Some(error), _) if is_miss(place.name(), error) => Read::Miss,
         _ => Read::Failed,
     });
     CacheRead {
         place: place.name(),
         read,
-        status: refusal.and_then(|(_, status)| *status).or(failure),
+        status: sign.and_then(|(_, status, _)| *status),
         error: error.filter(|_| read != Some(Read::Miss)),
         seconds: told.and_then(|told| Some(told.completed? - told.started)),
     }

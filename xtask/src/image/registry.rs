@@ -1,7 +1,7 @@
 //! Requests to a registry, made by `docker buildx imagetools`, which knows the user's logins.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -124,24 +124,24 @@ fn content(reference: &str) -> Option<Content> {
 
 /// A manifest as the registry has it, if it gives it at the first try.
 fn raw(reference: &str) -> Option<Vec<u8>> {
+    let output = inspect(reference, SHORT_PATIENCE).ok()??;
+    output.status.success().then_some(output.stdout)
+}
+
+/// Asks for a manifest once; `None` if there is no answer within `limit`.
+fn inspect(reference: &str, limit: Duration) -> Result<Option<Output>> {
     let mut docker = Command::new("docker");
     docker.args(["buildx", "imagetools", "inspect", "--raw", reference]);
-    let output = process::output(&mut docker, SHORT_PATIENCE).ok()??;
-    output.status.success().then_some(output.stdout)
+    process::output(&mut docker, limit)
 }
 
 /// Asks for `reference` in the background; what comes is whether there was any answer within
 /// `limit` or so, as there is in any case if there is nothing to ask for.
 pub fn probe(reference: Option<String>, limit: Duration) -> JoinHandle<Result<(), Duration>> {
     let limit = limit.min(SHORT_PATIENCE);
-    thread::spawn(move || {
-        let Some(reference) = reference else { return Ok(()) };
-        let mut docker = Command::new("docker");
-        docker.args(["buildx", "imagetools", "inspect", "--raw", &reference]);
-        match process::output(&mut docker, limit) {
-            Ok(None) => Err(limit),
-            _ => Ok(()),
-        }
+    thread::spawn(move || match reference.map(|reference| inspect(&reference, limit)) {
+        Some(Ok(None)) => Err(limit),
+        _ => Ok(()),
     })
 }
 

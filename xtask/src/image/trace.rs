@@ -231,6 +231,12 @@ impl Trace {
         imports
     }
 
+    /// The caches that were read without an error, by the names that buildx gives them.
+    pub fn hits(&self) -> impl Iterator<Item = &str> {
+        let imports = self.imports().into_iter();
+        imports.filter(|(_, outcome)| outcome.error.is_none()).map(|(name, _)| name)
+    }
+
     /// The base images of `target`, each with its digest.
     pub fn bases(&self, target: &str) -> BTreeMap<String, String> {
         let base = |node: &Node| {
@@ -268,9 +274,8 @@ impl Trace {
         let counts =
             |node: &&Node| !matches!(phase_of(&node.name), Phase::CacheImport | Phase::CacheExport);
         self.of(target).filter(counts).find_map(|node| {
-            let errors = node.outcomes.iter().filter_map(|outcome| outcome.error.as_deref());
-            let error = errors.into_iter().find(|error| !error.contains("context canceled"))?;
-            Some((node.name.as_str(), error))
+            let mut outcomes = node.outcomes.iter().filter(|outcome| !outcome.is_merged());
+            Some((node.name.as_str(), outcomes.find_map(|outcome| outcome.error.as_deref())?))
         })
     }
 

@@ -126,8 +126,8 @@ impl Run<'_> {
             built.images.iter().enumerate().filter(|(_, image)| **image == Image::Waiting);
         let waiting = waiting.map(|(number, _)| number).collect::<Vec<_>>();
         let (first, total) = (self.plan.targets.len() - waiting.len(), waiting.len());
+        let mut tries = vec![0; self.plan.targets.len()];
         for wave in waiting.chunks(self.request.jobs) {
-            let mut tries = vec![0; self.plan.targets.len()];
             let mut groups = vec![wave.to_vec()];
             while let Some(group) = groups.pop() {
                 groups.extend(self.group(&group, built, &mut tries, tell)?);
