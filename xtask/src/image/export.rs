@@ -150,7 +150,8 @@ pub fn write(
         return Ok(Exports { written: exports.collect(), ..Exports::default() });
     }
     let exports = exports(targets);
-    let known = known_contents(&exports, image);
+    let asked = before(&exports, image);
+    let known = registry::contents(&asked);
     let is_needless = |export: &Export| is_needless(export, image, &known);
     let (skipped, exports): (Vec<_>, Vec<_>) = exports.into_iter().partition(is_needless);
     let mut written = skipped
@@ -198,7 +199,10 @@ pub fn write(
             }));
         }
     }
-    count_bytes(&mut made, &known);
+    // Of a registry that did not tell everything it had, nobody knows what was new to it.
+    if known.len() == asked.len() {
+        count_bytes(&mut made, &known);
+    }
     written.append(&mut made);
     Ok(Exports { written, bakes, known })
 }
@@ -283,16 +287,16 @@ fn apart(
 
 /// Every cache that was read and every image that was pushed: a registry has their layers before
 /// anything is exported. Without exports, only caches that gave nothing are looked at.
-fn known_contents(exports: &[Export], image: &Baked) -> BTreeMap<String, Content> {
+fn before(exports: &[Export], image: &Baked) -> BTreeSet<String> {
     if exports.is_empty() && image.trace.has_cached_steps() {
-        return BTreeMap::new();
+        return BTreeSet::new();
     }
     let read = image.trace.hits().filter(|name| !name.starts_with("local:")).map(str::to_owned);
     let pushed = exports.iter().filter_map(|export| {
         let digest = image.metadata[&export.target.name]["containerimage.digest"].as_str()?;
         Some(format!("{}@{digest}", registry::repository(export.target.tags.first()?)))
     });
-    registry::contents(&read.chain(pushed).collect())
+    read.chain(pushed).collect()
 }
 
 /// Did everything come from the very cache that would be written? Only an engine that was empty

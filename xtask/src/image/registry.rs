@@ -122,10 +122,18 @@ fn content(reference: &str) -> Option<Content> {
     Some(Content { layers, is_cache })
 }
 
-/// A manifest as the registry has it, if it gives it at the first try.
+/// A manifest as the registry has it, if it gives it at the second try at the latest.
 fn raw(reference: &str) -> Option<Vec<u8>> {
-    let output = inspect(reference, SHORT_PATIENCE).ok()??;
-    output.status.success().then_some(output.stdout)
+    for _ in 0..2 {
+        let output = inspect(reference, SHORT_PATIENCE).ok()??;
+        if output.status.success() {
+            return Some(output.stdout);
+        }
+        if String::from_utf8_lossy(&output.stderr).contains("not found") {
+            break;
+        }
+    }
+    None
 }
 
 /// Asks for a manifest once; `None` if there is no answer within `limit`.
