@@ -57,7 +57,7 @@ fn differences(step: &str, now: &Record, last: &Record) -> Vec<String> {
         let read = if step.contains(name) { "which this step reads, " } else { "" };
         found.push(format!("the file {name}, {read}{how}"));
     }
-    if let Some((number, line)) = first_line(&last.dockerfile, &now.dockerfile) {
+    if let Some((number, line)) = first_line(&last.dockerfile.text, &now.dockerfile.text) {
         found.push(format!("Dockerfile line {number}, the first that differs: {line}"));
     }
     found

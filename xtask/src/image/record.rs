@@ -20,8 +20,7 @@ use crate::digest::sha256;
 /// The last build of a target.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
-    /// The text of the Dockerfile, which a thousand records of a run share.
-    pub dockerfile: Rc<str>,
+    pub dockerfile: Rc<Dockerfile>,
     /// Build arguments with their values.
     pub args: BTreeMap<String, String>,
     /// Files that steps can read, by name, each with a digest of its content.
@@ -30,6 +29,13 @@ pub struct Record {
     pub bases: BTreeMap<String, String>,
     /// Seconds that each step took when it last ran.
     pub steps: BTreeMap<String, f64>,
+}
+
+/// A Dockerfile, which the thousand records of a batch share, in memory and on the disk.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dockerfile {
+    pub digest: String,
+    pub text: String,
 }
 
 /// In bytes.
@@ -51,8 +57,10 @@ impl Record {
     pub fn inputs(sh: &Shell, prebuilt: Option<&Path>) -> Self {
         let folder = sh.current_dir().join(FOLDER);
         let mut files = digests(&folder);
-        let dockerfile = fs::read_to_string(folder.join("Dockerfile")).unwrap_or_default();
-        files.remove("Dockerfile");
+        let dockerfile = Dockerfile {
+            digest: files.remove("Dockerfile").unwrap_or_default(),
+            text: fs::read_to_string(folder.join("Dockerfile")).unwrap_or_default(),
+        };
         files.extend(prebuilt.map(digests).unwrap_or_default());
         Record { dockerfile: dockerfile.into(), files, ..Record::default() }
     }
@@ -71,8 +79,7 @@ impl Record {
         }
     }
 
-    /// The record of the last build, if there is one that this version can read. A text that is
-    /// that of `now` is not kept twice.
+    /// The record of the last build, if there is one that this version can read.
     pub fn load(path: &Path, now: &Record) -> Option<Self> {
         let value: Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
         let texts = |key: &str| -> Option<BTreeMap<String, String>> {
@@ -80,10 +87,15 @@ impl Record {
             entries.map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
         };
         let steps = value["steps"].as_object()?.iter();
-        let dockerfile = value["dockerfile"].as_str()?;
-        let is_same = *dockerfile == *now.dockerfile;
+        let digest = value["dockerfile"].as_str()?.to_owned();
+        let dockerfile = if digest == now.dockerfile.digest {
+            Rc::clone(&now.dockerfile)
+        } else {
+            let text = fs::read_to_string(beside(path, &digest)).ok()?;
+            Rc::new(Dockerfile { digest, text })
+        };
         Some(Record {
-            dockerfile: if is_same { Rc::clone(&now.dockerfile) } else { dockerfile.into() },
+            dockerfile,
             args: texts("args")?,
             files: texts("files")?,
             bases: texts("bases")?,
@@ -98,9 +110,14 @@ impl Record {
     /// # Errors
     /// A disk that does not take it.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let Dockerfile { digest, text } = &*self.dockerfile;
+        let dockerfile = beside(path, digest);
+        if !dockerfile.exists() {
+            file::save(&dockerfile, text)?;
+        }
         let steps = self.steps.iter().map(|(name, seconds)| (name.clone(), json!(seconds)));
         let record = json!({
-            "dockerfile": &*self.dockerfile,
+            "dockerfile": digest,
             "args": self.args,
             "files": self.files,
             "bases": self.bases,
@@ -117,6 +134,11 @@ pub fn path(sh: &Shell, request: &Request, target: &Target) -> PathBuf {
     let key = [&request.image, &request.target, &target.name, &target.base_image, arch, &platforms];
     let name = &sha256(key.join("\n"))[..16];
     sh.current_dir().join("target/image").join(format!("{}-{name}.json", request.target))
+}
+
+/// Where the text of the Dockerfile of a record at `path` is kept.
+fn beside(path: &Path, digest: &str) -> PathBuf {
+    path.with_file_name(format!("{digest}.Dockerfile"))
 }
 
 /// The digests of the files that lie in `folder` itself; of large ones only the sizes, because
