@@ -2,6 +2,7 @@
 //! and a bad base image costs one image.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -13,7 +14,7 @@ use super::builder::{self, Builder};
 use super::export::{self, Exports};
 use super::plan::{Plan, Target};
 use super::registry;
-use super::request::Request;
+use super::request::{Delivery, Request};
 use crate::error::Interrupted;
 
 /// Pauses before an image is built again that failed by something that passes.
@@ -125,15 +126,15 @@ impl Run<'_> {
         let waiting =
             built.images.iter().enumerate().filter(|(_, image)| **image == Image::Waiting);
         let waiting = waiting.map(|(number, _)| number).collect::<Vec<_>>();
-        let (first, total) = (self.plan.targets.len() - waiting.len(), waiting.len());
+        let mut pace = None;
         let mut tries = vec![0; self.plan.targets.len()];
-        for wave in waiting.chunks(self.request.jobs) {
+        for wave in self.waves(&waiting) {
             let mut groups = vec![wave.to_vec()];
             while let Some(group) = groups.pop() {
                 groups.extend(self.group(&group, built, &mut tries, tell)?);
             }
-            if total > wave.len() {
-                self.say(built, first);
+            if waiting.len() > wave.len() {
+                pace.get_or_insert_with(|| Pace::new(built)).say(built);
             }
             if let Some(error) = common_failure(wave, built) {
                 let left = built.count(|image| *image == Image::Waiting);
@@ -146,6 +147,22 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The targets `waiting`, by bake. Of many base images the first goes alone, for the pushes of
+    /// one bake don't know of each other: each would send the layers that the images share.
+    fn waves<'a>(&self, waiting: &'a [usize]) -> Vec<&'a [usize]> {
+        let variant = |target: &usize| &self.plan.targets[*target].variant;
+        let is_new = waiting.len() == self.plan.targets.len();
+        let may_lead = is_new && self.request.delivery == Delivery::Push;
+        let (lead, rest) = match waiting {
+            [lead, rest @ ..] if may_lead && rest.iter().any(|t| variant(t) == variant(lead)) => {
+                (slice::from_ref(lead), rest)
+            }
+            _ => waiting.split_at(0),
+        };
+        let leads = Some(lead).filter(|lead| !lead.is_empty());
+        leads.into_iter().chain(rest.chunks(self.request.jobs)).collect()
     }
 
     /// Builds the targets `group` in one bake. Gives the groups that are to be built after that,
@@ -237,22 +254,35 @@ impl Run<'_> {
         built.exports.add(exports);
         ended
     }
+}
 
-    /// How far the run is; the first images were there before.
-    fn say(&self, built: &Built, first: usize) {
+/// How fast a run goes on after its first bake, which makes what all images share.
+struct Pace {
+    since: Instant,
+    /// How many images it had to build then.
+    left: usize,
+}
+
+impl Pace {
+    fn new(built: &Built) -> Self {
+        Pace { since: Instant::now(), left: built.count(|image| *image == Image::Waiting) }
+    }
+
+    /// Tells how far the run is, and how long it may still take where that is known.
+    fn say(&self, built: &Built) {
         let done = built.count(|image| matches!(image, Image::Done(_) | Image::Present(_)));
         let failed = built.count(|image| matches!(image, Image::Failed(..)));
         let left = built.count(|image| *image == Image::Waiting);
-        let ended = u32::try_from(done - first + failed).unwrap_or(u32::MAX);
-        let each = self.begun.elapsed().as_secs_f64() / f64::from(ended.max(1));
-        let time_left = each * f64::from(u32::try_from(left).unwrap_or(u32::MAX));
-        eprintln!(
-            "batch: {done} of {} done, {failed} failed, {left} to come; {:.0} images an hour, \
-             about {:.0} min left",
-            built.images.len(),
-            3600.0 / each,
-            time_left / 60.0
-        );
+        let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let each = self.since.elapsed().as_secs_f64() / count(self.left - left);
+        let pace = if self.left > left {
+            let minutes = each * count(left) / 60.0;
+            format!("; {:.0} images an hour, about {minutes:.0} min left", 3600.0 / each)
+        } else {
+            String::new()
+        };
+        let all = built.images.len();
+        eprintln!("batch: {done} of {all} done, {failed} failed, {left} to come{pace}");
     }
 }
 
