@@ -200,7 +200,9 @@ fn a_batch_that_was_killed_goes_on_where_it_stopped() {
         let call = Xtask::within(&checkout.0, &always).in_engine().env(MODE, "off");
         call.env("SDK_SHA", SHA).env("SDK_REF", "x")
     };
-    let whole = call("batch-whole", &[]).end();
+    let scratch = Folder::new("batch-scratch");
+    let whole = call("batch-whole", &[]).env("TMPDIR", &scratch.0).end();
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 0);
     assert_eq!(whole.status, 1, "{}", whole.stderr);
     assert_eq!(engine.tags("batch-whole").len(), 7);
     let list = fs::read_to_string(checkout.0.join("target/image/failed.txt")).unwrap();

@@ -94,6 +94,8 @@ pub fn bake(
     let metadata = scratch.path().join("metadata.json");
     let mut docker = command(sh, request, &metadata);
     docker.args(inputs_once(sh, request, builder, definition, scratch.path())?);
+    // Older versions never remove the Dockerfile that `dockerfile-inline` becomes.
+    docker.env("TMPDIR", scratch.path());
     docker.args(overrides.iter().flat_map(|value| ["--set", value]));
     let mut child = docker.spawn().context("docker can't be started")?;
     if let Some(mut stdin) = child.stdin.take() {
