@@ -164,6 +164,24 @@ pub fn write(
     // A cache that broke the image's bake would break this one.
     let mut definition = definition.clone();
     build::leave_out(&mut definition, &image.unread);
+    let (bakes, mut made) = make(sh, request, builder, &exports, definition, image)?;
+    // Of a registry that did not tell everything it had, nobody knows what was new to it.
+    if known.len() == asked.len() {
+        count_bytes(&mut made, &known);
+    }
+    written.append(&mut made);
+    Ok(Exports { written, bakes, known })
+}
+
+/// Makes `exports` in as many bakes as it takes; gives these, and how each export went.
+fn make(
+    sh: &Shell,
+    request: &Request,
+    builder: &Builder,
+    exports: &[Export],
+    mut definition: Value,
+    image: &Baked,
+) -> Result<(Vec<Baked>, Vec<Written>)> {
     let deadline = Instant::now().checked_add(request.cache_timeout);
     let (mut bakes, mut made) = (Vec::new(), Vec::new());
     // The shared cache comes last: a registry may refuse one of two that push the same bytes at
@@ -199,12 +217,7 @@ pub fn write(
             }));
         }
     }
-    // Of a registry that did not tell everything it had, nobody knows what was new to it.
-    if known.len() == asked.len() {
-        count_bytes(&mut made, &known);
-    }
-    written.append(&mut made);
-    Ok(Exports { written, bakes, known })
+    Ok((bakes, made))
 }
 
 /// Exports in one bake; gives how each of `exports` went.

@@ -2,7 +2,6 @@
 //! and a bad base image costs one image.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::slice;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -155,14 +154,12 @@ impl Run<'_> {
         let variant = |target: &usize| &self.plan.targets[*target].variant;
         let is_new = waiting.len() == self.plan.targets.len();
         let may_lead = is_new && self.request.delivery == Delivery::Push;
-        let (lead, rest) = match waiting {
-            [lead, rest @ ..] if may_lead && rest.iter().any(|t| variant(t) == variant(lead)) => {
-                (slice::from_ref(lead), rest)
-            }
-            _ => waiting.split_at(0),
+        let lead = match waiting {
+            [lead, rest @ ..] if may_lead => rest.iter().any(|t| variant(t) == variant(lead)),
+            _ => false,
         };
-        let leads = Some(lead).filter(|lead| !lead.is_empty());
-        leads.into_iter().chain(rest.chunks(self.request.jobs)).collect()
+        let (lead, rest) = waiting.split_at(usize::from(lead));
+        lead.chunks(1).chain(rest.chunks(self.request.jobs)).collect()
     }
 
     /// Builds the targets `group` in one bake. Gives the groups that are to be built after that,
@@ -274,8 +271,8 @@ impl Pace {
         let failed = built.count(|image| matches!(image, Image::Failed(..)));
         let left = built.count(|image| *image == Image::Waiting);
         let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        let each = self.since.elapsed().as_secs_f64() / count(self.left - left);
         let pace = if self.left > left {
+            let each = self.since.elapsed().as_secs_f64() / count(self.left - left);
             let minutes = each * count(left) / 60.0;
             format!("; {:.0} images an hour, about {minutes:.0} min left", 3600.0 / each)
         } else {
