@@ -28,8 +28,8 @@ use self::daemons::Daemons;
 use self::data::Data;
 use self::host::Claim;
 use crate::error::usage;
+use crate::output;
 use crate::process;
-use crate::results;
 
 const HELP: &str = "\
 Runs a command with a private Docker engine and a registry on a loopback port.
@@ -59,7 +59,7 @@ The command finds in its environment:
 pub fn main(_sh: &Shell, root: &Path, args: Arguments) -> Result<ExitCode> {
     match Options::parse(args)? {
         None => {
-            results::write(HELP)?;
+            output::write(HELP)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(options) => run(&root.join("target/engine"), &options).map(ExitCode::from),

@@ -4,8 +4,8 @@ mod digest;
 mod engine;
 mod error;
 mod image;
+mod output;
 mod process;
-mod results;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ fn run() -> Result<ExitCode> {
                 flag.to_string_lossy()
             ))),
             _ => {
-                results::write(HELP)?;
+                output::write(HELP)?;
                 Ok(ExitCode::SUCCESS)
             }
         },

@@ -5,11 +5,11 @@ use pico_args::Arguments;
 use serde_json::{Value, json};
 use xshell::Shell;
 
-use super::definition::Definition;
-use super::github;
-use super::plan::{check_name, variants};
-use super::request;
-use crate::results;
+use crate::image::plan::{arch, check_name, variants};
+use crate::image::report::github;
+use crate::image::request;
+use crate::image::request::definition::Definition;
+use crate::output;
 
 /// The runner that builds an architecture natively.
 const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
@@ -23,7 +23,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let platforms = request::platforms(&mut args)?;
     request::finish(args)?;
     let matrix = matrix(&Definition::read(sh)?, &variants, &platforms)?.to_string();
-    results::write(&matrix)?;
+    output::write(&matrix)?;
     github::write_outputs(&[("matrix", matrix)])
 }
 
@@ -58,10 +58,4 @@ fn matrix(definition: &Definition, asked: &[String], platforms: &[String]) -> Re
         }
     }
     Ok(json!({ "include": include }))
-}
-
-/// The architecture of a platform as tags and jobs tell it: `linux/arm64` is `arm64`.
-pub fn arch(platform: &str) -> String {
-    let after_os = platform.split_once('/').map_or(platform, |(_, arch)| arch);
-    after_os.replace('/', "-")
 }

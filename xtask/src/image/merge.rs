@@ -9,15 +9,14 @@ use pico_args::Arguments;
 use serde_json::{Value, json};
 use xshell::Shell;
 
-use super::build_info::{self, text, texts};
-use super::definition::Definition;
-use super::file;
-use super::registry;
-use super::request;
-use super::tag;
 use crate::error::usage;
+use crate::image::build::registry;
+use crate::image::plan::tag;
+use crate::image::report::build_info::{self, text, texts};
+use crate::image::request;
+use crate::image::request::definition::Definition;
+use crate::output;
 use crate::process;
-use crate::results;
 
 /// The images that become one manifest: a variant on a base image, in several architectures.
 struct Group {
@@ -47,7 +46,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     for group in &groups {
         group.push()?;
         for tag in &group.tags {
-            results::write(tag)?;
+            output::write(tag)?;
         }
     }
     Ok(())
@@ -185,7 +184,7 @@ impl Group {
             "platforms": expected,
             "tags": self.tags,
         });
-        file::save(&self.file, format!("{info:#}\n"))
+        output::save(&self.file, format!("{info:#}\n"))
     }
 }
 

@@ -1,23 +1,22 @@
 //! `cargo xtask image run`: builds one variant, loads it, and runs it until it is stopped.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use pico_args::Arguments;
 use xshell::{Shell, cmd};
 
-use super::Job;
-use super::request::{self, Delivery, Request};
-use crate::digest::hex;
+use super::job::Job;
+use crate::digest::random;
 use crate::error::usage;
+use crate::image::request::{self, Delivery, Request};
+use crate::output;
 use crate::process;
-use crate::results;
 
 /// The port that the server listens on inside its container.
 const SERVER_PORT: u16 = 8000;
@@ -51,9 +50,9 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
     job.build(sh, &mut Vec::new())?;
     let container = Container::start(sh, &image, port)?;
     container.wait_until_healthy()?;
-    results::write(format_args!("address: http://{}", container.address))?;
-    results::write(format_args!("key:     {}", container.key))?;
-    results::write(format_args!(
+    output::write(format_args!("address: http://{}", container.address))?;
+    output::write(format_args!("key:     {}", container.key))?;
+    output::write(format_args!(
         "try:     curl -H 'X-Session-API-Key: {}' http://{}/api/conversations/count",
         container.key, container.address
     ))?;
@@ -179,15 +178,4 @@ impl Drop for Container<'_> {
 fn to_stderr(command: &mut Command) -> Result<&mut Command> {
     let stderr = std::os::fd::AsFd::as_fd(&std::io::stderr()).try_clone_to_owned()?;
     Ok(command.stdin(Stdio::null()).stdout(stderr))
-}
-
-/// Random bytes from the system, in hex.
-///
-/// # Errors
-/// A system without `/dev/urandom`.
-pub fn random(bytes: usize) -> Result<String> {
-    let mut random = vec![0_u8; bytes];
-    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random));
-    read.context("/dev/urandom can't be read")?;
-    Ok(hex(&random))
 }

@@ -8,12 +8,12 @@ use anyhow::Result;
 use pico_args::Arguments;
 use serde_json::Value;
 
-use super::build_info::{self, text, texts};
-use super::registry;
-use super::request;
-use super::{file, github};
 use crate::error::usage;
-use crate::results;
+use crate::image::build::registry;
+use crate::image::report::build_info::{self, text, texts};
+use crate::image::report::github;
+use crate::image::request;
+use crate::output;
 
 const START: &str = "<!-- AGENT_SERVER_IMAGES_START -->";
 const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
@@ -31,10 +31,10 @@ pub fn main(mut args: Arguments) -> Result<()> {
     if let Some(path) = update {
         let old = fs::read(&path)
             .map_err(|error| usage(format!("--update {}: {error}.", path.display())))?;
-        file::save(&path, replaced(&old, &summary))?;
+        output::save(&path, replaced(&old, &summary))?;
     }
     github::write_page(&summary)?;
-    results::write(summary)
+    output::write(summary)
 }
 
 /// The summary with its markers.

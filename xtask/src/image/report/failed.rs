@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use xshell::Shell;
 
-use super::file;
-use super::plan::Plan;
-use super::report::shortened;
-use super::request::Request;
-use super::waves::Built;
+use crate::image::build::batch::Built;
+use crate::image::plan::Plan;
+use crate::image::report::shortened;
+use crate::image::request::Request;
+use crate::output;
 
 /// Fails if an image is missing. The base images of those are listed in `failed.txt`, beside the
 /// report, for `--base-images`; where nothing is missing, an older list is removed.
@@ -34,7 +34,7 @@ pub fn check(sh: &Shell, request: &Request, plan: &Plan, built: &Built) -> Resul
         let error = shortened(error.unwrap_or("not reached"));
         text.push_str(&format!("# {error}\n{}\n", plan.targets[*number].base_image));
     }
-    file::save(&list, text)?;
+    output::save(&list, text)?;
     bail!(
         "{} of {} images were not built. Their base images are in {}, which --base-images takes.",
         missing.len(),

@@ -2,6 +2,8 @@
 //! compute too; every tag that leaves here is one that a registry takes.
 
 use crate::digest::sha256;
+use crate::image::request::source::UNKNOWN;
+use crate::image::request::without_repeats;
 
 /// The most characters that a registry takes in a tag.
 const MAX_LENGTH: usize = 128;
@@ -12,8 +14,6 @@ const DIGEST_LENGTH: usize = 12;
 
 /// The ref of the branch main.
 pub const MAIN: &str = "refs/heads/main";
-/// The word for a commit, ref or version that is not known.
-pub const UNKNOWN: &str = "unknown";
 
 /// What the tags of one image are made of.
 pub struct Naming<'a> {
@@ -174,12 +174,6 @@ pub fn closed(name: &str, raw: &str) -> String {
     let cleaned = cut(cleaned.trim_start_matches(['.', '-']), MAX_LENGTH - DIGEST_LENGTH - 1);
     let digest = digest(&format!("{raw}\n{name}"));
     if cleaned.is_empty() { digest } else { format!("{cleaned}-{digest}") }
-}
-
-/// `items` in their order, each once.
-pub fn without_repeats(items: Vec<String>) -> Vec<String> {
-    let mut seen = std::collections::HashSet::new();
-    items.into_iter().filter(|item| seen.insert(item.clone())).collect()
 }
 
 fn is_tag_character(c: char) -> bool {

@@ -1,7 +1,6 @@
 //! Many base images in one run: the list that names them, and the shard of the run that one of
 //! several CI jobs builds.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
@@ -79,8 +78,8 @@ pub fn is_reference(text: &str) -> bool {
 /// One of `of` parts of a run, the first of which has the number 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Shard {
-    number: usize,
-    of: usize,
+    pub number: usize,
+    pub of: usize,
 }
 
 impl Shard {
@@ -100,19 +99,6 @@ impl Shard {
                  are, as in 1/4 up to 4/4."
             ))
         })
-    }
-
-    /// The part of `items` that is this shard's, in their order. `name` tells them apart.
-    ///
-    /// All shards together have each item once, and none has more than one item more than
-    /// another. The cut depends on the names alone and not on the order of `items`: jobs that
-    /// list the same base images in different orders still miss none. Neighbours in the order of
-    /// names, which are often much alike, go to different shards.
-    pub fn cut<T>(self, items: Vec<T>, name: impl Fn(&T) -> &String) -> Vec<T> {
-        let names = items.iter().map(|item| name(item).clone()).collect::<BTreeSet<_>>();
-        let own = names.into_iter().skip(self.number - 1).step_by(self.of);
-        let own = own.collect::<BTreeSet<_>>();
-        items.into_iter().filter(|item| own.contains(name(item))).collect()
     }
 }
 

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use super::events::{Event, Log, Status, Vertex};
-use super::trace::is_miss;
+use crate::image::build::buildkit::{Event, Log, Status, Vertex};
+use crate::image::build::observer::{Observer, Watcher};
+use crate::image::build::trace::is_miss;
+use crate::image::request::{Request, Style};
 use crate::process;
 
 /// How often the steps that run are drawn again.
@@ -15,27 +17,6 @@ const REDRAW: Duration = Duration::from_millis(100);
 const LAST_LINES: usize = 30;
 /// How many of the steps that run are shown.
 const SHOWN: usize = 12;
-
-/// How progress is shown, by buildx's names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// As it fits standard error.
-    Auto,
-    /// Lines, at a terminal too.
-    Plain,
-    /// By buildx itself, which then tells no events.
-    Buildx(String),
-}
-
-impl Style {
-    pub fn named(name: &str) -> Self {
-        match name {
-            "auto" => Style::Auto,
-            "plain" => Style::Plain,
-            name => Style::Buildx(name.to_owned()),
-        }
-    }
-}
 
 /// Work that is no step, and parts of work, are shown where they took so many seconds.
 const LONG: f64 = 1.0;
@@ -75,6 +56,42 @@ pub struct Progress {
     begun: Instant,
 }
 
+impl Observer for Request {
+    fn warn(&self, text: &str) {
+        eprintln!("{}", warning_line(self.ci, text));
+    }
+
+    fn say(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn watch(&self, is_export: bool) -> Box<dyn Watcher> {
+        Box::new(Progress::new(self.progress == Style::Plain, self.ci, is_export))
+    }
+}
+
+impl Watcher for Progress {
+    fn show(&mut self, event: &Event) {
+        self.show_event(event);
+    }
+
+    fn tick(&mut self) {
+        let is_due = self.last_draw.is_none_or(|last| last.elapsed() >= REDRAW);
+        if self.view == View::Terminal && is_due {
+            self.last_draw = Some(Instant::now());
+            self.draw();
+        }
+    }
+
+    /// Leaves the terminal as it was, with what has ended above.
+    fn end(&mut self) {
+        for work in self.works.values_mut() {
+            work.ended = true;
+        }
+        self.erase();
+    }
+}
+
 impl Progress {
     /// `plain` asks for lines on a terminal too; of an export, only that is shown.
     pub fn new(plain: bool, in_ci: bool, is_export: bool) -> Self {
@@ -90,8 +107,7 @@ impl Progress {
         }
     }
 
-    /// Shows what was told.
-    pub fn show(&mut self, event: &Event) {
+    fn show_event(&mut self, event: &Event) {
         match event {
             Event::Vertex(vertex) => self.vertex(vertex),
             Event::Status(status) => self.status(status),
@@ -143,10 +159,10 @@ impl Progress {
             None if vertex.cached => "CACHED".to_owned(),
             None => format!("DONE {seconds:.1}s"),
         };
-        self.end(&vertex.digest, number, &name, &how);
+        self.end_work(&vertex.digest, number, &name, &how);
     }
 
-    fn end(&mut self, digest: &str, number: usize, name: &str, how: &str) {
+    fn end_work(&mut self, digest: &str, number: usize, name: &str, how: &str) {
         if self.view == View::Lines {
             return self.line(&format!("#{number} {how}"));
         }
@@ -196,23 +212,6 @@ impl Progress {
                 self.line(&format!("#{number} {seconds:.3} {line}"));
             }
         }
-    }
-
-    /// Draws the steps that run, if it is time to; called again and again.
-    pub fn tick(&mut self) {
-        if self.view == View::Terminal && self.last_draw.is_none_or(|last| last.elapsed() >= REDRAW)
-        {
-            self.last_draw = Some(Instant::now());
-            self.draw();
-        }
-    }
-
-    /// Leaves the terminal as it was, with what has ended above.
-    pub fn end_of_run(&mut self) {
-        for work in self.works.values_mut() {
-            work.ended = true;
-        }
-        self.erase();
     }
 
     fn draw(&mut self) {

@@ -1,14 +1,11 @@
 //! What became of the caches that were read: there, not there, or refused.
 
 use std::collections::BTreeMap;
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-use super::build::Baked;
-use super::cache::Place;
-use super::plan::Plan;
-use super::registry::Content;
-use super::trace::{Trace, is_miss};
+use crate::image::build::images::Baked;
+use crate::image::build::registry::Content;
+use crate::image::build::trace::{Trace, is_miss};
+use crate::image::plan::cache::Place;
 
 /// How reading a cache went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,28 +53,6 @@ pub struct CacheRead<'a> {
     pub status: Option<u64>,
     pub error: Option<&'a str>,
     pub seconds: Option<f64>,
-}
-
-/// A reference that stands for all that `plan` reads: they are in one repository.
-pub fn first(plan: &Plan) -> Option<String> {
-    references(plan).next().cloned()
-}
-
-/// The references that `plan` reads.
-fn references(plan: &Plan) -> impl Iterator<Item = &String> {
-    let places = plan.targets.iter().flat_map(|target| &target.cache_read);
-    places.filter_map(|place| match place {
-        Place::Registry(reference) => Some(reference),
-        Place::Folder(_) => None,
-    })
-}
-
-/// What `plan` must not read if the registry did not answer, each with the reason. `BuildKit` waits
-/// without end, and so does whatever it builds after that.
-pub fn unread(plan: &Plan, probe: JoinHandle<Result<(), Duration>>) -> BTreeMap<String, String> {
-    let Ok(Err(limit)) = probe.join() else { return BTreeMap::new() };
-    let why = format!("no answer within {} s", limit.as_secs());
-    references(plan).map(|reference| (reference.clone(), why.clone())).collect()
 }
 
 /// How `place` was read by `bake`; `known` is what a registry holds under some references.

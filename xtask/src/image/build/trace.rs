@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::events::{Event, Status, Vertex};
+use crate::image::build::buildkit::{Event, Status, Vertex};
 
 /// What a run spends its time on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

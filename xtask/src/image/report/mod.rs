@@ -1,24 +1,32 @@
 //! The report of a run: what its caches cost and what they gave. JSON for programs, a few lines
 //! for people. What can't be known is `null`, never 0.
 
+pub mod build_info;
+pub mod cache_read;
+pub mod explain;
+pub mod failed;
+pub mod github;
+pub mod last_build;
+pub mod progress;
+
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::build::Baked;
-use super::builder::Builder;
-use super::cache::Place;
-use super::explain::explain;
-use super::export::{Outcome, Written};
-use super::import::{self, CacheRead, Read};
-use super::plan::{Plan, Target};
-use super::record::Build;
-use super::request::{Delivery, Request};
-use super::trace::{Phase, Step, union};
-use super::waves::{Built, Image};
-use super::{file, github};
+use self::cache_read::{CacheRead, Read};
 use crate::error::Interrupted;
+use crate::image::build::batch::{Built, Image};
+use crate::image::build::builder::Builder;
+use crate::image::build::export::{Outcome, Written};
+use crate::image::build::images::Baked;
+use crate::image::build::trace::{Phase, Step, union};
+use crate::image::plan::cache::Place;
+use crate::image::plan::{Plan, Target};
+use crate::image::report::explain::explain;
+use crate::image::report::last_build::Build;
+use crate::image::request::{Delivery, Request};
+use crate::output;
 
 /// The version of what the JSON holds.
 const SCHEMA: u64 = 1;
@@ -42,7 +50,7 @@ struct Count {
 pub struct Report<'a> {
     pub request: &'a Request,
     pub plan: &'a Plan,
-    pub builder: &'a Builder,
+    pub builder: &'a Builder<'a>,
     pub built: &'a Built,
     /// For each target of the plan, its build if that is done.
     pub builds: &'a [Option<Build>],
@@ -60,7 +68,7 @@ impl Report<'_> {
     /// A file that can't be written.
     pub fn publish(&self) -> Result<()> {
         for warning in self.warnings() {
-            self.request.warn(&warning);
+            self.builder.observer.warn(&warning);
         }
         if self.request.explain {
             for (target, build) in self.plan.targets.iter().zip(self.builds) {
@@ -75,7 +83,7 @@ impl Report<'_> {
         eprintln!("{table}");
         github::write_page(&format!("```text\n{}\n```", table.replace('`', "'")))?;
         match &self.request.report {
-            Some(path) => file::save(path, format!("{:#}\n", self.json())),
+            Some(path) => output::save(path, format!("{:#}\n", self.json())),
             None => Ok(()),
         }
     }
@@ -220,7 +228,7 @@ impl Report<'_> {
     fn reads<'a>(&'a self, target: &'a Target) -> Vec<CacheRead<'a>> {
         let Some(bake) = self.bake(target) else { return Vec::new() };
         let known = &self.built.exports.known;
-        target.cache_read.iter().map(|place| import::read(place, bake, known)).collect()
+        target.cache_read.iter().map(|place| cache_read::read(place, bake, known)).collect()
     }
 
     fn number(&self, target: &Target) -> usize {

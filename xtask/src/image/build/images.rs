@@ -11,14 +11,14 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 use xshell::Shell;
 
-use super::builder::{Builder, builder_flag};
-use super::definition::FOLDER;
-use super::events::Reader;
-use super::export;
-use super::progress::{Progress, Style};
-use super::request::{Delivery, Request};
-use super::trace::{Trace, is_import};
+use super::observer::Watcher;
 use crate::error::Interrupted;
+use crate::image::build::builder::{Builder, builder_flag};
+use crate::image::build::buildkit::Reader;
+use crate::image::build::export;
+use crate::image::build::trace::{Trace, is_import};
+use crate::image::request::definition::FOLDER;
+use crate::image::request::{Delivery, Request, Style};
 use crate::process;
 
 /// How long a bake may wait for caches to be read, when all else is done.
@@ -105,9 +105,8 @@ pub fn bake(
     let mut trace = Trace::new(target_names(definition));
     let status = match child.stderr.take() {
         Some(pipe) => {
-            let is_plain = request.progress == Style::Plain;
-            let progress = Progress::new(is_plain, request.ci, is_export(definition));
-            watch(&mut child, pipe, progress, &mut trace, (deadline, patience(request)))?
+            let watcher = builder.observer.watch(is_export(definition));
+            watch(&mut child, pipe, watcher, &mut trace, (deadline, patience(request)))?
         }
         None => process::follow(&mut child, std::io::empty(), |_| !is_past(deadline))?,
     };
@@ -236,7 +235,7 @@ pub fn images(
     let mut baked = bake(sh, request, builder, &definition, &overrides, None)?;
     // Two runs that load one tag at once are in each other's way in the engine.
     if matches!(baked.end, End::Failed(_)) && baked.trace.has_failed_by(": already exists") {
-        request.warn("another run loaded the same tag at the same time; trying again");
+        builder.observer.warn("another run loaded the same tag at the same time; trying again");
         baked = bake(sh, request, builder, &definition, &overrides, None)?;
     }
     let mut reading = None;
@@ -245,7 +244,7 @@ pub fn images(
         if again.keys().all(|name| unread.contains_key(name)) {
             return Ok(Baked { unread, reading, ..baked });
         }
-        request.warn("a cache is in the way of the build, which begins again without it");
+        builder.observer.warn("a cache is in the way of the build, which begins again without it");
         unread.extend(again);
         leave_out(&mut definition, &unread);
         // What hangs may go on to hang in the builder. All steps have run by now.
@@ -322,7 +321,7 @@ pub fn target_names(definition: &Value) -> Vec<String> {
 fn watch(
     child: &mut Child,
     pipe: ChildStderr,
-    mut progress: Progress,
+    mut watcher: Box<dyn Watcher>,
     trace: &mut Trace,
     (deadline, patience): (Option<Instant>, Duration),
 ) -> Result<Option<ExitStatus>> {
@@ -331,9 +330,9 @@ fn watch(
     let status = process::follow(child, pipe, |bytes| {
         for event in reader.read(bytes) {
             trace.add(&event);
-            progress.show(&event);
+            watcher.show(&event);
         }
-        progress.tick();
+        watcher.tick();
         // BuildKit itself waits for a cache without end.
         let is_waiting = !trace.awaited().is_empty();
         waiting_since = is_waiting.then(|| waiting_since.unwrap_or_else(Instant::now));
@@ -342,8 +341,8 @@ fn watch(
     })?;
     for event in reader.end() {
         trace.add(&event);
-        progress.show(&event);
+        watcher.show(&event);
     }
-    progress.end_of_run();
+    watcher.end();
     Ok(status)
 }

@@ -1,27 +1,8 @@
 //! Cache names and rules: what is read, what is written, by whom (design section 4).
 
 use super::tag::{self, MAIN};
-
-/// How much of the build cache is exported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Nothing.
-    Off,
-    /// The layers of the image itself.
-    Min,
-    /// The layers of every stage.
-    Max,
-}
-
-impl Mode {
-    /// The names that people and buildx use.
-    pub const NAMES: [(&str, Mode); 3] =
-        [("off", Mode::Off), ("min", Mode::Min), ("max", Mode::Max)];
-
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
-    }
-}
+use crate::image::request::source::UNKNOWN;
+use crate::image::request::{Mode, without_repeats};
 
 /// What a cache's name is made of.
 pub struct Naming<'a> {
@@ -38,7 +19,7 @@ impl Naming<'_> {
     pub fn read(&self) -> Vec<Place> {
         let image = self.image_cache();
         let shared = self.shared_cache();
-        let scopes = tag::without_repeats(vec![
+        let scopes = without_repeats(vec![
             self.scoped(&image, self.git_ref),
             self.scoped(&image, MAIN),
             self.scoped(&shared, self.git_ref),
@@ -85,7 +66,7 @@ fn scope(cache: &str, base_image: &str, git_ref: &str) -> String {
     if tag::is_main(git_ref) {
         return tag::valid(format!("{cache}-main"), &format!("{base_image}\n{MAIN}"));
     }
-    let name = if git_ref == tag::UNKNOWN {
+    let name = if git_ref == UNKNOWN {
         cache.to_owned()
     } else {
         format!("{cache}-{}", tag::ref_name(git_ref))

@@ -9,14 +9,15 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use xshell::Shell;
 
-use super::build::{self, Baked, End};
-use super::builder::{self, Builder};
-use super::cache::Place;
-use super::folder::Staging;
-use super::plan::{Target, literal};
-use super::registry::{self, Content};
-use super::request::Request;
 use crate::error::Interrupted;
+use crate::image::build::builder::{self, Builder};
+use crate::image::build::cache_dir::Staging;
+use crate::image::build::images::{self, Baked, End};
+use crate::image::build::observer::Observer;
+use crate::image::build::registry::{self, Content};
+use crate::image::plan::cache::Place;
+use crate::image::plan::{Target, literal};
+use crate::image::request::Request;
 
 /// What became of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +89,10 @@ impl Exports {
 
     /// # Errors
     /// A signal, or an engine that is gone.
-    pub fn check_end(&self, request: &Request) -> Result<()> {
+    pub fn check_end(&self, request: &Request, observer: &dyn Observer) -> Result<()> {
         match self.bakes.last().map(|bake| bake.end) {
             Some(End::Stopped(signal)) => Err(Interrupted(signal).into()),
-            Some(End::Failed(_)) if !builder::answers(request) => {
+            Some(End::Failed(_)) if !builder::answers(request, observer) => {
                 bail!("the engine stopped answering while the caches were exported.")
             }
             _ => Ok(()),
@@ -163,7 +164,7 @@ pub fn write(
         .collect::<Vec<_>>();
     // A cache that broke the image's bake would break this one.
     let mut definition = definition.clone();
-    build::leave_out(&mut definition, &image.unread);
+    images::leave_out(&mut definition, &image.unread);
     let (bakes, mut made) = make(sh, request, builder, &exports, definition, image)?;
     // Of a registry that did not tell everything it had, nobody knows what was new to it.
     if known.len() == asked.len() {
@@ -195,13 +196,13 @@ fn make(
         let (ended, outcomes) = bake(sh, request, builder, &definition, &now, deadline)?;
         let is_over = ended.end != End::Done;
         for (export, written) in now.into_iter().zip(outcomes) {
-            let is_broken = written.error.as_deref().is_some_and(build::is_of_broken);
+            let is_broken = written.error.as_deref().is_some_and(images::is_of_broken);
             // Once more, where that may help: eight runs at once push to one registry, and a
             // layer that BuildKit built itself may still be looked for in a broken cache.
             if !is_over && (is_passing(&written) || is_broken) && tried.insert(&export.name) {
                 if is_broken {
                     let hits = image.trace.hits().map(|name| (name.to_owned(), String::new()));
-                    build::leave_out(&mut definition, &hits.collect());
+                    images::leave_out(&mut definition, &hits.collect());
                 }
                 later.push(export);
             } else {
@@ -231,7 +232,7 @@ fn bake(
 ) -> Result<(Baked, Vec<Written>)> {
     let mut stagings = Vec::new();
     let definition = apart(exports, definition, request, &mut stagings)?;
-    let baked = build::bake(sh, request, builder, &definition, &[], deadline)?;
+    let baked = images::bake(sh, request, builder, &definition, &[], deadline)?;
     let made = exports.iter().map(|export| outcome(export, &baked)).collect::<Vec<_>>();
     for staging in stagings {
         let is_done = |made: &Written| {

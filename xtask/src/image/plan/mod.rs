@@ -1,18 +1,21 @@
 //! From a request to the bake definition: pure, so that `--print` shows the very thing that a
 //! build hands to buildx.
 
+pub mod cache;
+pub mod shard;
+pub mod tag;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::cache::{self, Mode, Place};
-use super::definition::{Definition, Variant};
-use super::request::{Delivery, Request};
-use super::source::Source;
-use super::tag;
+use self::cache::Place;
 use crate::error::usage;
+use crate::image::request::definition::{Definition, Variant};
+use crate::image::request::source::Source;
+use crate::image::request::{Delivery, Mode, Request};
 
 /// A run, or the shard of one that was asked for: one bake.
 pub struct Plan {
@@ -95,7 +98,7 @@ impl Plan {
         // Only now, so that tags, names and the writer of the shared cache are the same in every
         // shard, and a request is refused by all jobs of a run or by none.
         if let Some(shard) = request.shard {
-            plan.targets = shard.cut(plan.targets, |target| &target.name);
+            plan.targets = shard::cut(shard, plan.targets, |target| &target.name);
         }
         Ok(plan)
     }
@@ -338,4 +341,10 @@ fn extend(bake: &mut Map<String, Value>, key: &str, entries: Map<String, Value>)
 /// `text` as a bake value. Bake reads every string as a template: a branch name may hold `${`.
 pub fn literal(text: &str) -> Value {
     json!(text.replace("${", "$${").replace("%{", "%%{"))
+}
+
+/// The architecture of a platform as tags and jobs tell it: `linux/arm64` is `arm64`.
+pub fn arch(platform: &str) -> String {
+    let after_os = platform.split_once('/').map_or(platform, |(_, arch)| arch);
+    after_os.replace('/', "-")
 }

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use xshell::Shell;
 
-use super::archive;
 use crate::digest::hex;
 use crate::error::usage;
+use crate::image::request::archive;
 
 /// Archives that were found good, and the folder that bake gets them in.
 pub struct Prebuilt {

@@ -5,8 +5,8 @@ use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 
-use super::request::variable;
-use super::run::random;
+use crate::digest::random;
+use crate::image::request::variable;
 
 /// Writes the outputs of this step, if this is one.
 ///

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::record::{OF_COMMIT, Record};
-use super::trace::Step;
+use crate::image::build::trace::Step;
+use crate::image::report::last_build::{OF_COMMIT, Record};
 
 /// Says it for the build of `target` that `now` records, whose steps were `steps`.
 pub fn explain(

@@ -10,12 +10,12 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use xshell::Shell;
 
-use super::definition::FOLDER;
-use super::file;
-use super::plan::Target;
-use super::request::Request;
-use super::trace::{Step, Trace};
 use crate::digest::sha256;
+use crate::image::build::trace::{Step, Trace};
+use crate::image::plan::Target;
+use crate::image::request::Request;
+use crate::image::request::definition::FOLDER;
+use crate::output;
 
 /// The last build of a target.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -113,7 +113,7 @@ impl Record {
         let Dockerfile { digest, text } = &*self.dockerfile;
         let dockerfile = beside(path, digest);
         if !dockerfile.exists() {
-            file::save(&dockerfile, text)?;
+            output::save(&dockerfile, text)?;
         }
         let steps = self.steps.iter().map(|(name, seconds)| (name.clone(), json!(seconds)));
         let record = json!({
@@ -123,7 +123,7 @@ impl Record {
             "bases": self.bases,
             "steps": steps.collect::<Map<_, _>>(),
         });
-        file::save(path, format!("{record:#}\n"))
+        output::save(path, format!("{record:#}\n"))
     }
 }
 

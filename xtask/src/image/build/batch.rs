@@ -8,13 +8,14 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use xshell::Shell;
 
-use super::build::{self, Baked, End};
-use super::builder::{self, Builder};
-use super::export::{self, Exports};
-use super::plan::{Plan, Target};
-use super::registry;
-use super::request::{Delivery, Request};
 use crate::error::Interrupted;
+use crate::image::build::builder::{self, Builder};
+use crate::image::build::export::{self, Exports};
+use crate::image::build::images::{self, Baked, End};
+use crate::image::build::observer::Observer;
+use crate::image::build::registry;
+use crate::image::plan::{Plan, Target};
+use crate::image::request::{Delivery, Request};
 
 /// Pauses before an image is built again that failed by something that passes.
 const PAUSES: [Duration; 3] =
@@ -105,7 +106,7 @@ pub struct Run<'a> {
     pub sh: &'a Shell,
     pub request: &'a Request,
     pub plan: &'a Plan,
-    pub builder: &'a Builder,
+    pub builder: &'a Builder<'a>,
     /// Caches that are not to be read, each with the reason.
     pub unread: &'a BTreeMap<String, String>,
     pub begun: Instant,
@@ -133,7 +134,7 @@ impl Run<'_> {
                 groups.extend(self.group(&group, built, &mut tries, tell)?);
             }
             if waiting.len() > wave.len() {
-                pace.get_or_insert_with(|| Pace::new(built)).say(built);
+                pace.get_or_insert_with(|| Pace::new(built)).say(built, self.builder.observer);
             }
             if let Some(error) = common_failure(wave, built) {
                 let left = built.count(|image| *image == Image::Waiting);
@@ -173,7 +174,7 @@ impl Run<'_> {
     ) -> Result<Vec<Vec<usize>>> {
         let Run { sh, request, plan, builder, .. } = self;
         let definition = plan.bake_of(group);
-        let mut baked = build::images(sh, request, builder, &definition, self.unread)?;
+        let mut baked = images::images(sh, request, builder, &definition, self.unread)?;
         // What the first bake leaves in the builder, the others find there.
         let is_first = built.bakes.is_empty() && baked.unread == *self.unread;
         baked.builder_was_empty = if is_first { builder.was_empty } else { Some(false) };
@@ -200,7 +201,7 @@ impl Run<'_> {
         for (target, error) in failed {
             let again = PAUSES.get(tries[target]).filter(|_| is_passing(&error));
             if let Some(again) = again {
-                request.warn(&format!(
+                builder.observer.warn(&format!(
                     "{}: {error}; trying again in {} s",
                     plan.targets[target].base_image,
                     again.as_secs()
@@ -218,7 +219,7 @@ impl Run<'_> {
 
     /// What to build after a bake that failed without telling by which of its targets.
     fn divided(&self, group: &[usize], built: &mut Built, bake: usize) -> Result<Vec<Vec<usize>>> {
-        if !builder::answers(self.request) {
+        if !builder::answers(self.request, self.builder.observer) {
             bail!("the engine stopped answering while images were built.");
         }
         if let [target] = group {
@@ -247,7 +248,7 @@ impl Run<'_> {
         }
         let image = &built.bakes[number];
         let exports = export::write(sh, request, builder, &targets, definition, image)?;
-        let ended = exports.check_end(request);
+        let ended = exports.check_end(request, builder.observer);
         built.exports.add(exports);
         ended
     }
@@ -266,7 +267,7 @@ impl Pace {
     }
 
     /// Tells how far the run is, and how long it may still take where that is known.
-    fn say(&self, built: &Built) {
+    fn say(&self, built: &Built, observer: &dyn Observer) {
         let done = built.count(|image| matches!(image, Image::Done(_) | Image::Present(_)));
         let failed = built.count(|image| matches!(image, Image::Failed(..)));
         let left = built.count(|image| *image == Image::Waiting);
@@ -279,7 +280,8 @@ impl Pace {
             String::new()
         };
         let all = built.images.len();
-        eprintln!("batch: {done} of {all} done, {failed} failed, {left} to come{pace}");
+        observer
+            .say(&format!("batch: {done} of {all} done, {failed} failed, {left} to come{pace}"));
     }
 }
 

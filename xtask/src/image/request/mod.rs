@@ -1,6 +1,12 @@
 //! What was asked for: flags and environment, read here, once, into plain types. A flag beats
 //! its variable, and an empty variable counts as unset.
 
+pub mod archive;
+pub mod base_images;
+pub mod definition;
+pub mod prebuilt;
+pub mod source;
+
 use std::env::{self, VarError};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,10 +15,7 @@ use std::time::Duration;
 use anyhow::Result;
 use pico_args::Arguments;
 
-use super::batch::{Shard, is_reference, read_list};
-use super::cache::Mode;
-use super::progress::{self, Style};
-use super::tag;
+use self::base_images::{Shard, is_reference, read_list};
 use crate::error::usage;
 
 /// Where a finished image goes.
@@ -22,6 +25,48 @@ pub enum Delivery {
     Push,
     /// Into the local engine.
     Load,
+}
+
+/// How much of the build cache is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing.
+    Off,
+    /// The layers of the image itself.
+    Min,
+    /// The layers of every stage.
+    Max,
+}
+
+impl Mode {
+    /// The names that people and buildx use.
+    pub const NAMES: [(&str, Mode); 3] =
+        [("off", Mode::Off), ("min", Mode::Min), ("max", Mode::Max)];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// How progress is shown, by buildx's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// As it fits standard error.
+    Auto,
+    /// Lines, at a terminal too.
+    Plain,
+    /// By buildx itself, which then tells no events.
+    Buildx(String),
+}
+
+impl Style {
+    pub fn named(name: &str) -> Self {
+        match name {
+            "auto" => Style::Auto,
+            "plain" => Style::Plain,
+            name => Style::Buildx(name.to_owned()),
+        }
+    }
 }
 
 /// A build as it was asked for; names are checked against what can be built later.
@@ -151,13 +196,6 @@ impl Request {
     }
 }
 
-impl Request {
-    /// Says `warning` to whoever watches.
-    pub fn warn(&self, warning: &str) {
-        eprintln!("{}", progress::warning_line(self.ci, warning));
-    }
-}
-
 /// Fails, naming it, if a flag or a word is left that nobody asked for.
 ///
 /// # Errors
@@ -255,7 +293,7 @@ fn list(args: &mut Arguments, flag: &'static str, name: &str) -> Result<Vec<Stri
         [] => variable(name)?.map(|items| split(&items)).unwrap_or_default(),
         _ => items,
     };
-    Ok(tag::without_repeats(items))
+    Ok(without_repeats(items))
 }
 
 /// The items of all `flag`s; none where it is not given.
@@ -440,7 +478,7 @@ fn base_images(args: &mut Arguments) -> Result<Vec<String>> {
     if let Some(path) = listed {
         references.extend(read_list(&path)?);
     }
-    Ok(tag::without_repeats(references))
+    Ok(without_repeats(references))
 }
 
 fn arch(arch: Option<String>) -> Result<Option<String>> {
@@ -453,4 +491,10 @@ fn arch(arch: Option<String>) -> Result<Option<String>> {
         }
         arch => Ok(arch),
     }
+}
+
+/// `items` in their order, each once.
+pub fn without_repeats(items: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    items.into_iter().filter(|item| seen.insert(item.clone())).collect()
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::plan::Plan;
-use super::request::Request;
+use super::observer::Observer;
+use crate::image::plan::Plan;
+use crate::image::request::Request;
 use crate::process;
 
 /// How long docker may take to tell of itself, which takes it a tenth of a second.
@@ -16,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ENGINE: &str = "`cargo xtask engine -- cargo xtask image`, as root on Debian or Ubuntu";
 
 /// What a builder can do, as `docker buildx inspect` tells it.
-pub struct Builder {
+pub struct Builder<'a> {
+    pub observer: &'a dyn Observer,
     pub name: String,
     /// What this run builds for.
     pub platforms: Vec<String>,
@@ -35,8 +37,12 @@ pub struct Builder {
 ///
 /// # Errors
 /// What is missing, and the remedy: docker, buildx, an engine that answers, a platform.
-pub fn check(request: &Request, plan: &mut Plan) -> Result<Builder> {
-    let mut builder = Builder::inspect(request)?;
+pub fn check<'a>(
+    request: &Request,
+    plan: &mut Plan,
+    observer: &'a dyn Observer,
+) -> Result<Builder<'a>> {
+    let mut builder = Builder::inspect(request, observer)?;
     for platform in &request.platforms {
         if !builder.runs.contains(platform) {
             bail!(
@@ -50,7 +56,7 @@ pub fn check(request: &Request, plan: &mut Plan) -> Result<Builder> {
     }
     if !builder.exports_cache && plan.drop_exports() {
         let name = &builder.name;
-        request.warn(&format!(
+        observer.warn(&format!(
             "the builder {name:?} can't export a cache, so none is written. Turn on the engine's \
              containerd image store, or take another builder: `docker buildx create --driver \
              docker-container --use`."
@@ -71,8 +77,8 @@ fn is_empty(request: &Request) -> Result<Option<bool>> {
     Ok(told.and_then(|told| field(&told, "Total").map(|total| total == "0B")))
 }
 
-impl Builder {
-    fn inspect(request: &Request) -> Result<Self> {
+impl<'a> Builder<'a> {
+    fn inspect(request: &Request, observer: &'a dyn Observer) -> Result<Self> {
         let mut told = ask(request, &["inspect"])?;
         // A builder in a container or a cluster tells nothing of itself until it runs.
         if field(&told, "Status").is_some_and(|status| status == "inactive") {
@@ -87,6 +93,7 @@ impl Builder {
         let runs = platforms.split(", ").map(|name| name.trim_end_matches('*').to_owned());
         let runs = runs.collect::<Vec<_>>();
         Ok(Builder {
+            observer,
             name: field(&told, "Name").unwrap_or_default().to_owned(),
             platforms: match request.platforms.as_slice() {
                 [] => runs.iter().take(1).cloned().collect(),
@@ -103,8 +110,8 @@ impl Builder {
 }
 
 /// Does the engine still answer?
-pub fn answers(request: &Request) -> bool {
-    Builder::inspect(request).is_ok()
+pub fn answers(request: &Request, observer: &dyn Observer) -> bool {
+    Builder::inspect(request, observer).is_ok()
 }
 
 /// The value of the first line `name: value` in buildx's text.

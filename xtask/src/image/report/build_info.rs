@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::cache;
-use super::file;
-use super::matrix::arch;
-use super::plan::Target;
-use super::registry;
-use super::request::Request;
-use super::source::Source;
-use super::tag;
 use crate::error::usage;
+use crate::image::build::registry;
+use crate::image::plan::cache;
+use crate::image::plan::tag;
+use crate::image::plan::{Target, arch};
+use crate::image::request::Request;
+use crate::image::request::source::Source;
+use crate::output;
 
 /// The version of what the files hold. Readers refuse another.
 pub const SCHEMA: u64 = 1;
@@ -89,7 +88,7 @@ pub fn write(
             "cache_written": names(&target.cache_written),
         });
         let path = place.of(&format!("{}-{arch}.json", target.name));
-        file::save(&path, format!("{info:#}\n"))?;
+        output::save(&path, format!("{info:#}\n"))?;
     }
     Ok(())
 }

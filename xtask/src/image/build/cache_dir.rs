@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::cache::Place;
-use super::plan::Plan;
+use crate::image::plan::Plan;
+use crate::image::plan::cache::Place;
 
 /// What the names of staging folders begin with.
 const STAGING: &str = ".partial-";

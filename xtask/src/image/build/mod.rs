@@ -1,0 +1,13 @@
+//! Execution: everything that starts buildx or asks a registry.
+
+pub mod batch;
+pub mod builder;
+pub mod buildkit;
+pub mod cache_dir;
+pub mod checkout;
+pub mod export;
+pub mod images;
+pub mod observer;
+pub mod probe;
+pub mod registry;
+pub mod trace;
