@@ -146,6 +146,10 @@ fn outputs_of(file: &Path) -> BTreeMap<String, String> {
     let mut lines = text.lines();
     let mut outputs = BTreeMap::new();
     while let Some(line) = lines.next() {
+        if let Some((name, value)) = line.split_once('=') {
+            outputs.insert(name.to_owned(), value.to_owned());
+            continue;
+        }
         let (name, delimiter) = line.split_once("<<").unwrap();
         let value = lines.by_ref().take_while(|line| *line != delimiter).collect::<Vec<_>>();
         outputs.insert(name.to_owned(), value.join("\n"));

@@ -72,7 +72,7 @@ fn build(fake: &FakeDocker, checkout: &Path, args: &[&str]) -> (Ended, Value) {
     let always = ["image", "--variant=debian", "--push", "--report", file.to_str().unwrap()];
     let call = Xtask::within(checkout, &[&always[..], args].concat());
     let call = call.env("SDK_SHA", SHA).env("SDK_REF", "x").env(TIMEOUT, "1");
-    let ended = call.env("CI", "true").env("PATH", fake.path()).end();
+    let ended = call.env("CI", "true").env("GITHUB_ACTIONS", "true").env("PATH", fake.path()).end();
     let report = fs::read_to_string(file).unwrap();
     (ended, serde_json::from_str(&report).unwrap())
 }

@@ -12,6 +12,7 @@ use super::build::builder::{self, Builder};
 use super::build::images::End;
 use super::build::{cache_dir, checkout, probe, registry};
 use super::plan::{Facts, Plan, Target, tag};
+use super::report::console::Console;
 use super::report::last_build::{self, Build, Record};
 use super::report::{Report, build_info, failed, github};
 use super::request::definition::{self, Definition};
@@ -68,7 +69,8 @@ impl Job {
             prebuilt.stage()?;
         }
         let probe = registry::probe(probe::first(&self.plan), self.request.cache_timeout);
-        let builder = builder::check(&self.request, &mut self.plan, &self.request);
+        let console = Console::new(&self.request);
+        let builder = builder::check(&self.request, &mut self.plan, &console);
         // It has ended before anything else may, so it leaves nothing behind.
         let unread = probe::unread(&self.plan, probe);
         let builder = builder?;
@@ -145,7 +147,9 @@ impl Job {
         let Job { request, source, build_info, .. } = self;
         match (build_info, request.delivery) {
             (Some(place), Delivery::Push) => {
-                build_info::write(request, source, target, (&builder.platforms, digest), place)
+                let digest = Some(digest).filter(|digest| !digest.is_empty());
+                let pushed = build_info::Pushed { platforms: &builder.platforms, digest };
+                build_info::write(request, source, target, &pushed, place)
             }
             // A fork's pull request is built by the same command, and has nothing to tell of.
             _ => Ok(()),

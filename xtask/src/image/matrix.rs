@@ -12,9 +12,15 @@ use crate::image::request::definition::Definition;
 use crate::output;
 
 /// The runner that builds an architecture natively.
-const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
+fn runner(arch: &str) -> Option<&'static str> {
+    match arch {
+        "amd64" => Some("ubuntu-24.04"),
+        "arm64" => Some("ubuntu-24.04-arm"),
+        _ => None,
+    }
+}
 
-/// Prints the matrix, and gives it to the GitHub Actions step that this may be.
+/// Prints the matrix, and makes it an output of the GitHub Actions step, if this is one.
 ///
 /// # Errors
 /// A usage error for a wrong request; see [`matrix`].
@@ -41,11 +47,10 @@ fn matrix(definition: &Definition, asked: &[String], platforms: &[String]) -> Re
         for platform in narrowed {
             check_name("platform", platform, variant.platforms.iter())?;
             let arch = arch(platform);
-            let runner = RUNNERS.iter().find(|(known, _)| *known == arch);
-            let (_, runner) = runner.with_context(|| {
+            let runner = runner(&arch).with_context(|| {
                 format!(
-                    "no runner is known for {platform:?} of the variant {name:?}: add one to \
-                     RUNNERS in xtask/src/image/matrix.rs."
+                    "no runner is known for {platform:?} of the variant {name:?}: add one in \
+                     xtask/src/image/matrix.rs."
                 )
             })?;
             include.push(json!({

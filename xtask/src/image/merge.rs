@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use pico_args::Arguments;
-use serde_json::{Value, json};
 use xshell::Shell;
 
 use crate::error::usage;
 use crate::image::build::registry;
 use crate::image::plan::tag;
-use crate::image::report::build_info::{self, text, texts};
+use crate::image::report::build_info::{BuildInfo, Kind};
 use crate::image::request;
 use crate::image::request::definition::Definition;
 use crate::output;
@@ -20,19 +19,19 @@ use crate::process;
 
 /// The images that become one manifest: a variant on a base image, in several architectures.
 struct Group {
-    /// Sorted by platform.
-    images: Vec<Value>,
+    /// Sorted by platform, at least one.
+    images: Vec<BuildInfo>,
     /// References.
     tags: Vec<String>,
-    /// Beside the first of its images.
+    /// Where the manifest's build information goes: beside that of the first image.
     file: PathBuf,
 }
 
 /// Reads the build information that is named, pushes the manifests, and reads them back.
 ///
 /// # Errors
-/// A usage error for files that do not go together; a registry that refuses; a manifest that does
-/// not hold what was put in it.
+/// A usage error for files that do not go together, or hold what is no reference or digest; a
+/// registry that refuses; a manifest that does not hold what was put in it.
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     process::catch_signals();
     let allow_partial = args.contains("--allow-partial");
@@ -56,39 +55,66 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
 fn groups(files: &[PathBuf]) -> Result<Vec<Group>> {
     let mut groups: BTreeMap<[String; 3], Group> = BTreeMap::new();
     for file in files {
-        let info = build_info::read(file)?;
+        let info = BuildInfo::read(file)?;
         // An earlier merge left its own record among its inputs.
-        if info["kind"] == build_info::MANIFEST {
+        if info.kind == Kind::Manifest {
             continue;
         }
-        let key = ["variant", "base_image", "target"].map(|key| text(&info, key).to_owned());
+        let tags = manifest_tags(&info);
+        check_values(file, &info, &tags)?;
+        let variant = info.variant.clone().unwrap_or_default();
+        let key = [variant, info.base_image.clone(), info.target.clone()];
         let name = key.iter().filter(|part| !part.is_empty()).map(|part| tag::slug(part));
         let name = name.collect::<Vec<_>>().join("-").replace(['/', '@'], "-");
         let file = file.parent().unwrap_or(Path::new("")).join(format!("{name}.manifest.json"));
-        let group = groups.entry(key).or_insert_with(|| Group {
-            images: Vec::new(),
-            tags: manifest_tags(&info),
-            file,
-        });
+        let group = groups.entry(key).or_insert(Group { images: Vec::new(), tags, file });
         group.images.push(info);
     }
     let mut groups = groups.into_values().collect::<Vec<_>>();
     for group in &mut groups {
-        group.images.sort_by(|a, b| text(a, "platform").cmp(text(b, "platform")));
+        group.images.sort_by(|a, b| a.machines.cmp(&b.machines));
     }
     Ok(groups)
 }
 
 /// The tags without architecture, and on main `latest-{variant}`.
-fn manifest_tags(info: &Value) -> Vec<String> {
-    let mut tags = texts(info, "manifest_tags").into_iter().map(str::to_owned).collect::<Vec<_>>();
-    let variant = text(info, "variant");
-    if tag::is_main(text(info, "git_ref")) && !variant.is_empty() {
-        let target = text(info, "target");
-        let suffix = if target == "binary" { String::new() } else { format!("-{target}") };
-        tags.push(format!("{}:latest-{variant}{suffix}", text(info, "image")));
+fn manifest_tags(info: &BuildInfo) -> Vec<String> {
+    let mut tags = info.manifest_tags.clone();
+    if let Some(variant) = info.variant.as_ref().filter(|_| tag::is_main(&info.git_ref)) {
+        let suffix =
+            if info.target == "binary" { String::new() } else { format!("-{}", info.target) };
+        tags.push(format!("{}:latest-{variant}{suffix}", info.image));
     }
     tags
+}
+
+/// Checks what docker gets of a file: a value such as `-f` would be a flag to it.
+fn check_values(file: &Path, info: &BuildInfo, tags: &[String]) -> Result<()> {
+    let BuildInfo { image, digest, .. } = info;
+    let name = file.to_string_lossy();
+    let wrong = |what: String| Err(usage(format!("{name:?}: {what}: build it again.")));
+    if !request::is_repository(image) {
+        return wrong(format!("the image {image:?} is no repository"));
+    }
+    let is_of_image = |tag: &&String| tag.strip_prefix(image.as_str()).is_some_and(is_tag);
+    if let Some(tag) = tags.iter().find(|tag| !is_of_image(tag)) {
+        return wrong(format!("the manifest tag {tag:?} is none of the image {image:?}"));
+    }
+    match digest {
+        Some(digest) if is_digest(digest) => Ok(()),
+        Some(digest) => wrong(format!("{digest:?} is no digest")),
+        None => wrong("the image's digest is not known".to_owned()),
+    }
+}
+
+/// Is `text` a colon and a tag, by the registries' own grammar?
+fn is_tag(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.strip_prefix(':').is_some_and(|tag| {
+        tag.starts_with(word)
+            && tag.len() <= 128
+            && tag.chars().all(|c| word(c) || c == '.' || c == '-')
+    })
 }
 
 /// Two manifests must not claim one tag.
@@ -105,34 +131,23 @@ fn check_tags(groups: &[Group]) -> Result<()> {
 impl Group {
     fn check(&self, allow_partial: bool, asked: &[String], definition: &Definition) -> Result<()> {
         let name = self.name();
-        for key in ["image", "sha", "git_ref", "manifest_tags"] {
-            if let Some(other) = self.images.iter().find(|info| info[key] != self.images[0][key]) {
-                return Err(usage(format!(
-                    "the images of {name} differ in {key:?}: {} and {}. Merge what one run built.",
-                    self.images[0][key], other[key]
-                )));
-            }
+        for info in &self.images {
+            self.check_alike(info)?;
         }
+        let variant = self.images[0].variant.as_ref();
         let mut missing = match asked {
-            [] => definition
-                .variants
-                .get(text(&self.images[0], "variant"))
+            [] => variant
+                .and_then(|variant| definition.variants.get(variant))
                 .map(|variant| variant.platforms.clone())
                 .unwrap_or_default(),
             asked => asked.to_vec(),
         };
         let mut platforms = BTreeSet::new();
         for info in &self.images {
-            let platform = text(info, "platform");
-            if !platforms.insert(platform) {
+            let platform = info.platforms();
+            missing.retain(|asked| *asked != platform);
+            if let Some(platform) = platforms.replace(platform) {
                 return Err(usage(format!("{name} has two images for {platform}: name one.")));
-            }
-            missing.retain(|asked| asked != platform);
-            if !is_digest(text(info, "digest")) {
-                return Err(usage(format!(
-                    "{name} for {platform} has the digest {}: build it again.",
-                    info["digest"]
-                )));
             }
         }
         if !missing.is_empty() && !allow_partial {
@@ -144,47 +159,58 @@ impl Group {
         Ok(())
     }
 
-    fn name(&self) -> String {
-        let info = &self.images[0];
-        match text(info, "variant") {
-            "" => format!("{:?}", text(info, "base_image")),
-            variant => format!("{variant:?}"),
+    /// Checks that `info` is of the same run as the group's first image.
+    fn check_alike(&self, info: &BuildInfo) -> Result<()> {
+        let compared = |info: &BuildInfo| {
+            [
+                ("image", info.image.clone()),
+                ("sha", info.sha.clone()),
+                ("git_ref", info.git_ref.clone()),
+                ("manifest_tags", info.manifest_tags.join(", ")),
+            ]
+        };
+        for ((key, first), (_, other)) in compared(&self.images[0]).into_iter().zip(compared(info))
+        {
+            if first != other {
+                return Err(usage(format!(
+                    "the images of {} differ in {key:?}: {first:?} and {other:?}. Merge what one \
+                     run built.",
+                    self.name()
+                )));
+            }
         }
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        let BuildInfo { variant, base_image, .. } = &self.images[0];
+        format!("{:?}", variant.as_ref().unwrap_or(base_image))
     }
 
     /// Pushes the manifest and writes its record once it has been read back.
     fn push(&self) -> Result<()> {
-        let image = text(&self.images[0], "image");
-        let source = |info: &Value| format!("{image}@{}", text(info, "digest"));
-        let sources = self.images.iter().map(source).collect::<Vec<_>>();
-        registry::create(&self.tags, &sources)?;
+        let first = &self.images[0];
+        let digests = self.images.iter().filter_map(|info| info.digest.as_ref());
+        let sources = digests.map(|digest| format!("{}@{digest}", first.image));
+        registry::create(&self.tags, &sources.collect::<Vec<_>>())?;
 
-        let expected =
-            self.images.iter().map(|info| text(info, "platform")).collect::<BTreeSet<_>>();
+        let expected = self.images.iter().map(BuildInfo::platforms).collect::<BTreeSet<_>>();
         for tag in &self.tags {
             let manifests = registry::manifests(tag)?;
-            let found = manifests.iter().map(|m| m.platform.as_str()).collect::<BTreeSet<_>>();
+            let found = manifests.iter().map(|m| m.platform.clone()).collect::<BTreeSet<_>>();
             if found != expected || manifests.len() != expected.len() {
                 bail!("{tag} holds images for {found:?}, but {expected:?} were put in it.");
             }
         }
-        let shared = |key: &str| self.images[0][key].clone();
-        let arches = self.images.iter().map(|info| info["arch"].clone()).collect::<Vec<_>>();
-        let info = json!({
-            "schema": build_info::SCHEMA,
-            "kind": build_info::MANIFEST,
-            "variant": shared("variant"),
-            "target": shared("target"),
-            "base_image": shared("base_image"),
-            "image": shared("image"),
-            "git_ref": shared("git_ref"),
-            "sha": shared("sha"),
-            "short_sha": shared("short_sha"),
-            "arches": arches,
-            "platforms": expected,
-            "tags": self.tags,
-        });
-        output::save(&self.file, format!("{info:#}\n"))
+        let digests = registry::digests(&self.tags.iter().take(1).cloned().collect());
+        let info = BuildInfo {
+            kind: Kind::Manifest,
+            machines: self.images.iter().flat_map(|info| info.machines.clone()).collect(),
+            tags: self.tags.clone(),
+            digest: digests.into_values().next(),
+            ..first.clone()
+        };
+        info.save(&self.file)
     }
 }
 

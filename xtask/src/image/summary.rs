@@ -1,17 +1,17 @@
 //! `cargo xtask image summary`: what was built, as Markdown for a job's page or a pull request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use pico_args::Arguments;
-use serde_json::Value;
 
 use crate::error::usage;
 use crate::image::build::registry;
-use crate::image::report::build_info::{self, text, texts};
-use crate::image::report::github;
+use crate::image::report::build_info::{BuildInfo, Kind};
+use crate::image::report::github::{self, fenced};
 use crate::image::request;
 use crate::output;
 
@@ -26,57 +26,53 @@ const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
 pub fn main(mut args: Arguments) -> Result<()> {
     let update = request::value(&mut args, "--update")?.map(PathBuf::from);
     let infos = request::files(args)?;
-    let infos = infos.iter().map(|path| build_info::read(path)).collect::<Result<Vec<_>>>()?;
+    let infos = infos.iter().map(|path| BuildInfo::read(path)).collect::<Result<Vec<_>>>()?;
     let summary = summary(&infos);
     if let Some(path) = update {
-        let old = fs::read(&path)
-            .map_err(|error| usage(format!("--update {}: {error}.", path.display())))?;
-        output::save(&path, replaced(&old, &summary))?;
+        output::save(&path, replaced(&content(&path)?, &summary))?;
     }
     github::write_page(&summary)?;
     output::write(summary)
 }
 
+/// What the file of `--update` holds. A device or a FIFO is only written to.
+fn content(path: &Path) -> Result<Vec<u8>> {
+    let name = path.to_string_lossy();
+    let read = |path| match fs::metadata(path)? {
+        file if file.is_file() => output::load(path),
+        folder if folder.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        _ => Ok(Vec::new()),
+    };
+    read(path).map_err(|error: io::Error| usage(format!("--update {name:?}: {error}.")))
+}
+
 /// The summary with its markers.
-fn summary(infos: &[Value]) -> String {
+fn summary(infos: &[BuildInfo]) -> String {
     let (images, manifests): (Vec<_>, Vec<_>) =
-        infos.iter().partition(|info| info["kind"] == build_info::IMAGE);
+        infos.iter().partition(|info| info.kind == Kind::Image);
     let mut lines = vec![START.to_owned(), "## Agent server images".to_owned(), String::new()];
-    let repository = infos.first().map_or("", |info| text(info, "image"));
+    let repository = infos.first().map_or("", |info| &info.image);
     lines.push(format!("**Package:** {}", link(repository, package_page(repository))));
-    lines.extend(
-        ["", "| Variant | Architectures | Base image |", "|---|---|---|"].map(String::from),
-    );
-    let mut rows: BTreeMap<[&str; 2], Vec<&str>> = BTreeMap::new();
-    for info in &images {
-        let row = rows.entry(["variant", "base_image"].map(|key| text(info, key))).or_default();
-        row.push(text(info, "arch"));
-    }
-    for ([variant, base_image], mut arches) in rows {
-        arches.sort_unstable();
-        let arches = arches.into_iter().map(code).collect::<Vec<_>>().join(", ");
-        let base_image = link(base_image, package_page(base_image));
-        lines.push(format!("| {} | {arches} | {base_image} |", code(variant)));
-    }
+    lines.extend(table(&images));
     lines.push(String::new());
 
-    let all_tags = |infos: &[&Value]| -> Vec<String> {
-        infos.iter().flat_map(|info| texts(info, "tags")).map(plain).collect()
+    let all_tags = |infos: &[&BuildInfo]| -> Vec<String> {
+        infos.iter().flat_map(|info| &info.tags).map(|tag| plain(tag)).collect()
     };
     let (image_tags, manifest_tags) = (all_tags(&images), all_tags(&manifests));
+    let mut block = |title: &str, language: &str, code: &str| {
+        lines.extend([format!("**{title}**"), fenced(language, code), String::new()]);
+    };
     if let Some(tag) = manifest_tags.first().or(image_tags.first()) {
-        lines.push("**Pull**".to_owned());
-        lines.extend(fenced("bash", &[format!("docker pull {tag}")]));
-        lines.push("**Run**".to_owned());
+        block("Pull", "bash", &format!("docker pull {tag}"));
         let run = [
-            "export SESSION_API_KEY=$(openssl rand -hex 16)".to_owned(),
-            "docker run --rm -p 127.0.0.1:8000:8000 -e SESSION_API_KEY \\".to_owned(),
-            format!("  {tag}"),
+            "export SESSION_API_KEY=$(openssl rand -hex 16)",
+            "docker run --rm -p 127.0.0.1:8000:8000 -e SESSION_API_KEY \\",
+            &format!("  {tag}"),
         ];
-        lines.extend(fenced("bash", &run));
+        block("Run", "bash", &run.join("\n"));
     }
-    lines.push("**All tags**".to_owned());
-    lines.extend(fenced("", &[image_tags, manifest_tags].concat()));
+    block("All tags", "", &[image_tags, manifest_tags].concat().join("\n"));
     lines.push(
         "Tags without an architecture are multi-architecture manifests: docker pulls the image \
          that fits the machine. Tags that name an architecture hold that one alone."
@@ -86,18 +82,21 @@ fn summary(infos: &[Value]) -> String {
     lines.join("\n")
 }
 
-/// A block of code, in a fence that is longer than anything in it.
-fn fenced(language: &str, lines: &[String]) -> Vec<String> {
-    let longest = lines.iter().map(|line| longest_run(line, '`')).max().unwrap_or(0);
-    let fence = "`".repeat(3.max(longest + 1));
-    let mut block = vec![format!("{fence}{language}")];
-    block.extend(lines.iter().cloned());
-    block.extend([fence, String::new()]);
-    block
-}
-
-fn longest_run(text: &str, wanted: char) -> usize {
-    text.split(|c| c != wanted).map(str::len).max().unwrap_or(0)
+/// A table of the variants and their base images, with the architectures of each.
+fn table(images: &[&BuildInfo]) -> Vec<String> {
+    let mut rows: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for info in images {
+        let variant = info.variant.as_deref().unwrap_or_default();
+        let arches = rows.entry((variant, &info.base_image)).or_default();
+        arches.extend(info.machines.iter().map(|machine| machine.arch.as_str()));
+    }
+    let head = ["", "| Variant | Architectures | Base image |", "|---|---|---|"];
+    let rows = rows.into_iter().map(|((variant, base_image), arches)| {
+        let arches = arches.into_iter().map(code).collect::<Vec<_>>().join(", ");
+        let base_image = link(base_image, package_page(base_image));
+        format!("| {} | {arches} | {base_image} |", code(variant))
+    });
+    head.into_iter().map(String::from).chain(rows).collect()
 }
 
 /// `value` on one line, without what could start HTML or end this summary.
@@ -119,7 +118,7 @@ fn link(name: &str, page: Option<String>) -> String {
     }
 }
 
-/// Where a registry shows a repository to people, where it does so.
+/// The page on which a registry shows a repository to people, if it has one.
 fn package_page(reference: &str) -> Option<String> {
     let untagged = registry::repository(reference);
     let safe = |c: char| c.is_ascii_alphanumeric() || "._-/:".contains(c);
@@ -150,7 +149,7 @@ fn replaced(old: &[u8], summary: &str) -> Vec<u8> {
     let find = |text: &[u8], marker: &str| {
         text.windows(marker.len()).position(|window| window == marker.as_bytes())
     };
-    // The last start before the first end, so that a start without an end costs nobody's text.
+    // The last start before the first end, so that a start without an end removes no text.
     let part = find(old, END).and_then(|end| {
         let start =
             old[..end].windows(START.len()).rposition(|window| window == START.as_bytes())?;

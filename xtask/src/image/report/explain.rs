@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::image::build::trace::Step;
 use crate::image::report::last_build::{OF_COMMIT, Record};
+use crate::image::report::text::shown;
 
 /// Says it for the build of `target` that `now` records, whose steps were `steps`.
 pub fn explain(
@@ -94,11 +95,4 @@ fn first_line<'a>(was: &str, now: &'a str) -> Option<(usize, &'a str)> {
         }
     }
     old.next().map(|_| (count + 1, "the end"))
-}
-
-/// A step's name as it fits on a line.
-fn shown(name: &str) -> String {
-    const LONGEST: usize = 150;
-    let cut: String = name.chars().take(LONGEST).collect();
-    if cut.len() < name.len() { format!("{cut}…") } else { cut }
 }

@@ -9,15 +9,15 @@ use xshell::Shell;
 
 use crate::image::build::batch::Built;
 use crate::image::plan::Plan;
-use crate::image::report::shortened;
+use crate::image::report::text::shortened;
 use crate::image::request::Request;
 use crate::output;
 
-/// Fails if an image is missing. The base images of those are listed in `failed.txt`, beside the
-/// report, for `--base-images`; where nothing is missing, an older list is removed.
+/// Fails if an image was not built, and lists the base images of those in `failed.txt`, beside
+/// the report, for `--base-images`. An older list is removed where all images were built.
 ///
 /// # Errors
-/// See above; or a list that can't be written.
+/// An image that was not built; a list that can't be written or removed.
 pub fn check(sh: &Shell, request: &Request, plan: &Plan, built: &Built) -> Result<()> {
     let missing = built.missing();
     let beside = request.report.as_ref().and_then(|report| Some(report.parent()?.to_owned()));

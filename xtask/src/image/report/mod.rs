@@ -3,11 +3,14 @@
 
 pub mod build_info;
 pub mod cache_read;
+pub mod console;
 pub mod explain;
 pub mod failed;
 pub mod github;
 pub mod last_build;
 pub mod progress;
+pub mod screen;
+pub mod text;
 
 use std::collections::BTreeSet;
 
@@ -15,6 +18,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use self::cache_read::{CacheRead, Read};
+use self::text::{bytes, or_unknown, rounded, shortened};
 use crate::error::Interrupted;
 use crate::image::build::batch::{Built, Image};
 use crate::image::build::builder::Builder;
@@ -75,13 +79,13 @@ impl Report<'_> {
                 let Some(Build { now, last, .. }) = build else { continue };
                 let steps = self.steps(target);
                 for line in explain(&target.name, steps.as_deref(), now, last.as_ref()) {
-                    eprintln!("{line}");
+                    output::note(line);
                 }
             }
         }
         let table = self.table();
-        eprintln!("{table}");
-        github::write_page(&format!("```text\n{}\n```", table.replace('`', "'")))?;
+        output::note(&table);
+        github::write_page(&github::fenced("text", &table))?;
         match &self.request.report {
             Some(path) => output::save(path, format!("{:#}\n", self.json())),
             None => Ok(()),
@@ -412,38 +416,5 @@ fn import_source(target: &Target) -> &'static str {
     match target.cache_read.first() {
         Some(Place::Folder(_)) => "folder",
         _ => "registry",
-    }
-}
-
-/// An error on one line that can be read: a step's name holds all of its commands.
-pub fn shortened(error: &str) -> String {
-    const LONGEST: usize = 200;
-    let line = error.replace(|c: char| c.is_control(), " ");
-    if line.chars().count() <= LONGEST {
-        return line;
-    }
-    let (head, tail) = (LONGEST / 2, line.chars().count() - LONGEST / 2);
-    let head = line.chars().take(head);
-    head.chain(['…']).chain(line.chars().skip(tail)).collect()
-}
-
-/// Seconds with as much of them as means something.
-fn rounded(seconds: f64) -> f64 {
-    (seconds * 1000.0).round() / 1000.0
-}
-
-fn or_unknown(seconds: Option<f64>) -> String {
-    seconds.map_or("? s".to_owned(), |seconds| format!("{seconds:.1} s"))
-}
-
-/// A number of bytes as people write it.
-fn bytes(count: u64) -> String {
-    #[allow(clippy::cast_precision_loss)]
-    let count = count as f64;
-    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
-    match units.iter().find(|(size, _)| count >= *size) {
-        Some((size, unit)) if count / size >= 10.0 => format!("{:.0} {unit}", count / size),
-        Some((size, unit)) => format!("{:.1} {unit}", count / size),
-        None => format!("{count:.0} B"),
     }
 }

@@ -1,266 +1,264 @@
 //! Shows people what a build does: at a terminal the steps that run, with their times; elsewhere
 //! a line whenever something begins or ends, in the words of buildx's own plain progress.
 
-use std::collections::HashMap;
-use std::io::{self, IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
+use super::github;
+use super::screen::Screen;
+use super::text::{self, Lines};
 use crate::image::build::buildkit::{Event, Log, Status, Vertex};
-use crate::image::build::observer::{Observer, Watcher};
+use crate::image::build::observer::Watcher;
 use crate::image::build::trace::is_miss;
-use crate::image::request::{Request, Style};
-use crate::process;
+use crate::output;
 
-/// How often the steps that run are drawn again.
-const REDRAW: Duration = Duration::from_millis(100);
 /// How many lines of its output are shown of a step that failed.
 const LAST_LINES: usize = 30;
-/// How many of the steps that run are shown.
-const SHOWN: usize = 12;
 
 /// Work that is no step, and parts of work, are shown where they took so many seconds.
 const LONG: f64 = 1.0;
 
-/// Who watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum View {
-    Terminal,
-    Lines,
-}
-
-/// Work that has been told of.
+/// A step, or other work of a build.
 struct Work {
     number: usize,
     name: String,
     started: Option<Instant>,
-    /// When it began, as buildx has it.
+    /// When it began, by buildx's clock.
     began: Option<f64>,
     ended: bool,
     /// The last lines of its output.
-    output: Vec<String>,
-    /// Output that has no end of line yet.
-    rest: String,
+    output: VecDeque<String>,
+    /// Output without the end of its line.
+    lines: Lines,
+}
+
+impl Work {
+    fn new(number: usize, name: &str) -> Self {
+        let (name, lines) = (text::step(&text::one_line(name)), Lines::default());
+        let (started, began, ended, output) = (None, None, false, VecDeque::new());
+        Work { number, name, started, began, ended, output, lines }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.started.map_or(0.0, |started| started.elapsed().as_secs_f64())
+    }
+
+    fn is_running(&self) -> bool {
+        self.started.is_some() && !self.ended
+    }
+}
+
+/// How work ended.
+enum End<'a> {
+    Done(f64),
+    Cached,
+    /// A cache that is not there yet.
+    Missing,
+    /// Another target's equal step does the work.
+    Canceled,
+    Failed(&'a str),
+}
+
+impl<'a> End<'a> {
+    fn of(vertex: &'a Vertex, seconds: f64) -> Self {
+        match vertex.error.as_deref() {
+            Some(error) if error.contains("context canceled") => End::Canceled,
+            Some(_) if is_missing(vertex) => End::Missing,
+            Some(error) => End::Failed(error),
+            None if vertex.cached => End::Cached,
+            None => End::Done(seconds),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            End::Done(seconds) => format!("DONE {seconds:.1}s"),
+            End::Cached => "CACHED".to_owned(),
+            End::Missing => "MISS".to_owned(),
+            End::Canceled => "CANCELED".to_owned(),
+            End::Failed(_) => "ERROR".to_owned(),
+        }
+    }
 }
 
 /// Progress on standard error.
 pub struct Progress {
-    view: View,
-    /// Whether a CI job shows what is written.
-    in_ci: bool,
+    /// `None` where lines are written, and nothing is drawn again.
+    screen: Option<Screen>,
     /// Whether the steps have been shown already, by an earlier bake.
     is_export: bool,
+    /// By the digest of the vertex.
     works: HashMap<String, Work>,
-    /// How many lines at the bottom of the terminal are to be drawn again.
-    drawn: usize,
-    last_draw: Option<Instant>,
     begun: Instant,
-}
-
-impl Observer for Request {
-    fn warn(&self, text: &str) {
-        eprintln!("{}", warning_line(self.ci, text));
-    }
-
-    fn say(&self, text: &str) {
-        eprintln!("{text}");
-    }
-
-    fn watch(&self, is_export: bool) -> Box<dyn Watcher> {
-        Box::new(Progress::new(self.progress == Style::Plain, self.ci, is_export))
-    }
 }
 
 impl Watcher for Progress {
     fn show(&mut self, event: &Event) {
-        self.show_event(event);
+        match event {
+            Event::Vertex(vertex) => self.vertex(vertex),
+            Event::Status(status) => self.status(status),
+            Event::Log(log) => self.log(log),
+            Event::Warning(warning) => {
+                let warning = github::warning(&warning.text);
+                self.erase();
+                output::note(warning);
+            }
+            Event::Text(text) => self.whole(&format!("buildx: {}", text::one_line(text))),
+        }
     }
 
     fn tick(&mut self) {
-        let is_due = self.last_draw.is_none_or(|last| last.elapsed() >= REDRAW);
-        if self.view == View::Terminal && is_due {
-            self.last_draw = Some(Instant::now());
-            self.draw();
+        let Some(room) = self.screen.as_ref().and_then(Screen::room) else { return };
+        let mut running = self.works.values().filter(|work| work.is_running()).collect::<Vec<_>>();
+        running.sort_by_key(|work| work.number);
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let mut lines = vec![format!("[+] {seconds:.1}s, {} running", running.len())];
+        lines.extend(running.iter().take(room - 1).map(|work| {
+            let last = work.output.back().map(|last| format!("  {last}")).unwrap_or_default();
+            format!(" => {:>6.1}s {}{last}", work.seconds(), work.name)
+        }));
+        if let Some(screen) = &mut self.screen {
+            screen.draw(&lines);
         }
     }
 
     /// Leaves the terminal as it was, with what has ended above.
     fn end(&mut self) {
-        for work in self.works.values_mut() {
-            work.ended = true;
+        let works = self.works.iter().filter(|(_, work)| work.is_running());
+        for digest in works.map(|(digest, _)| digest.clone()).collect::<Vec<_>>() {
+            self.last_line(&digest);
         }
+        self.works.values_mut().for_each(|work| work.ended = true);
         self.erase();
     }
 }
 
 impl Progress {
     /// `plain` asks for lines on a terminal too; of an export, only that is shown.
-    pub fn new(plain: bool, in_ci: bool, is_export: bool) -> Self {
-        let terminal = io::stderr().is_terminal() && process::terminal_size().is_some();
-        Progress {
-            view: if terminal && !plain { View::Terminal } else { View::Lines },
-            in_ci,
-            is_export,
-            works: HashMap::new(),
-            drawn: 0,
-            last_draw: None,
-            begun: Instant::now(),
-        }
-    }
-
-    fn show_event(&mut self, event: &Event) {
-        match event {
-            Event::Vertex(vertex) => self.vertex(vertex),
-            Event::Status(status) => self.status(status),
-            Event::Log(log) => self.log(log),
-            Event::Warning(warning) => {
-                let text = one_line(&warning.text);
-                self.line(&warning_line(self.in_ci, &text));
-            }
-            Event::Text(text) => self.line(text),
-        }
+    pub fn new(plain: bool, is_export: bool) -> Self {
+        let screen = if plain { None } else { Screen::of_stderr() };
+        Progress { screen, is_export, works: HashMap::new(), begun: Instant::now() }
     }
 
     fn vertex(&mut self, vertex: &Vertex) {
         let number = self.works.len() + 1;
-        let work = self.works.entry(vertex.digest.clone()).or_insert_with(|| Work {
-            number,
-            name: one_line(&vertex.name),
-            started: None,
-            began: None,
-            ended: false,
-            output: Vec::new(),
-            rest: String::new(),
-        });
-        // While a result is fetched, that is told of as if it were the same vertex again.
+        let work = self.works.entry(vertex.digest.clone());
+        let work = work.or_insert_with(|| Work::new(number, &vertex.name));
+        // While a result is fetched, buildx reports that as if it were the same vertex.
         let is_part = work.began.is_some() && work.began != vertex.started;
         if work.ended || vertex.started.is_none() || is_part {
             return;
         }
         work.began = vertex.started;
-        let (number, name) = (work.number, work.name.clone());
         let begins = work.started.is_none();
         work.started.get_or_insert_with(Instant::now);
         work.ended = vertex.completed.is_some();
+        let (number, name) = (work.number, work.name.clone());
         let seconds = vertex.completed.map(|end| end - vertex.started.unwrap_or(end));
-        let hidden = if self.is_export { !is_export(&name) } else { is_internal(&name) };
+        let is_shown = if self.is_export { is_export } else { is_step };
+        let hidden = !is_shown(&vertex.name);
         let is_bad = vertex.error.is_some() && !is_missing(vertex);
         if hidden && !is_bad && seconds.is_none_or(|seconds| seconds < LONG) {
             return;
         }
-        if self.view == View::Lines && (begins || hidden) {
+        if self.screen.is_none() && (begins || hidden) {
             self.line(&format!("#{number} {name}"));
         }
-        let Some(seconds) = seconds else { return };
-        let how = match &vertex.error {
-            // Another target's equal step does the work.
-            Some(error) if error.contains("context canceled") => "CANCELED".to_owned(),
-            Some(_) if is_missing(vertex) => "MISS".to_owned(),
-            Some(error) => format!("ERROR: {}", one_line(error)),
-            None if vertex.cached => "CACHED".to_owned(),
-            None => format!("DONE {seconds:.1}s"),
-        };
-        self.end_work(&vertex.digest, number, &name, &how);
+        if let Some(seconds) = seconds {
+            self.last_line(&vertex.digest);
+            self.end_work(&vertex.digest, &End::of(vertex, seconds));
+        }
     }
 
-    fn end_work(&mut self, digest: &str, number: usize, name: &str, how: &str) {
-        if self.view == View::Lines {
-            return self.line(&format!("#{number} {how}"));
-        }
-        let work = self.works.get_mut(digest);
-        let output = work.map(|work| std::mem::take(&mut work.output)).unwrap_or_default();
-        if how.starts_with("ERROR") {
-            for line in output {
-                self.line(&format!("   {line}"));
+    fn end_work(&mut self, digest: &str, end: &End) {
+        let Some(work) = self.works.get_mut(digest) else { return };
+        let (number, output) = (work.number, std::mem::take(&mut work.output));
+        let shown = format!("=> {:<11} {}", end.name(), work.name);
+        match (end, self.screen.is_some()) {
+            (End::Failed(error), false) => self.line(&format!("#{number} ERROR: {error}")),
+            (end, false) => self.line(&format!("#{number} {}", end.name())),
+            (End::Canceled, true) => {}
+            (End::Failed(error), true) => {
+                for line in output {
+                    self.whole(&format!("   {line}"));
+                }
+                self.line(&shown);
+                self.whole(&format!("   {}", text::shortened(error)));
             }
-        }
-        let name = without_mounts(name);
-        match how.strip_prefix("ERROR: ") {
-            Some(error) => self.line(&format!("=> ERROR       {name}\n   {error}")),
-            None if how == "CANCELED" => {}
-            None => self.line(&format!("=> {how:<11} {name}")),
+            (_, true) => self.line(&shown),
         }
     }
 
     fn status(&mut self, status: &Status) {
-        if self.view == View::Lines
+        if self.screen.is_none()
             && let (Some(started), Some(completed)) = (status.started, status.completed)
             && completed - started >= LONG
             && let Some(work) = self.works.get(&status.vertex)
         {
-            let (number, id) = (work.number, one_line(&status.id));
+            let (number, id) = (work.number, text::one_line(&status.id));
             self.line(&format!("#{number} {id} {:.1}s done", completed - started));
         }
     }
 
     fn log(&mut self, log: &Log) {
         let Some(work) = self.works.get_mut(&log.vertex) else { return };
-        let seconds = work.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
-        let number = work.number;
-        work.rest.push_str(&log.text);
-        let mut lines = Vec::new();
-        while let Some(end) = work.rest.find('\n') {
-            let line = one_line(work.rest[..end].trim_end_matches('\r'));
-            work.rest.drain(..=end);
-            if work.output.len() == LAST_LINES {
-                work.output.remove(0);
-            }
-            work.output.push(line.clone());
-            lines.push(line);
+        let mut lines = work.lines.add(log.text.as_bytes());
+        // Output can arrive after the end of its step.
+        if work.ended {
+            lines.extend(work.lines.end());
         }
-        if self.view == View::Lines {
+        self.output(&log.vertex, &lines);
+    }
+
+    /// Shows the last line of a step's output, whose end is missing.
+    fn last_line(&mut self, digest: &str) {
+        let last = self.works.get_mut(digest).and_then(|work| work.lines.end());
+        self.output(digest, last.as_slice());
+    }
+
+    fn output(&mut self, digest: &str, lines: &[String]) {
+        let Some(work) = self.works.get_mut(digest) else { return };
+        let (number, seconds) = (work.number, work.seconds());
+        work.output.extend(lines.iter().cloned());
+        let surplus = work.output.len().saturating_sub(LAST_LINES);
+        work.output.drain(..surplus);
+        if self.screen.is_none() {
             for line in lines {
                 self.line(&format!("#{number} {seconds:.3} {line}"));
             }
         }
     }
 
-    fn draw(&mut self) {
-        let (columns, rows) = process::terminal_size().unwrap_or((80, 24));
-        let mut running = self.works.values().filter(|work| work.started.is_some() && !work.ended);
-        let mut running = running.by_ref().collect::<Vec<_>>();
-        running.sort_by_key(|work| work.number);
-        let room = SHOWN.min(rows.saturating_sub(2)).max(1);
-        let mut lines = vec![format!("[+] {:.1}s, {} running", secs(self.begun), running.len())];
-        for work in running.iter().take(room) {
-            let seconds = work.started.map_or(0.0, secs);
-            let said = work.output.last().map(|said| format!("  {said}")).unwrap_or_default();
-            lines.push(format!(" => {seconds:>6.1}s {}{said}", without_mounts(&work.name)));
+    /// Prints a line that may be cut.
+    fn line(&mut self, line: &str) {
+        match &mut self.screen {
+            Some(screen) => screen.print(line),
+            None => output::note(text::shortened(line)),
         }
-        self.erase();
-        for line in &lines {
-            let cut = line.chars().take(columns.saturating_sub(1)).collect::<String>();
-            // Standard error that is gone is noticed elsewhere, or by nobody.
-            let _ = writeln!(io::stderr(), "{cut}");
+    }
+
+    /// Prints a text that has to be read whole; a log keeps its beginning and its end.
+    fn whole(&mut self, text: &str) {
+        match &mut self.screen {
+            Some(screen) => screen.print_whole(text),
+            None => output::note(text::shortened(text)),
         }
-        self.drawn = lines.len();
     }
 
     fn erase(&mut self) {
-        if self.drawn > 0 {
-            let _ = write!(io::stderr(), "\x1b[{}A\x1b[0J", self.drawn);
-            self.drawn = 0;
+        if let Some(screen) = &mut self.screen {
+            screen.erase();
         }
-    }
-
-    fn line(&mut self, line: &str) {
-        self.erase();
-        let _ = writeln!(io::stderr(), "{line}");
     }
 }
 
-/// Is this part of every build, and of no interest while it works?
-fn is_internal(name: &str) -> bool {
-    name.starts_with("[internal] ") || name.contains(" internal] ")
+/// Is this more than a part of every build, which is of no interest while it works?
+fn is_step(name: &str) -> bool {
+    !name.starts_with("[internal] ") && !name.contains(" internal] ")
 }
 
 fn is_export(name: &str) -> bool {
     name.contains("exporting cache")
-}
-
-/// A step's name without its mounts, which make all steps look alike.
-fn without_mounts(name: &str) -> String {
-    let words = name.split(' ').filter(|word| !word.is_empty() && !word.starts_with("--mount="));
-    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Is this a cache that is not there yet?
@@ -268,28 +266,4 @@ fn is_missing(vertex: &Vertex) -> bool {
     let reference = vertex.name.rsplit(' ').next().unwrap_or_default();
     let error = vertex.error.as_deref().unwrap_or_default();
     vertex.name.contains("importing cache") && is_miss(reference, error)
-}
-
-/// A warning as people read it, or as GitHub shows it beside a job.
-pub fn warning_line(in_ci: bool, text: &str) -> String {
-    if in_ci { format!("::warning::{text}") } else { format!("warning: {text}") }
-}
-
-fn secs(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64()
-}
-
-/// `text` without what would colour it, move the cursor or begin a line.
-fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    let mut chars = text.trim_end().chars();
-    while let Some(c) = chars.next() {
-        match c {
-            // A terminal's command ends with its first letter.
-            '\x1b' => drop(chars.by_ref().find(char::is_ascii_alphabetic)),
-            c if c.is_control() => line.push(' '),
-            c => line.push(c),
-        }
-    }
-    line
 }

@@ -439,7 +439,8 @@ fn repository(image: Option<String>) -> Result<String> {
     }
 }
 
-fn is_repository(image: &str) -> bool {
+/// Is `image` a repository by the registries' own grammar?
+pub fn is_repository(image: &str) -> bool {
     let mut segments = image.split('/').collect::<Vec<_>>();
     if let [host, _, ..] = segments[..]
         && let Some((name, port)) = host.split_once(':')

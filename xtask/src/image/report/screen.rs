@@ -1,0 +1,73 @@
+//! A terminal whose last lines are drawn again and again, while others are printed above them.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use super::text;
+use crate::output;
+use crate::process;
+
+/// How often the last lines are drawn again.
+const REDRAW: Duration = Duration::from_millis(100);
+/// How many lines are drawn at most.
+const MOST: usize = 13;
+
+/// Standard error, where it is a terminal.
+pub struct Screen {
+    /// How many lines at the bottom are to be drawn again.
+    drawn: usize,
+    last_draw: Option<Instant>,
+}
+
+impl Screen {
+    /// `None` where standard error is no terminal, or one that does not know its size.
+    pub fn of_stderr() -> Option<Self> {
+        let is_terminal = io::stderr().is_terminal() && process::terminal_size().is_some();
+        is_terminal.then_some(Screen { drawn: 0, last_draw: None })
+    }
+
+    /// Prints one line for good, as much of it as fits.
+    pub fn print(&mut self, line: &str) {
+        self.erase();
+        output::note(text::cut(line, columns()));
+    }
+
+    /// Prints all of a text for good, in as many lines as it takes.
+    pub fn print_whole(&mut self, text: &str) {
+        self.erase();
+        for line in text::folded(text, columns()) {
+            output::note(line);
+        }
+    }
+
+    /// How many lines can be drawn now; `None` where the last ones are still fresh.
+    pub fn room(&self) -> Option<usize> {
+        let is_due = self.last_draw.is_none_or(|last| last.elapsed() >= REDRAW);
+        let (_, rows) = process::terminal_size().unwrap_or((80, 24));
+        is_due.then(|| MOST.min(rows.saturating_sub(1)).max(2))
+    }
+
+    /// Draws `lines` in place of those that were drawn before.
+    pub fn draw(&mut self, lines: &[String]) {
+        self.last_draw = Some(Instant::now());
+        self.erase();
+        for line in lines {
+            output::note(text::cut(line, columns()));
+        }
+        self.drawn = lines.len();
+    }
+
+    /// Takes away the lines that were drawn.
+    pub fn erase(&mut self) {
+        if self.drawn > 0 {
+            let _ = write!(io::stderr(), "\x1b[{}A\x1b[0J", self.drawn);
+            self.drawn = 0;
+        }
+    }
+}
+
+/// The longest line. In the last column, some terminals begin the next one.
+fn columns() -> usize {
+    let (columns, _) = process::terminal_size().unwrap_or((80, 24));
+    columns.saturating_sub(1)
+}

@@ -1,0 +1,300 @@
+//! Text that fits its line: cut, folded, and without what would move the cursor of a terminal or
+//! command a CI runner.
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+/// The longest line of a log.
+pub const LONGEST: usize = 200;
+/// The longest name of a step within a sentence.
+const LONGEST_NAME: usize = 150;
+/// The most output that may come without the end of a line, in bytes.
+const LONGEST_REST: usize = 1 << 16;
+
+/// `text` without commands to a terminal or a CI runner, as one line.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    let mut chars = text.trim_end().chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\x1b' => skip_command(&mut chars),
+            // The 8-bit CSI.
+            '\u{9b}' => skip_to_final(&mut chars),
+            // Separators of lines, and what changes the direction of writing.
+            c if c.is_control()
+                || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
+                line.push(' ');
+            }
+            c => line.push(c),
+        }
+    }
+    without_runner_commands(&line)
+}
+
+/// Skips the rest of a terminal's command, after its ESC.
+fn skip_command(chars: &mut Peekable<Chars>) {
+    match chars.next() {
+        Some('[') => skip_to_final(chars),
+        // These hold text, such as a window's title, up to BEL or to ESC and a backslash.
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            while let Some(c) = chars.next_if(|&c| c != '\n') {
+                match c {
+                    '\x07' | '\u{9c}' => break,
+                    '\x1b' => {
+                        chars.next_if_eq(&'\\');
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // An escape of several characters, which ends like a CSI but earlier.
+        Some(' '..='/') => {
+            while chars.next_if(|c| (' '..='/').contains(c)).is_some() {}
+            chars.next_if(|c| ('0'..='~').contains(c));
+        }
+        _ => {}
+    }
+}
+
+/// Skips the parameters of a control sequence and the character that ends it.
+fn skip_to_final(chars: &mut Peekable<Chars>) {
+    while chars.next_if(|c| (' '..='?').contains(c)).is_some() {}
+    chars.next_if(|c| ('@'..='~').contains(c));
+}
+
+/// `line` with a blank in what a CI runner would take for a command: GitHub `::name::` and
+/// `::name key=value::` at the start and `##[name]` anywhere, others `##vso[` and the like.
+fn without_runner_commands(line: &str) -> String {
+    let mut safe = String::new();
+    let mut rest = line;
+    while let Some(at) = rest.find(['#', ':']) {
+        let (before, from) = rest.split_at(at);
+        safe.push_str(before);
+        let (first, after) = from.split_at(1);
+        safe.push_str(first);
+        if is_runner_command(from) {
+            safe.push(' ');
+        }
+        rest = after;
+    }
+    safe + rest
+}
+
+/// Does `text` begin with what a CI runner takes for a command?
+fn is_runner_command(text: &str) -> bool {
+    let name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if let Some(text) = text.strip_prefix("::") {
+        return text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.contains("::");
+    }
+    text.strip_prefix("##").is_some_and(|text| text.trim_start_matches(name).starts_with('['))
+}
+
+/// `text` up to `columns` of a terminal.
+pub fn cut(text: &str, columns: usize) -> String {
+    let (head, rest) = split(text, columns);
+    match rest {
+        "" => head.to_owned(),
+        _ => format!("{}…", split(head, columns.saturating_sub(1)).0),
+    }
+}
+
+/// `text` in lines of up to `columns` of a terminal.
+pub fn folded(text: &str, columns: usize) -> Vec<&str> {
+    let (mut lines, mut rest) = (Vec::new(), text);
+    loop {
+        let (line, more) = split(rest, columns.max(2));
+        lines.push(line);
+        if more.is_empty() {
+            return lines;
+        }
+        rest = more;
+    }
+}
+
+/// What of `text` fits into `columns`, and the rest.
+fn split(text: &str, columns: usize) -> (&str, &str) {
+    let mut width = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        width += if is_wide(*c) { 2 } else { 1 };
+        width > columns
+    });
+    text.split_at(end.map_or(text.len(), |(at, _)| at))
+}
+
+/// Does a terminal take two columns for `c`, as for Chinese, Japanese, Korean and pictures?
+fn is_wide(c: char) -> bool {
+    matches!(
+        c,
+        '\u{1100}'..='\u{115f}'
+            | '\u{2e80}'..='\u{a4cf}'
+            | '\u{ac00}'..='\u{d7a3}'
+            | '\u{f900}'..='\u{faff}'
+            | '\u{fe30}'..='\u{fe6f}'
+            | '\u{ff00}'..='\u{ff60}'
+            | '\u{1f300}'..='\u{1faff}'
+            | '\u{20000}'..='\u{3fffd}'
+    )
+}
+
+/// An error on one line that can be read: the middle is left out of a long one, because a step's
+/// name holds all of its commands, and the reason comes last.
+pub fn shortened(error: &str) -> String {
+    let line = one_line(error);
+    let length = line.chars().count();
+    if length <= LONGEST {
+        return line;
+    }
+    let head = line.chars().take(LONGEST / 2 - 1);
+    head.chain(['…']).chain(line.chars().skip(length - LONGEST / 2)).collect()
+}
+
+/// A step as people know it: by the comment that its heredoc begins with, else by its
+/// instruction without mounts, which make all steps look alike.
+pub fn step(name: &str) -> String {
+    if let Some((stage, title)) = titled(name) {
+        return format!("{stage}] {title}");
+    }
+    let words = name.split(' ').filter(|word| !word.is_empty() && !word.starts_with("--mount="));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The stage and the comment in `[stage 1/2] RUN <<EOF (# comment...)`, which is how `BuildKit`
+/// names the step of a heredoc by its first line.
+fn titled(name: &str) -> Option<(&str, &str)> {
+    let (stage, instruction) = name.split_once("] RUN ")?;
+    let (before, first_line) = instruction.strip_suffix(')')?.split_once(" (#")?;
+    let title = first_line.strip_suffix("...").unwrap_or(first_line).trim();
+    let is_title = before.contains("<<") && !title.is_empty() && !title.starts_with('!');
+    is_title.then_some((stage, title))
+}
+
+/// A step's name as it fits into a sentence.
+pub fn shown(name: &str) -> String {
+    cut(&step(name), LONGEST_NAME)
+}
+
+/// Seconds with as many digits as mean something.
+pub fn rounded(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// Seconds as people write them.
+pub fn or_unknown(seconds: Option<f64>) -> String {
+    seconds.map_or("? s".to_owned(), |seconds| format!("{seconds:.1} s"))
+}
+
+/// A number of bytes as people write it.
+pub fn bytes(count: u64) -> String {
+    #[allow(clippy::cast_precision_loss)]
+    let count = count as f64;
+    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    match units.iter().find(|(size, _)| count >= *size) {
+        Some((size, unit)) if count / size >= 10.0 => format!("{:.0} {unit}", count / size),
+        Some((size, unit)) => format!("{:.1} {unit}", count / size),
+        None => format!("{count:.0} B"),
+    }
+}
+
+/// Cuts output that arrives in pieces into lines that are safe to show.
+#[derive(Default)]
+pub struct Lines {
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    /// The lines that end within `bytes`.
+    pub fn add(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.rest.extend_from_slice(bytes);
+        let end = match self.rest.iter().rposition(|&byte| byte == b'\n') {
+            Some(end) => end + 1,
+            None if self.rest.len() > LONGEST_REST => self.rest.len(),
+            None => return Vec::new(),
+        };
+        let lines = self.rest.drain(..end).collect::<Vec<_>>();
+        String::from_utf8_lossy(&lines).lines().map(last_drawn).collect()
+    }
+
+    /// The last line, if its end is missing.
+    pub fn end(&mut self) -> Option<String> {
+        let rest = std::mem::take(&mut self.rest);
+        (!rest.is_empty()).then(|| last_drawn(&String::from_utf8_lossy(&rest)))
+    }
+}
+
+/// What a terminal shows of a line that was drawn several times, as progress bars are.
+fn last_drawn(line: &str) -> String {
+    one_line(line.trim_end().rsplit('\r').next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_commands_neither_terminal_nor_runner() {
+        for (text, safe) in [
+            ("plain text, 10% :: done", "plain text, 10% :: done"),
+            ("\x1b[1;31mred\x1b[0m", "red"),
+            ("\x1b]0;title\x07after", "after"),
+            ("\x1b]8;;http://x\x1b\\link", "link"),
+            ("\x1b(Bascii\x1bcreset", "asciireset"),
+            ("\u{9b}2Jclear", "clear"),
+            ("a\rb\nc\td\u{202e}e", "a b c d e"),
+            ("::add-mask::x", ": :add-mask::x"),
+            ("x ::set-output name=a::b", "x : :set-output name=a::b"),
+            ("::\x1b[0madd-mask::x", ": :add-mask::x"),
+            (":\x1b[0m:add-mask::x", ": :add-mask::x"),
+            ("x ##[stop-commands]y", "x # #[stop-commands]y"),
+            ("###[error]", "## #[error]"),
+            ("##vso[task.complete]", "# #vso[task.complete]"),
+            ("## [1] and fe80::1", "## [1] and fe80::1"),
+        ] {
+            assert_eq!(one_line(text), safe, "{text:?}");
+            assert_eq!(one_line(safe), safe, "a second time");
+        }
+    }
+
+    #[test]
+    fn lines_fit_their_width_and_folded_ones_lose_nothing() {
+        for (text, columns, expected) in
+            [("abcdef", 6, "abcdef"), ("abcdef", 5, "abcd…"), ("日本語", 5, "日本…"), ("", 0, "")]
+        {
+            assert_eq!(cut(text, columns), expected);
+        }
+        assert_eq!(folded("abcdefgh", 3), ["abc", "def", "gh"]);
+        assert_eq!(folded("", 3), [""]);
+        let long = format!("{}reason", "x".repeat(1000));
+        let short = shortened(&long);
+        assert_eq!(short.chars().count(), LONGEST);
+        assert!(short.ends_with("reason"));
+    }
+
+    #[test]
+    fn a_step_is_named_by_the_first_comment_of_its_heredoc() {
+        for (name, expected) in [
+            (
+                "[builder 4/6] RUN --mount=type=tmpfs,target=/x <<'EOF' (# install it...)",
+                "[builder 4/6] install it",
+            ),
+            ("[a b 1/2] RUN <<EOF (# only (one) line)", "[a b 1/2] only (one) line"),
+            ("[a 1/2] RUN <<EOF (. /run/steps.sh...)", "[a 1/2] RUN <<EOF (. /run/steps.sh...)"),
+            ("[a 1/2] RUN <<EOF (#!/bin/bash...)", "[a 1/2] RUN <<EOF (#!/bin/bash...)"),
+            ("[a 1/2] RUN --mount=type=x   echo (# b)", "[a 1/2] RUN echo (# b)"),
+            ("exporting to image", "exporting to image"),
+        ] {
+            assert_eq!(step(name), expected);
+        }
+    }
+
+    #[test]
+    fn output_is_cut_into_lines_and_the_last_needs_no_end() {
+        let mut lines = Lines::default();
+        assert!(lines.add("h\u{e9}".as_bytes().split_at(2).0).is_empty());
+        assert_eq!(lines.add(b"\xa9llo\r\n10%\r50%\r100%\n\nlast"), ["h\u{e9}llo", "100%", ""]);
+        assert_eq!(lines.end().as_deref(), Some("last"));
+        assert_eq!(lines.end(), None);
+        assert_eq!(lines.add(&vec![b'x'; LONGEST_REST + 1]).len(), 1, "output without end");
+    }
+}
