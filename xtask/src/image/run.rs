@@ -1,19 +1,21 @@
 //! `cargo xtask image run`: builds one variant, loads it, and runs it until it is stopped.
 
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use pico_args::Arguments;
 use xshell::{Shell, cmd};
 
 use super::job::Job;
 use crate::digest::random;
 use crate::error::usage;
+use crate::image::report::{github, text};
 use crate::image::request::{self, Delivery, Request};
 use crate::output;
 use crate::process;
@@ -22,18 +24,28 @@ use crate::process;
 const SERVER_PORT: u16 = 8000;
 /// How long a server may take until it is healthy. A frozen one took 6 s, a slow disk takes more.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How many lines of a server's log tell why it did not come up.
+/// How many of the last lines of a server's log are shown when it fails.
 const LAST_LINES: &str = "30";
+/// How long docker may take to list or remove a container, or to write a log.
+const DOCKER_PATIENCE: Duration = Duration::from_secs(30);
+/// Labels of a container: its port, and the checkout that it was started from.
+const PORT_LABEL: &str = "openhands.xtask.run";
+const ROOT_LABEL: &str = "openhands.xtask.root";
 
-/// Builds with `--load`, starts the container, prints address and key, and follows the log until
-/// a signal or the server's end; then the container is removed.
+/// Builds with `--load`, starts the container, and prints address and key, as the last thing
+/// before a signal or the server's end; with `--logs` the server's log follows. Then the container
+/// is removed.
 ///
 /// # Errors
-/// A usage error for a wrong request or a port in use; a server that does not come up or ends.
+/// A usage error for a wrong request or a port in use; a server that does not start or ends.
 pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {
     let port = port(&mut args)?;
+    let logs = args.contains("--logs");
     let mut request = Request::read(&mut args, bake_args)?;
     request::finish(args)?;
+    let _lock = lock(sh, port)?;
+    remove_left_over(sh, port);
+    check_free(port)?;
     process::catch_signals();
     request.delivery = Delivery::Load;
     let mut job = Job::new(sh, request)?;
@@ -56,19 +68,80 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
         "try:     curl -H 'X-Session-API-Key: {}' http://{}/api/conversations/count",
         container.key, container.address
     ))?;
-    container.follow()
+    if logs {
+        container.follow()?;
+    } else {
+        container.wait()?;
+    }
+    if process::caught().is_none() {
+        container.print_last_lines(logs)?;
+        bail!("the server stopped by itself; the end of its log is above.");
+    }
+    Ok(())
 }
 
-/// The port to publish on, which must be free.
+/// The port to publish on.
 fn port(args: &mut Arguments) -> Result<u16> {
-    let port = match request::value(args, "--port")? {
-        None => 8000,
+    match request::value(args, "--port")? {
+        None => Ok(8000),
         Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or_else(|| {
             usage(format!("--port {port:?} is no port: use a number from 1 to 65535."))
-        })?,
-    };
+        }),
+    }
+}
+
+/// Keeps other runs of this checkout off `port` for as long as the file is open, which is until
+/// this program ends, however it ends.
+fn lock(sh: &Shell, port: u16) -> Result<File> {
+    let folder = sh.create_dir("target/image")?;
+    let path = folder.join(format!("run-{port}.lock"));
+    let file =
+        File::create(&path).with_context(|| format!("{} can't be written", path.display()))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(usage(format!(
+            "port {port} is used by another `cargo xtask image run`: stop that, or choose another \
+             port with --port."
+        ))),
+        // A file system without locks is no reason not to run.
+        _ => Ok(file),
+    }
+}
+
+/// Removes the container of an earlier run of this checkout that was killed: as [`lock`] was free,
+/// nobody uses it.
+fn remove_left_over(sh: &Shell, port: u16) {
+    let labels = labels(sh, port).map(|label| format!("label={label}"));
+    let filters = labels.iter().flat_map(|label| ["--filter", label]);
+    let list = ["ps", "--all", "--format", "{{.Names}}"].into_iter().chain(filters);
+    // A docker that fails does so again at the build, which says why.
+    for name in docker(list).unwrap_or_default().lines() {
+        let name = text::one_line(name);
+        match docker(["rm", "--force", "--volumes", &name]) {
+            Some(_) => output::note(format_args!(
+                "removed the container {name}, left by an earlier `image run` on port {port}"
+            )),
+            None => output::note(github::warning(&format!(
+                "the container {name}, left by an earlier `image run`, can't be removed"
+            ))),
+        }
+    }
+}
+
+fn labels(sh: &Shell, port: u16) -> [String; 2] {
+    [format!("{PORT_LABEL}={port}"), format!("{ROOT_LABEL}={}", sh.current_dir().display())]
+}
+
+/// What docker writes to standard output, if it succeeds in time.
+fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let output = process::output(Command::new("docker").args(args), DOCKER_PATIENCE).ok()??;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success().then_some(stdout)
+}
+
+/// Fails if a server can't listen on `port`.
+fn check_free(port: u16) -> Result<()> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-        Ok(_) => Ok(port),
+        Ok(_) => Ok(()),
         Err(error) => Err(usage(format!(
             "port {port} on 127.0.0.1 can't be used ({error}): choose another with --port."
         ))),
@@ -87,13 +160,14 @@ impl<'a> Container<'a> {
     fn start(sh: &'a Shell, image: &str, port: u16) -> Result<Self> {
         let key = random(16)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        // The name is known before docker is asked, so that a signal in between leaves nothing.
+        // The name is known before docker is called, so that a signal in between leaves nothing.
         let container =
             Container { sh, name: format!("agent-server-{}", random(4)?), address, key };
         let Container { name, key, .. } = &container;
         // The key goes by the environment: arguments can be read by every user of the machine.
         cmd!(sh, "docker run --detach --name {name} --env SESSION_API_KEY")
             .args(["--publish".to_owned(), format!("{address}:{SERVER_PORT}")])
+            .args(labels(sh, port).iter().flat_map(|label| ["--label", label]))
             .arg(image)
             .env("SESSION_API_KEY", key)
             .quiet()
@@ -107,13 +181,13 @@ impl<'a> Container<'a> {
         while !self.is_healthy() {
             process::check_signals()?;
             if !self.is_running()? {
-                self.print_last_lines()?;
-                bail!("the server ended before it was healthy; its last log lines are above.");
+                self.print_last_lines(false)?;
+                bail!("the server ended before it was healthy; the end of its log is above.");
             }
             if Instant::now() > deadline {
-                self.print_last_lines()?;
+                self.print_last_lines(false)?;
                 bail!(
-                    "the server was not healthy within {} s; its last log lines are above.",
+                    "the server was not healthy within {} s; the end of its log is above.",
                     PATIENCE.as_secs()
                 );
             }
@@ -143,21 +217,40 @@ impl<'a> Container<'a> {
         Ok(running == "true")
     }
 
-    fn print_last_lines(&self) -> Result<()> {
+    /// Shows the end of the log, unless all of it `is_shown` already.
+    fn print_last_lines(&self, is_shown: bool) -> Result<()> {
+        if is_shown { Ok(()) } else { self.logs(&["--tail", LAST_LINES]) }
+    }
+
+    /// Shows the log from now on, until a signal or the server's end.
+    fn follow(&self) -> Result<()> {
+        self.logs(&["--follow", "--tail", "0"])
+    }
+
+    /// Shows the log that `docker logs` writes with `flags`. It is no result, so it goes to
+    /// standard error.
+    fn logs(&self, flags: &[&str]) -> Result<()> {
+        let (reader, writer) = io::pipe()?;
         let mut logs = Command::new("docker");
-        logs.args(["logs", "--tail", LAST_LINES, &self.name]);
-        process::wait(&mut to_stderr(&mut logs)?.spawn()?, None)?;
+        logs.arg("logs").args(flags).arg(&self.name);
+        logs.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let mut child = logs.spawn()?;
+        // It holds the pipe open.
+        drop(logs);
+        let mut lines = text::Lines::default();
+        process::follow(&mut child, reader, |bytes| {
+            lines.add(bytes).into_iter().for_each(output::note);
+            true
+        })?;
+        lines.end().into_iter().for_each(output::note);
         Ok(())
     }
 
-    /// Shows the log on standard error until a signal or the server's own end.
-    fn follow(&self) -> Result<()> {
-        let mut logs = Command::new("docker");
-        logs.args(["logs", "--follow", &self.name]);
-        process::wait(&mut to_stderr(&mut logs)?.spawn()?, None)?;
-        if process::caught().is_none() {
-            bail!("the server ended by itself; its log is above.");
-        }
+    /// Waits until a signal or the server's end.
+    fn wait(&self) -> Result<()> {
+        let mut wait = Command::new("docker");
+        wait.args(["wait", &self.name]).stdin(Stdio::null()).stdout(Stdio::null());
+        process::wait(&mut wait.spawn()?, None)?;
         Ok(())
     }
 }
@@ -165,17 +258,12 @@ impl<'a> Container<'a> {
 impl Drop for Container<'_> {
     fn drop(&mut self) {
         let Container { sh, name, .. } = self;
-        // A server gets the time that `docker stop` gives it to end by itself.
+        // `docker stop` lets the server shut down before it kills it.
         let stopped = cmd!(sh, "docker stop {name}").quiet().ignore_stdout().run();
         let removed = cmd!(sh, "docker rm --force --volumes {name}").quiet().ignore_stdout().run();
         if let Err(error) = stopped.and(removed) {
-            eprintln!("warning: the container {name} may be left behind: {error}");
+            let warning = format!("the container {name} may be left behind: {error}");
+            output::note(github::warning(&warning));
         }
     }
-}
-
-/// Standard output carries only results, and a log is none.
-fn to_stderr(command: &mut Command) -> Result<&mut Command> {
-    let stderr = std::os::fd::AsFd::as_fd(&std::io::stderr()).try_clone_to_owned()?;
-    Ok(command.stdin(Stdio::null()).stdout(stderr))
 }
