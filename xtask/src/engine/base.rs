@@ -10,9 +10,8 @@ use serde_json::{Value, json};
 
 use super::daemons::Daemons;
 use super::data::Data;
-use super::packages::once;
 use super::sandbox::{Programs, run};
-use super::{http, say};
+use super::shared::{once, say};
 use crate::digest::sha256;
 
 const NAME: &str = "debian:trixie-slim";
@@ -34,18 +33,17 @@ pub struct Base {
 }
 
 impl Base {
-    /// Makes the root file systems that `downloads` does not have, with `emulate` also the one of
-    /// the other architecture.
+    /// Makes the root file systems that `downloads` does not have; with `emulate` also that of the
+    /// other architecture.
     ///
     /// # Errors
     /// If one can't be made; `Interrupted` on a signal.
     pub fn get(downloads: &Path, programs: &Programs, emulate: bool) -> Result<Base> {
-        let architectures = match (programs.arch.as_str(), emulate) {
-            ("amd64", false) => vec!["amd64"],
-            ("arm64", false) => vec!["arm64"],
-            ("amd64" | "arm64", true) => vec!["amd64", "arm64"],
-            (other, _) => bail!("the engine runs on amd64 and arm64; this machine is {other}."),
-        };
+        let mut architectures = vec!["amd64", "arm64"];
+        if !architectures.contains(&programs.arch.as_str()) {
+            bail!("the engine runs on amd64 and arm64; this machine is {}.", programs.arch);
+        }
+        architectures.retain(|&arch| emulate || arch == programs.arch);
         let mut roots = Vec::new();
         for &arch in &architectures {
             let root = downloads.join(format!("debian-trixie-slim-{arch}"));
@@ -68,8 +66,8 @@ impl Base {
         let architectures = self.architectures.join(" ");
         let has = fs::read_to_string(&loaded).unwrap_or_default();
         let covered = self.architectures.iter().all(|arch| has.split(' ').any(|had| had == *arch));
-        let (code, _) = http::docker(&daemons.socket, "GET", &format!("/images/{NAME}/json"))?;
-        if covered && code == 200 {
+        let image = daemons.ask("GET", &format!("/images/{NAME}/json"))?;
+        if covered && image.status == 200 {
             return Ok(());
         }
         let layout = data.path("base-image.partial");
@@ -138,7 +136,7 @@ fn config(platform: &Value, diff_id: &Value) -> Value {
     config
 }
 
-/// Writes `content` under its digest, and gives its descriptor.
+/// Writes `content` under its digest, and returns its descriptor.
 fn write_blob(blobs: &Path, media_type: &str, content: &Value) -> Result<Value> {
     let content = content.to_string();
     let digest = sha256(&content);
@@ -147,7 +145,7 @@ fn write_blob(blobs: &Path, media_type: &str, content: &Value) -> Result<Value> 
     Ok(json!({"mediaType": media_type, "digest": digest, "size": content.len()}))
 }
 
-/// Makes a folder with the root file system as an image's layer, and what a manifest says of it.
+/// Makes a folder with the root file system as an image's layer, and its entry in a manifest.
 fn make_root(programs: &Programs, arch: &str, partial: &Path) -> Result<PathBuf> {
     let (root, scratch) = (partial.join("root"), partial.join("scratch"));
     fs::create_dir(&root)?;
@@ -161,7 +159,7 @@ fn make_root(programs: &Programs, arch: &str, partial: &Path) -> Result<PathBuf>
     }
     mmdebstrap.arg("--dpkgopt=path-include=/usr/share/doc/*/copyright");
     if let Some(proxies) = proxies(partial)? {
-        // For the making only: in the image they would be wrong elsewhere.
+        // For mmdebstrap only: in the image they would be wrong elsewhere.
         mmdebstrap.arg(format!("--aptopt={}", proxies.display()));
         mmdebstrap.arg("--customize-hook=rm -f \"$1/etc/apt/apt.conf.d/99mmdebstrap\"");
     }
@@ -186,7 +184,7 @@ fn make_root(programs: &Programs, arch: &str, partial: &Path) -> Result<PathBuf>
     Ok(root)
 }
 
-/// A file with the proxies that the host's apt has been told to use, if any.
+/// A file with the proxies that the host's apt is configured to use, if any.
 fn proxies(partial: &Path) -> Result<Option<PathBuf>> {
     let mut dump = Command::new("apt-config");
     dump.args(["dump", "--no-empty", "--format", "%F \"%v\";%n"]);

@@ -7,15 +7,16 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::data::Folder;
 use super::sandbox::{Programs, private, run};
-use super::say;
+use super::shared::{once, say};
 use crate::digest::sha256;
-use crate::process;
 
-/// What trixie has to provide, its dependencies aside. All of it comes from one suite, the C
+/// The release of Debian that the programs are from, unless another is asked for.
+pub const RELEASE: &str = "trixie";
+
+/// The packages, their dependencies aside. All of them are from one release, the C
 /// library too, so the host's own does not matter.
 const PACKAGES: &[&str] = &[
     "?essential",
@@ -34,7 +35,7 @@ const PACKAGES: &[&str] = &[
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The host's settings for proxies hold; its pins, architectures, hooks and larger indexes don't.
+/// The host's proxies are used; its pins, architectures, hooks and larger indexes are not.
 const APT_CONF: &str = r#"
 #clear APT::Architectures;
 #clear APT::Default-Release;
@@ -58,24 +59,24 @@ Dir::Etc::PreferencesParts "/dev/null";
 "#;
 
 /// For all packages but one: our own source, and a host on which nothing is installed.
-const TRIXIE_CONF: &str = r#"
+const DEBIAN_CONF: &str = r#"
 APT::Update::Error-Mode "any";
 Dir::Etc::SourceParts "/dev/null";
 Dir::Etc::TrustedParts "/dev/null";
 "#;
 
-/// The programs, fetched and unpacked if `downloads` does not have them.
+/// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them.
 ///
 /// # Errors
 /// If they can't be fetched or unpacked; `Interrupted` on a signal.
-pub fn get(downloads: &Path) -> Result<Programs> {
+pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
     let mut dpkg = Command::new("dpkg");
     let arch = run("dpkg", dpkg.arg("--print-architecture"))?.trim().to_owned();
-    let recipe = sha256([&PACKAGES.join(" "), APT_CONF, TRIXIE_CONF].concat());
-    let folder = downloads.join(format!("programs-{arch}-{}", &recipe[..8]));
+    let recipe = sha256([&PACKAGES.join(" "), APT_CONF, DEBIAN_CONF].concat());
+    let folder = downloads.join(format!("programs-{release}-{arch}-{}", &recipe[..8]));
     once(&folder, |partial| {
-        say("downloading Docker and its tools from Debian, once (140 MB)");
-        let debs = fetch(partial, PACKAGES)?;
+        say(format_args!("downloading Docker and its tools from Debian {release}, once (140 MB)"));
+        let debs = fetch(release, partial, PACKAGES)?;
         say("unpacking them");
         let programs = partial.join("programs");
         for deb in debs {
@@ -87,50 +88,18 @@ pub fn get(downloads: &Path) -> Result<Programs> {
     Ok(Programs { folder, arch })
 }
 
-/// `path`, made by `make` in a scratch folder if it is not there yet. Only one process makes
-/// anything at a time, and what is there is complete.
-///
-/// # Errors
-/// Those of `make`, and of the file system.
-pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    let downloads = path.parent().context("a download has a folder.")?;
-    let mut told = false;
-    let _lock = Folder::wait_for(downloads, || {
-        if !told {
-            say("waiting for another engine's download");
-        }
-        told = true;
-        process::check_signals()
-    })?;
-    if path.exists() {
-        return Ok(());
-    }
-    let partial = downloads.join("partial");
-    // A killed one may have left its own.
-    let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial)?;
-    let result = make(&partial).and_then(|made| Ok(fs::rename(made, path)?));
-    // What a signal has interrupted may be in the way of this for a moment; it is said first.
-    let removed = fs::remove_dir_all(&partial);
-    result?;
-    Ok(removed?)
-}
-
-/// Fetches `packages` of trixie and what they depend on, and gives the files' paths.
+/// Fetches `packages` of `release` and what they depend on, and returns the files' paths.
 ///
 /// # Errors
 /// If one can't be fetched; `Interrupted` on a signal.
-pub fn fetch(partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
+pub fn fetch(release: &str, partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
     let apt = Apt::new(partial.join("apt"))?;
     let (list, keys, status) =
         (apt.0.join("sources.list"), apt.0.join("keys.gpg"), apt.0.join("status"));
-    fs::write(&list, format!("deb {MIRROR} trixie main\n"))?;
+    fs::write(&list, format!("deb {MIRROR} {release} main\n"))?;
     fs::write(&status, "")?;
     fs::copy(keyring(partial)?, &keys)?;
-    let mut conf = TRIXIE_CONF.to_owned();
+    let mut conf = DEBIAN_CONF.to_owned();
     for (key, path) in [
         ("Dir::Etc::SourceList", &list),
         ("Dir::Etc::Trusted", &keys),
@@ -155,8 +124,8 @@ pub fn unpack(deb: &Path, folder: &Path) -> Result<()> {
     run("unpacking a package", dpkg.arg("--extract").arg(deb).arg(folder)).map(drop)
 }
 
-/// Does what the packages' own scripts would have done, as far as it is needed, and leaves out
-/// what nobody reads here.
+/// Does what the packages' own scripts would have done, as far as it is needed, and removes what
+/// nobody reads here.
 fn arrange(programs: &Path) -> Result<()> {
     let usr = programs.join("usr");
     for entry in fs::read_dir(programs)? {
@@ -180,14 +149,14 @@ fn arrange(programs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Debian's keys: the host's own, or on Ubuntu those in the package that Ubuntu has of them.
+/// Debian's keys: the host's own, or on Ubuntu those of a package there.
 fn keyring(partial: &Path) -> Result<PathBuf> {
     if Path::new(KEYRING).exists() {
         return Ok(KEYRING.into());
     }
     let apt = Apt::new(partial.join("keyring"))?;
     apt.configure("")?;
-    // Sources of third parties may well be out of reach; what counts is the package.
+    // A third party's source may be out of reach; only the package matters.
     let _ = run("downloading the host's package lists", apt.get().arg("update"));
     let mut download = apt.get();
     download.current_dir(&apt.0).args(["download", "debian-archive-keyring"]);
