@@ -1,7 +1,6 @@
 //! The programs: Debian packages, fetched with the host's apt but a configuration of our own,
 //! and unpacked without being installed.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -30,30 +29,19 @@ const PACKAGES: &[&str] = &[
     "mmdebstrap",
     "mount",
     "nftables",
+    "tini",
 ];
 
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The host's proxies are used; its pins, architectures, hooks and larger indexes are not.
+/// For every apt here, read before anything else: none of the host's own configuration.
 const APT_CONF: &str = r#"
-#clear APT::Architectures;
-#clear APT::Default-Release;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-#clear DPkg::Pre-Install-Pkgs;
-#clear DPkg::Post-Invoke;
-#clear Acquire::IndexTargets::deb::DEP-11;
-#clear Acquire::IndexTargets::deb::DEP-11-icons;
-#clear Acquire::IndexTargets::deb::DEP-11-icons-small;
-#clear Acquire::IndexTargets::deb::DEP-11-icons-large;
-#clear Acquire::IndexTargets::deb::DEP-11-icons-hidpi;
-#clear Acquire::IndexTargets::deb::DEP-11-icons-large-hidpi;
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
-Acquire::Languages "none";
-Acquire::Retries "3";
 Debug::NoLocking "true";
+Dir::Etc::Main "/dev/null";
+Dir::Etc::Parts "/dev/null";
 Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "/dev/null";
 "#;
@@ -94,20 +82,17 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
 /// If one can't be fetched; `Interrupted` on a signal.
 pub fn fetch(release: &str, partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
     let apt = Apt::new(partial.join("apt"))?;
-    let (list, keys, status) =
-        (apt.0.join("sources.list"), apt.0.join("keys.gpg"), apt.0.join("status"));
-    fs::write(&list, format!("deb {MIRROR} {release} main\n"))?;
-    fs::write(&status, "")?;
-    fs::copy(keyring(partial)?, &keys)?;
-    let mut conf = DEBIAN_CONF.to_owned();
-    for (key, path) in [
-        ("Dir::Etc::SourceList", &list),
-        ("Dir::Etc::Trusted", &keys),
-        ("Dir::State::status", &status),
-    ] {
-        let _ = writeln!(conf, "{key} \"{}\";", path.display());
-    }
-    apt.configure(&conf)?;
+    fs::write(apt.0.join("sources"), format!("deb {MIRROR} {release} main\n"))?;
+    fs::write(apt.0.join("status"), "")?;
+    fs::copy(keyring(partial)?, apt.0.join("keys.gpg"))?;
+    apt.configure(
+        DEBIAN_CONF,
+        &[
+            ("Dir::Etc::SourceList", "sources"),
+            ("Dir::Etc::Trusted", "keys.gpg"),
+            ("Dir::State::status", "status"),
+        ],
+    )?;
     run("downloading Debian's package lists", apt.get().arg("update"))?;
     let mut install = apt.get();
     install.args(["--yes", "--download-only", "install"]).args(packages);
@@ -125,16 +110,9 @@ pub fn unpack(deb: &Path, folder: &Path) -> Result<()> {
 }
 
 /// Does what the packages' own scripts would have done, as far as it is needed, and removes what
-/// nobody reads here.
+/// nobody reads.
 fn arrange(programs: &Path) -> Result<()> {
     let usr = programs.join("usr");
-    for entry in fs::read_dir(programs)? {
-        let path = entry?.path();
-        if path == usr {
-            continue;
-        }
-        if path.is_symlink() { fs::remove_file(path)? } else { fs::remove_dir_all(path)? }
-    }
     for unread in ["doc", "locale", "man"] {
         fs::remove_dir_all(usr.join("share").join(unread))?;
     }
@@ -144,9 +122,8 @@ fn arrange(programs: &Path) -> Result<()> {
     for program in ["iptables", "ip6tables"] {
         symlink(format!("{program}-nft"), usr.join("sbin").join(program))?;
     }
-    fs::create_dir(programs.join("bin"))?;
-    symlink("../usr/bin/docker", programs.join("bin/docker"))?;
-    Ok(())
+    fs::create_dir(programs.join("path"))?;
+    Ok(symlink("../usr/bin/docker", programs.join("path/docker"))?)
 }
 
 /// Debian's keys: the host's own, or on Ubuntu those of a package there.
@@ -155,7 +132,7 @@ fn keyring(partial: &Path) -> Result<PathBuf> {
         return Ok(KEYRING.into());
     }
     let apt = Apt::new(partial.join("keyring"))?;
-    apt.configure("")?;
+    apt.configure("", &[])?;
     // A third party's source may be out of reach; only the package matters.
     let _ = run("downloading the host's package lists", apt.get().arg("update"));
     let mut download = apt.get();
@@ -178,28 +155,41 @@ impl Apt {
         Ok(Apt(folder))
     }
 
-    fn configure(&self, more: &str) -> Result<()> {
-        let mut conf = format!("{APT_CONF}{more}");
-        for (key, part) in [("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")] {
-            let _ = writeln!(conf, "{key} \"{}\";", self.0.join(part).display());
+    /// Writes the configuration, with `paths` by their keys and names in the folder.
+    fn configure(&self, more: &str, paths: &[(&str, &str)]) -> Result<()> {
+        let mut conf = format!("{APT_CONF}{more}{}", network_settings()?);
+        for (key, name) in
+            [("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")].iter().chain(paths)
+        {
+            conf += &format!("{key} \"{}\";\n", self.0.join(name).display());
         }
         Ok(fs::write(self.0.join("apt.conf"), conf)?)
     }
 
     fn get(&self) -> Command {
         let mut apt = private("apt-get");
-        apt.args(["--quiet", "--config-file"]).arg(self.0.join("apt.conf"));
+        apt.arg("--quiet").env("APT_CONFIG", self.0.join("apt.conf"));
         apt.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
         apt
     }
 }
 
+/// How the host's apt reaches the network, proxies included, without the indexes that it loads.
+///
+/// # Errors
+/// If apt can't report it; `Interrupted` on a signal.
+pub fn network_settings() -> Result<String> {
+    let mut dump = Command::new("apt-config");
+    let settings = run("apt-config", dump.args(["dump", "--format", "%F \"%v\";%n", "Acquire"]))?;
+    let lines = settings.lines().filter(|line| !line.starts_with("Acquire::IndexTargets"));
+    // Behind the host's own, so that these count.
+    let ours = ["Acquire::Languages \"none\";", "Acquire::Retries \"3\";", ""];
+    Ok(lines.chain(ours).collect::<Vec<_>>().join("\n"))
+}
+
 /// The package files in `folder`.
 fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        paths.push(entry?.path());
-    }
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    Ok(paths)
+    let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+    let is_deb = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
+    paths.filter(|path| path.as_ref().map_or(true, is_deb)).collect()
 }

@@ -40,7 +40,7 @@ exec "$@"
 
 /// The programs unpacked from Debian's packages.
 pub struct Programs {
-    /// Holds `usr`, and `bin` with what the command may see of it.
+    /// Holds `usr`, and `path` with what the command may see of it.
     pub folder: PathBuf,
     /// Debian's name of the machine's architecture.
     pub arch: String,
@@ -67,7 +67,7 @@ impl Programs {
 
     /// The folder that has docker, for the command's `PATH`.
     pub fn bin(&self) -> PathBuf {
-        self.folder.join("bin")
+        self.folder.join("path")
     }
 }
 
