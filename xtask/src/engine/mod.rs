@@ -98,8 +98,8 @@ impl Options {
         };
         if let Some(other) = flags.finish().first() {
             return Err(usage(format!(
-                "{:?} is not a flag of engine: there are --fresh, --emulate, --release and \
-                 --prune; the command comes after `--`.",
+                "unexpected or repeated argument {:?}: the flags of engine are --fresh, --emulate, \
+                 --release and --prune; the command comes after `--`.",
                 other.to_string_lossy()
             )));
         }
