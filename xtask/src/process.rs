@@ -85,7 +85,7 @@ pub fn children(parent: u32) -> Vec<u32> {
 
 /// The process `root` and those below it that are in its process group: of these, the ones that
 /// Ctrl-C at a terminal would reach.
-pub fn group_below(root: u32) -> Vec<u32> {
+fn group_below(root: u32) -> Vec<u32> {
     let entries: Vec<Entry> = running().collect();
     let group = entries.iter().find(|entry| entry.pid == root).map(|entry| entry.group);
     let mut found = vec![root];
@@ -123,15 +123,14 @@ impl Signals {
             self.passed_on = signal;
             // Ctrl-C at a terminal has reached the whole foreground group already; a second one
             // makes docker give up without cleaning up.
-            if signal != SIGINT {
-                kill(child.id(), signal);
-            } else if !io::stdin().is_terminal() {
-                // A shell that gets SIGINT waits for its child, which would have got it as well.
-                for process in group_below(child.id()) {
-                    kill(process, signal);
-                }
-            } else {
+            if signal == SIGINT && io::stdin().is_terminal() {
                 return Ok(());
+            }
+            // A shell that gets SIGINT waits for its child, which would have got it as well.
+            let pid = child.id();
+            let pids = if signal == SIGINT { group_below(pid) } else { vec![pid] };
+            for pid in pids {
+                kill(pid, signal);
             }
             self.since.get_or_insert_with(Instant::now);
         }

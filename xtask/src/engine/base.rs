@@ -69,7 +69,7 @@ impl Base {
         let loaded = data.path("base-image");
         let architectures = self.architectures.join(" ");
         let has = fs::read_to_string(&loaded).unwrap_or_default();
-        let covered = self.architectures.iter().all(|arch| has.split(' ').any(|had| had == *arch));
+        let covered = self.architectures.iter().all(|arch| has.contains(arch));
         let image = daemons.ask("GET", &format!("/images/{NAME}/json"))?;
         if covered && image.status == 200 {
             return Ok(());

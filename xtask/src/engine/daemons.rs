@@ -129,7 +129,7 @@ fn docker_config(data: &Data, claim: &Claim) -> Value {
         config["storage-driver"] = "native".into();
     }
     if !data.fresh {
-        config["builder"] = json!({"gc": {"enabled": true, "defaultKeepStorage": "20GB"}});
+        config["builder"] = json!({"gc": {"enabled": true, "defaultKeepStorage": "10GB"}});
     }
     config
 }

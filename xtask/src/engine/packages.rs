@@ -35,22 +35,26 @@ const PACKAGES: &[&str] = &[
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// For every apt here, read before anything else: none of the host's own configuration.
+/// For every apt here.
 const APT_CONF: &str = r#"
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
 Debug::NoLocking "true";
-Dir::Etc::Main "/dev/null";
-Dir::Etc::Parts "/dev/null";
-Dir::Etc::Preferences "/dev/null";
-Dir::Etc::PreferencesParts "/dev/null";
 "#;
 
 /// For all packages but one: our own source, and a host on which nothing is installed.
 const DEBIAN_CONF: &str = r#"
 APT::Update::Error-Mode "any";
-Dir::Etc::SourceParts "/dev/null";
-Dir::Etc::TrustedParts "/dev/null";
+Dir::State::status "status";
+"#;
+
+/// For that one: the host's sources and packages, but not its pins and hooks.
+const HOST_CONF: &str = r#"
+Dir::Etc "/etc/apt";
+Dir::Etc::Main "/dev/null";
+Dir::Etc::Parts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
 "#;
 
 /// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them.
@@ -81,23 +85,15 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
 /// # Errors
 /// If one can't be fetched; `Interrupted` on a signal.
 pub fn fetch(release: &str, partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
-    let apt = Apt::new(partial.join("apt"))?;
-    fs::write(apt.0.join("sources"), format!("deb {MIRROR} {release} main\n"))?;
-    fs::write(apt.0.join("status"), "")?;
-    fs::copy(keyring(partial)?, apt.0.join("keys.gpg"))?;
-    apt.configure(
-        DEBIAN_CONF,
-        &[
-            ("Dir::Etc::SourceList", "sources"),
-            ("Dir::Etc::Trusted", "keys.gpg"),
-            ("Dir::State::status", "status"),
-        ],
-    )?;
+    let apt = Apt::new(partial.join("apt"), DEBIAN_CONF)?;
+    fs::write(apt.0.join("etc/apt/sources.list"), format!("deb {MIRROR} {release} main\n"))?;
+    fs::write(apt.0.join("var/lib/apt/status"), "")?;
+    fs::copy(keyring(partial)?, apt.0.join("etc/apt/trusted.gpg"))?;
     run("downloading Debian's package lists", apt.get().arg("update"))?;
     let mut install = apt.get();
     install.args(["--yes", "--download-only", "install"]).args(packages);
     run("downloading Debian's packages", &mut install)?;
-    debs(&apt.0.join("cache/archives"))
+    debs(&apt.0.join("var/cache/apt/archives"))
 }
 
 /// Unpacks the package file `deb` into `folder`.
@@ -131,8 +127,7 @@ fn keyring(partial: &Path) -> Result<PathBuf> {
     if Path::new(KEYRING).exists() {
         return Ok(KEYRING.into());
     }
-    let apt = Apt::new(partial.join("keyring"))?;
-    apt.configure("", &[])?;
+    let apt = Apt::new(partial.join("keyring"), HOST_CONF)?;
     // A third party's source may be out of reach; only the package matters.
     let _ = run("downloading the host's package lists", apt.get().arg("update"));
     let mut download = apt.get();
@@ -144,26 +139,19 @@ fn keyring(partial: &Path) -> Result<PathBuf> {
     Ok(apt.0.join(KEYRING.trim_start_matches('/')))
 }
 
-/// An apt with its state in a folder of ours.
+/// An apt with a folder of ours instead of `/`.
 struct Apt(PathBuf);
 
 impl Apt {
-    fn new(folder: PathBuf) -> Result<Apt> {
-        for part in ["lists/partial", "cache/archives/partial"] {
+    fn new(folder: PathBuf, conf: &str) -> Result<Apt> {
+        for part in ["etc/apt", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial"] {
             fs::create_dir_all(folder.join(part))?;
         }
+        let network = network_settings()?;
+        // apt reads this before, and so instead of, the configuration in `/etc/apt`.
+        let conf = format!("{APT_CONF}Dir \"{}\";\n{conf}{network}", folder.display());
+        fs::write(folder.join("apt.conf"), conf)?;
         Ok(Apt(folder))
-    }
-
-    /// Writes the configuration, with `paths` by their keys and names in the folder.
-    fn configure(&self, more: &str, paths: &[(&str, &str)]) -> Result<()> {
-        let mut conf = format!("{APT_CONF}{more}{}", network_settings()?);
-        for (key, name) in
-            [("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")].iter().chain(paths)
-        {
-            conf += &format!("{key} \"{}\";\n", self.0.join(name).display());
-        }
-        Ok(fs::write(self.0.join("apt.conf"), conf)?)
     }
 
     fn get(&self) -> Command {
