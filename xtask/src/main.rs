@@ -3,6 +3,7 @@
 mod digest;
 mod engine;
 mod error;
+mod http;
 mod image;
 mod output;
 mod process;

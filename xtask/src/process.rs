@@ -14,14 +14,11 @@ use anyhow::Result;
 
 use crate::error::Interrupted;
 
-pub const SIGHUP: i32 = 1;
-pub const SIGINT: i32 = 2;
-pub const SIGKILL: i32 = 9;
-pub const SIGTERM: i32 = 15;
+pub use libc::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
 
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
 
-/// How long to sleep between two looks at a child or at something that is about to be ready.
+/// How long to sleep between two checks of a child, or of anything else that is waited for.
 pub const TICK: Duration = Duration::from_millis(20);
 
 extern "C" fn remember(signal: i32) {
@@ -31,8 +28,13 @@ extern "C" fn remember(signal: i32) {
 /// From here on SIGINT, SIGTERM and SIGHUP are remembered (see [`caught`]) and no longer end
 /// this program.
 pub fn catch_signals() {
+    let handler = remember as *const () as libc::sighandler_t;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        sys::on_signal(signal, remember);
+        // SAFETY: the handler only stores to an atomic, which a signal handler may do.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::signal(signal, handler);
+        }
     }
 }
 
@@ -44,17 +46,14 @@ pub fn caught() -> Option<i32> {
     }
 }
 
-/// Sends `signal` to `child`; a child that has ended already is not an error.
-pub fn send(child: &Child, signal: i32) {
-    if let Ok(pid) = i32::try_from(child.id()) {
-        sys::kill(pid, signal);
-    }
-}
-
 /// Sends `signal` to the process `pid`; one that has ended already is not an error.
 pub fn kill(pid: u32, signal: i32) {
     if let Ok(pid) = i32::try_from(pid) {
-        sys::kill(pid, signal);
+        // SAFETY: sending a signal touches no memory of this process.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::kill(pid, signal);
+        }
     }
 }
 
@@ -65,7 +64,7 @@ struct Entry {
     group: u32,
 }
 
-/// All processes that have not ended.
+/// All processes of the machine that have not ended.
 fn running() -> impl Iterator<Item = Entry> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -86,7 +85,7 @@ pub fn children(parent: u32) -> Vec<u32> {
 
 /// The process `root` and those below it that are in its process group: of these, the ones that
 /// Ctrl-C at a terminal would reach.
-pub fn group_below(root: u32) -> Vec<u32> {
+fn group_below(root: u32) -> Vec<u32> {
     let entries: Vec<Entry> = running().collect();
     let group = entries.iter().find(|entry| entry.pid == root).map(|entry| entry.group);
     let mut found = vec![root];
@@ -100,12 +99,17 @@ pub fn group_below(root: u32) -> Vec<u32> {
 }
 
 /// From here on, processes whose parents end become children of this program, so that it can end
-/// them as well.
+/// them as well. Only the engine needs this, and the engine needs Linux.
 pub fn adopt_orphans() {
-    sys::become_subreaper();
+    // SAFETY: this option takes one integer and touches no memory of this process.
+    #[cfg(target_os = "linux")]
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1_usize);
+    }
 }
 
-/// Hands a signal that was caught to a child, as if there were nobody in between.
+/// Passes caught signals on to a child.
 #[derive(Default)]
 struct Signals {
     passed_on: i32,
@@ -119,15 +123,14 @@ impl Signals {
             self.passed_on = signal;
             // Ctrl-C at a terminal has reached the whole foreground group already; a second one
             // makes docker give up without cleaning up.
-            if signal != SIGINT {
-                send(child, signal);
-            } else if !io::stdin().is_terminal() {
-                // A shell that gets SIGINT waits for its child, which would have got it as well.
-                for process in group_below(child.id()) {
-                    kill(process, signal);
-                }
-            } else {
+            if signal == SIGINT && io::stdin().is_terminal() {
                 return Ok(());
+            }
+            // A shell that gets SIGINT waits for its child, which would have got it as well.
+            let pid = child.id();
+            let pids = if signal == SIGINT { group_below(pid) } else { vec![pid] };
+            for pid in pids {
+                kill(pid, signal);
             }
             self.since.get_or_insert_with(Instant::now);
         }
@@ -138,11 +141,11 @@ impl Signals {
     }
 }
 
-/// Waits for `child` and gives its status. A caught signal is passed on to it once; a child that
+/// Waits for `child` and returns its status. A caught signal is passed on to it once; a child that
 /// has not ended `grace` after that is killed.
 ///
 /// # Errors
-/// What the system says if the child can't be waited for.
+/// Those of the system, if the child can't be waited for.
 pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
     let mut signals = Signals::default();
     loop {
@@ -154,12 +157,12 @@ pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus
     }
 }
 
-/// Waits for `child`, and hands what comes out of `pipe` to `show`, which is called with nothing
-/// while nothing comes, and says whether to wait any longer. A caught signal is passed on to the
-/// child once. Gives its status; `None` if it was not waited for, and so was ended.
+/// Waits for `child`, and passes the bytes of `pipe` to `show`, which is called with an empty slice
+/// on each idle tick. Where `show` returns `false`, the child is ended. A caught signal is passed on
+/// to the child once. Returns the child's status, or `None` if `show` had it ended.
 ///
 /// # Errors
-/// What the system says if the child can't be waited for.
+/// Those of the system, if the child can't be waited for.
 pub fn follow(
     child: &mut Child,
     pipe: impl Read + Send + 'static,
@@ -170,10 +173,10 @@ pub fn follow(
     // Most children end right after their pipe, and a run may have hundreds.
     let mut pause = Duration::from_millis(1);
     loop {
-        let go_on = match chunks.recv_timeout(TICK) {
+        let wanted = match chunks.recv_timeout(TICK) {
             Ok(bytes) => show(&bytes),
             Err(RecvTimeoutError::Timeout) => show(&[]),
-            // A child may close its pipe and go on.
+            // A child may close its pipe and keep running.
             Err(RecvTimeoutError::Disconnected) => {
                 thread::sleep(pause);
                 pause = TICK.min(2 * pause);
@@ -185,7 +188,7 @@ pub fn follow(
             return Ok(Some(status));
         }
         signals.pass_on(child, None)?;
-        if !go_on {
+        if !wanted {
             stop(child)?;
             drain(&chunks, &mut show);
             return Ok(None);
@@ -193,24 +196,29 @@ pub fn follow(
     }
 }
 
-/// Hands on what a child wrote before it ended. Whoever it left behind may keep the pipe open.
+/// Passes on what a child wrote before it ended. A process that it left may keep the pipe open.
 fn drain(chunks: &Receiver<Vec<u8>>, show: &mut impl FnMut(&[u8]) -> bool) {
     while let Ok(bytes) = chunks.recv_timeout(5 * TICK) {
         show(&bytes);
     }
 }
 
-/// Asks `child` to end, as Ctrl-C does, and ends it when it has not after a while.
+/// Asks `child` to end, as Ctrl-C does, and kills it if it has not ended after five seconds.
 fn stop(child: &mut Child) -> io::Result<()> {
-    send(child, SIGINT);
-    let deadline = Instant::now() + Duration::from_secs(5);
+    kill(child.id(), SIGINT);
+    if ends_within(child, Duration::from_secs(5))? { Ok(()) } else { end(child) }
+}
+
+/// Whether `child` ends within `limit`.
+fn ends_within(child: &mut Child, limit: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + limit;
     while child.try_wait()?.is_none() {
         if Instant::now() > deadline {
-            return end(child);
+            return Ok(false);
         }
         thread::sleep(TICK);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Reads `pipe` to its end in the background, so that a full pipe never stops its writer.
@@ -227,10 +235,10 @@ fn read_chunks(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     receiver
 }
 
-/// Runs `command` to its end and gives what it wrote; `None` if it takes longer than `limit`.
+/// Runs `command` to its end and returns its output; `None` if it takes longer than `limit`.
 ///
 /// # Errors
-/// What the system says if the command can't be started, or [`Interrupted`] on a signal.
+/// Those of the system, if the command can't be started; [`Interrupted`] on a signal.
 pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
     let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = pipes.spawn()?;
@@ -252,88 +260,44 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
     Ok(Some(Output { status, stdout: all(stdout), stderr: all(stderr) }))
 }
 
-/// Kills what `child` has started and then `child` itself, which gets the time to notice: one that
-/// waits for its own children leaves none of them behind, and `unshare` ends when all of its
-/// namespace has.
+/// Kills the children of `child`, and then `child` itself, unless it ends by itself within ten
+/// seconds: a program that waits for its own children leaves none of them behind, and `unshare`
+/// ends when all of its namespace has.
 ///
 /// # Errors
-/// What the system says if the child can't be waited for.
+/// Those of the system, if the child can't be waited for.
 pub fn end(child: &mut Child) -> io::Result<()> {
     let below = children(child.id());
     for &process in &below {
         kill(process, SIGKILL);
     }
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !below.is_empty() && child.try_wait()?.is_none() && Instant::now() < deadline {
-        thread::sleep(TICK);
+    if !below.is_empty() {
+        ends_within(child, Duration::from_secs(10))?;
     }
     child.kill()?;
     child.wait().map(drop)
 }
 
-/// Fails with [`Interrupted`] once a signal was caught.
+/// Returns an error once a signal was caught.
 ///
 /// # Errors
-/// See above.
+/// [`Interrupted`].
 pub fn check_signals() -> Result<()> {
     caught().map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
 }
 
-/// The exit status that a shell would give for `status`: the code, or 128 plus the signal.
+/// The exit status that a shell would report for `status`: the code, or 128 plus the signal.
 pub fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// The columns and rows of the terminal that standard error is, if it is one that knows.
+/// The columns and rows of the terminal that standard error is, if it is one that knows them.
 pub fn terminal_size() -> Option<(usize, usize)> {
-    sys::terminal_size(2).filter(|(columns, rows)| *columns > 0 && *rows > 0)
-}
-
-/// The calls that the standard library lacks. It links the C library anyway.
-#[allow(unsafe_code)]
-mod sys {
-    mod c {
-        unsafe extern "C" {
-            pub fn signal(signal: i32, handler: extern "C" fn(i32)) -> usize;
-            pub fn kill(pid: i32, signal: i32) -> i32;
-            #[cfg(target_os = "linux")]
-            pub fn prctl(option: i32, ...) -> i32;
-            pub fn ioctl(file: i32, request: usize, ...) -> i32;
-        }
-    }
-
-    #[cfg(target_os = "linux")]
-    const TIOCGWINSZ: usize = 0x5413;
-    #[cfg(not(target_os = "linux"))]
-    const TIOCGWINSZ: usize = 0x4008_7468;
-
-    /// Only the engine needs this, and the engine needs Linux.
-    pub fn become_subreaper() {
-        #[cfg(target_os = "linux")]
-        {
-            const PR_SET_CHILD_SUBREAPER: i32 = 36;
-            // SAFETY: this option takes one integer and touches no memory of this process.
-            unsafe { c::prctl(PR_SET_CHILD_SUBREAPER, 1_usize) };
-        }
-    }
-
-    pub fn terminal_size(file: i32) -> Option<(usize, usize)> {
-        // Rows, columns, and both in pixels.
-        let mut size = [0_u16; 4];
-        // SAFETY: the call writes four 16-bit numbers, which is what `size` has room for.
-        let result = unsafe { c::ioctl(file, TIOCGWINSZ, size.as_mut_ptr()) };
-        (result == 0).then(|| (size[1].into(), size[0].into()))
-    }
-
-    pub fn on_signal(signal: i32, handler: extern "C" fn(i32)) {
-        // SAFETY: the handlers given here only store to an atomic, which is safe in a signal
-        // handler.
-        unsafe { c::signal(signal, handler) };
-    }
-
-    pub fn kill(pid: i32, signal: i32) {
-        // SAFETY: sending a signal touches no memory of this process.
-        unsafe { c::kill(pid, signal) };
-    }
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the call writes one `winsize`, to a place that is one.
+    #[allow(unsafe_code)]
+    let result = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    let is_known = result == 0 && size.ws_col > 0 && size.ws_row > 0;
+    is_known.then(|| (size.ws_col.into(), size.ws_row.into()))
 }

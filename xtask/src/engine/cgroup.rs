@@ -1,13 +1,13 @@
-//! Control groups: containers get theirs below one group of the engine, so that it can be removed.
+//! Control groups: all groups of containers are below one of the engine, so that it can be removed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::host;
+use super::shared::{common, gate};
 use crate::process::TICK;
 
 /// The mount point where version 2 is the only one.
@@ -44,13 +44,13 @@ fn remove_all(group: &Path) {
     }
 }
 
-/// In a container with version 2 its processes are in the group that is its root, and a group
-/// with processes may have no groups with controllers in it. They are moved aside.
+/// Moves processes out of the root group, if need be. In a container with version 2 they are in
+/// it, and a group with processes may have no groups with controllers below it.
 ///
 /// # Errors
 /// If the kernel refuses it.
 pub fn prepare() -> Result<()> {
-    let _gate = host::gate()?;
+    let _gate = gate()?;
     let root = Path::new(UNIFIED);
     // The host's real root has no type, and no such rule.
     if !root.join("cgroup.type").exists() || processes(root).is_empty() {
@@ -58,14 +58,14 @@ pub fn prepare() -> Result<()> {
     }
     let aside = Path::new(ASIDE);
     fs::create_dir_all(aside).context("can't make a control group")?;
-    fs::write(host::shared("cgroup"), "")?;
+    fs::write(common("cgroup"), "")?;
     move_processes(root, aside);
-    set_controllers('+').context("can't give control groups their controllers")
+    set_controllers('+').context("can't pass controllers to control groups")
 }
 
-/// Takes back what [`prepare`] did.
+/// Undoes [`prepare`].
 pub fn restore() {
-    let marker = host::shared("cgroup");
+    let marker = common("cgroup");
     if marker.exists() {
         let _ = set_controllers('-');
         move_processes(Path::new(ASIDE), Path::new(UNIFIED));
@@ -90,9 +90,9 @@ fn move_processes(from: &Path, to: &Path) {
 }
 
 fn set_controllers(sign: char) -> Result<()> {
-    let root = PathBuf::from(UNIFIED);
+    let root = Path::new(UNIFIED);
     let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
-    let change: Vec<String> =
-        controllers.split_whitespace().map(|controller| format!("{sign}{controller}")).collect();
+    let names = controllers.split_whitespace();
+    let change: Vec<String> = names.map(|name| format!("{sign}{name}")).collect();
     Ok(fs::write(root.join("cgroup.subtree_control"), change.join(" "))?)
 }

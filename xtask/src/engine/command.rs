@@ -2,28 +2,28 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::daemons::{self, Daemons};
+use super::daemons::Daemons;
 use super::data::Data;
-use super::host::Claim;
 use super::sandbox::Programs;
-use super::say;
+use super::shared::say;
 use crate::error::usage;
 use crate::process::{self, SIGKILL, SIGTERM, TICK};
 
 /// How long the command may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long what it left running may take.
+/// How long the processes that it left may take.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
 
-/// The caller's own settings for another engine.
+/// The caller's own settings, for another engine.
 const FOREIGN: [&str; 6] = [
     "BUILDX_BUILDER",
     "BUILDX_CONFIG",
@@ -48,15 +48,13 @@ pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
         env::split_paths(&path(programs)?).any(|folder| is_program(&folder.join(name)))
     };
     if !is_there {
-        return Err(usage(format!(
-            "there is no command {}: give one that PATH finds.",
-            name.display()
-        )));
+        let name = name.display();
+        return Err(usage(format!("there is no command {name}: use one that PATH finds.")));
     }
     Ok(())
 }
 
-/// Runs the command, or a shell if there is none, and gives its exit status as a shell does.
+/// Runs the command, or a shell if there is none, and returns its exit status as a shell does.
 ///
 /// # Errors
 /// If it can't be run.
@@ -64,13 +62,12 @@ pub fn run(
     command: &[OsString],
     programs: &Programs,
     data: &Data,
-    claim: &Claim,
     daemons: &Daemons,
 ) -> Result<u8> {
     let shell = [env::var_os("SHELL").unwrap_or_else(|| "sh".into())];
     let command = if command.is_empty() { &shell } else { command };
     process::adopt_orphans();
-    // Should this process be killed, the command is told to end too.
+    // If this process is killed, the command gets SIGTERM.
     let mut process = Command::new("setpriv");
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
     for name in FOREIGN {
@@ -78,11 +75,11 @@ pub fn run(
     }
     process
         .env("PATH", path(programs)?)
-        .env("DOCKER_HOST", format!("unix://{}", claim.socket().display()))
-        .env("DOCKER_CONFIG", daemons::client_config(programs, data)?)
-        .env("XTASK_REGISTRY", &daemons.registry)
-        .env("XTASK_ENGINE_LOG", daemons::docker_log(data))
-        .env("XTASK_REGISTRY_LOG", daemons::registry_log(data));
+        .env("DOCKER_HOST", format!("unix://{}", daemons.socket.display()))
+        .env("DOCKER_CONFIG", client_config(programs, data)?)
+        .env("XTASK_REGISTRY", daemons.registry.to_string())
+        .env("XTASK_ENGINE_LOG", data.docker_log())
+        .env("XTASK_REGISTRY_LOG", data.registry_log());
     let mut child = process.spawn().context("can't run setpriv")?;
     let status = process::wait(&mut child, Some(GRACE));
     end_leftovers(&daemons.processes());
@@ -92,7 +89,7 @@ pub fn run(
 /// Ends what the command left running; such processes have become children of this one.
 fn end_leftovers(others: &[u32]) {
     let started = Instant::now();
-    let mut told = false;
+    let mut asked = false;
     loop {
         let mut left = process::children(std::process::id());
         left.retain(|child| !others.contains(child));
@@ -104,10 +101,10 @@ fn end_leftovers(others: &[u32]) {
             say(format_args!("these processes of the command can't be ended: {left:?}"));
             return;
         }
-        for &child in left.iter().filter(|_| late || !told) {
+        for &child in left.iter().filter(|_| late || !asked) {
             process::kill(child, if late { SIGKILL } else { SIGTERM });
         }
-        told = true;
+        asked = true;
         thread::sleep(TICK);
     }
 }
@@ -116,5 +113,16 @@ fn end_leftovers(others: &[u32]) {
 fn path(programs: &Programs) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = [programs.bin()].into_iter().chain(env::split_paths(&path));
-    env::join_paths(folders).context("the checkout's path has a colon, so PATH can't hold it")
+    env::join_paths(folders).context("the checkout's path can't be in PATH")
+}
+
+/// The folder of docker's own configuration, with its plugin buildx.
+fn client_config(programs: &Programs, data: &Data) -> Result<PathBuf> {
+    let config = data.path("config");
+    let plugins = config.join("cli-plugins");
+    fs::create_dir_all(&plugins)?;
+    let plugin = plugins.join("docker-buildx");
+    let _ = fs::remove_file(&plugin);
+    symlink(programs.folder.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
+    Ok(config)
 }

@@ -1,9 +1,9 @@
 //! dockerd and the registry: started, waited for, stopped.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,13 +14,16 @@ use serde_json::{Value, json};
 use super::data::Data;
 use super::host::Claim;
 use super::sandbox::{Programs, tail};
-use super::{cgroup, http, network};
+use super::{cgroup, network};
+use crate::http::{self, Response};
 use crate::process::{self, SIGTERM, TICK};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// Removing a container takes a while; a daemon that does not answer for this long hangs.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// Names of variables that would configure the daemons behind our back start with these.
+/// Variables with these prefixes would override the daemons' configuration.
 const FOREIGN: [&str; 2] = ["DOCKER_", "REGISTRY_"];
 
 /// The running daemons; killed when dropped, if they have not been stopped.
@@ -30,41 +33,43 @@ pub struct Daemons {
     /// Docker's socket.
     pub socket: PathBuf,
     /// The registry's address.
-    pub registry: String,
+    pub registry: SocketAddr,
 }
 
 impl Daemons {
     /// Starts both and waits until they answer.
     ///
     /// # Errors
-    /// If one does not come up, with the end of its log; `Interrupted` on a signal.
+    /// If one does not start, with the end of its log; `Interrupted` on a signal.
     pub fn start(programs: &Programs, data: &Data, claim: &Claim) -> Result<Daemons> {
-        // Networks are made anew: those of the last engine had addresses that may not be ours.
+        // The networks of the last engine had addresses that may not be this one's.
         let _ = fs::remove_dir_all(data.path("docker/network"));
-        let _ = fs::remove_dir_all(scratch(data));
-        fs::create_dir_all(scratch(data))?;
+        // Where dockerd's mounts come and go. In `/tmp` a killed one would leave them.
+        let scratch = data.path("scratch");
+        let _ = fs::remove_dir_all(&scratch);
+        fs::create_dir_all(&scratch)?;
         fs::write(claim.path("docker.json"), docker_config(data, claim).to_string())?;
-        let socket = claim.socket();
+        let socket = claim.path("docker.sock");
         let mut docker = Daemon::start(
-            programs.daemon(&claim.path(""), "tini").env("TMPDIR", scratch(data)),
+            programs.daemon(&claim.path(""), "tini").env("TMPDIR", scratch),
             &["dockerd", "--config-file", "/run/docker.json"],
-            docker_log(data),
+            data.docker_log(),
         )?;
         let (mut registry_daemon, registry) = start_registry(programs, data, claim)?;
-        registry_daemon.wait_until(|| http::registry(&registry).is_ok_and(|code| code == 200))?;
-        let answers = || http::docker(&socket, "GET", "/_ping").is_ok_and(|(code, _)| code == 200);
-        docker.wait_until(answers)?;
+        let is_ok = |answer: Result<Response>| answer.is_ok_and(|answer| answer.status == 200);
+        registry_daemon.wait_until(|| is_ok(http::get(registry, "/v2/", ANSWER_LIMIT)))?;
+        docker.wait_until(|| is_ok(http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT)))?;
         let daemons = Daemons { docker, registry_daemon, socket, registry };
         daemons.remove_containers();
         Ok(daemons)
     }
 
-    /// The processes of this program that the daemons are.
+    /// The children of this program that the daemons run in.
     pub fn processes(&self) -> [u32; 2] {
         [self.docker.child.id(), self.registry_daemon.child.id()]
     }
 
-    /// Stops both; `abruptly` if nobody will look at the data again.
+    /// Stops both; `abruptly` if nobody will read the data again.
     pub fn stop(mut self, abruptly: bool) {
         if !abruptly {
             self.remove_containers();
@@ -76,38 +81,31 @@ impl Daemons {
     fn remove_containers(&self) {
         for container in self.list("/containers/json?all=1") {
             let id = container["Id"].as_str().unwrap_or_default();
-            let _ = http::docker(&self.socket, "DELETE", &format!("/containers/{id}?force=1&v=1"));
+            let _ = self.ask("DELETE", &format!("/containers/{id}?force=1&v=1"));
         }
         for network in self.list("/networks?filters=%7B%22type%22:%7B%22custom%22:true%7D%7D") {
             let id = network["Id"].as_str().unwrap_or_default();
-            let _ = http::docker(&self.socket, "DELETE", &format!("/networks/{id}"));
+            let _ = self.ask("DELETE", &format!("/networks/{id}"));
         }
     }
 
     fn list(&self, path: &str) -> Vec<Value> {
-        let answer = http::docker(&self.socket, "GET", path).map(|(_, body)| body);
-        answer.ok().and_then(|body| body.as_array().cloned()).unwrap_or_default()
+        let answer = self.ask("GET", path).map(|answer| answer.body);
+        serde_json::from_str(&answer.unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// Docker's answer to a request without a body.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn ask(&self, method: &str, path: &str) -> Result<Response> {
+        http::unix(&self.socket, method, path, ANSWER_LIMIT)
     }
 }
 
-/// Where dockerd's output goes.
-pub fn docker_log(data: &Data) -> PathBuf {
-    data.path("dockerd.log")
-}
-
-/// Where the registry's output goes, requests included.
-pub fn registry_log(data: &Data) -> PathBuf {
-    data.path("registry.log")
-}
-
-/// Where dockerd's mounts come and go. In `/tmp` a killed one would leave them.
-fn scratch(data: &Data) -> PathBuf {
-    data.path("scratch")
-}
-
-/// What is in `/run` is in the claim's folder, as the host sees it.
+/// dockerd's `/run` is the claim's folder on the host.
 fn docker_config(data: &Data, claim: &Claim) -> Value {
-    let mtu = network::mtu().to_string();
+    let mtu = network::mtu();
     let mut config = json!({
         "data-root": data.path("docker"),
         "exec-root": "/run/docker",
@@ -119,9 +117,9 @@ fn docker_config(data: &Data, claim: &Claim) -> Value {
         "exec-opts": ["native.cgroupdriver=cgroupfs"],
         "cgroup-parent": cgroup::parent(claim.number),
         "bridge": network::bridge(claim.number),
-        "mtu": network::mtu(),
+        "mtu": mtu,
         "default-address-pools": [{"base": claim.range.to_string(), "size": 24}],
-        "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": mtu}},
+        "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": mtu.to_string()}},
         "ip-forward": false,
         "ip6tables": false,
         "iptables": false,
@@ -131,18 +129,19 @@ fn docker_config(data: &Data, claim: &Claim) -> Value {
         config["storage-driver"] = "native".into();
     }
     if !data.fresh {
-        config["builder"] = json!({"gc": {"enabled": true, "defaultKeepStorage": "20GB"}});
+        config["builder"] = json!({"gc": {"enabled": true, "defaultKeepStorage": "10GB"}});
     }
     config
 }
 
 /// Starts the registry on the port that this data folder had the last time, because images and
 /// caches have it in their names; on another if that one is taken.
-fn start_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<(Daemon, String)> {
+fn start_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<(Daemon, SocketAddr)> {
     let last = fs::read_to_string(data.path("port")).ok().and_then(|port| port.parse().ok());
-    let port = free_port(last.unwrap_or(0)).or_else(|_| free_port(0));
-    let port = port.context("no port is free on 127.0.0.1")?;
-    fs::write(data.path("port"), port.to_string())?;
+    let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
+    let address = free(last.unwrap_or(0)).or_else(|_| free(0));
+    let address = address.context("no port is free on 127.0.0.1")?;
+    fs::write(data.path("port"), address.port().to_string())?;
     let config = json!({
         "version": 0.1,
         "log": {"accesslog": {"disabled": false}},
@@ -150,20 +149,16 @@ fn start_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<(Da
             "filesystem": {"rootdirectory": data.path("registry")},
             "delete": {"enabled": true},
         },
-        "http": {"addr": format!("127.0.0.1:{port}")},
+        "http": {"addr": address.to_string()},
     });
     // JSON is YAML.
     fs::write(claim.path("registry.yml"), config.to_string())?;
     let daemon = Daemon::start(
         &mut programs.daemon(&claim.path(""), "tini"),
         &["docker-registry", "serve", "/run/registry.yml"],
-        registry_log(data),
+        data.registry_log(),
     )?;
-    Ok((daemon, format!("127.0.0.1:{port}")))
-}
-
-fn free_port(port: u16) -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", port))?.local_addr()?.port())
+    Ok((daemon, address))
 }
 
 /// A daemon below an init process, in namespaces of its own.
@@ -193,29 +188,22 @@ impl Daemon {
         let deadline = Instant::now() + START_LIMIT;
         while !ready() {
             process::check_signals()?;
-            if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "{} ended while starting ({status}); it said:\n{}",
-                    self.name,
-                    self.last_lines()
-                );
-            }
-            if Instant::now() > deadline {
-                let seconds = START_LIMIT.as_secs();
-                bail!("{} is not up after {seconds} s; it said:\n{}", self.name, self.last_lines());
-            }
-            thread::sleep(TICK);
+            let problem = match self.child.try_wait()? {
+                Some(status) => format!("ended while starting ({status})"),
+                None if Instant::now() > deadline => format!("is not up after {START_LIMIT:?}"),
+                None => {
+                    thread::sleep(TICK);
+                    continue;
+                }
+            };
+            let log = tail(&fs::read(&self.log).unwrap_or_default());
+            bail!("{} {problem}; its log ends with:\n{log}", self.name);
         }
         Ok(())
     }
 
-    fn last_lines(&self) -> String {
-        let log = fs::read(&self.log).unwrap_or_default();
-        tail(&String::from_utf8_lossy(&log))
-    }
-
-    /// Asks it to end, and waits a while until it has or has nothing below it any more: dockerd
-    /// sleeps for a second when its containerd has ended. Dropping it does the rest.
+    /// Asks it to end, and waits until it has, or has no children any more: dockerd sleeps for a
+    /// second after its containerd has ended. Dropping it kills the rest.
     fn stop(&mut self) {
         let below = |parents: &[u32]| -> Vec<u32> {
             parents.iter().flat_map(|&parent| process::children(parent)).collect()
@@ -239,19 +227,4 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = process::end(&mut self.child);
     }
-}
-
-/// The folder of docker's own configuration, with the plugins it is to find.
-///
-/// # Errors
-/// Those of the file system.
-pub fn client_config(programs: &Programs, data: &Data) -> Result<PathBuf> {
-    let config = data.path("config");
-    let plugins = config.join("cli-plugins");
-    fs::create_dir_all(&plugins)?;
-    let plugin = plugins.join("docker-buildx");
-    let _ = fs::remove_file(&plugin);
-    let buildx = Path::new("usr/libexec/docker/cli-plugins/docker-buildx");
-    std::os::unix::fs::symlink(programs.folder.join(buildx), plugin)?;
-    Ok(config)
 }

@@ -1,126 +1,78 @@
-//! Folders that one process has at a time, and the data folder of an engine, which is one.
+//! The data folder of an engine, which has one owner at a time, and how much stays in it.
 
-use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
+use super::packages::RELEASE;
 use super::sandbox::run;
-use super::say;
-use crate::process::TICK;
+use super::shared::{Folder, say};
 
-/// A folder that this process has for itself. The lock is on the folder's own inode, so there is
-/// no lock file to be left over, and it goes with the process, however that ends.
-pub struct Folder {
-    pub path: PathBuf,
-    _lock: File,
-}
-
-impl Folder {
-    /// The folder `path`, made if need be; `None` if another process has it.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn try_take(path: &Path) -> Result<Option<Folder>> {
-        loop {
-            fs::create_dir_all(path).with_context(|| format!("can't make {}", path.display()))?;
-            let lock = match File::open(path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                opened => opened?,
-            };
-            match lock.try_lock() {
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error.into()),
-                Ok(()) => {}
-            }
-            // Whoever had it before may have removed it; then the lock is on nothing.
-            let is_there = fs::metadata(path).map(|there| there.ino()).ok();
-            if is_there == Some(lock.metadata()?.ino()) {
-                return Ok(Some(Folder { path: path.to_owned(), _lock: lock }));
-            }
-        }
-    }
-
-    /// The same, but waits for it; `waiting` is called now and then, and ends it with an error.
-    ///
-    /// # Errors
-    /// Those of the file system and of `waiting`.
-    pub fn wait_for(path: &Path, mut waiting: impl FnMut() -> Result<()>) -> Result<Folder> {
-        loop {
-            if let Some(folder) = Folder::try_take(path)? {
-                return Ok(folder);
-            }
-            waiting()?;
-            thread::sleep(TICK);
-        }
-    }
-
-    /// Those of the folders in `parent` that nobody has: their processes were killed.
-    pub fn abandoned(parent: &Path) -> Vec<Folder> {
-        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        folders.filter_map(|entry| Folder::try_take(&entry.path()).ok().flatten()).collect()
-    }
-
-    /// Removes it with what it holds.
-    pub fn remove(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            say(format_args!("can't remove {}: {error}", self.path.display()));
-        }
-    }
-}
+/// A data folder that has grown beyond this many MB starts empty again. Docker bounds its build
+/// cache alone, and not the images, nor the registry's content.
+const LIMIT_MB: u64 = 20_000;
 
 /// Where one engine keeps images, build cache, the registry's content, and its logs.
 pub struct Data {
     folder: Folder,
     pub fresh: bool,
-    /// Whether it is on an overlay itself, as all that is in a container but its volumes. Layers
-    /// can't be overlays there, and have to be copies.
+    /// Whether it is on an overlay itself, as is everything in a container but its volumes.
+    /// Overlays do not stack, so layers have to be copies there.
     pub on_overlay: bool,
 }
 
 impl Data {
-    /// The first data folder below `engine` that no other engine has; an empty one, to be removed
-    /// in the end, if it is to be `fresh`.
+    /// The first data folder below `engine` that no other engine owns. It is empty, and removed
+    /// in the end, if it is to be `fresh`. Each `release` of Docker has its own, since an older
+    /// one may not be able to read a newer one's data.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn take(engine: &Path, fresh: bool) -> Result<Data> {
+    pub fn take(engine: &Path, release: &str, fresh: bool) -> Result<Data> {
         let fresh_ones = engine.join("fresh");
         for killed in Folder::abandoned(&fresh_ones) {
             killed.remove();
         }
-        // Only an empty one goes.
+        // This removes an empty folder only.
         let _ = fs::remove_dir(&fresh_ones);
-        let parent = engine.join(if fresh { "fresh" } else { "data" });
-        let mut number = 0;
-        loop {
-            if let Some(folder) = Folder::try_take(&parent.join(number.to_string()))? {
-                let on_overlay = is_on_overlay(&folder.path)?;
-                if on_overlay {
-                    let path = engine.display();
-                    say(format_args!("{path} is on an overlay; a volume there would be faster"));
-                }
-                return Ok(Data { folder, fresh, on_overlay });
-            }
-            number += 1;
+        let parent = match release {
+            _ if fresh => fresh_ones,
+            RELEASE => engine.join("data"),
+            _ => engine.join(format!("data-{release}")),
+        };
+        let mut folders =
+            (0_u32..).map(|number| Folder::try_take(&parent.join(number.to_string())));
+        let folder = folders.find_map(Result::transpose).context("there are enough numbers.")??;
+        let on_overlay = measure("stat --file-system --format=%T", &folder.path)? == "overlayfs";
+        if on_overlay {
+            let path = engine.display();
+            say(format_args!("{path} is on an overlay; a volume there would be faster"));
         }
+        let size = size(&folder.path)?;
+        if size > LIMIT_MB {
+            let path = folder.path.display();
+            say(format_args!("emptying {path}: it has {size} MB, more than {LIMIT_MB}"));
+            empty(&folder.path)?;
+        }
+        Ok(Data { folder, fresh, on_overlay })
     }
 
-    /// A path in it.
+    /// The path `name` in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path.join(name)
     }
-}
 
-fn is_on_overlay(path: &Path) -> Result<bool> {
-    let mut stat = Command::new("stat");
-    stat.args(["--file-system", "--format=%T"]).arg(path);
-    Ok(run("stat", &mut stat)?.trim() == "overlayfs")
+    /// Where dockerd's output goes.
+    pub fn docker_log(&self) -> PathBuf {
+        self.path("dockerd.log")
+    }
+
+    /// Where the registry's output goes, requests included.
+    pub fn registry_log(&self) -> PathBuf {
+        self.path("registry.log")
+    }
 }
 
 impl Drop for Data {
@@ -131,4 +83,56 @@ impl Drop for Data {
             let _ = self.folder.path.parent().map(fs::remove_dir);
         }
     }
+}
+
+/// Removes all data folders below `engine` that no running engine owns, and says how much that
+/// was.
+///
+/// # Errors
+/// Those of the file system; a folder in use, after the others were removed.
+pub fn prune(engine: &Path) -> Result<()> {
+    let (mut freed, mut used) = (0, Vec::new());
+    for entry in fs::read_dir(engine).into_iter().flatten().flatten() {
+        let (parent, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if name != "fresh" && name != "data" && !name.starts_with("data-") {
+            continue;
+        }
+        for folder in Folder::abandoned(&parent) {
+            freed += size(&folder.path)?;
+            fs::remove_dir_all(&folder.path)
+                .with_context(|| format!("can't remove {}", folder.path.display()))?;
+        }
+        if fs::remove_dir(&parent).is_err() {
+            used.push(parent.display().to_string());
+        }
+    }
+    say(format_args!("removed {freed} MB"));
+    if !used.is_empty() {
+        bail!("engines are running with data in {}: end them, then prune again.", used.join(", "));
+    }
+    Ok(())
+}
+
+/// Removes what is in `folder`, but not `folder` itself, which is locked.
+fn empty(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+    }
+    Ok(())
+}
+
+/// How many MB the files in `folder` take.
+fn size(folder: &Path) -> Result<u64> {
+    let size = measure("du --summarize --block-size=1M", folder)?;
+    size.split_whitespace().next().and_then(|size| size.parse().ok()).context("du reports no size")
+}
+
+/// The output of `command`, a program and its flags, for `path`.
+fn measure(command: &str, path: &Path) -> Result<String> {
+    let mut words = command.split(' ');
+    let mut process = Command::new(words.next().unwrap_or_default());
+    process.args(words).arg(path);
+    Ok(run(command, &mut process)?.trim().to_owned())
 }

@@ -1,5 +1,5 @@
 //! QEMU for programs of the other architecture: registered with the kernel for as long as an
-//! engine wants it.
+//! engine needs it.
 
 use std::fs;
 use std::path::Path;
@@ -7,26 +7,25 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::host::{self, Claim};
-use super::packages::{fetch, once, unpack};
+use super::packages::{RELEASE, fetch, unpack};
 use super::sandbox::{Programs, run, run_anyway};
-use super::say;
+use super::shared::{common, folders, gate, once, say};
 
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
 
-/// Ours alone: what the host itself may have registered stays, and the last one registered wins.
+/// Ours alone: an entry of the host's own stays, and the last one registered wins.
 const ENTRY: &str = "xtask-engine";
 
-/// The file in an engine's folder that says that it emulates.
+/// Marks the folder of an engine that emulates.
 const WANTED: &str = "emulates";
-/// The file for all engines that says that `binfmt_misc` was not mounted before.
+/// Marks the folder of all engines if `binfmt_misc` was not mounted before.
 const MOUNTED: &str = "binfmt-mounted";
 
-/// Lets the kernel run programs of the other architecture.
+/// Lets the kernel run programs of the other architecture, for the engine with the folder `engine`.
 ///
 /// # Errors
 /// If QEMU can't be downloaded, or the kernel refuses it; `Interrupted` on a signal.
-pub fn register(claim: &Claim, programs: &Programs, downloads: &Path) -> Result<()> {
+pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<()> {
     let other = match programs.arch.as_str() {
         "amd64" => "aarch64",
         "arm64" => "x86_64",
@@ -36,7 +35,7 @@ pub fn register(claim: &Claim, programs: &Programs, downloads: &Path) -> Result<
     once(&folder, |partial| {
         say("downloading QEMU from Debian, once (70 MB)");
         let (all, made) = (partial.join("all"), partial.join("qemu"));
-        for deb in fetch(partial, &["qemu-user"])? {
+        for deb in fetch(RELEASE, partial, &["qemu-user"])? {
             unpack(&deb, &all)?;
         }
         fs::create_dir(&made)?;
@@ -47,10 +46,10 @@ pub fn register(claim: &Claim, programs: &Programs, downloads: &Path) -> Result<
     })?;
     let conf = fs::read_to_string(folder.join("binfmt.conf"))?;
     let line = line(&conf, &folder.join("qemu"))?;
-    let _gate = host::gate()?;
-    fs::write(claim.path(WANTED), "")?;
+    let _gate = gate()?;
+    fs::write(engine.join(WANTED), "")?;
     if !Path::new(BINFMT).join("register").exists() {
-        fs::write(host::shared(MOUNTED), "")?;
+        fs::write(common(MOUNTED), "")?;
         let mut mount = Command::new("mount");
         mount.args(["-n", "-t", "binfmt_misc", "binfmt_misc", BINFMT]);
         run("mounting binfmt_misc", &mut mount)?;
@@ -71,16 +70,16 @@ fn line(conf: &str, qemu: &Path) -> Result<String> {
     Ok(format!(":{ENTRY}:{kind}:{offset}:{magic}:{mask}:{}:OCF", qemu.display()))
 }
 
-/// Takes it back, unless a running engine still wants it. To be called with the gate held.
+/// Unregisters it, unless a running engine still needs it. To be called with the gate held.
 pub fn restore() {
-    if host::folders().any(|folder| folder.join(WANTED).exists()) {
+    if folders().any(|folder| folder.join(WANTED).exists()) {
         return;
     }
     let entry = Path::new(BINFMT).join(ENTRY);
     if entry.exists() {
         let _ = fs::write(entry, "-1");
     }
-    let mounted = host::shared(MOUNTED);
+    let mounted = common(MOUNTED);
     if mounted.exists() {
         run_anyway(Command::new("umount").args(["-n", BINFMT]));
         let _ = fs::remove_file(mounted);

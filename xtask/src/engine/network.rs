@@ -1,6 +1,6 @@
 //! The engine's network: a bridge with a range of addresses that nobody else has, and a table of
-//! nftables that lets containers out. The daemon itself sets no rules, so two of them don't get
-//! into each other's way.
+//! nftables that lets containers out. The daemon itself sets no rules: two of them would delete
+//! each other's.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -10,15 +10,15 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::sandbox::{Programs, run, run_anyway};
+use super::shared::MAX_ENGINES;
 
 /// Each of these is divided among the engines of a host; the first one was set aside for test
 /// networks.
 const PREFIXES: [[u8; 2]; 3] = [[198, 19], [172, 30], [10, 253]];
 
-/// So many ranges fit in a prefix.
-pub const ENGINES: u8 = 16;
-
 const RANGE_MASK: u32 = 0xffff_f000;
+/// How far apart the ranges of a prefix are in its third byte: that many engines share it.
+const RANGE_STEP: u8 = u8::MAX / MAX_ENGINES + 1;
 
 /// The addresses of an engine's networks: 16 networks of 256 addresses.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,7 +46,7 @@ impl Range {
             .collect();
         PREFIXES
             .iter()
-            .map(|[a, b]| Range(u32::from_be_bytes([*a, *b, number * 16, 0])))
+            .map(|[a, b]| Range(u32::from_be_bytes([*a, *b, number * RANGE_STEP, 0])))
             .find(|range| !taken.iter().any(|(net, mask)| (net ^ range.0) & mask & RANGE_MASK == 0))
     }
 
@@ -85,7 +85,7 @@ fn parse_routes(routes: &str) -> impl Iterator<Item = (u32, u32)> {
     })
 }
 
-/// What a packet on its way out may measure: the MTU of the default route's interface.
+/// The largest packet that fits on its way out: the MTU of the default route's interface.
 pub fn mtu() -> u32 {
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let mut fields = routes.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -105,7 +105,7 @@ fn table(number: u8) -> String {
     format!("xtask_engine_{number}")
 }
 
-/// Makes the bridge and the table. `scratch` is for the files that the two tools read.
+/// Makes the bridge and the table. `scratch` is for the file that `ip` reads.
 ///
 /// # Errors
 /// If the kernel refuses it.
@@ -121,18 +121,11 @@ pub fn up(programs: &Programs, number: u8, range: Range, scratch: &Path) -> Resu
         ),
     )?;
     run("making a network bridge", programs.command("ip").arg("-batch").arg(links))?;
-    let rules = scratch.join("rules");
-    fs::write(
-        &rules,
-        format!(
-            "table ip {table} {{\n\
-             chain out {{\n\
-             type nat hook postrouting priority srcnat;\n\
-             ip saddr {range} ip daddr != {range} masquerade\n\
-             }}\n}}\n"
-        ),
-    )?;
-    run("letting containers out", programs.command("nft").arg("-f").arg(rules)).map(drop)
+    let rules = format!(
+        "table ip {table} {{ chain out {{ type nat hook postrouting priority srcnat; \
+         ip saddr {range} ip daddr != {range} masquerade; }}; }}"
+    );
+    run("letting containers out", programs.command("nft").arg(rules)).map(drop)
 }
 
 /// Removes the bridge and the table of the engine with this number, and the bridges of networks
@@ -156,7 +149,9 @@ pub fn down(programs: &Programs, number: u8, range: Option<Range>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::Ipv4Addr;
+
+    use crate::engine::network::Range;
 
     const HEADER: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
 

@@ -1,21 +1,21 @@
 //! The programs: Debian packages, fetched with the host's apt but a configuration of our own,
 //! and unpacked without being installed.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::data::Folder;
 use super::sandbox::{Programs, private, run};
-use super::say;
+use super::shared::{once, say};
 use crate::digest::sha256;
-use crate::process;
 
-/// What trixie has to provide, its dependencies aside. All of it comes from one suite, the C
+/// The release of Debian that the programs are from, unless another is asked for.
+pub const RELEASE: &str = "trixie";
+
+/// The packages, their dependencies aside. All of them are from one release, the C
 /// library too, so the host's own does not matter.
 const PACKAGES: &[&str] = &[
     "?essential",
@@ -29,53 +29,46 @@ const PACKAGES: &[&str] = &[
     "mmdebstrap",
     "mount",
     "nftables",
+    "tini",
 ];
 
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The host's settings for proxies hold; its pins, architectures, hooks and larger indexes don't.
+/// For every apt here.
 const APT_CONF: &str = r#"
-#clear APT::Architectures;
-#clear APT::Default-Release;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-#clear DPkg::Pre-Install-Pkgs;
-#clear DPkg::Post-Invoke;
-#clear Acquire::IndexTargets::deb::DEP-11;
-#clear Acquire::IndexTargets::deb::DEP-11-icons;
-#clear Acquire::IndexTargets::deb::DEP-11-icons-small;
-#clear Acquire::IndexTargets::deb::DEP-11-icons-large;
-#clear Acquire::IndexTargets::deb::DEP-11-icons-hidpi;
-#clear Acquire::IndexTargets::deb::DEP-11-icons-large-hidpi;
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
-Acquire::Languages "none";
-Acquire::Retries "3";
 Debug::NoLocking "true";
+"#;
+
+/// For all packages but one: our own source, and a host on which nothing is installed.
+const DEBIAN_CONF: &str = r#"
+APT::Update::Error-Mode "any";
+Dir::State::status "status";
+"#;
+
+/// For that one: the host's sources and packages, but not its pins and hooks.
+const HOST_CONF: &str = r#"
+Dir::Etc "/etc/apt";
+Dir::Etc::Main "/dev/null";
+Dir::Etc::Parts "/dev/null";
 Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "/dev/null";
 "#;
 
-/// For all packages but one: our own source, and a host on which nothing is installed.
-const TRIXIE_CONF: &str = r#"
-APT::Update::Error-Mode "any";
-Dir::Etc::SourceParts "/dev/null";
-Dir::Etc::TrustedParts "/dev/null";
-"#;
-
-/// The programs, fetched and unpacked if `downloads` does not have them.
+/// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them.
 ///
 /// # Errors
 /// If they can't be fetched or unpacked; `Interrupted` on a signal.
-pub fn get(downloads: &Path) -> Result<Programs> {
+pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
     let mut dpkg = Command::new("dpkg");
     let arch = run("dpkg", dpkg.arg("--print-architecture"))?.trim().to_owned();
-    let recipe = sha256([&PACKAGES.join(" "), APT_CONF, TRIXIE_CONF].concat());
-    let folder = downloads.join(format!("programs-{arch}-{}", &recipe[..8]));
+    let recipe = sha256([&PACKAGES.join(" "), APT_CONF, DEBIAN_CONF].concat());
+    let folder = downloads.join(format!("programs-{release}-{arch}-{}", &recipe[..8]));
     once(&folder, |partial| {
-        say("downloading Docker and its tools from Debian, once (140 MB)");
-        let debs = fetch(partial, PACKAGES)?;
+        say(format_args!("downloading Docker and its tools from Debian {release}, once (140 MB)"));
+        let debs = fetch(release, partial, PACKAGES)?;
         say("unpacking them");
         let programs = partial.join("programs");
         for deb in debs {
@@ -87,63 +80,20 @@ pub fn get(downloads: &Path) -> Result<Programs> {
     Ok(Programs { folder, arch })
 }
 
-/// `path`, made by `make` in a scratch folder if it is not there yet. Only one process makes
-/// anything at a time, and what is there is complete.
-///
-/// # Errors
-/// Those of `make`, and of the file system.
-pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    let downloads = path.parent().context("a download has a folder.")?;
-    let mut told = false;
-    let _lock = Folder::wait_for(downloads, || {
-        if !told {
-            say("waiting for another engine's download");
-        }
-        told = true;
-        process::check_signals()
-    })?;
-    if path.exists() {
-        return Ok(());
-    }
-    let partial = downloads.join("partial");
-    // A killed one may have left its own.
-    let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial)?;
-    let result = make(&partial).and_then(|made| Ok(fs::rename(made, path)?));
-    // What a signal has interrupted may be in the way of this for a moment; it is said first.
-    let removed = fs::remove_dir_all(&partial);
-    result?;
-    Ok(removed?)
-}
-
-/// Fetches `packages` of trixie and what they depend on, and gives the files' paths.
+/// Fetches `packages` of `release` and what they depend on, and returns the files' paths.
 ///
 /// # Errors
 /// If one can't be fetched; `Interrupted` on a signal.
-pub fn fetch(partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
-    let apt = Apt::new(partial.join("apt"))?;
-    let (list, keys, status) =
-        (apt.0.join("sources.list"), apt.0.join("keys.gpg"), apt.0.join("status"));
-    fs::write(&list, format!("deb {MIRROR} trixie main\n"))?;
-    fs::write(&status, "")?;
-    fs::copy(keyring(partial)?, &keys)?;
-    let mut conf = TRIXIE_CONF.to_owned();
-    for (key, path) in [
-        ("Dir::Etc::SourceList", &list),
-        ("Dir::Etc::Trusted", &keys),
-        ("Dir::State::status", &status),
-    ] {
-        let _ = writeln!(conf, "{key} \"{}\";", path.display());
-    }
-    apt.configure(&conf)?;
+pub fn fetch(release: &str, partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
+    let apt = Apt::new(partial.join("apt"), DEBIAN_CONF)?;
+    fs::write(apt.0.join("etc/apt/sources.list"), format!("deb {MIRROR} {release} main\n"))?;
+    fs::write(apt.0.join("var/lib/apt/status"), "")?;
+    fs::copy(keyring(partial)?, apt.0.join("etc/apt/trusted.gpg"))?;
     run("downloading Debian's package lists", apt.get().arg("update"))?;
     let mut install = apt.get();
     install.args(["--yes", "--download-only", "install"]).args(packages);
     run("downloading Debian's packages", &mut install)?;
-    debs(&apt.0.join("cache/archives"))
+    debs(&apt.0.join("var/cache/apt/archives"))
 }
 
 /// Unpacks the package file `deb` into `folder`.
@@ -155,17 +105,10 @@ pub fn unpack(deb: &Path, folder: &Path) -> Result<()> {
     run("unpacking a package", dpkg.arg("--extract").arg(deb).arg(folder)).map(drop)
 }
 
-/// Does what the packages' own scripts would have done, as far as it is needed, and leaves out
-/// what nobody reads here.
+/// Does what the packages' own scripts would have done, as far as it is needed, and removes what
+/// nobody reads.
 fn arrange(programs: &Path) -> Result<()> {
     let usr = programs.join("usr");
-    for entry in fs::read_dir(programs)? {
-        let path = entry?.path();
-        if path == usr {
-            continue;
-        }
-        if path.is_symlink() { fs::remove_file(path)? } else { fs::remove_dir_all(path)? }
-    }
     for unread in ["doc", "locale", "man"] {
         fs::remove_dir_all(usr.join("share").join(unread))?;
     }
@@ -175,19 +118,17 @@ fn arrange(programs: &Path) -> Result<()> {
     for program in ["iptables", "ip6tables"] {
         symlink(format!("{program}-nft"), usr.join("sbin").join(program))?;
     }
-    fs::create_dir(programs.join("bin"))?;
-    symlink("../usr/bin/docker", programs.join("bin/docker"))?;
-    Ok(())
+    fs::create_dir(programs.join("path"))?;
+    Ok(symlink("../usr/bin/docker", programs.join("path/docker"))?)
 }
 
-/// Debian's keys: the host's own, or on Ubuntu those in the package that Ubuntu has of them.
+/// Debian's keys: the host's own, or on Ubuntu those of a package there.
 fn keyring(partial: &Path) -> Result<PathBuf> {
     if Path::new(KEYRING).exists() {
         return Ok(KEYRING.into());
     }
-    let apt = Apt::new(partial.join("keyring"))?;
-    apt.configure("")?;
-    // Sources of third parties may well be out of reach; what counts is the package.
+    let apt = Apt::new(partial.join("keyring"), HOST_CONF)?;
+    // A third party's source may be out of reach; only the package matters.
     let _ = run("downloading the host's package lists", apt.get().arg("update"));
     let mut download = apt.get();
     download.current_dir(&apt.0).args(["download", "debian-archive-keyring"]);
@@ -198,39 +139,45 @@ fn keyring(partial: &Path) -> Result<PathBuf> {
     Ok(apt.0.join(KEYRING.trim_start_matches('/')))
 }
 
-/// An apt with its state in a folder of ours.
+/// An apt with a folder of ours instead of `/`.
 struct Apt(PathBuf);
 
 impl Apt {
-    fn new(folder: PathBuf) -> Result<Apt> {
-        for part in ["lists/partial", "cache/archives/partial"] {
+    fn new(folder: PathBuf, conf: &str) -> Result<Apt> {
+        for part in ["etc/apt", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial"] {
             fs::create_dir_all(folder.join(part))?;
         }
+        let network = network_settings()?;
+        // apt reads this before, and so instead of, the configuration in `/etc/apt`.
+        let conf = format!("{APT_CONF}Dir \"{}\";\n{conf}{network}", folder.display());
+        fs::write(folder.join("apt.conf"), conf)?;
         Ok(Apt(folder))
-    }
-
-    fn configure(&self, more: &str) -> Result<()> {
-        let mut conf = format!("{APT_CONF}{more}");
-        for (key, part) in [("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")] {
-            let _ = writeln!(conf, "{key} \"{}\";", self.0.join(part).display());
-        }
-        Ok(fs::write(self.0.join("apt.conf"), conf)?)
     }
 
     fn get(&self) -> Command {
         let mut apt = private("apt-get");
-        apt.args(["--quiet", "--config-file"]).arg(self.0.join("apt.conf"));
+        apt.arg("--quiet").env("APT_CONFIG", self.0.join("apt.conf"));
         apt.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
         apt
     }
 }
 
+/// How the host's apt reaches the network, proxies included, without the indexes that it loads.
+///
+/// # Errors
+/// If apt can't report it; `Interrupted` on a signal.
+pub fn network_settings() -> Result<String> {
+    let mut dump = Command::new("apt-config");
+    let settings = run("apt-config", dump.args(["dump", "--format", "%F \"%v\";%n", "Acquire"]))?;
+    let lines = settings.lines().filter(|line| !line.starts_with("Acquire::IndexTargets"));
+    // Behind the host's own, so that these count.
+    let ours = ["Acquire::Languages \"none\";", "Acquire::Retries \"3\";", ""];
+    Ok(lines.chain(ours).collect::<Vec<_>>().join("\n"))
+}
+
 /// The package files in `folder`.
 fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        paths.push(entry?.path());
-    }
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    Ok(paths)
+    let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+    let is_deb = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
+    paths.filter(|path| path.as_ref().map_or(true, is_deb)).collect()
 }

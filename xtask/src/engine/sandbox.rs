@@ -2,6 +2,7 @@
 //! unpacked packages stand in for the host's `/usr`.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,7 +17,7 @@ const NO_LIMIT: Duration = Duration::from_secs(86_400);
 /// Where programs are, on the host and in packages.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Gives the programs their own `/usr`, and `/run` if there is one for them. The host's
+/// Mounts the programs' own `/usr`, and `/run` if there is one for them. The host's
 /// `/usr/local` and `/usr/src` stay, for checkouts that are there. `-n` keeps mount from writing
 /// about it to the host's `/run`.
 const ENTER: &str = r#"
@@ -39,7 +40,7 @@ exec "$@"
 
 /// The programs unpacked from Debian's packages.
 pub struct Programs {
-    /// Holds `usr`, and `bin` with what the command may see of it.
+    /// Holds `usr`, and `path` with what the command may see of it.
     pub folder: PathBuf,
     /// Debian's name of the machine's architecture.
     pub arch: String,
@@ -66,7 +67,7 @@ impl Programs {
 
     /// The folder that has docker, for the command's `PATH`.
     pub fn bin(&self) -> PathBuf {
-        self.folder.join("bin")
+        self.folder.join("path")
     }
 }
 
@@ -81,7 +82,7 @@ pub fn private(program: &str) -> Command {
     command
 }
 
-/// Runs `command` to its end and gives its standard output.
+/// Runs `command` to its end and returns its standard output.
 ///
 /// # Errors
 /// If it fails, with its last lines; `Interrupted` on a signal.
@@ -90,23 +91,23 @@ pub fn run(what: &str, command: &mut Command) -> Result<String> {
         bail!("{what} took too long.");
     };
     if !output.status.success() {
-        let said = [output.stdout, output.stderr].concat();
-        bail!("{what} failed ({}):\n{}", output.status, tail(&String::from_utf8_lossy(&said)));
+        let written = [output.stdout, output.stderr].concat();
+        bail!("{what} failed ({}):\n{}", output.status, tail(&written));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs `command` while things are taken down: to its end, signal or not, and whether or not
-/// there was anything to take down.
+/// Runs `command`, part of a clean-up, to its end, signal or not, and returns its standard output.
+/// There may be nothing to clean up, so a failure is none.
 pub fn run_anyway(command: &mut Command) -> String {
     // A second Ctrl-C at the terminal must not reach it.
-    std::os::unix::process::CommandExt::process_group(command, 0);
-    let output = command.stdin(Stdio::null()).output();
+    let output = command.process_group(0).stdin(Stdio::null()).output();
     output.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// The last lines of `text`, which are the ones that tell why something ended.
-pub fn tail(text: &str) -> String {
+/// The last lines of `text`, where the reason for a failure is.
+pub fn tail(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
