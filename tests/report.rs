@@ -160,7 +160,7 @@ fn an_export_that_takes_too_long_is_stopped() {
     let (ended, report) = build(&fake, &checkout.0, &[]);
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     assert_eq!(report["targets"]["debian"]["cache_written"][0]["result"], "timed out");
-    let parts = [&format!("{IMAGE}:{CACHE}-x"), "1 s"];
+    let parts = [&format!("{IMAGE}:{CACHE}-x"), " 1 s"];
     assert_eq!(warnings(&ended, &parts), 1, "{}", ended.stderr);
 }
 
