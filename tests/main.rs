@@ -7,6 +7,7 @@ mod batch;
 mod builder;
 mod engine;
 mod faults;
+mod house;
 mod image;
 mod overlay;
 mod pipeline;
