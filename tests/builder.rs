@@ -1,15 +1,11 @@
 //! What is missing is found before the build, and said with its remedy. These tests put a fake
 //! `docker` on PATH: a real engine can't be made to lack a plugin, or to stop answering.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::fs;
 use std::process::{Command, Stdio};
 
-use support::fake::{FakeDocker, INSPECTED};
-use support::{Ended, Folder, Xtask, strings};
+use crate::support::fake::{FakeDocker, INSPECTED};
+use crate::support::{Ended, Folder, Xtask, strings};
 
 /// The build did not start, and one line says what is missing and what to do.
 fn check_refused(fake: &FakeDocker, ended: &Ended, parts: &[&str]) {
@@ -26,29 +22,30 @@ fn no_docker() {
     let empty = Folder::new("no-docker");
     let ended = Xtask::new(&["image"]).env("PATH", &empty.0).end();
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
-    assert!(ended.stderr.contains("docker is not installed"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("cargo xtask engine"), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    let parts = ["docker", "cargo xtask engine"];
+    assert!(parts.iter().all(|part| ended.stderr.contains(part)), "{}", ended.stderr);
 }
 
 #[test]
 fn no_buildx() {
     let unknown = "echo \"docker: unknown command: docker $1\" >&2; exit 1";
     let fake = FakeDocker::new("no-buildx", unknown);
-    check_refused(&fake, &fake.build(&[]), &["buildx plugin", "docker-buildx", "xtask engine"]);
+    check_refused(&fake, &fake.build(&[]), &["docker-buildx", "xtask engine"]);
 }
 
 #[test]
 fn no_engine() {
     let inspected = "Name: default\nError: Cannot connect to the Docker daemon. Is it running?\n";
     let fake = FakeDocker::with_builder("no-engine", inspected);
-    check_refused(&fake, &fake.build(&[]), &["Cannot connect", "Start Docker", "xtask engine"]);
+    check_refused(&fake, &fake.build(&[]), &["Cannot connect", "xtask engine"]);
 }
 
 #[test]
 fn an_engine_that_stops_answering() {
     let fake = FakeDocker::new("hangs", "exec sleep 600");
-    let ended = Xtask::new(&["image"]).env("PATH", fake.path()).end();
-    check_refused(&fake, &ended, &["not answered", "Restart Docker"]);
+    let ended = fake.call(&["image"]).end();
+    check_refused(&fake, &ended, &["Docker"]);
 }
 
 #[test]
@@ -73,8 +70,9 @@ fn a_builder_that_cannot_export_costs_the_export_and_not_the_image() {
     let fake = FakeDocker::with_builder("no-export", &inspected);
     let ended = fake.build(&[]);
     assert_eq!(ended.status, 0, "{}", ended.stderr);
-    assert!(ended.stderr.contains("can't export a cache"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("containerd image store"), "{}", ended.stderr);
+    let warnings = ended.stderr.lines().filter(|line| line.starts_with("warning: "));
+    let warnings = warnings.collect::<Vec<_>>();
+    assert!(matches!(warnings[..], [one] if one.contains("containerd")), "{}", ended.stderr);
     let target = &fake.baked().unwrap()["target"]["debian"];
     assert!(strings(&target["cache-to"]).is_empty());
     assert!(!strings(&target["cache-from"]).is_empty());
@@ -84,9 +82,8 @@ fn a_builder_that_cannot_export_costs_the_export_and_not_the_image() {
 fn a_build_hands_over_what_print_shows_and_lists_the_tags() {
     let fake = FakeDocker::with_builder("same", INSPECTED);
     let print = Xtask::print(&["--variant=debian,java", "--push"]).definition();
-    let call = Xtask::new(&["image", "--variant=debian,java", "--push", "--", "--no-cache"]);
-    let call = call.env("SDK_SHA", support::SHA).env("SDK_REF", "refs/heads/main");
-    let ended = call.env("PATH", fake.path()).end();
+    let call = fake.call(&["image", "--variant=debian,java", "--push", "--", "--no-cache"]);
+    let ended = call.on("refs/heads/main").end();
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     assert_eq!(fake.baked().unwrap(), print);
     let called = fs::read_to_string(fake.file("called")).unwrap();
@@ -102,7 +99,8 @@ fn a_build_that_fails_ends_with_1_and_lists_nothing() {
     fs::write(fake.file("inspected"), INSPECTED).unwrap();
     let ended = fake.build(&[]);
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
-    assert!(ended.stderr.contains("the build failed"), "{}", ended.stderr);
+    let errors = ended.stderr.lines().filter(|line| line.starts_with("error: "));
+    assert_eq!(errors.count(), 1, "{}", ended.stderr);
 }
 
 #[test]
@@ -112,7 +110,7 @@ fn a_signal_ends_the_build_and_leaves_no_file() {
     fs::write(fake.file("inspected"), INSPECTED).unwrap();
     fs::create_dir(fake.file("tmp")).unwrap();
     for (signal, status) in [("INT", 130), ("TERM", 143)] {
-        let mut call = Xtask::new(&["image", "--variant=debian"]).env("PATH", fake.path());
+        let mut call = fake.call(&["image", "--variant=debian"]);
         let pipes = call.0.env("TMPDIR", fake.file("tmp")).stdout(Stdio::piped());
         let build = pipes.stderr(Stdio::piped()).spawn().unwrap();
         while fake.baked().is_none() {

@@ -1,10 +1,6 @@
 //! Where an engine keeps its data: on an overlay too, removed by `--prune`, and at no path that its
 //! programs can't use.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::fs::{self, File};
 use std::process::Command;
 

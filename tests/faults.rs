@@ -1,10 +1,6 @@
 //! What a registry or an engine that fails may cost: a cache, but never the image, and nothing
 //! goes unsaid or is left behind.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -16,10 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::support::engine::{Engine, docker, http};
+use crate::support::proxy::{Answer, Proxy, Request};
+use crate::support::{Ended, Folder, Xtask, processes, root, sha256};
 use serde_json::{Value, json};
-use support::engine::{Engine, docker, http};
-use support::proxy::{Answer, Proxy, Request};
-use support::{Ended, Folder, SHA, Xtask, processes, root};
 
 const MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
 const DEADLINE: &str = "OPENHANDS_BUILDKIT_CACHE_TIMEOUT";
@@ -98,7 +94,7 @@ impl<'a> Case<'a> {
         let always = ["image", "--variant=debian", "--image", &image, "--report"];
         let args = [&always[..], &[report.to_str().unwrap()], args].concat();
         let call = Xtask::within(&self.folder.0, &args).in_engine();
-        let call = call.env("SDK_SHA", SHA).env("SDK_REF", "x");
+        let call = call.on("x");
         call.env("TMPDIR", self.path("tmp")).env(MARK, &self.folder.0)
     }
 
@@ -310,7 +306,7 @@ impl Broken {
         }
         if let Some((kind, bytes)) = instead {
             let bytes = bytes.as_bytes().to_vec();
-            let digest = support::sha256(&bytes);
+            let digest = sha256(&bytes);
             case.proxy.obey(move |request| {
                 let is_meant = |name| name == CACHE || name == digest;
                 if !request.writes() && request.manifest().is_some_and(is_meant) {
@@ -708,7 +704,7 @@ fn eight_runs_at_once_write_only_whole_caches() {
             // Without a variant's name, no two of them push the same tag.
             let args = [&["image", "--image", &image][..], &args].concat();
             let call = Xtask::within(&case.folder.0, &args).in_engine();
-            let call = call.env("SDK_SHA", SHA).env("SDK_REF", "x").env(MODE, mode);
+            let call = call.on("x").env(MODE, mode);
             let call = call.env(SHARED, "1").env("TMPDIR", case.path("tmp"));
             (Running::start(call.env(MARK, &case.folder.0)), report)
         };

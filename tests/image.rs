@@ -1,19 +1,15 @@
 //! The real server, built by a real engine, pushed to a real registry, and run.
 //! These tests need `cargo xtask engine -- cargo test`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::engine::{Engine, Step, docker, http, run_steps};
+use crate::support::{Ended, SHA, Xtask};
 use serde_json::Value;
-use support::engine::{Engine, Step, docker, http, run_steps};
-use support::{Ended, SHA, Xtask};
 
 const MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
 const CACHE: &str = "buildcache-source-minimal-debian_tag_trixie-slim";
@@ -23,8 +19,8 @@ const SHARED: &str = "buildcache-shared-source-minimal";
 fn build(engine: &Engine, name: &str, args: &[&str]) -> Xtask {
     let image = engine.image(name);
     let always = ["image", "--variant=debian", "--target=source-minimal", "--image", &image];
-    let call = Xtask::new(&[&always[..], args, &["--", "--progress=plain"]].concat());
-    call.in_engine().env("SDK_SHA", SHA).env("SDK_REF", "refs/heads/x")
+    let call = Xtask::shipped(&[&always[..], args, &["--", "--progress=plain"]].concat());
+    call.in_engine().on("refs/heads/x")
 }
 
 fn succeed(call: Xtask) -> Ended {
@@ -142,7 +138,7 @@ fn the_image_serves_with_a_key_as_its_own_user_and_tells_no_secret() {
     let Some(engine) = Engine::get("the image") else { return };
     let image = engine.image("serves");
     let args = ["image", "--variant=debian", "--push", "--image", &image];
-    let call = Xtask::new(&args).in_engine().env("HTTPS_PROXY", "");
+    let call = Xtask::shipped(&args).in_engine().env("HTTPS_PROXY", "");
     let ended = succeed(call.env("SDK_SHA", SHA).env(MODE, "off"));
     let image = ended.stdout.lines().next().unwrap();
     docker(&["rmi", "--force", image]);
@@ -190,7 +186,7 @@ fn run_starts_the_server_and_removes_it_on_a_signal() {
     for signal in ["TERM", "INT"] {
         let port = free_port();
         let args = ["image", "run", "--variant=debian", "--target=source-minimal", "--port", &port];
-        let mut call = Xtask::new(&[&args[..], &["--image", &image]].concat()).in_engine();
+        let mut call = Xtask::shipped(&[&args[..], &["--image", &image]].concat()).in_engine();
         let mut run = call.0.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
         let address = lines.next().unwrap();
@@ -220,10 +216,11 @@ fn run_says_why_a_server_does_not_come_up() {
     let Some(engine) = Engine::get("a server that fails") else { return };
     let image = engine.image("fails");
     let args = ["image", "run", "--variant=debian", "--target=base-image-minimal", "--port"];
-    let call = Xtask::new(&[&args[..], &[&free_port(), "--image", &image]].concat());
+    let call = Xtask::shipped(&[&args[..], &[&free_port(), "--image", &image]].concat());
     let ended = call.in_engine().end();
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{}", ended.stderr);
-    assert!(ended.stderr.contains("ended before it was healthy"), "{}", ended.stderr);
+    let errors = ended.stderr.lines().filter(|line| line.starts_with("error: "));
+    assert_eq!(errors.count(), 1, "{}", ended.stderr);
     let ancestor = ["ps", "--all", "--quiet", "--filter", "name=agent-server-"];
     assert_eq!(docker(&ancestor), "");
 }

@@ -1,19 +1,15 @@
 //! What a run writes: progress and messages, files of results, outputs for CI; and build
 //! information that is not to be trusted.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::support::fake::{FakeDocker, INSPECTED};
+use crate::support::{Ended, Folder, SHA, Xtask};
 use serde_json::{Value, json};
-use support::fake::{FakeDocker, INSPECTED};
-use support::{Ended, Folder, SHA, Xtask};
 
 const IMAGE: &str = "ghcr.io/openhands/agent-server";
 
@@ -257,7 +253,7 @@ fn a_merged_manifest_is_known_by_its_digest() {
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     let file = fake.file("debian-debian_tag_trixie-slim-binary.manifest.json");
     let merged: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
-    assert_eq!(merged["digest"], support::sha256(list.to_string().as_bytes()));
+    assert_eq!(merged["digest"], crate::support::sha256(list.to_string().as_bytes()));
     assert_eq!(merged["arches"], json!(["amd64", "arm64"]));
     assert_eq!(merged["platforms"], json!(["linux/amd64", "linux/arm64"]));
 }

@@ -1,10 +1,6 @@
 //! `overlay` on root file systems of many kinds: built by a real engine on bases in a real
 //! registry, and run. These tests need `cargo xtask engine -- cargo test`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -12,9 +8,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
+use crate::support::engine::{Engine, docker, http, send};
+use crate::support::{SHA, Xtask};
 use serde_json::{Value, json};
-use support::engine::{Engine, docker, http, send};
-use support::{SHA, Xtask};
 
 /// A base image, and what the server's commands are to find on it.
 struct Base {
@@ -75,7 +71,7 @@ fn built(engine: &Engine) -> &'static Built {
         let args = ["image", "--variant=debian", "--target=overlay", "--push", "--image", &image];
         let bases = references.map(|reference| format!("--base-image={reference}"));
         let args = args.into_iter().chain(bases.iter().map(String::as_str)).collect::<Vec<_>>();
-        let call = Xtask::new(&args).in_engine().env("SDK_SHA", SHA).env("HTTPS_PROXY", "");
+        let call = Xtask::shipped(&args).in_engine().env("SDK_SHA", SHA).env("HTTPS_PROXY", "");
         let ended = call.env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").end();
         assert_eq!(ended.status, 0, "{}", ended.stderr);
         let images = ended.stdout.lines().map(str::to_owned).collect::<Vec<_>>();

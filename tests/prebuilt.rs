@@ -1,16 +1,12 @@
 //! `--prebuilt-sdist`: archives that are looked through before a build gets them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::engine::{Engine, docker};
-use support::{Folder, Xtask};
+use crate::support::engine::{Engine, docker};
+use crate::support::{Folder, Xtask};
 
 /// A tar entry: name, type, link, content.
 type Entry<'a> = (&'a str, u8, &'a str, &'a [u8]);
@@ -78,13 +74,14 @@ fn write(folder: &Folder, name: &str, content: &[u8]) -> PathBuf {
     path
 }
 
-fn print(path: &std::path::Path) -> Xtask {
-    Xtask::print(&["--variant=debian", "--prebuilt-sdist", path.to_str().unwrap()])
+fn print(checkout: &Folder, path: &Path) -> Xtask {
+    let args = ["image", "--print", "--variant=debian", "--prebuilt-sdist", path.to_str().unwrap()];
+    Xtask::within(&checkout.0, &args)
 }
 
 #[test]
 fn good_archives_reach_bake_as_a_context() {
-    let folder = Folder::new("good");
+    let (folder, checkout) = (Folder::new("good"), Folder::checkout("good-checkout"));
     let long = format!("p-1/{}", "x".repeat(90));
     let sdist = gzip(&tar(&[
         ("p-1/", b'5', "", b""),
@@ -95,16 +92,16 @@ fn good_archives_reach_bake_as_a_context() {
         ("p-1.tar.gz", sdist),
         ("p-1-py3-none-any.whl", zip(&[("p/__init__.py", ""), ("p-1.dist-info/METADATA", "x")])),
     ] {
-        let target = print(&write(&folder, name, &content)).target();
+        let target = print(&checkout, &write(&folder, name, &content)).target();
         let context = target["contexts"]["prebuilt"].as_str().unwrap();
         assert!(context.contains("/target/prebuilt/"), "{context}");
     }
-    print(&folder.0).target();
+    print(&checkout, &folder.0).target();
 }
 
 #[test]
 fn what_is_no_archive_or_reaches_outside_is_refused() {
-    let folder = Folder::new("bad");
+    let (folder, checkout) = (Folder::new("bad"), Folder::checkout("bad-checkout"));
     let file = (b'0', "", b"".as_slice());
     let entry = |name| gzip(&tar(&[(name, file.0, file.1, file.2)]));
     let link = |kind, to| gzip(&tar(&[("p-1/link", kind, to, b"")]));
@@ -112,21 +109,21 @@ fn what_is_no_archive_or_reaches_outside_is_refused() {
     let cases: [(&str, Vec<u8>, &str); 13] = [
         ("a.tar.gz", b"no archive".to_vec(), "a.tar.gz"),
         ("a.tar.gz", Vec::new(), "a.tar.gz"),
-        ("a.tar.gz", gzip(b"no archive"), "tar archive"),
+        ("a.tar.gz", gzip(b"no archive"), "a.tar.gz"),
         ("a.tar.gz", good[..good.len() - 12].to_vec(), "a.tar.gz"),
-        ("a.tar.gz", gzip(&[0; 1024]), "empty"),
+        ("a.tar.gz", gzip(&[0; 1024]), "a.tar.gz"),
         ("a.tar.gz", entry("../evil"), "../evil"),
         ("a.tar.gz", entry("p/../../evil"), "p/../../evil"),
         ("a.tar.gz", entry("/etc/passwd"), "/etc/passwd"),
-        ("a.tar.gz", link(b'2', "../../evil"), "points outside"),
-        ("a.tar.gz", link(b'1', "/etc/passwd"), "points outside"),
-        ("a.whl", b"no archive".to_vec(), "zip archive"),
+        ("a.tar.gz", link(b'2', "../../evil"), "p-1/link"),
+        ("a.tar.gz", link(b'1', "/etc/passwd"), "p-1/link"),
+        ("a.whl", b"no archive".to_vec(), "a.whl"),
         ("a.whl", zip(&[("../evil", "")]), "../evil"),
-        ("a.txt", good.clone(), ".tar.gz or .whl"),
+        ("a.txt", good.clone(), ".whl"),
     ];
     for (name, content, part) in cases {
         let path = write(&folder, name, &content);
-        let said = print(&path).refused();
+        let said = print(&checkout, &path).refused();
         assert!(said.contains(part), "{name}: {said} lacks {part:?}");
         fs::remove_file(path).unwrap();
     }
@@ -150,7 +147,7 @@ fn a_prebuilt_package_is_in_the_image() {
     let image = engine.image("prebuilt");
     let args = ["image", "--variant=debian", "--target=source-minimal", "--load"];
     let rest = ["--image", &image, "--prebuilt-sdist", path.to_str().unwrap()];
-    let ended = Xtask::new(&[&args[..], &rest].concat()).in_engine().end();
+    let ended = Xtask::shipped(&[&args[..], &rest].concat()).in_engine().end();
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     let image = ended.stdout.lines().next().unwrap();
     let python = ["run", "--rm", "--entrypoint=/agent-server/.venv/bin/python", image, "-c"];

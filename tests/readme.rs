@@ -1,13 +1,9 @@
 //! What the README says holds.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 
-use support::{Xtask, root};
+use crate::support::{Xtask, root};
 
 fn readme() -> String {
     fs::read_to_string(root().join("README.md")).unwrap()
@@ -25,7 +21,7 @@ fn its_commands_are_understood() {
     let commands = readme();
     let commands = commands.lines().filter_map(|line| line.strip_prefix("    cargo xtask "));
     let commands = commands.collect::<Vec<_>>();
-    assert_eq!(commands.len(), 3);
+    assert!(commands.len() >= 3);
     for command in commands {
         // Behind an engine stands a command of its own.
         let task = command.rsplit("cargo xtask ").next().unwrap().replace("image run", "image");

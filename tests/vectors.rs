@@ -1,12 +1,8 @@
 //! The cases that the Python helper computed. Tags and caches must be the same, but for the
 //! differences that design sections 4 and 5 name.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
+use crate::support::{Xtask, is_valid_tag, strings};
 use serde_json::Value;
-use support::{Xtask, is_valid_tag, strings};
 
 /// The call that stands for a case. The helper takes the whole state of a build; what is empty
 /// there is not known here, since an empty variable counts as unset.

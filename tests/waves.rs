@@ -1,18 +1,14 @@
 //! A run of many base images: in waves, past those that are bad, and on from where it stopped.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::engine::{Engine, docker};
+use crate::support::fake::{FakeDocker, INSPECTED};
+use crate::support::{Ended, Folder, Xtask, strings};
 use serde_json::{Value, json};
-use support::engine::{Engine, docker};
-use support::fake::{FakeDocker, INSPECTED};
-use support::{Ended, Folder, SHA, Xtask, strings};
 
 const MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
 
@@ -42,15 +38,14 @@ fn failed(name: &str, error: &str) -> String {
 
 /// A run of the base images `b0` to `b4`, by two a bake; gives the targets of every bake.
 fn run(fake: &FakeDocker, args: &[&str]) -> (Ended, Vec<Vec<String>>) {
-    let checkout = Folder::checkout(&format!("{}-checkout", fake.name()));
     let report = fake.file("report.json");
     let flags = (0..5).map(|n| format!("--base-image=b{n}")).collect::<Vec<_>>();
     let always = ["image", "--variant=debian", "--push", "--jobs=2", "--report"];
     let always = [&always[..], &[report.to_str().unwrap()], args].concat();
     let flags = flags.iter().map(String::as_str).collect::<Vec<_>>();
     let args = [&always[..5], &flags, &always[5..]].concat();
-    let call = Xtask::within(&checkout.0, &args).env("PATH", fake.path()).env(MODE, "off");
-    let ended = call.env("SDK_SHA", SHA).env("SDK_REF", "x").end();
+    let call = fake.call(&args).env(MODE, "off");
+    let ended = call.on("x").end();
     let bakes = (1..).map_while(|n| fs::read_to_string(fake.file(&format!("baked{n}"))).ok());
     let targets = bakes.map(|bake| {
         let bake: Value = serde_json::from_str(&bake).unwrap();
@@ -58,6 +53,19 @@ fn run(fake: &FakeDocker, args: &[&str]) -> (Ended, Vec<Vec<String>>) {
         names.iter().map(|name| name.replace("debian-", "")).collect()
     });
     (ended, targets.collect())
+}
+
+/// The numbers in a line.
+fn numbers(line: &str) -> Vec<usize> {
+    let digits = line.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    digits.map(|digits| digits.parse().unwrap()).collect()
+}
+
+/// The one line that says why a run has failed.
+fn error_line(ended: &Ended) -> &str {
+    let mut errors = ended.stderr.lines().filter(|line| line.starts_with("error: "));
+    let (Some(error), None) = (errors.next(), errors.next()) else { panic!("{}", ended.stderr) };
+    error
 }
 
 #[test]
@@ -69,10 +77,12 @@ fn the_first_image_goes_ahead_and_then_a_wave_is_one_bake() {
     assert_eq!(bakes, [vec!["b0"], vec!["b1", "b2"], vec!["b3", "b4"]]);
     assert_eq!(ended.stdout.lines().count(), 5);
     // What the first image took tells nothing of the others.
-    let said = ended.stderr.lines().filter(|line| line.starts_with("batch: ")).collect::<Vec<_>>();
-    assert_eq!(said[0], "batch: 1 of 5 done, 0 failed, 4 to come");
-    assert!(said[1].starts_with("batch: 3 of 5 done, 0 failed, 2 to come; "), "{said:?}");
-    assert!(said[1].contains(" images an hour, about 0 min left"), "{said:?}");
+    let said = ended.stderr.lines().filter(|line| line.starts_with("batch: "));
+    let said = said.map(numbers).collect::<Vec<_>>();
+    assert_eq!(said[0], [1, 5, 0, 4]);
+    assert_eq!(said[1][..4], [3, 5, 0, 2]);
+    let [per_hour, minutes] = said[1][4..] else { panic!("{said:?}") };
+    assert!(per_hour > 0 && minutes == 0, "{said:?}");
     assert!(!fake.file("failed.txt").exists());
 }
 
@@ -115,14 +125,15 @@ fn a_bad_base_image_costs_one_image() {
     let list = fs::read_to_string(fake.file("failed.txt")).unwrap();
     let listed = list.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>();
     assert_eq!(listed, ["b1", "b3"]);
-    assert!(list.contains("# [internal] load metadata for b1: b1: not found\nb1\n"), "{list}");
+    let reason = list.lines().take_while(|line| *line != "b1").last().unwrap();
+    assert!(reason.starts_with('#') && reason.contains("b1: not found"), "{list}");
     let report = fs::read_to_string(fake.file("report.json")).unwrap();
     let report: Value = serde_json::from_str(&report).unwrap();
     let results = ["b0", "b1", "b4"].map(|name| {
         report["targets"][format!("debian-{name}")]["image"]["result"].as_str().unwrap().to_owned()
     });
     assert_eq!(results, ["done", "failed", "done"]);
-    assert!(ended.stderr.contains("2 of 5 images were not built"), "{}", ended.stderr);
+    assert_eq!(numbers(error_line(&ended))[..2], [2, 5]);
 
     // The list is taken as it is.
     let list = fake.file("failed.txt");
@@ -142,7 +153,8 @@ fn what_passes_is_tried_again_and_what_does_not_is_not() {
     let (ended, bakes) = run(&fake, &[]);
     assert_eq!(ended.status, 1, "{}", ended.stderr);
     assert_eq!(bakes, [vec!["b0"], vec!["b1", "b2"], vec!["b1", "b2"], vec!["b3", "b4"]]);
-    assert!(ended.stderr.contains("429 Too Many Requests; trying again in 1 s"));
+    let is_retry = |line: &str| line.contains("429 Too Many Requests") && line.contains(" 1 s");
+    assert!(ended.stderr.lines().any(is_retry), "{}", ended.stderr);
 }
 
 #[test]
@@ -154,14 +166,14 @@ fn a_wave_that_fails_alike_ends_the_run() {
     let fake = fake("waves-common", &[(1, &first), (2, &both)]);
     let (ended, bakes) = run(&fake, &[]);
     assert_eq!((ended.status, bakes.len()), (1, 2), "{}", ended.stderr);
-    assert!(ended.stderr.contains("failed alike, so 2 were not tried"), "{}", ended.stderr);
+    assert!(numbers(error_line(&ended)).contains(&2), "{}", ended.stderr);
 }
 
 #[test]
 fn numbers_of_jobs_that_are_none_are_refused() {
     for jobs in ["0", "-1", "x", "", "1.5", "99999999999999999999"] {
         let said = Xtask::print(&[&format!("--jobs={jobs}")]).refused();
-        assert!(said.contains(&format!("{jobs:?}")) && said.contains("1 or more"), "{said}");
+        assert!(said.contains(&format!("{jobs:?}")) && said.contains("--jobs"), "{said}");
     }
     let said = Xtask::print(&["--load", "--skip-existing"]).refused();
     assert!(said.contains("--push"), "{said}");
@@ -184,6 +196,12 @@ fn bases(engine: &Engine, folder: &Folder, count: usize) -> Vec<String> {
     (0..count).map(base).collect()
 }
 
+/// How many of nine images were in the registry before the run, by the first line that counts them.
+fn skipped(ended: &Ended) -> usize {
+    let line = ended.stderr.lines().find(|line| line.contains(" of 9 ")).unwrap();
+    line.split(" of 9 ").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
 #[test]
 fn a_batch_that_was_killed_goes_on_where_it_stopped() {
     let Some(engine) = Engine::get("a batch") else { return };
@@ -198,7 +216,7 @@ fn a_batch_that_was_killed_goes_on_where_it_stopped() {
         let always = ["image", "--variant=debian", "--push", "--jobs=2", "--base-images"];
         let always = [&always[..], &[file.to_str().unwrap(), "--image", &image], args].concat();
         let call = Xtask::within(&checkout.0, &always).in_engine().env(MODE, "off");
-        call.env("SDK_SHA", SHA).env("SDK_REF", "x")
+        call.on("x")
     };
     let scratch = Folder::new("batch-scratch");
     let whole = call("batch-whole", &[]).env("TMPDIR", &scratch.0).end();
@@ -217,8 +235,7 @@ fn a_batch_that_was_killed_goes_on_where_it_stopped() {
     child.wait().unwrap();
     let ended = call("batch", &["--skip-existing"]).end();
     assert_eq!(ended.status, 1, "{}", ended.stderr);
-    let said = ended.stderr.lines().find(|line| line.contains("in the registry already")).unwrap();
-    assert!(!said.starts_with("0 of 9"), "{said}");
+    assert!(skipped(&ended) > 0, "{}", ended.stderr);
     assert_eq!(ended.stdout.lines().count(), 7, "{}", ended.stdout);
     let state = |name: &str| -> BTreeSet<(String, String)> {
         engine.tags(name).into_iter().map(|tag| (engine.digest(name, &tag), tag)).collect()
@@ -226,5 +243,5 @@ fn a_batch_that_was_killed_goes_on_where_it_stopped() {
     assert_eq!(state("batch"), state("batch-whole"));
 
     let again = call("batch", &["--skip-existing"]).end();
-    assert!(again.stderr.contains("7 of 9 images are in the registry already"), "{}", again.stderr);
+    assert_eq!(skipped(&again), 7, "{}", again.stderr);
 }

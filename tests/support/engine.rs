@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::panic::Location;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,12 +17,16 @@ static TURN: Mutex<()> = Mutex::new(());
 /// A registry on a loopback port, and the turn to use the engine with it.
 pub struct Engine {
     pub registry: String,
+    /// The test's file, whose repositories are its own.
+    subject: String,
     _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Engine {
     /// The engine, if these tests run in one. Outside CI a test may do without and says so.
+    #[track_caller]
     pub fn get(test: &str) -> Option<Self> {
+        let subject = subject(Location::caller());
         let Ok(registry) = std::env::var("XTASK_REGISTRY") else {
             assert!(std::env::var_os("CI").is_none(), "CI must not skip {test}");
             // Past the test harness, which shows nothing of a test that passes.
@@ -29,22 +35,27 @@ impl Engine {
             return None;
         };
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Engine { registry, _turn: Some(turn) })
+        Some(Engine { registry, subject, _turn: Some(turn) })
     }
 
     /// The engine, which a test has already, with another registry.
+    #[track_caller]
     pub fn with_registry(registry: String) -> Self {
-        Engine { registry, _turn: None }
+        Engine { registry, subject: subject(Location::caller()), _turn: None }
     }
 
-    /// A repository of this test run alone: a registry may hold what earlier runs left.
+    /// A repository of the calling file in this run: a registry may hold what earlier runs left.
     pub fn image(&self, name: &str) -> String {
-        format!("{}/{}", self.registry, repository(name))
+        format!("{}/{}", self.registry, self.repository(name))
+    }
+
+    fn repository(&self, name: &str) -> String {
+        format!("test-{}/{}/{name}", std::process::id(), self.subject)
     }
 
     /// The tags of a repository, none if there is no such repository.
     pub fn tags(&self, name: &str) -> BTreeSet<String> {
-        let name = repository(name);
+        let name = self.repository(name);
         let (status, body) = self.ask(&format!("/v2/{name}/tags/list"), "*/*");
         if status == 404 {
             return BTreeSet::new();
@@ -74,7 +85,7 @@ impl Engine {
         let layers = manifest["layers"].as_array().unwrap();
         for blob in layers.iter().chain([&manifest["config"]]) {
             let digest = blob["digest"].as_str().unwrap();
-            let path = format!("/v2/{}/blobs/{digest}", repository(name));
+            let path = format!("/v2/{}/blobs/{digest}", self.repository(name));
             let registry = self.registry.parse().unwrap();
             let (status, _) = send(registry, "HEAD", &path, &[], "").unwrap();
             assert_eq!(status, 200, "{name}:{tag} lacks {digest}");
@@ -83,14 +94,14 @@ impl Engine {
 
     /// Removes a blob from a repository, and leaves the manifests that name it.
     pub fn remove_blob(&self, name: &str, digest: &str) {
-        let path = format!("/v2/{}/blobs/{digest}", repository(name));
+        let path = format!("/v2/{}/blobs/{digest}", self.repository(name));
         let registry = self.registry.parse().unwrap();
         let (status, body) = send(registry, "DELETE", &path, &[], "").unwrap();
         assert_eq!(status, 202, "{body}");
     }
 
     pub fn raw_manifest(&self, name: &str, tag: &str) -> String {
-        let name = repository(name);
+        let name = self.repository(name);
         let accept = "application/vnd.oci.image.index.v1+json, \
                       application/vnd.oci.image.manifest.v1+json, \
                       application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -116,8 +127,10 @@ impl Engine {
     }
 }
 
-fn repository(name: &str) -> String {
-    format!("test-{}/{name}", std::process::id())
+/// The name of a test's file, in which no name of a repository is used twice.
+fn subject(caller: &Location) -> String {
+    let name = Path::new(caller.file()).file_stem().unwrap();
+    name.to_string_lossy().into_owned()
 }
 
 /// What `docker` writes to standard output.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Ended, Folder, Xtask};
 
-/// A `docker` that runs `script`, in a folder to put on PATH.
+/// A `docker` that runs `script`, in a folder to put on PATH, which is a checkout too.
 pub struct FakeDocker(pub Folder);
 
 /// What a builder tells of itself when all is well.
@@ -26,7 +26,7 @@ Features:
 
 impl FakeDocker {
     pub fn new(name: &str, script: &str) -> Self {
-        let folder = Folder::new(name);
+        let folder = Folder::checkout(name);
         let docker = folder.0.join("docker");
         fs::write(&docker, format!("#!/bin/sh\ncd {}\n{script}", folder.0.display())).unwrap();
         fs::set_permissions(docker, fs::Permissions::from_mode(0o755)).unwrap();
@@ -43,11 +43,6 @@ impl FakeDocker {
         fake
     }
 
-    /// The name of its folder, which no other has.
-    pub fn name(&self) -> String {
-        self.0.0.file_name().unwrap().to_string_lossy().into_owned()
-    }
-
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.0.join(name)
     }
@@ -56,9 +51,13 @@ impl FakeDocker {
         format!("{}:{}", self.0.0.display(), std::env::var("PATH").unwrap())
     }
 
+    /// A call that finds this `docker`, in its own checkout.
+    pub fn call(&self, args: &[&str]) -> Xtask {
+        Xtask::within(&self.0.0, args).env("PATH", self.path())
+    }
+
     pub fn build(&self, args: &[&str]) -> Ended {
-        let call = Xtask::new(&[&["image", "--variant=debian", "--push"], args].concat());
-        call.env("PATH", self.path()).end()
+        self.call(&[&["image", "--variant=debian", "--push"], args].concat()).end()
     }
 
     pub fn baked(&self) -> Option<Value> {

@@ -1,8 +1,5 @@
 //! Calls the tasks as a user does: the program, its environment, what it prints.
 
-// Each test program uses a part of this.
-#![allow(dead_code)]
-
 pub mod engine;
 pub mod fake;
 pub mod proxy;
@@ -11,6 +8,7 @@ use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
@@ -26,8 +24,13 @@ pub struct Ended {
 }
 
 impl Xtask {
-    /// A call in this checkout.
+    /// A call in the checkout of the fixture, where it must not write: it is part of this one.
     pub fn new(args: &[&str]) -> Self {
+        Self::within(&fixture(), args)
+    }
+
+    /// A call in this checkout, for the image that is shipped.
+    pub fn shipped(args: &[&str]) -> Self {
         Self::within(&root(), args)
     }
 
@@ -42,10 +45,14 @@ impl Xtask {
         Xtask(command)
     }
 
-    /// `cargo xtask image --print` with `args`, for a commit that is told.
+    /// `cargo xtask image --print` with `args`, for a commit of main.
     pub fn print(args: &[&str]) -> Self {
-        let args = [&["image", "--print"], args].concat();
-        Self::new(&args).env("SDK_SHA", SHA).env("SDK_REF", "refs/heads/main")
+        Self::new(&[&["image", "--print"], args].concat()).on("refs/heads/main")
+    }
+
+    /// Names the commit, and the ref that it is built for.
+    pub fn on(self, git_ref: &str) -> Self {
+        self.env("SDK_SHA", SHA).env("SDK_REF", git_ref)
     }
 
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
@@ -107,6 +114,11 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
 }
 
+/// A small checkout whose variants are the tests' own.
+fn fixture() -> PathBuf {
+    root().join("tests/fixture")
+}
+
 /// The strings of a JSON list.
 pub fn strings(list: &Value) -> Vec<&str> {
     list.as_array().expect("a list").iter().map(|item| item.as_str().expect("a string")).collect()
@@ -140,20 +152,29 @@ pub struct Folder(pub PathBuf);
 
 impl Folder {
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("xtask-{name}-{}", std::process::id()));
+        // Tests of one process may use a name twice.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("xtask-{process}-{count}-{name}"));
         std::fs::create_dir_all(&path).expect("a folder");
         Folder(path)
     }
 
-    /// A checkout of what the tasks read, without git.
+    /// A copy of the fixture, without git.
     pub fn checkout(name: &str) -> Self {
+        Self::copy(name, &fixture())
+    }
+
+    /// A copy of what the shipped image is made of, without git.
+    pub fn shipped(name: &str) -> Self {
+        Self::copy(name, &root())
+    }
+
+    fn copy(name: &str, checkout: &Path) -> Self {
         let folder = Self::new(name);
-        let image = folder.0.join("agent-server-image");
-        std::fs::create_dir_all(&image).expect("a folder");
-        for file in ["docker-bake.json", "Dockerfile", "requirements.txt"] {
-            std::fs::copy(root().join("agent-server-image").join(file), image.join(file))
-                .expect("a copy");
-        }
+        let mut cp = Command::new("cp");
+        cp.arg("-r").arg(checkout.join("agent-server-image")).arg(&folder.0);
+        assert!(cp.status().expect("cp").success());
         folder
     }
 }

@@ -48,11 +48,6 @@ impl Request {
         self.path.rsplit_once("/manifests/").map(|(_, reference)| reference)
     }
 
-    /// The blob that is read, by digest.
-    pub fn blob(&self) -> Option<&str> {
-        self.path.rsplit_once("/blobs/").map(|(_, digest)| digest).filter(|_| !self.writes())
-    }
-
     pub fn names_cache(&self) -> bool {
         self.manifest().is_some_and(|tag| tag.starts_with("buildcache-"))
     }
@@ -114,11 +109,6 @@ impl Proxy {
     /// All requests so far, in the order in which they came.
     pub fn requests(&self) -> Vec<Request> {
         lock(&self.state.requests).clone()
-    }
-
-    /// How often a request was answered with `status`.
-    pub fn count(&self, status: u16) -> usize {
-        self.requests().iter().filter(|request| request.status == Some(status)).count()
     }
 }
 

@@ -53,7 +53,8 @@ fn spoil(
     config: &(String, Vec<u8>),
 ) -> Answer {
     const BYTES: &str = "application/octet-stream";
-    match request.blob() {
+    let blob = request.path.rsplit_once("/blobs/").map(|(_, digest)| digest);
+    match blob.filter(|_| !request.writes()) {
         Some(NOTHING) => return Answer::Content(BYTES, vec![0; 1000]),
         Some(digest) if digest == config.0 => return Answer::Content(BYTES, config.1.clone()),
         _ => {}

@@ -6,7 +6,9 @@
 
 mod bad;
 mod cost;
-#[path = "../tests/support/mod.rs"]
+#[path = "../../../tests/support/mod.rs"]
+// A part of it is enough here.
+#[allow(dead_code)]
 mod support;
 
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use serde_json::{Value, json};
 use support::engine::Engine;
 use support::fake::{FakeDocker, INSPECTED};
 use support::proxy::Proxy;
-use support::{Folder, SHA, Xtask, root};
+use support::{Folder, SHA, Xtask};
 
 const MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -73,9 +75,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn new(engine: &Engine) -> Bench<'_> {
-        let folder = Folder::new("bench");
-        let image = root().join("agent-server-image");
-        run(Command::new("cp").arg("-r").arg(image).arg(&folder.0));
+        let folder = Folder::shipped("bench");
         Bench { engine, proxy: Proxy::start(&engine.registry), folder }
     }
 
@@ -194,7 +194,7 @@ impl Bench<'_> {
         let always = ["image", "--variant=debian", "--push", "--target", target, "--image", &image];
         let list = ["--base-images", list.to_str().unwrap()];
         let call = Xtask::within(&self.folder.0, &[&always[..], &list, args].concat()).in_engine();
-        call.env("SDK_SHA", SHA).env("SDK_REF", "x")
+        call.on("x")
     }
 
     /// What `work` takes, which starts processes and waits for them.

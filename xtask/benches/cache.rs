@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../../tests/support/mod.rs"]
+// A part of it is enough here.
+#[allow(dead_code)]
 mod support;
 
 use std::fs;
@@ -45,7 +47,8 @@ fn main() {
     let only = args.opt_free_from_str::<String>().unwrap();
     assert!(args.finish().is_empty() && only.iter().all(|only| only == "modes" || only == "bakes"));
     let engine = Engine::get("the benchmark").expect("an engine: `cargo xtask engine --fresh --`");
-    let bench = Bench { engine, checkout: checkout("same"), changed: checkout("changed") };
+    let [checkout, changed] = ["bench-same", "bench-changed"].map(Folder::shipped);
+    let bench = Bench { engine, checkout, changed };
     // Real commits change a line of the pinned requirements. A comment makes the same steps run
     // again as a new pin does, without other packages to download: those that install the server
     // do, those that prepare the builder and the base image do not.
@@ -63,22 +66,12 @@ fn main() {
     println!("{}; load {before} at the start, {} at the end.", machine(), load());
 }
 
-/// A checkout of all that the image is built from.
-fn checkout(name: &str) -> Folder {
-    let folder = Folder::checkout(&format!("bench-{name}"));
-    for file in ["agent_server.py", "build-requirements.txt", ".dockerignore"] {
-        let file = format!("agent-server-image/{file}");
-        fs::copy(support::root().join(&file), folder.0.join(&file)).unwrap();
-    }
-    folder
-}
-
 /// A call for the quickest target with the whole server in it. It fails if a cache is lost.
 fn call(checkout: &Folder, image: &str, args: &[&str]) -> Xtask {
     let always = ["image", "--variant=debian", "--target=source-minimal", "--push"];
     let call = [&always[..], &["--strict-cache", "--image", image], args].concat();
     let call = Xtask::within(&checkout.0, &call).in_engine();
-    call.env("SDK_SHA", SHA).env("SDK_REF", "refs/heads/bench")
+    call.on("refs/heads/bench")
 }
 
 fn succeed(ended: &Ended) {

@@ -1,0 +1,23 @@
+//! All tests of the tasks, a module a subject: one program is built once. Those that need an engine
+//! skip themselves outside one; `cargo xtask engine -- cargo test` runs them all.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod batch;
+mod builder;
+mod engine;
+mod engine_data;
+mod faults;
+mod image;
+mod outputs;
+mod overlay;
+mod pipeline;
+mod plan;
+mod prebuilt;
+mod readme;
+mod report;
+mod shipped;
+mod summary;
+mod support;
+mod vectors;
+mod waves;
