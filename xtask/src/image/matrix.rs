@@ -21,7 +21,7 @@ const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let variants = request::variants(&mut args)?;
     let platforms = request::platforms(&mut args)?;
-    request::finish(args)?;
+    request::flags::finish(args, request::flags::Command::Matrix)?;
     let matrix = matrix(&Definition::read(sh)?, &variants, &platforms)?.to_string();
     output::write(&matrix)?;
     github::write_outputs(&[("matrix", matrix)])

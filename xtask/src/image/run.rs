@@ -14,7 +14,7 @@ use xshell::{Shell, cmd};
 use super::job::Job;
 use crate::digest::random;
 use crate::error::usage;
-use crate::image::request::{self, Delivery, Request};
+use crate::image::request::{Delivery, Request, flags};
 use crate::output;
 use crate::process;
 
@@ -33,7 +33,7 @@ const LAST_LINES: &str = "30";
 pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {
     let port = port(&mut args)?;
     let mut request = Request::read(&mut args, bake_args)?;
-    request::finish(args)?;
+    flags::finish(args, flags::Command::Run)?;
     process::catch_signals();
     request.delivery = Delivery::Load;
     let mut job = Job::new(sh, request)?;
@@ -61,7 +61,7 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
 
 /// The port to publish on, which must be free.
 fn port(args: &mut Arguments) -> Result<u16> {
-    let port = match request::value(args, "--port")? {
+    let port = match flags::PORT.value(args)? {
         None => 8000,
         Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or_else(|| {
             usage(format!("--port {port:?} is no port: use a number from 1 to 65535."))
