@@ -7,6 +7,7 @@ mod http;
 mod image;
 mod output;
 mod process;
+mod similar;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -16,16 +17,30 @@ use anyhow::{Context as _, Result};
 use pico_args::Arguments;
 use xshell::Shell;
 
-const HELP: &str = "\
-The tasks of this repository.
+/// A task of this program.
+struct Task {
+    name: &'static str,
+    help: &'static str,
+    main: fn(&Shell, Arguments) -> Result<ExitCode>,
+}
 
-Usage: cargo xtask TASK
-
-Tasks:
-  image     build the agent server's container images
-  engine    run a command with a throw-away Docker engine
-
-`cargo xtask TASK --help` tells more.";
+/// For dispatch, help and errors.
+const TASKS: &[Task] = &[
+    Task {
+        name: "image",
+        help: "build the agent server's container images",
+        main: |sh, args| {
+            sh.change_dir(root()?);
+            image::main(sh, args)
+        },
+    },
+    Task {
+        name: "engine",
+        help: "run a command with a throw-away Docker engine",
+        // The engine's command runs where the caller stands.
+        main: |sh, args| engine::main(sh, &root()?, args),
+    },
+];
 
 fn main() -> ExitCode {
     run().unwrap_or_else(|error| {
@@ -36,32 +51,57 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     let mut args = Arguments::from_env();
-    let task = args.subcommand().map_err(|error| error::usage(format!("{error}.")))?;
-    let sh = Shell::new()?;
-    match task.as_deref() {
-        Some("image") => {
-            sh.change_dir(root()?);
-            image::main(&sh, args)
-        }
-        // The engine's command runs where the caller stands.
-        Some("engine") => engine::main(&sh, &root()?, args),
-        Some(unknown) => {
-            Err(error::usage(format!("there is no task {unknown:?}: the tasks are image, engine.")))
-        }
-        None => match args.finish().first() {
-            Some(flag) if flag != "-h" && flag != "--help" => Err(error::usage(format!(
-                "{:?} is not expected: `cargo xtask --help` lists the tasks.",
-                flag.to_string_lossy()
-            ))),
-            _ => {
-                output::write(HELP)?;
-                Ok(ExitCode::SUCCESS)
-            }
+    let name = args.subcommand().map_err(|error| error::usage(format!("{error}.")))?;
+    let is_help = name.as_deref() == Some("help");
+    match name {
+        Some(name) if !is_help => match TASKS.iter().find(|task| task.name == name) {
+            Some(task) => (task.main)(&Shell::new()?, args),
+            None => Err(unknown_task(&name)),
         },
+        _ => help(is_help, args),
     }
 }
 
-/// The repository's root: the parent of this crate's folder. `cargo run` tells the folder, which
+/// Prints the help, or that of the task that `help` names, or the version.
+fn help(is_help: bool, args: Arguments) -> Result<ExitCode> {
+    let words = args.finish();
+    let words = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
+    match words.first().map(AsRef::as_ref) {
+        None | Some("-h" | "--help") => output::write(overview())?,
+        Some("-V" | "--version") => output::write(concat!("xtask ", env!("CARGO_PKG_VERSION")))?,
+        Some(name) if is_help => {
+            let task = TASKS.iter().find(|task| task.name == name);
+            let task = task.ok_or_else(|| unknown_task(name))?;
+            return (task.main)(&Shell::new()?, Arguments::from_vec(vec!["--help".into()]));
+        }
+        Some(flag) => {
+            return Err(error::usage(format!(
+                "unexpected argument {flag:?}: `cargo xtask --help` lists the tasks."
+            )));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn overview() -> String {
+    let tasks = TASKS.iter().map(|task| format!("  {:<10}{}\n", task.name, task.help));
+    format!(
+        "The tasks of this repository.\n\nUsage: cargo xtask TASK\n\nTasks:\n{}\n\
+         `cargo xtask TASK --help` explains a task; --version prints the version.",
+        tasks.collect::<String>()
+    )
+}
+
+fn unknown_task(name: &str) -> anyhow::Error {
+    let names = || TASKS.iter().map(|task| task.name);
+    error::usage(format!(
+        "there is no task {name:?}:{} The tasks are {}.",
+        similar::suggestion(name, names()),
+        names().collect::<Vec<_>>().join(", ")
+    ))
+}
+
+/// The repository's root: the parent of this crate's folder. `cargo run` names the folder, which
 /// may have moved since this was compiled.
 fn root() -> Result<PathBuf> {
     let folder = env::var_os("CARGO_MANIFEST_DIR")

@@ -35,13 +35,14 @@ impl Job {
     pub fn new(sh: &Shell, mut request: Request) -> Result<Self> {
         let definition = Definition::read(sh)?;
         let source = checkout::source(sh, request.sha.take(), request.git_ref.take());
-        let version = match (request.versioned_tag, request.version.take()) {
+        let prebuilt = request.prebuilt_sdist.as_deref().map(|path| Prebuilt::open(sh, path));
+        let prebuilt = prebuilt.transpose()?;
+        let of_prebuilt = prebuilt.as_ref().and_then(Prebuilt::version).map(str::to_owned);
+        let version = match (request.versioned_tag, request.version.take().or(of_prebuilt)) {
             (false, _) => None,
             (true, Some(version)) => Some(version),
             (true, None) => Some(definition::pinned_version(sh)?),
         };
-        let prebuilt = request.prebuilt_sdist.as_deref().map(|path| Prebuilt::open(sh, path));
-        let prebuilt = prebuilt.transpose()?;
         let facts = Facts {
             source: &source,
             version: version.as_deref(),

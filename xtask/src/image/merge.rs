@@ -34,10 +34,10 @@ struct Group {
 /// registry that refuses; a manifest that does not hold what was put in it.
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     process::catch_signals();
-    let allow_partial = args.contains("--allow-partial");
+    let allow_partial = request::flags::ALLOW_PARTIAL.is_given(&mut args);
     let asked = request::platforms(&mut args)?;
     let definition = Definition::read(sh)?;
-    let groups = groups(&request::files(args)?)?;
+    let groups = groups(&request::files(args, request::flags::Command::Merge)?)?;
     for group in &groups {
         group.check(allow_partial, &asked, &definition)?;
     }

@@ -19,81 +19,129 @@ use xshell::Shell;
 
 use self::job::Job;
 use self::request::Request;
+use self::request::flags::{self, Command};
 use crate::error::usage;
 use crate::output;
 use crate::process;
+use crate::similar::suggestion;
 
-const HELP: &str = "\
-Builds the agent server's container images.
+/// A subcommand.
+struct Task {
+    command: Command,
+    help: &'static str,
+    usage: &'static str,
+    main: fn(&Shell, Call) -> Result<()>,
+}
 
-Usage: cargo xtask image [OPTIONS] [-- BAKE ARGS]    build it
-       cargo xtask image run [OPTIONS]               build, load and start it
-       cargo xtask image matrix [--variant NAME]     a CI run's jobs, as JSON
-       cargo xtask image merge FILE...               join architectures
-       cargo xtask image summary FILE...             Markdown of what was built
+/// What a subcommand is called with.
+struct Call {
+    args: Arguments,
+    /// The arguments behind `--`.
+    bake_args: Vec<OsString>,
+}
 
-Options, each with its variable and default:
-  --variant NAME         VARIANT         python; repeat, a,b or all
-  --base-image REF       BASE_IMAGE      the variant's; repeat for several
-  --base-images FILE                     a list of more, one a line; - is stdin
-  --shard K/N                            all; else part K of N
-  --custom-tags A,B      CUSTOM_TAGS     the variant's name, or none
-  --image REPO           IMAGE           ghcr.io/openhands/agent-server
-  --target NAME          TARGET          binary
-  --platforms LIST       PLATFORMS       the engine's own
-  --arch SUFFIX          ARCH            none
-  --push, --load         PUSH=1, LOAD=1  push where CI is true, else load
-  --versioned-tag        VERSIONED_TAG=1 off
-  --prebuilt-sdist PATH  PREBUILT_SDIST  none: the pinned release from PyPI
-  --builder NAME         BUILDX_BUILDER  buildx's own choice
-  --build-info PATH                      none; where to tell what was pushed
-  --jobs NUMBER                          8; how many images a bake builds
-  --skip-existing                        off; leave out what is pushed already
-  --report FILE                          none; where the report goes as JSON
-  --strict-cache                         off; fail if a cache was not written
-  --explain                              off; say why steps ran
-  --print                                print the definition, build nothing
-  --port NUMBER                          8000; for run
+/// For dispatch, help and errors.
+const TASKS: &[Task] = &[
+    Task {
+        command: Command::Build,
+        help: "build the images",
+        usage: "[OPTIONS] [-- BAKE ARGS]",
+        main: image,
+    },
+    Task {
+        command: Command::Run,
+        help: "build, load and start one image, and print address and key",
+        usage: "[OPTIONS] [-- BAKE ARGS]",
+        main: |sh, call| run::main(sh, call.args, call.bake_args),
+    },
+    Task {
+        command: Command::Matrix,
+        help: "print the jobs of a CI run as JSON",
+        usage: "[OPTIONS]",
+        main: |sh, call| matrix::main(sh, call.args),
+    },
+    Task {
+        command: Command::Merge,
+        help: "join architectures under one tag",
+        usage: "[OPTIONS] FILE...",
+        main: |sh, call| merge::main(sh, call.args),
+    },
+    Task {
+        command: Command::Summary,
+        help: "print Markdown on what was built",
+        usage: "[OPTIONS] FILE...",
+        main: |_, call| summary::main(call.args),
+    },
+];
 
-Cache: OPENHANDS_BUILDKIT_CACHE_MODE=off|min|max             max
-       OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT=1             off
-       OPENHANDS_BUILDKIT_CACHE_TIMEOUT=TIME, of exports    10m
-       BUILD_CACHE_DIR=FOLDER, for builds that load         none";
-
-/// Runs the task.
+/// Runs the subcommand that `args` begin with.
 ///
 /// # Errors
 /// A usage error for a wrong request; any other error for a build or a container that failed.
 pub fn main(sh: &Shell, args: Arguments) -> Result<ExitCode> {
     let (mut args, bake_args) = split_at_dashes(args);
-    if args.contains(["-h", "--help"]) {
-        output::write(HELP)?;
-        return Ok(ExitCode::SUCCESS);
+    let wants_help = args.contains(["-h", "--help"]);
+    let mut name = subcommand(&mut args)?;
+    let is_help = name == "help";
+    if is_help {
+        name = subcommand(&mut args)?;
     }
-    match args.subcommand().map_err(|error| usage(format!("{error}.")))?.as_deref() {
-        None => image(sh, args, bake_args)?,
-        Some("run") => run::main(sh, args, bake_args)?,
-        Some("matrix") => matrix::main(sh, args)?,
-        Some("merge") => merge::main(sh, args)?,
-        Some("summary") => summary::main(args)?,
-        Some(unknown) => {
-            return Err(usage(format!(
-                "there is no image task {unknown:?}: there are run, matrix, merge, summary."
-            )));
+    let task = TASKS.iter().find(|task| task.command.name() == name);
+    let task = task.ok_or_else(|| unknown(&name))?;
+    if wants_help || is_help {
+        output::write(help(task))?;
+    } else {
+        let takes_bake_args = task.usage.ends_with("BAKE ARGS]");
+        if let (false, Some(arg)) = (takes_bake_args, bake_args.first()) {
+            return Err(flags::unexpected(&arg.to_string_lossy(), task.command));
         }
+        (task.main)(sh, Call { args, bake_args })?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {
-    let print = args.contains("--print");
+/// The subcommand's name, empty for the build.
+fn subcommand(args: &mut Arguments) -> Result<String> {
+    Ok(args.subcommand().map_err(|error| usage(format!("{error}.")))?.unwrap_or_default())
+}
+
+fn unknown(name: &str) -> anyhow::Error {
+    let names = TASKS.iter().map(|task| task.command.name()).filter(|name| !name.is_empty());
+    usage(format!(
+        "there is no image task {name:?}:{} There are {}; without one, images are built.",
+        suggestion(name, names.clone()),
+        names.collect::<Vec<_>>().join(", ")
+    ))
+}
+
+/// What `task` does and takes. The build's help lists the other subcommands too.
+fn help(task: &Task) -> String {
+    let mut help = format!("Usage: {} {}\n", task.command.call(), task.usage);
+    if task.command == Command::Build {
+        help.push_str("\nBuilds the agent server's container images, or:\n");
+        for task in TASKS.iter().filter(|task| task.command != Command::Build) {
+            help.push_str(&format!("  {:<9} {}\n", task.command.name(), task.help));
+        }
+        help.push_str(
+            "`cargo xtask image help NAME` explains one.\n\n\
+             A flag beats its variable. A switch's variable is 1 or 0.\n",
+        );
+    } else {
+        help.push_str(&format!("\nIt can {}.\n", task.help));
+    }
+    let options = flags::help(task.command);
+    format!("{help}{}", options.trim_end())
+}
+
+fn image(sh: &Shell, Call { mut args, bake_args }: Call) -> Result<()> {
+    let print = flags::PRINT.is_given(&mut args);
     let request = Request::read(&mut args, bake_args)?;
-    request::finish(args)?;
+    flags::finish(args, Command::Build)?;
     // Not before the request is read, which may take as long as somebody types a list.
     process::catch_signals();
     let mut job = Job::new(sh, request)?;
     if print {
-        return output::write(format_args!("{:#}", job.plan.bake()));
+        return output::write(format_args!("{:#}", job.plan.print()));
     }
     let mut tags = Vec::new();
     let ended = job.build(sh, &mut tags);
@@ -102,7 +150,7 @@ fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()
     ended
 }
 
-/// The flags before `--`, and what comes after it. An empty value, as in `--arch=`, is a value.
+/// The flags before `--`, and the arguments behind it. An empty value, as in `--arch=`, is a value.
 fn split_at_dashes(args: Arguments) -> (Arguments, Vec<OsString>) {
     let mut flags = Vec::new();
     let mut rest = args.finish().into_iter();

@@ -16,7 +16,7 @@ use super::job::Job;
 use crate::digest::random;
 use crate::error::usage;
 use crate::image::report::{github, text};
-use crate::image::request::{self, Delivery, Request};
+use crate::image::request::{Delivery, Request, flags};
 use crate::output;
 use crate::process;
 
@@ -40,9 +40,9 @@ const ROOT_LABEL: &str = "openhands.xtask.root";
 /// A usage error for a wrong request or a port in use; a server that does not start or ends.
 pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {
     let port = port(&mut args)?;
-    let logs = args.contains("--logs");
+    let logs = flags::LOGS.is_given(&mut args);
     let mut request = Request::read(&mut args, bake_args)?;
-    request::finish(args)?;
+    flags::finish(args, flags::Command::Run)?;
     let _lock = lock(sh, port)?;
     remove_left_over(sh, port);
     check_free(port)?;
@@ -82,7 +82,7 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
 
 /// The port to publish on.
 fn port(args: &mut Arguments) -> Result<u16> {
-    match request::value(args, "--port")? {
+    match flags::PORT.value(args)? {
         None => Ok(8000),
         Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or_else(|| {
             usage(format!("--port {port:?} is no port: use a number from 1 to 65535."))

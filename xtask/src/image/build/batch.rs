@@ -14,6 +14,7 @@ use crate::image::build::export::{self, Exports};
 use crate::image::build::images::{self, Baked, End};
 use crate::image::build::observer::Observer;
 use crate::image::build::registry;
+use crate::image::plan::bake_file::ImageBake;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Delivery, Request};
 
@@ -173,7 +174,14 @@ impl Run<'_> {
         tell: &dyn Fn(&Target, &str) -> Result<()>,
     ) -> Result<Vec<Vec<usize>>> {
         let Run { sh, request, plan, builder, .. } = self;
-        let definition = plan.bake_of(group);
+        let targets = group.iter().map(|&target| &plan.targets[target]).collect::<Vec<_>>();
+        let how = ImageBake {
+            with_exports: true,
+            direct_push: false,
+            shared_inputs: false,
+            without: &BTreeSet::new(),
+        };
+        let definition = plan.images(&targets, &how).json;
         let mut baked = images::images(sh, request, builder, &definition, self.unread)?;
         // What the first bake leaves in the builder, the others find there.
         let is_first = built.bakes.is_empty() && baked.unread == *self.unread;

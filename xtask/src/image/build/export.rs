@@ -15,8 +15,9 @@ use crate::image::build::cache_dir::Staging;
 use crate::image::build::images::{self, Baked, End};
 use crate::image::build::observer::Observer;
 use crate::image::build::registry::{self, Content};
+use crate::image::plan::Target;
+use crate::image::plan::bake_file::literal;
 use crate::image::plan::cache::Place;
-use crate::image::plan::{Target, literal};
 use crate::image::request::Request;
 
 /// What became of an export.
@@ -300,6 +301,9 @@ fn apart(
         targets.insert(export.name.clone(), target);
     }
     let names = targets.keys().cloned().collect::<Vec<_>>();
+    let all = definition["target"].as_object().into_iter().flatten();
+    let parents = all.filter(|(name, _)| name.starts_with('_'));
+    targets.extend(parents.map(|(name, parent)| (name.clone(), parent.clone())));
     Ok(json!({ "group": { "default": { "targets": names } }, "target": targets }))
 }
 

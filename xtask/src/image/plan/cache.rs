@@ -1,14 +1,15 @@
-//! Cache names and rules: what is read, what is written, by whom (design section 4).
+//! Build caches: what they are called and where they are kept.
 
 use super::tag::{self, MAIN};
 use crate::image::request::source::UNKNOWN;
-use crate::image::request::{Mode, without_repeats};
+use crate::image::request::{Flavor, Mode, without_repeats};
 
 /// What a cache's name is made of.
 pub struct Naming<'a> {
     pub image: &'a str,
     pub target: &'a str,
     pub base_image: &'a str,
+    pub flavor: Flavor,
     pub arch: Option<&'a str>,
     pub git_ref: &'a str,
 }
@@ -39,15 +40,16 @@ impl Naming<'_> {
     }
 
     fn image_cache(&self) -> String {
-        self.with_arch(format!("buildcache-{}-{}", self.target, tag::slug(self.base_image)))
+        self.with_suffixes(format!("buildcache-{}-{}", self.target, tag::slug(self.base_image)))
     }
 
     fn shared_cache(&self) -> String {
-        self.with_arch(format!("buildcache-shared-{}", self.target))
+        self.with_suffixes(format!("buildcache-shared-{}", self.target))
     }
 
-    /// Jobs of different architectures must not overwrite each other.
-    fn with_arch(&self, cache: String) -> String {
+    /// Jobs of different flavors or architectures must not overwrite each other's caches.
+    fn with_suffixes(&self, cache: String) -> String {
+        let cache = format!("{cache}{}", self.flavor.suffix());
         match self.arch {
             Some(arch) => format!("{cache}-{arch}"),
             None => cache,
@@ -75,7 +77,7 @@ fn scope(cache: &str, base_image: &str, git_ref: &str) -> String {
     if name.ends_with("-main") { tag::closed(&name, &raw) } else { tag::valid(name, &raw) }
 }
 
-/// Where a cache is kept.
+/// Where a cache is kept. All that differs between the kinds of caches is in this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A reference.
@@ -92,6 +94,15 @@ impl Place {
         }
     }
 
+    /// Does an import vertex of `BuildKit` that names `read` read this cache? It names a folder by
+    /// the digest of its index, so any folder may be meant.
+    pub fn is_read_as(&self, read: &str) -> bool {
+        match self {
+            Place::Registry(reference) => read == reference,
+            Place::Folder(_) => read.starts_with("local:"),
+        }
+    }
+
     /// The `cache-from` entry that reads it.
     pub fn read_entry(&self) -> String {
         match self {
@@ -100,15 +111,27 @@ impl Place {
         }
     }
 
-    /// The `cache-to` entry that writes it. An export that fails must not cost the image, hence
-    /// `ignore-error`; some registries take a cache only as an OCI image manifest, hence the rest.
+    /// The `cache-to` entry that writes it with an image.
     pub fn write_entry(&self, mode: Mode) -> String {
         let place = match self {
             Place::Registry(_) => self.read_entry(),
             Place::Folder(folder) => format!("type=local,{}", csv_field(&format!("dest={folder}"))),
         };
+        // An export that fails must not cost the image, hence `ignore-error`; some registries take
+        // a cache only as an OCI image manifest, hence the rest.
         let options = "image-manifest=true,oci-mediatypes=true,ignore-error=true";
         format!("{place},mode={},{options}", mode.name())
+    }
+
+    /// The `cache-to` entry that writes it alone, after the image was delivered.
+    pub fn export_entry(&self, mode: Mode) -> String {
+        let entry = self.write_entry(mode);
+        match self {
+            // The image's own layers are compressed already. The rest is read by builders only,
+            // and zstd takes a third of the time of gzip.
+            Place::Registry(_) => format!("{entry},compression=zstd"),
+            Place::Folder(_) => entry,
+        }
     }
 }
 

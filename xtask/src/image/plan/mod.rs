@@ -1,25 +1,37 @@
-//! From a request to the bake definition: pure, so that `--print` shows the very thing that a
-//! build hands to buildx.
+//! From a request to what is built, tagged and cached: pure, so that `--print` shows the very thing
+//! that a build hands to buildx.
 
+pub mod bake_file;
 pub mod cache;
 pub mod shard;
 pub mod tag;
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use self::cache::Place;
 use crate::error::usage;
 use crate::image::request::definition::{Definition, Variant};
 use crate::image::request::source::Source;
-use crate::image::request::{Delivery, Mode, Request};
+use crate::image::request::{AcpProvider, Capability, Delivery, Mode, Request};
 
-/// A run, or the shard of one that was asked for: one bake.
+/// A run, or the shard of one that was asked for.
 pub struct Plan {
     pub targets: Vec<Target>,
+    pub cache_mode: Mode,
+    /// The Dockerfile's stage that is built.
+    stage: String,
+    /// Empty for the engine's own.
+    platforms: Vec<String>,
+    delivery: Delivery,
+    ca_bundle: Option<String>,
+    /// The folder with packages that replace the pinned ones.
+    prebuilt: Option<PathBuf>,
+    /// The bake file's targets that a target of the run inherits from.
+    parents: Map<String, Value>,
 }
 
 /// One image of a run.
@@ -33,13 +45,19 @@ pub struct Target {
     pub tags: Vec<String>,
     /// The references of its multi-architecture manifest: the tags without architecture.
     pub manifest_tags: Vec<String>,
-    /// Those of the tags that tell a release.
+    /// Those of the tags that name a release.
     pub release_tags: Vec<String>,
     /// Where its cache is read from and written to.
     pub cache_read: Vec<Place>,
     pub cache_written: Vec<Place>,
-    /// Its part of the bake definition.
-    bake: Map<String, Value>,
+    /// Its own build arguments, as text.
+    own_args: Vec<(&'static str, String)>,
+    /// Those of the bake file, as bake reads them.
+    file_args: Map<String, Value>,
+    /// The target of the bake file that it inherits from.
+    parent: String,
+    /// `context` and `dockerfile`, where the bake file has them.
+    paths: BTreeMap<&'static str, String>,
 }
 
 /// What a run knows besides the request and the definition.
@@ -58,6 +76,8 @@ struct Choice<'a> {
     /// The name of the variant where that is what was asked for, and not only a base image.
     variant_name: Option<&'a String>,
     variant: &'a Variant,
+    /// The variant's target in the bake file.
+    parent: &'a String,
     base_image: &'a str,
     custom_tags: Vec<String>,
 }
@@ -69,17 +89,17 @@ struct Places {
 }
 
 impl Plan {
-    /// Lays tags, cache and output over the definition.
+    /// Finds out tags, caches and arguments of every image.
     ///
     /// # Errors
     /// A usage error for a variant, target or platform that the definition does not have, and for
     /// a request in which two images would get the same tag.
     pub fn new(request: &Request, definition: &Definition, facts: &Facts) -> Result<Self> {
-        check_name("target", &request.target, definition.targets.iter())?;
+        check_name("target", &request.target, definition.stages.iter())?;
         let choices = choices(request, definition)?;
         let alone = choices.len() == 1;
         let mut targets = Vec::new();
-        for choice in choices {
+        for choice in &choices {
             for platform in &request.platforms {
                 check_name("platform", platform, choice.variant.platforms.iter())?;
             }
@@ -91,9 +111,21 @@ impl Plan {
                     if alone { folder.clone() } else { format!("{folder}/{}", choice.name) }
                 }),
             };
-            targets.push(Target::new(request, facts, &choice, &places));
+            targets.push(Target::new(request, facts, choice, &places));
         }
-        let mut plan = Plan { targets };
+        let lineages = choices.iter().flat_map(|choice| &choice.variant.lineage);
+        let parents = lineages.collect::<BTreeSet<_>>().into_iter();
+        let parent = |name: &String| Some((name.clone(), definition.targets.get(name)?.clone()));
+        let mut plan = Plan {
+            targets,
+            cache_mode: request.cache_mode,
+            stage: request.target.clone(),
+            platforms: request.platforms.clone(),
+            delivery: request.delivery,
+            ca_bundle: request.ca_bundle.clone(),
+            prebuilt: facts.prebuilt.map(Path::to_owned),
+            parents: parents.filter_map(parent).collect(),
+        };
         plan.check_names()?;
         // Only now, so that tags, names and the writer of the shared cache are the same in every
         // shard, and a request is refused by all jobs of a run or by none.
@@ -103,29 +135,12 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The definition as buildx reads it.
-    pub fn bake(&self) -> Value {
-        self.bake_of(&(0..self.targets.len()).collect::<Vec<_>>())
-    }
-
-    /// The definition of the targets with these numbers.
-    pub fn bake_of(&self, numbers: &[usize]) -> Value {
-        let targets = || numbers.iter().filter_map(|&number| self.targets.get(number));
-        let names = targets().map(|target| &target.name).collect::<Vec<_>>();
-        let targets = targets().map(|target| (target.name.clone(), &target.bake));
-        json!({
-            "group": { "default": { "targets": names } },
-            "target": targets.collect::<BTreeMap<_, _>>(),
-        })
-    }
-
     /// Takes away every cache that was to be written; says whether there was any.
     pub fn drop_exports(&mut self) -> bool {
         let mut dropped = false;
         for target in &mut self.targets {
             dropped |= !target.cache_written.is_empty();
             target.cache_written.clear();
-            target.bake.insert("cache-to".to_owned(), json!([]));
         }
         dropped
     }
@@ -157,62 +172,47 @@ impl Target {
             version: facts.version,
             base_image: choice.base_image,
             custom_tags: &choice.custom_tags,
+            flavor: request.flavor,
             arch: request.arch.as_deref(),
             target: &request.target,
         };
         let references = |tags: Vec<String>| -> Vec<String> {
             tags.into_iter().map(|tag| format!("{}:{tag}", request.image)).collect()
         };
-        let tags = references(naming.tags());
-        let (read, write) = caches(request, facts, choice, places);
-        let output = match request.delivery {
-            Delivery::Push => "type=registry",
-            Delivery::Load => "type=docker",
-        };
-
-        let mut bake = choice.variant.bake.clone();
-        let mut set = |key: &str, value: Value| bake.insert(key.to_owned(), value);
-        set("target", json!(request.target));
-        set("platforms", json!(request.platforms));
-        set("tags", json!(tags));
-        set("cache-from", read.iter().map(|place| literal(&place.read_entry())).collect());
-        let exports = write.iter().map(|place| place.write_entry(request.cache_mode));
-        set("cache-to", exports.map(|export| literal(&export)).collect());
-        set("output", json!([output]));
-        if let Some(bundle) = &request.ca_bundle {
-            let source = cache::csv_field(&format!("src={bundle}"));
-            set("secret", json!([literal(&format!("type=file,id=ca-certificates,{source}"))]));
-        }
-        let proxies = request.proxies.iter().map(|(name, value)| (*name, value.as_str()));
-        let args = [
-            ("BASE_IMAGE", choice.base_image),
-            ("OPENHANDS_BUILD_GIT_SHA", &facts.source.sha),
-            ("OPENHANDS_BUILD_GIT_REF", &facts.source.git_ref),
-        ];
-        let args = args.into_iter().chain(proxies);
-        extend(&mut bake, "args", args.map(|(k, v)| (k.to_owned(), literal(v))).collect());
-        if let Some(folder) = facts.prebuilt {
-            let context = [("prebuilt".to_owned(), literal(&folder.to_string_lossy()))];
-            extend(&mut bake, "contexts", context.into_iter().collect());
-        }
+        let (cache_read, cache_written) = caches(request, facts, choice, places);
         Target {
             name: choice.name.clone(),
             variant: choice.variant_name.cloned(),
             base_image: choice.base_image.to_owned(),
+            tags: references(naming.tags()),
             manifest_tags: references(tag::Naming { arch: None, ..naming }.tags()),
             release_tags: references(naming.release_tags()),
-            tags,
-            cache_read: read,
-            cache_written: write,
-            bake,
+            cache_read,
+            cache_written,
+            own_args: own_args(request, facts, choice.base_image),
+            file_args: choice.variant.args.clone(),
+            parent: choice.parent.clone(),
+            paths: choice.variant.paths.clone(),
         }
     }
+}
 
-    /// Its build arguments, with their values as bake reads them.
-    pub fn args(&self) -> BTreeMap<String, String> {
-        let args = self.bake.get("args").and_then(Value::as_object).into_iter().flatten();
-        args.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
-    }
+/// The build arguments that the request decides.
+fn own_args(request: &Request, facts: &Facts, base_image: &str) -> Vec<(&'static str, String)> {
+    let capabilities = request.capabilities.iter().map(|one| Capability::name(*one));
+    let mut providers = request.acp_providers.clone();
+    providers.retain(|_| request.flavor.has_acp_providers());
+    let providers = providers.into_iter().map(AcpProvider::name);
+    let mut args = vec![
+        ("BASE_IMAGE", base_image.to_owned()),
+        ("IMAGE_FLAVOR", request.flavor.name().to_owned()),
+        ("INSTALL_CAPABILITIES", capabilities.collect::<Vec<_>>().join(",")),
+        ("INSTALL_ACP_PROVIDERS", providers.collect::<Vec<_>>().join(",")),
+        ("OPENHANDS_BUILD_GIT_SHA", facts.source.sha.clone()),
+        ("OPENHANDS_BUILD_GIT_REF", facts.source.git_ref.clone()),
+    ];
+    args.extend(request.proxies.iter().cloned());
+    args
 }
 
 /// The variants that are asked for by name, by `all`, or by naming none.
@@ -253,6 +253,7 @@ fn choices<'a>(request: &'a Request, definition: &'a Definition) -> Result<Vec<C
                     .clone()
                     .unwrap_or_else(|| variant_name.into_iter().cloned().collect()),
                 variant,
+                parent: name,
                 variant_name,
                 base_image,
             });
@@ -301,7 +302,8 @@ pub fn check_name<'a>(
     Err(usage(format!("there is no {kind} {name:?}: use one of {names}.")))
 }
 
-/// What a target reads and what it writes (design section 4, the table).
+/// What a target reads and what it writes. A push reads and writes the registry, a build outside of
+/// CI the folder that it was given.
 fn caches(
     request: &Request,
     facts: &Facts,
@@ -312,6 +314,7 @@ fn caches(
         image: &request.image,
         target: &request.target,
         base_image: choice.base_image,
+        flavor: request.flavor,
         arch: request.arch.as_deref(),
         git_ref: &facts.source.git_ref,
     };
@@ -328,22 +331,7 @@ fn caches(
     (read, if request.cache_mode == Mode::Off { Vec::new() } else { write })
 }
 
-/// Adds `entries` to the object under `key`.
-fn extend(bake: &mut Map<String, Value>, key: &str, entries: Map<String, Value>) {
-    match bake.get_mut(key) {
-        Some(Value::Object(object)) => object.extend(entries),
-        _ => {
-            bake.insert(key.to_owned(), Value::Object(entries));
-        }
-    }
-}
-
-/// `text` as a bake value. Bake reads every string as a template: a branch name may hold `${`.
-pub fn literal(text: &str) -> Value {
-    json!(text.replace("${", "$${").replace("%{", "%%{"))
-}
-
-/// The architecture of a platform as tags and jobs tell it: `linux/arm64` is `arm64`.
+/// The architecture of a platform as tags and jobs name it: `linux/arm64` is `arm64`.
 pub fn arch(platform: &str) -> String {
     let after_os = platform.split_once('/').map_or(platform, |(_, arch)| arch);
     after_os.replace('/', "-")

@@ -1,9 +1,9 @@
-//! Tags: what an image is called. The names are those of design section 5, which other tools
-//! compute too; every tag that leaves here is one that a registry takes.
+//! Tags: what an image is called. Other tools compute the same names, so their form is fixed; every
+//! tag that leaves here is one that a registry takes.
 
 use crate::digest::sha256;
 use crate::image::request::source::UNKNOWN;
-use crate::image::request::without_repeats;
+use crate::image::request::{Flavor, without_repeats};
 
 /// The most characters that a registry takes in a tag.
 const MAX_LENGTH: usize = 128;
@@ -23,20 +23,23 @@ pub struct Naming<'a> {
     pub version: Option<&'a str>,
     pub base_image: &'a str,
     pub custom_tags: &'a [String],
+    pub flavor: Flavor,
     pub arch: Option<&'a str>,
     pub target: &'a str,
 }
 
 impl Naming<'_> {
-    /// All tags of the image in the order of design section 5, each once.
+    /// All tags of the image, each once: for each custom tag those of the commit and of the branch,
+    /// then that of the base image, then the release tags.
     pub fn tags(&self) -> Vec<String> {
         let mut tags = Vec::new();
         let short = short_sha(self.sha);
         for custom in self.custom_tags {
-            tags.push(self.tag(short, custom, self.sha));
-            tags.push(self.tag(self.sha, custom, self.sha));
+            tags.push(self.commit_tag(short, custom));
+            tags.push(self.commit_tag(self.sha, custom));
             if is_branch(self.git_ref) {
-                tags.push(self.branch_tag(custom));
+                let is_own = is_main(self.git_ref);
+                tags.push(self.moving_tag(&ref_name(self.git_ref), custom, self.git_ref, is_own));
             }
         }
         tags.push(self.tag(short, &slug(self.base_image), self.base_image));
@@ -44,28 +47,37 @@ impl Naming<'_> {
         without_repeats(tags)
     }
 
-    /// The tag that moves with the branch. A branch `Main` has main's name in lower case, but must
-    /// not move the tag that main's users pull.
-    fn branch_tag(&self, custom: &str) -> String {
-        let name = ref_name(self.git_ref);
-        let tag = self.tag(&name, custom, self.git_ref);
-        if name == "main" && !is_main(self.git_ref) { closed(&tag, self.git_ref) } else { tag }
-    }
-
     /// The release tags alone; none unless they were asked for and a version is known.
     pub fn release_tags(&self) -> Vec<String> {
         let mut tags = Vec::new();
         if let Some(version) = self.release() {
+            let is_own = semver(version).is_some();
+            // Not the digest of a branch that is called like it.
+            let raw = format!("version\n{version}");
             for custom in self.custom_tags {
                 for alias in release_aliases(version) {
-                    tags.push(self.tag(&alias, custom, version));
+                    tags.push(self.moving_tag(&alias, custom, &raw, is_own));
                 }
             }
         }
         without_repeats(tags)
     }
 
-    /// The version that release tags tell. A git tag that is no `X.Y.Z` is used as it is.
+    /// `head` is the commit, or its start. What is no commit can be any word.
+    fn commit_tag(&self, head: &str, custom: &str) -> String {
+        let is_commit = self.sha.len() >= 7 && self.sha.bytes().all(|b| b.is_ascii_hexdigit());
+        self.moving_tag(head, custom, self.sha, is_commit)
+    }
+
+    /// A tag that may move from image to image. Unless `is_own`, a head that main or a release
+    /// writes is closed with a digest: users pull `main-…`, `latest-…` and `1.58.0-…` in trust of
+    /// who wrote them, whatever others call their branches and git tags.
+    fn moving_tag(&self, head: &str, custom: &str, raw: &str, is_own: bool) -> String {
+        let tag = self.tag(head, custom, raw);
+        if is_own || !is_reserved(head) { tag } else { closed(&tag, raw) }
+    }
+
+    /// The version that release tags name. A git tag that is no `X.Y.Z` is used as it is.
     fn release(&self) -> Option<&str> {
         let version = self.version?;
         let known = Some(version).filter(|&version| version != UNKNOWN);
@@ -76,18 +88,28 @@ impl Naming<'_> {
         }
     }
 
-    /// `head-tail` with the suffixes for architecture and target. `raw` is the input that `head`
-    /// or `tail` was made from, so that a digest can tell two inputs apart.
+    /// `head-tail` with the suffixes for flavor, architecture and target. `raw` is the input that
+    /// `head` or `tail` was made from, so that a digest can tell two inputs apart.
     fn tag(&self, head: &str, tail: &str, raw: &str) -> String {
-        let mut tag = format!("{head}-{tail}");
+        let mut tag = format!("{head}-{tail}{}", self.flavor.suffix());
         if let Some(arch) = self.arch {
             tag = format!("{tag}-{arch}");
         }
-        if self.target != "binary" {
+        // The flavor's name already says that the minimal binary is meant.
+        let is_implied = self.flavor == Flavor::Minimal && self.target == "binary-minimal";
+        if self.target != "binary" && !is_implied {
             tag = format!("{tag}-{}", self.target);
         }
         valid(tag, raw)
     }
+}
+
+/// Is `head` what main's tags or a release's begin with? The releases are `X`, `X.Y` and `X.Y.Z`,
+/// with a `v` if their version has one.
+fn is_reserved(head: &str) -> bool {
+    let numbers = head.strip_prefix('v').unwrap_or(head).split('.').collect::<Vec<_>>();
+    let is_release = numbers.len() <= 3 && numbers.into_iter().all(is_release_number);
+    ["main", "latest"].contains(&head) || is_release
 }
 
 /// The first seven characters of a commit.
@@ -105,7 +127,7 @@ fn is_branch(git_ref: &str) -> bool {
     git_ref != UNKNOWN && (git_ref.starts_with("refs/heads/") || !git_ref.starts_with("refs/"))
 }
 
-/// `{ref-name}` of design section 5, which is the `{branch}` of cache scopes too.
+/// A ref as a part of tags and of cache scopes.
 pub fn ref_name(git_ref: &str) -> String {
     let name = git_ref.strip_prefix("refs/heads/").unwrap_or(git_ref);
     squeeze(name, |c| c.is_ascii_alphanumeric() || ".-".contains(c)).to_ascii_lowercase()
@@ -148,13 +170,13 @@ fn semver(version: &str) -> Option<[&str; 3]> {
     let &[major, minor, patch] = numbers.as_slice() else {
         return None;
     };
-    let is_number = |number: &str| {
-        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        digits && (number == "0" || !number.starts_with('0'))
-    };
-    let all_numbers =
-        is_number(major.strip_prefix('v').unwrap_or(major)) && is_number(minor) && is_number(patch);
-    all_numbers.then_some([major, minor, patch])
+    let number = major.strip_prefix('v').unwrap_or(major);
+    [number, minor, patch].into_iter().all(is_release_number).then_some([major, minor, patch])
+}
+
+fn is_release_number(number: &str) -> bool {
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && (number == "0" || !number.starts_with('0'))
 }
 
 /// `name` where a registry takes it; else cleaned or cut, and closed with a digest.
@@ -202,4 +224,95 @@ fn cut(text: &str, length: usize) -> String {
 /// The first hex digits of the SHA-256 of `text`.
 fn digest(text: &str) -> String {
     cut(&sha256(text), DIGEST_LENGTH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn naming<'a>(git_ref: &'a str, version: Option<&'a str>, custom: &'a [String]) -> Naming<'a> {
+        Naming {
+            sha: SHA,
+            git_ref,
+            version,
+            base_image: "debian:13",
+            custom_tags: custom,
+            flavor: Flavor::Default,
+            arch: None,
+            target: "binary",
+        }
+    }
+
+    /// Tags that move have one owner: main, or the releases of one version.
+    #[test]
+    fn nobody_writes_tags_of_main_or_of_a_release() {
+        let custom = ["python".to_owned(), "java".to_owned()];
+        let refs = [
+            "main", "Main", "MAIN", "latest", "Latest", "1", "v1", "1.58", "1.58.0", "v1.58.0",
+            ".main", "-main", "main.", "x", "0", "12-fix",
+        ];
+        let refs = refs.iter().flat_map(|name| {
+            ["", "refs/heads/", "refs/tags/", "refs/pull/", "heads/"].map(|p| format!("{p}{name}"))
+        });
+        let refs = refs.collect::<Vec<_>>();
+        let versions = [
+            None,
+            Some("1.58.0"),
+            Some("v1.58.0"),
+            Some("1"),
+            Some("1.58"),
+            Some("main"),
+            Some("latest"),
+            Some(UNKNOWN),
+        ];
+        let mut owners = BTreeMap::<String, String>::new();
+        for (git_ref, version) in
+            refs.iter().flat_map(|git_ref| versions.map(|version| (git_ref, version)))
+        {
+            for flavor in Flavor::ALL {
+                for target in ["binary", "source", "binary-minimal"] {
+                    for arch in [None, Some("arm64")] {
+                        let naming =
+                            Naming { flavor, target, arch, ..naming(git_ref, version, &custom) };
+                        let releases = naming.release_tags();
+                        for tag in
+                            naming.tags().into_iter().filter(|tag| !tag.starts_with("0123456"))
+                        {
+                            // A git tag that is a version names a release by itself.
+                            let owner = match naming.release() {
+                                Some(release) if releases.contains(&tag) => {
+                                    format!("release {release}")
+                                }
+                                _ if is_main(git_ref) => "main".to_owned(),
+                                _ => format!("ref {}", git_ref.trim_start_matches("refs/heads/")),
+                            };
+                            let is_moving = ["main-", "latest-", "1-", "v1-", "1.58"]
+                                .iter()
+                                .any(|start| tag.starts_with(start));
+                            let first = owners.entry(tag.clone()).or_insert(owner.clone());
+                            assert!(!is_moving || *first == owner, "{tag} of {first} and {owner}");
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(owners["main-python"], "main");
+        assert_eq!(owners["1-python"], "release 1.58.0");
+        assert_eq!(owners["12-fix-python"], "ref 12-fix", "an issue's branch keeps its name");
+    }
+
+    #[test]
+    fn a_commit_of_digits_is_no_release() {
+        let custom = ["t".to_owned()];
+        let sha = "1234567123456712345671234567123456712345";
+        let tags = |sha| Naming { sha, ..naming("x", None, &custom) }.tags();
+        assert_eq!(tags(sha)[0], "1234567-t");
+        for word in ["main", "latest", "1"] {
+            assert!(tags(word)[0].starts_with(&format!("{word}-t-")), "{word}");
+        }
+    }
 }

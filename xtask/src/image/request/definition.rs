@@ -15,7 +15,7 @@ const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
 const DOCKERFILE: &str = "agent-server-image/Dockerfile";
 const REQUIREMENTS: &str = "agent-server-image/requirements.txt";
 /// The package whose pinned version is the image's version.
-const SERVER: &str = "openhands-agent-server";
+const PACKAGE: &str = "openhands-sdk";
 
 /// What `agent-server-image/` offers.
 pub struct Definition {
@@ -24,16 +24,23 @@ pub struct Definition {
     /// The variants that are built when none is named: the bake file's default group.
     pub default_variants: Vec<String>,
     /// The Dockerfile's stages, each of which is a target.
-    pub targets: Vec<String>,
+    pub stages: Vec<String>,
+    /// The bake file's targets as it has them. A run's targets inherit from these, so that bake
+    /// itself merges whatever it knows and this program does not.
+    pub targets: Map<String, Value>,
 }
 
-/// One bake target, its `inherits` resolved.
+/// One bake target, and the few of its attributes that this program looks at.
 pub struct Variant {
     pub base_image: String,
     /// The platforms that it is published for.
     pub platforms: Vec<String>,
-    /// Everything the bake file says of it.
-    pub bake: Map<String, Value>,
+    /// Its build arguments, as bake reads them.
+    pub args: Map<String, Value>,
+    /// `context` and `dockerfile`, where the bake file has them.
+    pub paths: BTreeMap<&'static str, String>,
+    /// The names of the targets that it inherits from, and at last its own.
+    pub lineage: Vec<String>,
 }
 
 impl Definition {
@@ -42,81 +49,74 @@ impl Definition {
     /// # Errors
     /// A usage error for a file that is missing or broken, with the place in it.
     pub fn read(sh: &Shell) -> Result<Self> {
-        Self::try_read(sh).map_err(|error| usage(format!("{error:#}")))
+        let read = |path| sh.read_file(path).with_context(|| format!("{path} can't be read"));
+        let definition = read(BAKE_FILE).and_then(|bake| Self::parse(&bake, &read(DOCKERFILE)?));
+        definition.map_err(|error| usage(format!("{error:#}")))
     }
 
-    fn try_read(sh: &Shell) -> Result<Self> {
-        let text = sh.read_file(BAKE_FILE).with_context(|| format!("{BAKE_FILE} can't be read"))?;
-        let bake: Value =
-            serde_json::from_str(&text).with_context(|| format!("{BAKE_FILE} is not JSON"))?;
-        let targets = bake["target"]
-            .as_object()
-            .with_context(|| format!("{BAKE_FILE}: \"target\" must be an object of targets."))?;
+    /// Reads the texts of the bake file and of the Dockerfile.
+    ///
+    /// # Errors
+    /// What is broken in the bake file.
+    pub fn parse(bake: &str, dockerfile: &str) -> Result<Self> {
+        let mut bake: Value =
+            serde_json::from_str(bake).with_context(|| format!("{BAKE_FILE} is not JSON"))?;
+        let Some(Value::Object(targets)) = bake.get_mut("target").map(Value::take) else {
+            bail!("{BAKE_FILE}: \"target\" must be an object of targets.");
+        };
         let mut variants = BTreeMap::new();
         for name in targets.keys().filter(|name| !name.starts_with('_')) {
-            variants.insert(name.clone(), Variant::read(targets, name)?);
+            variants.insert(name.clone(), Variant::read(&targets, name)?);
         }
         let default_variants = strings(&bake["group"]["default"]["targets"])
             .filter(|names| !names.is_empty() && names.iter().all(|n| variants.contains_key(n)))
             .with_context(|| {
                 format!("{BAKE_FILE}: \"group.default.targets\" must list targets of this file.")
             })?;
-        let dockerfile =
-            sh.read_file(DOCKERFILE).with_context(|| format!("{DOCKERFILE} can't be read"))?;
-        Ok(Definition { variants, default_variants, targets: stages(&dockerfile) })
+        Ok(Definition { variants, default_variants, stages: stages(dockerfile), targets })
     }
 }
 
 impl Variant {
     fn read(targets: &Map<String, Value>, name: &str) -> Result<Self> {
-        let bake = resolve(targets, name, 0)?;
-        let base_image = bake
-            .get("args")
-            .and_then(|args| args["BASE_IMAGE"].as_str())
-            .filter(|base_image| !base_image.is_empty())
-            .with_context(|| {
-                format!("{BAKE_FILE}: \"target.{name}.args.BASE_IMAGE\" must name an image.")
-            })?
-            .to_owned();
-        let platforms = bake.get("platforms").and_then(strings).with_context(|| {
+        let lineage = lineage(targets, name, 0)?;
+        // As bake merges them: later ones replace what earlier ones set, arguments one by one.
+        let all = || lineage.iter().filter_map(|name| targets.get(name));
+        let last = |key| all().rev().map(|target| &target[key]).find(|value| !value.is_null());
+        let args = all().filter_map(|target| target["args"].as_object()).flatten();
+        let args = args.map(|(k, v)| (k.clone(), v.clone())).collect::<Map<_, _>>();
+        let base_image = args.get("BASE_IMAGE").and_then(Value::as_str);
+        let base_image = base_image.filter(|image| !image.is_empty()).with_context(|| {
+            format!("{BAKE_FILE}: \"target.{name}.args.BASE_IMAGE\" must name an image.")
+        })?;
+        let platforms = last("platforms").and_then(strings).with_context(|| {
             format!("{BAKE_FILE}: \"target.{name}.platforms\" must list platforms.")
         })?;
-        Ok(Variant { base_image, platforms, bake })
+        let paths = ["context", "dockerfile"].into_iter();
+        let paths = paths.filter_map(|key| Some((key, last(key)?.as_str()?.to_owned()))).collect();
+        Ok(Variant { base_image: base_image.to_owned(), platforms, args, paths, lineage })
     }
 }
 
-/// The target `name` with what it inherits, as bake merges it: later parents over earlier ones,
-/// its own attributes over all; maps key by key.
-fn resolve(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Map<String, Value>> {
+/// The targets that `name` inherits from, in the order in which bake merges them, and `name`.
+fn lineage(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Vec<String>> {
     let Some(own) = targets.get(name).and_then(Value::as_object) else {
         bail!("{BAKE_FILE}: \"target.{name}\" is inherited from but is no object.");
     };
     if depth > targets.len() {
         bail!("{BAKE_FILE}: \"target.{name}\" inherits from itself.");
     }
-    let mut resolved = Map::new();
+    let mut names = Vec::new();
     if let Some(parents) = own.get("inherits") {
         let parents = strings(parents).with_context(|| {
             format!("{BAKE_FILE}: \"target.{name}.inherits\" must list targets.")
         })?;
         for parent in parents {
-            overlay(&mut resolved, resolve(targets, &parent, depth + 1)?);
+            names.extend(lineage(targets, &parent, depth + 1)?);
         }
     }
-    overlay(&mut resolved, own.clone());
-    resolved.remove("inherits");
-    Ok(resolved)
-}
-
-fn overlay(under: &mut Map<String, Value>, over: Map<String, Value>) {
-    for (key, value) in over {
-        match (under.get_mut(&key), value) {
-            (Some(Value::Object(under)), Value::Object(over)) => under.extend(over),
-            (_, value) => {
-                under.insert(key, value);
-            }
-        }
-    }
+    names.push(name.to_owned());
+    Ok(names)
 }
 
 /// The list of strings that `value` is, if it is one.
@@ -141,17 +141,17 @@ fn stages(dockerfile: &str) -> Vec<String> {
     stages
 }
 
-/// The server's version as the requirements pin it.
+/// The version that the requirements pin.
 ///
 /// # Errors
-/// A requirements file that is missing or pins no version of the server.
+/// A requirements file that is missing or pins no version.
 pub fn pinned_version(sh: &Shell) -> Result<String> {
     let requirements =
         sh.read_file(REQUIREMENTS).with_context(|| format!("{REQUIREMENTS} can't be read"))?;
     requirements
         .lines()
-        .find_map(|line| line.strip_prefix(SERVER)?.strip_prefix("=="))
+        .find_map(|line| line.strip_prefix(PACKAGE)?.strip_prefix("=="))
         .and_then(|pin| pin.split_whitespace().next())
         .map(str::to_owned)
-        .with_context(|| format!("{REQUIREMENTS} has no line {SERVER}==VERSION."))
+        .with_context(|| format!("{REQUIREMENTS} has no line {PACKAGE}==VERSION."))
 }

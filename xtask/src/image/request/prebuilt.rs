@@ -1,44 +1,63 @@
-//! Packages that are built already and replace the pinned ones (`--prebuilt-sdist`). They are
-//! looked through before they reach a build: their file names and entries come from elsewhere.
+//! Packages that are built already (`--prebuilt-sdist`): either the SDK's whole workspace as one
+//! archive, or wheels and sdists of single packages that replace the pinned ones. Only names are
+//! read here. An archive is unpacked inside the build's sandbox and nowhere else, so what is in it
+//! can do no more than any other build step.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use xshell::Shell;
 
+use super::source::UNKNOWN;
 use crate::digest::hex;
 use crate::error::usage;
-use crate::image::request::archive;
 
-/// Archives that were found good, and the folder that bake gets them in.
+/// The packages of the SDK's workspace. The first one's version is the image's.
+const PACKAGES: [&str; 4] =
+    ["openhands-sdk", "openhands-tools", "openhands-workspace", "openhands-agent-server"];
+const SDIST: &str = ".tar.gz";
+const WHEEL: &str = ".whl";
+/// The largest archive that is taken. The SDK's own are a few megabytes.
+const LARGEST: u64 = 1 << 30;
+
+/// An archive, with what its file name says.
+struct Archive {
+    path: PathBuf,
+    /// Of its package, normalized.
+    package: String,
+    version: Option<String>,
+}
+
+/// Archives to build from, and the folder that bake gets them in.
 pub struct Prebuilt {
-    archives: Vec<PathBuf>,
+    archives: Vec<Archive>,
+    /// Whether they are one archive of the whole workspace.
+    is_workspace: bool,
     /// Named by its content, so that two runs at once can share it.
     folder: PathBuf,
 }
 
 impl Prebuilt {
-    /// Looks through `path`: a source archive, a wheel, or a folder of them.
+    /// Looks at `path`: an sdist, a wheel, or a folder of them.
     ///
     /// # Errors
-    /// A usage error for a path that holds no archive, for an archive that is not one, or for one
-    /// that has entries outside itself.
+    /// A usage error for a path without an archive, for one that is not a regular file or too
+    /// large, and for two archives of one package.
     pub fn open(sh: &Shell, path: &Path) -> Result<Self> {
         let archives = find(path)?;
+        let is_workspace = matches!(archives.as_slice(), [archive] if archive.is_workspace());
         let mut content = Sha256::new();
         for archive in &archives {
-            check(archive).map_err(|error| {
-                usage(format!("--prebuilt-sdist {} can't be used: {error:#}.", archive.display()))
-            })?;
-            content.update(name(archive).as_bytes());
-            content.update(fs::read(archive)?);
+            content.update(archive.file_name().as_bytes());
+            add_content(&mut content, &archive.path)
+                .map_err(|error| refuse(&archive.path, format!("can't be read: {error}")))?;
         }
         let folder = sh.current_dir().join("target/prebuilt").join(hex(&content.finalize()));
-        Ok(Prebuilt { archives, folder })
+        Ok(Prebuilt { archives, is_workspace, folder })
     }
 
     /// The folder that bake gets, absolute.
@@ -46,18 +65,28 @@ impl Prebuilt {
         &self.folder
     }
 
+    /// The version of the `openhands-sdk` in it, [`UNKNOWN`] where its name does not say;
+    /// `None` where the pinned one stays.
+    pub fn version(&self) -> Option<&str> {
+        let sdk = self.archives.iter().find(|archive| archive.package == PACKAGES[0]);
+        match (sdk, self.archives.as_slice()) {
+            (Some(sdk), _) => Some(sdk.version.as_deref().unwrap_or(UNKNOWN)),
+            (None, [workspace]) if self.is_workspace => Some(workspace.workspace_version()),
+            (None, _) => None,
+        }
+    }
+
     /// Fills the folder.
     ///
     /// # Errors
     /// A disk that does not take it.
     pub fn stage(&self) -> Result<()> {
-        let copy = || -> std::io::Result<()> {
+        let copy = || -> io::Result<()> {
             fs::create_dir_all(&self.folder)?;
             for archive in &self.archives {
-                let copy = self.folder.join(name(archive));
                 let partial = self.folder.join(format!(".{}", std::process::id()));
-                fs::copy(archive, &partial)?;
-                fs::rename(partial, copy)?;
+                fs::copy(&archive.path, &partial)?;
+                fs::rename(partial, self.folder.join(archive.file_name()))?;
             }
             Ok(())
         };
@@ -65,64 +94,145 @@ impl Prebuilt {
     }
 }
 
-/// Looks through the entries of an archive.
-type Check = fn(&Path) -> Result<()>;
+impl Archive {
+    /// `None` for a file that is no archive by its name.
+    fn named(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_string_lossy();
+        let (package, version) = match name.strip_suffix(WHEEL) {
+            // A wheel's name has the package's dashes replaced, so the first one ends it.
+            Some(stem) => {
+                let mut parts = stem.split('-');
+                (parts.next()?, parts.next())
+            }
+            None => {
+                let stem = name.strip_suffix(SDIST)?;
+                let parts = stem.rsplit_once('-');
+                let parts = parts.filter(|(_, end)| end.starts_with(|c: char| c.is_ascii_digit()));
+                parts.map_or((stem, None), |(package, version)| (package, Some(version)))
+            }
+        };
+        let (package, version) = (normalized(package), version.map(str::to_owned));
+        Some(Archive { path: path.to_owned(), package, version })
+    }
 
-/// What a package's archive can end in, and how its entries are read.
-const KINDS: [(&str, Check); 2] = [(".tar.gz", check_sdist), (".whl", check_wheel)];
+    fn file_name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
 
-fn find(path: &Path) -> Result<Vec<PathBuf>> {
-    let is_archive = |path: &PathBuf| KINDS.iter().any(|(end, _)| name(path).ends_with(end));
-    let listed = if path.is_dir() {
-        let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path()));
-        entries.collect::<Result<Vec<_>>>()?
+    /// May it be the whole workspace? The root of a workspace is seldom a package, so that its
+    /// sdist can be called anything, often `unknown-0.0.0.tar.gz`.
+    fn is_workspace(&self) -> bool {
+        self.file_name().ends_with(SDIST) && !PACKAGES.contains(&self.package.as_str())
+    }
+
+    /// The version that the name of a workspace's archive says, where it says one of the SDK.
+    fn workspace_version(&self) -> &str {
+        let version = self.version.as_deref().filter(|version| *version != "0.0.0");
+        version.filter(|_| self.package.starts_with("openhands")).unwrap_or(UNKNOWN)
+    }
+}
+
+/// A package's name as `PyPI` compares it: lower case, each run of `-`, `_` and `.` one dash.
+fn normalized(name: &str) -> String {
+    let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("-").to_ascii_lowercase()
+}
+
+/// The archives at `path`, in the order of their names.
+fn find(path: &Path) -> Result<Vec<Archive>> {
+    let mut paths = if path.is_dir() {
+        let entries = fs::read_dir(path).map_err(|error| refuse(path, error.to_string()))?;
+        let entries = entries.map(|entry| entry.map(|entry| entry.path()));
+        entries.collect::<io::Result<Vec<_>>>().map_err(|error| refuse(path, error.to_string()))?
     } else {
         vec![path.to_owned()]
     };
-    let mut archives = listed.into_iter().filter(is_archive).collect::<Vec<_>>();
-    archives.sort();
+    paths.sort();
+    let archives = paths.iter().filter_map(|path| Archive::named(path)).collect::<Vec<_>>();
     if archives.is_empty() {
-        let ends = KINDS.map(|(end, _)| end).join(" or ");
-        return Err(usage(format!(
-            "--prebuilt-sdist {} is neither a package's archive ({ends}) nor a folder with one.",
-            path.display()
-        )));
+        return Err(refuse(
+            path,
+            format!("is neither an archive ({SDIST} or {WHEEL}) nor a folder with one"),
+        ));
+    }
+    let mut packages = BTreeMap::new();
+    for archive in &archives {
+        check_file(&archive.path)?;
+        if let Some(first) = packages.insert(&archive.package, archive) {
+            let (package, second) = (&archive.package, archive.file_name());
+            let names = format!("{:?} and {second:?}", first.file_name());
+            return Err(refuse(path, format!("has two archives of {package}, {names}")));
+        }
     }
     Ok(archives)
 }
 
-fn check(archive: &Path) -> Result<()> {
-    let name = name(archive);
-    match KINDS.iter().find(|(end, _)| name.ends_with(end)) {
-        Some((_, check)) => check(archive),
-        None => Ok(()),
+/// Fails unless `path` is a regular file of a sane size. A pipe or a device might never end.
+fn check_file(path: &Path) -> Result<()> {
+    let file = fs::metadata(path).map_err(|error| refuse(path, error.to_string()))?;
+    if !file.is_file() {
+        return Err(refuse(path, "is not a regular file".to_owned()));
+    }
+    if file.len() > LARGEST {
+        let (size, largest) = (file.len() >> 20, LARGEST >> 20);
+        return Err(refuse(path, format!("is too large: {size} MiB of at most {largest} MiB")));
+    }
+    Ok(())
+}
+
+fn refuse(path: &Path, why: String) -> anyhow::Error {
+    usage(format!(
+        "--prebuilt-sdist {path:?} {why}: name an sdist ({SDIST}), a wheel ({WHEEL}), or a folder \
+         with one of each package."
+    ))
+}
+
+fn add_content(digest: &mut Sha256, path: &Path) -> io::Result<()> {
+    let mut file = File::open(path)?.take(LARGEST);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(()),
+            read => digest.update(&buffer[..read]),
+        }
     }
 }
 
-fn check_wheel(path: &Path) -> Result<()> {
-    archive::check_zip(&fs::read(path)?)
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
 
-fn check_sdist(path: &Path) -> Result<()> {
-    let mut gzip = Command::new("gzip")
-        .args(["--decompress", "--stdout"])
-        .stdin(File::open(path)?)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("gzip can't be started")?;
-    let checked = match gzip.stdout.take() {
-        Some(mut tar) => archive::check_tar(&mut tar as &mut dyn Read),
-        None => Ok(()),
-    };
-    // Only after the pipe is closed does gzip end when there is more than was read.
-    let whole = gzip.wait()?.success();
-    checked.and_then(|()| {
-        anyhow::ensure!(whole, "it is not in gzip's format");
-        Ok(())
-    })
-}
+    use super::*;
 
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    #[test]
+    fn names_say_package_and_version() {
+        for (name, package, version, is_workspace) in [
+            ("openhands_sdk-1.43.1-py3-none-any.whl", "openhands-sdk", Some("1.43.1"), false),
+            ("openhands-agent-server-1.2.tar.gz", "openhands-agent-server", Some("1.2"), false),
+            ("OpenHands.SDK-1.0.tar.gz", "openhands-sdk", Some("1.0"), false),
+            ("openhands__tools-1rc1.tar.gz", "openhands-tools", Some("1rc1"), false),
+            ("unknown-0.0.0.tar.gz", "unknown", Some("0.0.0"), true),
+            ("openhands-1.58.0.tar.gz", "openhands", Some("1.58.0"), true),
+            ("workspace.tar.gz", "workspace", None, true),
+            ("agent-sdk.tar.gz", "agent-sdk", None, true),
+            ("probe-1.0-py3-none-any.whl", "probe", Some("1.0"), false),
+        ] {
+            let archive = Archive::named(Path::new(name)).unwrap();
+            assert_eq!((archive.package.as_str(), archive.version.as_deref()), (package, version));
+            assert_eq!(archive.is_workspace(), is_workspace, "{name}");
+        }
+        assert!(Archive::named(Path::new("notes.txt")).is_none());
+    }
+
+    #[test]
+    fn a_workspace_has_the_version_that_its_name_says_of_the_sdk() {
+        for (name, version) in [
+            ("openhands-1.58.0.tar.gz", "1.58.0"),
+            ("unknown-0.0.0.tar.gz", UNKNOWN),
+            ("openhands-0.0.0.tar.gz", UNKNOWN),
+            ("other-3.0.tar.gz", UNKNOWN),
+        ] {
+            assert_eq!(Archive::named(Path::new(name)).unwrap().workspace_version(), version);
+        }
+    }
 }

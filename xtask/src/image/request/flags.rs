@@ -1,0 +1,269 @@
+//! The table of flags and variables. Reading them, the help, the errors for unknown flags and the
+//! README's table all come from it, so a flag is added in one place.
+
+use anyhow::Result;
+use pico_args::Arguments;
+
+use crate::error::usage;
+use crate::similar::suggestion;
+
+/// A subcommand of `cargo xtask image`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Without a name: builds.
+    Build,
+    Run,
+    Matrix,
+    Merge,
+    Summary,
+}
+
+impl Command {
+    /// Empty for the build, which has none.
+    pub fn name(self) -> &'static str {
+        match self {
+            Command::Build => "",
+            Command::Run => "run",
+            Command::Matrix => "matrix",
+            Command::Merge => "merge",
+            Command::Summary => "summary",
+        }
+    }
+
+    /// How it is called, without arguments.
+    pub fn call(self) -> String {
+        format!("cargo xtask image {}", self.name()).trim_end().to_owned()
+    }
+}
+
+/// A flag with its variable, or either alone.
+pub struct Flag {
+    /// With its dashes; empty for a variable that no flag sets.
+    pub name: &'static str,
+    /// What its value is called; empty for a switch.
+    pub value: &'static str,
+    /// Empty where only the flag sets it.
+    pub variable: &'static str,
+    /// In words; with backticks around what can be typed.
+    default: &'static str,
+    help: &'static str,
+    commands: &'static [Command],
+}
+
+const BUILD: &[Command] = &[Command::Build, Command::Run];
+
+/// Makes a constant of each row, by which it is read, and a list of all.
+macro_rules! table {
+    ($($id:ident $name:literal $value:literal $variable:literal $default:literal
+       $commands:expr, $help:literal;)*) => {
+        $(pub const $id: Flag = Flag {
+            name: $name,
+            value: $value,
+            variable: $variable,
+            default: $default,
+            help: $help,
+            commands: $commands,
+        };)*
+        const TABLE: &[Flag] = &[$($id),*];
+    };
+}
+
+table! {
+    VARIANT "--variant" "NAME" "VARIANT" "`python`" &[Command::Build, Command::Run, Command::Matrix],
+        "variants: repeat it, or `a,b`, or `all`, which is the default of `matrix`";
+    BASE_IMAGE "--base-image" "REF" "BASE_IMAGE" "the variant's" BUILD,
+        "what the image stands on; repeat it for several";
+    BASE_IMAGES "--base-images" "FILE" "" "none" BUILD,
+        "a list of more, one a line, `#` for comments; `-` is standard input";
+    SHARD "--shard" "K/N" "" "all" BUILD, "builds only part `K` of `N`";
+    CUSTOM_TAGS "--custom-tags" "A,B" "CUSTOM_TAGS" "the variant's name" BUILD,
+        "what tags are made of; none by default with only a base image";
+    IMAGE "--image" "REPO" "IMAGE" "`ghcr.io/openhands/agent-server`" BUILD, "the repository";
+    IMAGE_FLAVOR "--image-flavor" "NAME" "IMAGE_FLAVOR" "`default`" BUILD,
+        "`default`, `slim` or `minimal`; part of tags and cache names";
+    TARGET "--target" "NAME" "TARGET" "`binary`" BUILD, "any stage of the Dockerfile";
+    INSTALL_CAPABILITIES "--install-capabilities" "LIST" "INSTALL_CAPABILITIES" "`vscode,browser,docker`" BUILD,
+        "what `base-image` has; an empty value is none";
+    INSTALL_ACP_PROVIDERS "--install-acp-providers" "LIST" "INSTALL_ACP_PROVIDERS" "`claude-code,codex,gemini-cli`" BUILD,
+        "ACP programs, but in `slim` and `minimal`; an empty value is none";
+    SDK_PROJECT_ROOT "--sdk-project-root" "PATH" "SDK_PROJECT_ROOT" "as found, else none" BUILD,
+        "an SDK checkout to build; by default one around the caller or this repository";
+    PREBUILT_SDIST "--prebuilt-sdist" "PATH" "PREBUILT_SDIST" "none: the pinned release" BUILD,
+        "the SDK's archive, or packages that replace pinned ones, or a folder of them";
+    ALLOW_DIRTY "--allow-dirty" "" "" "off" BUILD, "pushes a checkout with uncommitted changes";
+    PLATFORMS "--platforms" "LIST" "PLATFORMS" "the engine's own" &[Command::Build, Command::Run, Command::Matrix, Command::Merge],
+        "such as `linux/amd64,linux/arm64`";
+    ARCH "--arch" "SUFFIX" "ARCH" "none" BUILD, "ends tags and cache names";
+    PUSH "--push" "" "PUSH" "on in CI" BUILD, "pushes the image";
+    LOAD "--load" "" "LOAD" "on elsewhere" BUILD, "loads it into the engine";
+    VERSIONED_TAG "--versioned-tag" "" "VERSIONED_TAG" "off" BUILD, "adds tags `X`, `X.Y` and `X.Y.Z`";
+    CHECK "--check" "WHICH" "" "`first`" BUILD,
+        "which images must start before they are named: `first`, `all` or `off`";
+    BUILDER "--builder" "NAME" "BUILDX_BUILDER" "buildx's own choice" &[Command::Build, Command::Run, Command::Merge], "the builder";
+    JOBS "--jobs" "NUMBER" "" "`8`" BUILD, "how many images one bake builds";
+    SKIP_EXISTING "--skip-existing" "" "" "off" BUILD, "leaves out images that are pushed already";
+    BUILD_INFO "--build-info" "PATH" "" "none" BUILD, "JSON on what was pushed, for `merge` and `summary`";
+    REPORT "--report" "FILE" "" "none" BUILD, "what the cache cost and saved, as JSON";
+    STRICT_CACHE "--strict-cache" "" "" "off" BUILD, "fails if a cache was not written";
+    EXPLAIN "--explain" "" "" "off" BUILD, "says why steps ran";
+    PRINT "--print" "" "" "off" &[Command::Build], "prints the bake definition and builds nothing";
+    PORT "--port" "NUMBER" "" "`8000`" &[Command::Run], "`run`: where the server listens on 127.0.0.1";
+    LOGS "--logs" "" "" "off" &[Command::Run], "`run`: shows the server's log once it answers";
+    ALLOW_PARTIAL "--allow-partial" "" "" "off" &[Command::Merge], "`merge`: accepts missing platforms";
+    UPDATE "--update" "FILE" "" "none" &[Command::Summary], "`summary`: a file that holds the summary";
+    SDK_SHA "" "" "SDK_SHA" "`GITHUB_SHA`, else git's, else `unknown`" BUILD, "the commit";
+    SDK_REF "" "" "SDK_REF" "`GITHUB_REF`, else git's, else `unknown`" BUILD, "the branch or git tag";
+    SDK_VERSION "" "" "SDK_VERSION" "that of the `openhands-sdk` in the image" BUILD, "the version for release tags";
+    CACHE_MODE "" "" "OPENHANDS_BUILDKIT_CACHE_MODE" "`max`" BUILD, "what caches hold: `max`, `min` or `off`";
+    SHARED_EXPORT "" "" "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT" "off" BUILD, "`1` exports the shared cache too";
+    CACHE_TIMEOUT "" "" "OPENHANDS_BUILDKIT_CACHE_TIMEOUT" "`10m`" BUILD, "how long cache exports may take";
+    CACHE_DIR "" "" "BUILD_CACHE_DIR" "none" BUILD, "a cache folder for builds that load";
+    PROGRESS "" "" "BUILDKIT_PROGRESS" "`auto`" BUILD, "how progress is shown, by buildx's names";
+    CERTIFICATES "" "" "SSL_CERT_FILE" "Debian's place for them" BUILD, "certificates that RUN steps trust";
+    PROXY "" "" "HTTP_PROXY" "none" BUILD, "and `HTTPS_PROXY`, `NO_PROXY` etc.: proxies of RUN steps";
+    CI "" "" "CI" "off" BUILD, "or `GITHUB_ACTIONS`: CI, unless `0`, `false`, `no` or `off`";
+}
+
+impl Flag {
+    /// How errors call it.
+    pub fn label(&self) -> String {
+        match (self.name, self.variable) {
+            ("", variable) => variable.to_owned(),
+            (name, "") => name.to_owned(),
+            (name, variable) => format!("{name} ({variable})"),
+        }
+    }
+
+    /// As it is typed.
+    fn synopsis(&self) -> String {
+        format!("{} {}", self.name, self.value).trim_end().to_owned()
+    }
+}
+
+/// Fails if an argument is left that nobody asked for.
+///
+/// # Errors
+/// A usage error with the first argument that is left, and what was probably meant.
+pub fn finish(args: Arguments, command: Command) -> Result<()> {
+    match args.finish().first() {
+        None => Ok(()),
+        Some(left) => Err(unexpected(&left.to_string_lossy(), command)),
+    }
+}
+
+/// The error for `word`, which `command` does not take.
+pub fn unexpected(word: &str, command: Command) -> anyhow::Error {
+    let name = word.split('=').next().unwrap_or_default();
+    let is_own = |flag: &&Flag| flag.commands.contains(&command);
+    let known = TABLE.iter().filter(|flag| !flag.name.is_empty());
+    let reason = match known.clone().find(|flag| flag.name == name) {
+        Some(flag) if !is_own(&flag) => match flag.commands.first() {
+            Some(other) => format!(" it belongs to `{}`.", other.call()),
+            None => String::new(),
+        },
+        Some(flag) if flag.value.is_empty() && name != word => " it takes no value.".to_owned(),
+        Some(_) => " it is given twice.".to_owned(),
+        None => suggestion(name, known.filter(is_own).map(|flag| flag.name)),
+    };
+    let help = format!("`{} --help` lists what is accepted.", command.call());
+    usage(format!("unexpected argument {word:?}:{reason} {help}"))
+}
+
+/// The width of a terminal that shows the help.
+const WIDTH: usize = 80;
+/// Where the help's explanations begin.
+const INDENT: usize = 32;
+
+/// The flags and variables of `command`, for its help.
+pub fn help(command: Command) -> String {
+    let own = TABLE.iter().filter(|flag| flag.commands.contains(&command));
+    let (flags, variables): (Vec<_>, Vec<_>) = own.partition(|flag| !flag.name.is_empty());
+    let mut help = String::new();
+    for (title, rows) in [("Options", flags), ("Variables", variables)] {
+        if !rows.is_empty() {
+            help.push_str(&format!("\n{title}, with [VARIABLE; default]:\n"));
+        }
+        for flag in rows {
+            help.push_str(&help_row(flag));
+        }
+    }
+    help.replace("Variables, with [VARIABLE; default]", "Variables, with [default]")
+}
+
+fn help_row(flag: &Flag) -> String {
+    let (head, variable) = match flag.name {
+        "" => (flag.variable.to_owned(), ""),
+        _ => (flag.synopsis(), flag.variable),
+    };
+    let parts = [variable, flag.default].into_iter().filter(|part| !part.is_empty());
+    let end = format!("[{}]", parts.collect::<Vec<_>>().join("; "));
+    let mut row = format!("  {head}");
+    // What fits on one line stays together.
+    let end = if end.len() > WIDTH - INDENT { end } else { end.replace(' ', "\u{a0}") };
+    let text = format!("{} {}", flag.help, end).replace('`', "");
+    for word in text.split(' ') {
+        let column = row.rsplit('\n').next().unwrap_or_default().chars().count();
+        if column + 1 + word.chars().count() > WIDTH
+            || (row.ends_with(&head) && column + 2 > INDENT)
+        {
+            row.push_str(&format!("\n{:INDENT$}{word}", ""));
+        } else if row.ends_with(&head) {
+            row.push_str(&format!("{:1$}{word}", "", INDENT - column));
+        } else {
+            row.push_str(&format!(" {word}"));
+        }
+    }
+    row.replace('\u{a0}', " ") + "\n"
+}
+
+/// The README's table of all flags and variables.
+#[cfg(test)]
+fn markdown() -> String {
+    let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+    let row = |flag: &Flag| {
+        let (name, variable) = (code(&flag.synopsis()), code(flag.variable));
+        format!("| {name} | {variable} | {} | {} |\n", flag.default, flag.help)
+            .replace("|  |", "| |")
+    };
+    let head = "| flag | variable | default | |\n|---|---|---|---|\n".to_owned();
+    head + &TABLE.iter().map(row).collect::<String>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_the_table() {
+        let readme = include_str!("../../../../README.md");
+        let table = markdown();
+        assert!(readme.contains(&table), "put this into README.md:\n\n{table}");
+    }
+
+    #[test]
+    fn every_help_fits_a_terminal_and_has_its_own_flags() {
+        for command in [Command::Build, Command::Run, Command::Matrix, Command::Merge] {
+            let help = help(command);
+            assert!(help.lines().all(|line| line.len() <= WIDTH), "{help}");
+            for flag in TABLE.iter().filter(|flag| !flag.name.is_empty()) {
+                let is_in = help.contains(&format!("  {}", flag.synopsis()));
+                assert_eq!(is_in, flag.commands.contains(&command), "{} {help}", flag.name);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unexpected_argument_is_explained() {
+        for (word, command, part) in [
+            ("--targte", Command::Build, "did you mean --target?"),
+            ("--port", Command::Build, "`cargo xtask image run`"),
+            ("--target", Command::Build, "twice"),
+            ("--push=1", Command::Build, "no value"),
+            ("--frob", Command::Merge, "`cargo xtask image merge --help`"),
+            ("\u{1b}[2J", Command::Build, "\\u{1b}"),
+        ] {
+            let said = unexpected(word, command).to_string();
+            assert!(said.contains(part), "{said} lacks {part:?}");
+        }
+    }
+}

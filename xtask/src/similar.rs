@@ -1,0 +1,58 @@
+//! Finds the word that somebody who mistyped another may have meant.
+
+/// The most edits after which two words still look like one mistyped.
+const MOST_EDITS: usize = 3;
+
+/// The one of `known` that is nearest to `word`, if it is near enough to suggest.
+pub fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A short word is near to every other short word, so its length limits the edits.
+    let limit = MOST_EDITS.min(word.trim_start_matches('-').chars().count() / 2);
+    let ranked = known.map(|known| (distance(word, known), known));
+    let (_, nearest) = ranked.filter(|(edits, _)| (1..=limit).contains(edits)).min()?;
+    Some(nearest)
+}
+
+/// `" did you mean …?"` where a known word is near to `word`, else nothing.
+pub fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    closest(word, known).map(|known| format!(" did you mean {known}?")).unwrap_or_default()
+}
+
+/// How many characters must be inserted, removed or replaced to make `b` of `a`.
+fn distance(a: &str, b: &str) -> usize {
+    let b = b.chars().collect::<Vec<_>>();
+    let mut row = (0..=b.len()).collect::<Vec<_>>();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typing_error_is_near_and_another_word_is_not() {
+        let known = || ["--target", "--platforms", "--push", "run"].into_iter();
+        assert_eq!(closest("--targte", known()), Some("--target"));
+        assert_eq!(closest("--platform", known()), Some("--platforms"));
+        assert_eq!(closest("rnu", known()), None, "two of three letters");
+        assert_eq!(closest("rum", known()), Some("run"));
+        assert_eq!(closest("--frobnicate", known()), None);
+        assert_eq!(closest("", known()), None);
+        assert_eq!(suggestion("--pusch", known()), " did you mean --push?");
+    }
+
+    #[test]
+    fn edits_are_counted() {
+        for (a, b, edits) in [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3)] {
+            assert_eq!((distance(a, b), distance(b, a)), (edits, edits), "{a} {b}");
+        }
+    }
+}
