@@ -115,7 +115,6 @@ fn the_report_holds_what_buildx_told_and_null_for_the_rest() {
     for (phase, expected) in phases.into_iter().chain([("push", 0.0), ("cache_export", 2.0)]) {
         assert_eq!(seconds[phase], expected, "{phase}: {seconds:#}");
     }
-    assert_eq!(seconds["adds_up"], false, "the events tell of more time than the run took");
     let reads = target["cache_read"].as_array().unwrap();
     let results = reads.iter().map(|read| (read["result"].as_str(), read["status"].as_u64()));
     let expected = [(Some("hit"), None), (Some("refused"), Some(403)), (Some("miss"), None)];

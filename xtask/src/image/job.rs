@@ -1,18 +1,23 @@
 //! One run, from the request to its report.
 
 use std::cell::LazyCell;
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Result;
 use xshell::Shell;
 
-use super::build::batch::{self, Built, Run};
-use super::build::builder::{self, Builder};
-use super::build::images::End;
-use super::build::{cache_dir, checkout, probe, registry};
+use super::build::batch::{Built, Image, Row, Run};
+use super::build::builder;
+use super::build::buildx::{Buildx, Docker, End};
+use super::build::cache_dir::Reading;
+use super::build::checkout;
+use super::build::observer::Observer;
+use super::build::probe::Probe;
+use super::build::registry::Registry;
 use super::plan::{Facts, Plan, Target, tag};
+use super::report::build_info::Pushed;
 use super::report::console::Console;
+use super::report::image::ImageReport;
 use super::report::last_build::{self, Build, Record};
 use super::report::{Report, build_info, failed, github};
 use super::request::definition::{self, Definition};
@@ -22,14 +27,24 @@ use super::request::{Delivery, Request};
 
 /// A request with everything that was found out for it, ready to be built.
 pub struct Job {
-    pub request: Request,
+    request: Request,
     source: Source,
     pub plan: Plan,
     build_info: Option<build_info::Place>,
     prebuilt: Option<Prebuilt>,
 }
 
+/// A run that has ended.
+pub struct Finished {
+    /// The tags of the images that are there, also after an error.
+    pub tags: Vec<String>,
+    /// The first error: an image that was not built, or what failed when all were.
+    pub ended: Result<()>,
+}
+
 impl Job {
+    /// Finds out what `request` needs, and plans it.
+    ///
     /// # Errors
     /// A usage error for a request that can't be built.
     pub fn new(sh: &Shell, mut request: Request) -> Result<Self> {
@@ -55,81 +70,94 @@ impl Job {
         Ok(Job { build_info: build_info.transpose()?, request, source, plan, prebuilt })
     }
 
-    /// Builds the images, tells what came of them, exports their caches, and reports. The tags of
-    /// images that are there come into `tags`, also before an error.
-    ///
-    /// # Errors
-    /// An image that was not built. Of what failed when all were, the error says that they are.
-    pub fn build(&mut self, sh: &Shell, tags: &mut Vec<String>) -> Result<()> {
-        let begun = Instant::now();
+    /// Builds the images, exports their caches, and reports.
+    pub fn build(&mut self, sh: &Shell) -> Finished {
+        let mut tags = Vec::new();
+        let console = Console::new(&self.request);
+        let ended = self.try_build(sh, &console, &mut tags);
+        Finished { tags, ended }
+    }
+
+    fn try_build(
+        &mut self,
+        sh: &Shell,
+        observer: &dyn Observer,
+        tags: &mut Vec<String>,
+    ) -> Result<()> {
+        let started = Instant::now();
+        let docker = Docker::new(sh, self.request.builder.as_deref());
+        let buildx = Buildx { sh, docker: &docker, request: &self.request, observer };
         if let (Some(shard), []) = (self.request.shard, self.plan.targets.as_slice()) {
-            eprintln!("nothing is built: the run has too few images for the shard {shard}.");
-            return self.write_outputs(&[]);
+            observer.say(&format!(
+                "nothing is built: the run has too few images for the shard {shard}."
+            ));
+            return self.write_outputs(&Built::new(&self.plan));
         }
         if let Some(prebuilt) = &self.prebuilt {
             prebuilt.stage()?;
         }
-        let probe = registry::probe(probe::first(&self.plan), self.request.cache_timeout);
-        let console = Console::new(&self.request);
-        let builder = builder::check(&self.request, &mut self.plan, &console);
-        // It has ended before anything else may, so it leaves nothing behind.
-        let unread = probe::unread(&self.plan, probe);
+        let probe = Probe::start(&docker, &self.plan, self.request.cache_timeout);
+        let builder = builder::check(&buildx, &mut self.plan);
+        // Ended before anything else may fail, so that it leaves nothing behind.
+        let unread = probe.unread(&self.plan);
         let builder = builder?;
-        let Job { request, plan, .. } = &*self;
-        let mut built = Built::new(plan, &self.present());
-        let reading = cache_dir::Reading::open_all(plan)?;
-        let run = Run { sh, request, plan, builder: &builder, unread: &unread, begun };
-        let ended = run.build(&mut built, &|target, digest| self.tell(&builder, target, digest));
-        reading.into_iter().try_for_each(cache_dir::Reading::close)?;
-        let ended = ended.and_then(|()| failed::check(sh, request, plan, &built));
-        let ended = ended.and_then(|()| built.exports.check(request));
-        let done = self.done(&built);
-        tags.extend(done.iter().flat_map(|(target, _)| &target.tags).cloned());
-        self.write_outputs(&done)?;
-        self.report(&run, &built, &ended)?;
+        let plan = &self.plan;
+        let mut built = Built::new(plan);
+        if self.request.skip_existing {
+            let (count, all) = (built.find_present(&docker), plan.targets.len());
+            observer.say(&format!("{count} of {all} images are in the registry, and skipped."));
+        }
+        let reading = Reading::open_all(plan)?;
+        let on_done = |target: &Target, image: &Image| {
+            let registry = Registry { docker: &docker, observer };
+            let (platforms, digest) = (&builder.platforms, image.digest());
+            self.on_done(target, &Pushed { registry, platforms, digest })
+        };
+        let run = Run { buildx, plan, builder: &builder, unread: &unread, on_done: &on_done };
+        let ended = run.build(&mut built);
+        for reading in reading {
+            if let Err(error) = reading.close() {
+                observer.warn(&format!("{error:#}"));
+            }
+        }
+        let ended = ended.and_then(|()| failed::check(sh, &self.request, &built));
+        let ended = ended.and_then(|()| built.exports.check(&self.request));
+        tags.extend(done(&built).flat_map(|row| &row.target.tags).cloned());
+        self.write_outputs(&built)?;
+        let images = self.images(sh, &built);
+        let seconds = started.elapsed().as_secs_f64();
+        let report = Report {
+            request: &self.request,
+            builder: &builder,
+            built: &built,
+            images,
+            ended: &ended,
+            seconds,
+        };
+        report.publish(observer)?;
+        let builds = report.images.iter().filter_map(|image| image.build.as_ref());
+        builds.into_iter().try_for_each(|build| build.now.save(&build.path))?;
         match built.missing().as_slice() {
             [] => ended.map_err(|error| error.context(self.delivered())),
             _ => ended,
         }
     }
 
-    /// The images that need not be built, with their digests.
-    fn present(&self) -> BTreeMap<usize, String> {
-        if !self.request.skip_existing {
-            return BTreeMap::new();
-        }
-        let present = batch::present(&self.plan);
-        let (count, all) = (present.len(), self.plan.targets.len());
-        eprintln!("{count} of {all} images are in the registry already, and are skipped.");
-        present
-    }
-
-    /// The targets that are built or were there, with their digests.
-    fn done(&self, built: &Built) -> Vec<(&Target, String)> {
-        let targets = self.plan.targets.iter().enumerate();
-        targets
-            .filter_map(|(number, target)| Some((target, built.digest(number, target)?)))
-            .collect()
-    }
-
-    /// Reports, and keeps what the next build is compared with.
-    fn report(&self, run: &Run, built: &Built, ended: &Result<()>) -> Result<()> {
-        let Run { sh, request, plan, builder, begun, .. } = *run;
+    /// The images of the run, each with its last build.
+    fn images<'a>(&'a self, sh: &Shell, built: &'a Built) -> Vec<ImageReport<'a>> {
         let prebuilt = self.prebuilt.as_ref().map(Prebuilt::folder);
         let inputs = LazyCell::new(|| Record::inputs(sh, prebuilt));
-        let builds = plan.targets.iter().enumerate().map(|(number, target)| {
-            let bake = built.bake(number).filter(|bake| bake.end == End::Done)?;
-            let path = last_build::path(sh, request, target);
+        let build = |row: &Row| {
+            let bake = &built.bake(row).filter(|images| images.bake.end == End::Done)?.bake;
+            let path = last_build::path(sh, &self.request, row.target);
             let last = Record::load(&path, &inputs);
             let mut now = inputs.clone();
-            now.add(target, &bake.trace, last.as_ref());
+            now.add(row.target, &bake.trace, last.as_ref());
             Some(Build { path, now, last })
-        });
-        let builds = builds.collect::<Vec<_>>();
-        let seconds = begun.elapsed().as_secs_f64();
-        let builds = builds.as_slice();
-        Report { request, plan, builder, built, builds, ended, seconds }.publish()?;
-        builds.iter().flatten().try_for_each(|build| build.now.save(&build.path))
+        };
+        let request = &self.request;
+        let image = |row| ImageReport { row, build: build(row), built, request };
+        built.rows.iter().map(image).collect()
     }
 
     /// Says that the images are where they belong.
@@ -140,36 +168,39 @@ impl Job {
             Delivery::Load => "loaded",
         };
         let tags = tags.map(String::as_str).collect::<Vec<_>>().join(", ");
-        format!("{tags} is built and {how}, but the run did not end well")
+        format!("{tags}: {how}, but a later step failed")
     }
 
-    /// Tells other programs of an image that is built.
-    fn tell(&self, builder: &Builder, target: &Target, digest: &str) -> Result<()> {
+    /// Writes the build information of an image that is done.
+    fn on_done(&self, target: &Target, pushed: &Pushed) -> Result<()> {
         let Job { request, source, build_info, .. } = self;
         match (build_info, request.delivery) {
             (Some(place), Delivery::Push) => {
-                let digest = Some(digest).filter(|digest| !digest.is_empty());
-                let pushed = build_info::Pushed { platforms: &builder.platforms, digest };
-                build_info::write(request, source, target, &pushed, place)
+                build_info::write(request, source, target, pushed, place)
             }
-            // A fork's pull request is built by the same command, and has nothing to tell of.
+            // A fork's pull request is built by the same command, and pushes nothing.
             _ => Ok(()),
         }
     }
 
-    /// Tells the GitHub Actions step, if this is one, what was built.
-    fn write_outputs(&self, done: &[(&Target, String)]) -> Result<()> {
-        let targets = || done.iter().map(|(target, _)| target);
+    /// Writes the outputs of the GitHub Actions step, if this is one.
+    fn write_outputs(&self, built: &Built) -> Result<()> {
+        let targets = || done(built).map(|row| row.target);
         let tags = targets().flat_map(|target| &target.tags).cloned().collect::<Vec<_>>();
         let releases = targets().flat_map(|target| &target.release_tags).cloned();
-        let digests = done.iter().map(|(_, digest)| digest.as_str()).collect::<Vec<_>>();
+        let digests = done(built).map(|row| row.image.digest().unwrap_or_default());
         github::write_outputs(&[
             ("image", self.request.image.clone()),
             ("short_sha", tag::short_sha(&self.source.sha).to_owned()),
             ("tags", tags.join("\n")),
             ("tags_csv", tags.join(",")),
             ("versioned_tags_csv", releases.collect::<Vec<_>>().join(",")),
-            ("digest", digests.join("\n")),
+            ("digest", digests.collect::<Vec<_>>().join("\n")),
         ])
     }
+}
+
+/// The rows whose images are there.
+fn done<'a>(built: &'a Built<'a>) -> impl Iterator<Item = &'a Row<'a>> {
+    built.rows.iter().filter(|row| row.image.is_there())
 }

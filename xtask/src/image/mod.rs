@@ -143,11 +143,10 @@ fn image(sh: &Shell, Call { mut args, bake_args }: Call) -> Result<()> {
     if print {
         return output::write(format_args!("{:#}", job.plan.print()));
     }
-    let mut tags = Vec::new();
-    let ended = job.build(sh, &mut tags);
-    // An image that was pushed is there, whatever became of the others or of a cache.
-    tags.iter().try_for_each(output::write)?;
-    ended
+    let finished = job.build(sh);
+    // An image that was pushed is there, whatever happened to the others or to a cache.
+    finished.tags.iter().try_for_each(output::write)?;
+    finished.ended
 }
 
 /// The flags before `--`, and the arguments behind it. An empty value, as in `--arch=`, is a value.

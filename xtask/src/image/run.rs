@@ -2,19 +2,21 @@
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
-use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use pico_args::Arguments;
-use xshell::{Shell, cmd};
+use xshell::Shell;
 
 use super::job::Job;
 use crate::digest::random;
 use crate::error::usage;
+use crate::http;
+use crate::image::build::buildx::Docker;
 use crate::image::report::{github, text};
 use crate::image::request::{Delivery, Request, flags};
 use crate::output;
@@ -44,7 +46,8 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
     let mut request = Request::read(&mut args, bake_args)?;
     flags::finish(args, flags::Command::Run)?;
     let _lock = lock(sh, port)?;
-    remove_left_over(sh, port);
+    let docker = Docker::new(sh, None);
+    remove_left_over(&docker, sh, port);
     check_free(port)?;
     process::catch_signals();
     request.delivery = Delivery::Load;
@@ -59,8 +62,8 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
     let Some(image) = target.tags.first().cloned() else {
         bail!("the target {:?} has no tag to run.", target.name);
     };
-    job.build(sh, &mut Vec::new())?;
-    let container = Container::start(sh, &image, port)?;
+    job.build(sh).ended?;
+    let container = Container::start(docker, sh, &image, port)?;
     container.wait_until_healthy()?;
     output::write(format_args!("address: http://{}", container.address))?;
     output::write(format_args!("key:     {}", container.key))?;
@@ -109,14 +112,15 @@ fn lock(sh: &Shell, port: u16) -> Result<File> {
 
 /// Removes the container of an earlier run of this checkout that was killed: as [`lock`] was free,
 /// nobody uses it.
-fn remove_left_over(sh: &Shell, port: u16) {
+fn remove_left_over(docker: &Docker, sh: &Shell, port: u16) {
     let labels = labels(sh, port).map(|label| format!("label={label}"));
     let filters = labels.iter().flat_map(|label| ["--filter", label]);
     let list = ["ps", "--all", "--format", "{{.Names}}"].into_iter().chain(filters);
+    let list = list.collect::<Vec<_>>();
     // A docker that fails does so again at the build, which says why.
-    for name in docker(list).unwrap_or_default().lines() {
+    for name in output_of(docker, &list).unwrap_or_default().lines() {
         let name = text::one_line(name);
-        match docker(["rm", "--force", "--volumes", &name]) {
+        match output_of(docker, &["rm", "--force", "--volumes", &name]) {
             Some(_) => output::note(format_args!(
                 "removed the container {name}, left by an earlier `image run` on port {port}"
             )),
@@ -132,8 +136,8 @@ fn labels(sh: &Shell, port: u16) -> [String; 2] {
 }
 
 /// What docker writes to standard output, if it succeeds in time.
-fn docker<'a>(args: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let output = process::output(Command::new("docker").args(args), DOCKER_PATIENCE).ok()??;
+fn output_of(docker: &Docker, args: &[&str]) -> Option<String> {
+    let output = process::output(&mut docker.command(args), DOCKER_PATIENCE).ok()??;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     output.status.success().then_some(stdout)
 }
@@ -149,30 +153,33 @@ fn check_free(port: u16) -> Result<()> {
 }
 
 /// A running container, removed when this is dropped.
-struct Container<'a> {
-    sh: &'a Shell,
+struct Container {
+    docker: Docker,
     name: String,
     address: SocketAddr,
     key: String,
 }
 
-impl<'a> Container<'a> {
-    fn start(sh: &'a Shell, image: &str, port: u16) -> Result<Self> {
+impl Container {
+    fn start(docker: Docker, sh: &Shell, image: &str, port: u16) -> Result<Self> {
         let key = random(16)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         // The name is known before docker is called, so that a signal in between leaves nothing.
-        let container =
-            Container { sh, name: format!("agent-server-{}", random(4)?), address, key };
-        let Container { name, key, .. } = &container;
+        let name = format!("agent-server-{}", random(4)?);
+        let container = Container { docker, name, address, key };
+        let publish = format!("{address}:{SERVER_PORT}");
+        let labels = labels(sh, port);
+        let labels = labels.iter().flat_map(|label| ["--label", label]);
         // The key goes by the environment: arguments can be read by every user of the machine.
-        cmd!(sh, "docker run --detach --name {name} --env SESSION_API_KEY")
-            .args(["--publish".to_owned(), format!("{address}:{SERVER_PORT}")])
-            .args(labels(sh, port).iter().flat_map(|label| ["--label", label]))
-            .arg(image)
-            .env("SESSION_API_KEY", key)
-            .quiet()
-            .ignore_stdout()
-            .run()?;
+        let args = ["run", "--detach", "--name", &container.name, "--env", "SESSION_API_KEY"];
+        let args = args.into_iter().chain(["--publish", &publish]).chain(labels).chain([image]);
+        let mut docker = container.docker.command(&args.collect::<Vec<_>>());
+        docker.env("SESSION_API_KEY", &container.key).stdin(Stdio::null()).stdout(Stdio::null());
+        let status = process::wait(&mut docker.spawn()?, None)?;
+        if !status.success() {
+            process::check_signals()?;
+            bail!("`docker run` of {image} failed; what it said is above.");
+        }
         Ok(container)
     }
 
@@ -180,7 +187,7 @@ impl<'a> Container<'a> {
         let deadline = Instant::now() + PATIENCE;
         while !self.is_healthy() {
             process::check_signals()?;
-            if !self.is_running()? {
+            if !self.is_running() {
                 self.print_last_lines(false)?;
                 bail!("the server ended before it was healthy; the end of its log is above.");
             }
@@ -197,24 +204,13 @@ impl<'a> Container<'a> {
     }
 
     fn is_healthy(&self) -> bool {
-        let ask = || -> std::io::Result<String> {
-            let second = Duration::from_secs(1);
-            let mut stream = TcpStream::connect_timeout(&self.address, second)?;
-            stream.set_read_timeout(Some(second))?;
-            stream.write_all(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let answer = ask().unwrap_or_default();
-        answer.split_whitespace().nth(1) == Some("200")
+        let answer = http::get(self.address, "/health", Duration::from_secs(1));
+        answer.is_ok_and(|answer| answer.status == 200)
     }
 
-    fn is_running(&self) -> Result<bool> {
-        let Container { sh, name, .. } = self;
-        let format = "{{.State.Running}}";
-        let running = cmd!(sh, "docker inspect --format {format} {name}").quiet().read()?;
-        Ok(running == "true")
+    fn is_running(&self) -> bool {
+        let inspect = ["inspect", "--format", "{{.State.Running}}", &self.name];
+        output_of(&self.docker, &inspect).is_some_and(|running| running.trim() == "true")
     }
 
     /// Shows the end of the log, unless all of it `is_shown` already.
@@ -231,8 +227,7 @@ impl<'a> Container<'a> {
     /// standard error.
     fn logs(&self, flags: &[&str]) -> Result<()> {
         let (reader, writer) = io::pipe()?;
-        let mut logs = Command::new("docker");
-        logs.arg("logs").args(flags).arg(&self.name);
+        let mut logs = self.docker.command(&[&["logs"], flags, &[&self.name]].concat());
         logs.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         let mut child = logs.spawn()?;
         // It holds the pipe open.
@@ -248,22 +243,24 @@ impl<'a> Container<'a> {
 
     /// Waits until a signal or the server's end.
     fn wait(&self) -> Result<()> {
-        let mut wait = Command::new("docker");
-        wait.args(["wait", &self.name]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut wait = self.docker.command(&["wait", &self.name]);
+        wait.stdin(Stdio::null()).stdout(Stdio::null());
         process::wait(&mut wait.spawn()?, None)?;
         Ok(())
     }
 }
 
-impl Drop for Container<'_> {
+impl Drop for Container {
     fn drop(&mut self) {
-        let Container { sh, name, .. } = self;
         // `docker stop` lets the server shut down before it kills it.
-        let stopped = cmd!(sh, "docker stop {name}").quiet().ignore_stdout().run();
-        let removed = cmd!(sh, "docker rm --force --volumes {name}").quiet().ignore_stdout().run();
-        if let Err(error) = stopped.and(removed) {
-            let warning = format!("the container {name} may be left behind: {error}");
-            output::note(github::warning(&warning));
+        for args in [&["stop", &self.name][..], &["rm", "--force", "--volumes", &self.name]] {
+            let mut docker = self.docker.command(args);
+            let ended = docker.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            if !ended.status().is_ok_and(|status| status.success()) {
+                let name = &self.name;
+                let warning = format!("the container {name} may be left behind");
+                output::note(github::warning(&warning));
+            }
         }
     }
 }

@@ -1,268 +1,265 @@
-//! A run's images, built in waves of some targets a bake: so that hundreds do not wait for one,
-//! and a bad base image costs one image.
+//! A run's images, some targets a bake: so that hundreds do not wait for one, and a bad base image
+//! costs one image.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use serde_json::Value;
-use xshell::Shell;
 
+use super::builder::{self, Builder};
+use super::buildkit;
+use super::buildx::{Buildx, Docker, End};
+use super::export::{Exporter, Exports};
+use super::images::{Images, ImagesBaked, Unread};
+use super::observer::Observer;
+use super::registry;
 use crate::error::Interrupted;
-use crate::image::build::builder::{self, Builder};
-use crate::image::build::export::{self, Exports};
-use crate::image::build::images::{self, Baked, End};
-use crate::image::build::observer::Observer;
-use crate::image::build::registry;
-use crate::image::plan::bake_file::ImageBake;
 use crate::image::plan::{Plan, Target};
-use crate::image::request::{Delivery, Request};
+use crate::image::request::Delivery;
 
-/// Pauses before an image is built again that failed by something that passes.
+/// Pauses before an image is built again that failed for a passing reason.
 const PAUSES: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
 
-/// What became of an image.
+/// The state of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Image {
     /// Not reached, because the run ended before.
     Waiting,
-    /// It was in the registry, with this digest.
-    Present(String),
-    /// Built and delivered, by the bake of this number.
-    Done(usize),
-    /// Not built, by the bake of this number, for this reason.
-    Failed(usize, String),
+    /// It was in the registry before, with this digest.
+    Present { digest: String },
+    /// Built and delivered, by the bake of this number. Not every engine reports the digest.
+    Done { bake: usize, digest: Option<String> },
+    /// Not built, by the bake of this number.
+    Failed { bake: usize, error: String },
 }
 
-/// What came of a run so far.
-pub struct Built {
-    /// For each target of the plan.
-    pub images: Vec<Image>,
-    pub bakes: Vec<Baked>,
+impl Image {
+    /// Is it where it belongs?
+    pub fn is_there(&self) -> bool {
+        matches!(self, Image::Present { .. } | Image::Done { .. })
+    }
+
+    pub fn digest(&self) -> Option<&str> {
+        match self {
+            Image::Present { digest } => Some(digest),
+            Image::Done { digest, .. } => digest.as_deref(),
+            Image::Waiting | Image::Failed { .. } => None,
+        }
+    }
+
+    /// The error that it failed by, where that is known.
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Image::Failed { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A target of the plan, and its image so far.
+pub struct Row<'a> {
+    pub target: &'a Target,
+    pub image: Image,
+    /// How often it was built again.
+    retries: usize,
+}
+
+/// What a run has built so far.
+pub struct Built<'a> {
+    /// In the order of the plan.
+    pub rows: Vec<Row<'a>>,
+    pub bakes: Vec<ImagesBaked>,
     pub exports: Exports,
 }
 
-impl Built {
-    /// Of `plan`, of which the images in `present` are in the registry already.
-    pub fn new(plan: &Plan, present: &BTreeMap<usize, String>) -> Self {
-        let image = |number| match present.get(&number) {
-            Some(digest) => Image::Present(digest.clone()),
-            None => Image::Waiting,
-        };
-        let images = (0..plan.targets.len()).map(image).collect();
-        Built { images, bakes: Vec::new(), exports: Exports::default() }
+impl<'a> Built<'a> {
+    /// Of `plan`, of which nothing is built.
+    pub fn new(plan: &'a Plan) -> Self {
+        let rows = plan.targets.iter();
+        let rows = rows.map(|target| Row { target, image: Image::Waiting, retries: 0 }).collect();
+        Built { rows, bakes: Vec::new(), exports: Exports::default() }
     }
 
-    /// The bake that the target `number` came from, or failed in.
-    pub fn bake(&self, number: usize) -> Option<&Baked> {
-        match self.images.get(number)? {
-            Image::Done(bake) | Image::Failed(bake, _) => self.bakes.get(*bake),
-            _ => None,
-        }
-    }
-
-    /// The digest of the target `number`, if it is built.
-    pub fn digest(&self, number: usize, target: &Target) -> Option<String> {
-        match &self.images[number] {
-            Image::Present(digest) => Some(digest.clone()),
-            Image::Done(bake) => {
-                let metadata = &self.bakes[*bake].metadata[&target.name];
-                Some(metadata["containerimage.digest"].as_str().unwrap_or_default().to_owned())
+    /// Finds the images that the registry has under all their tags; returns how many.
+    pub fn find_present(&mut self, docker: &Docker) -> usize {
+        let tags = self.rows.iter().flat_map(|row| &row.target.tags).cloned().collect();
+        let found = registry::digests(docker, &tags);
+        for row in &mut self.rows {
+            let digests = row.target.tags.iter().map(|tag| found.get(tag));
+            let digests = digests.collect::<Option<BTreeSet<_>>>().unwrap_or_default();
+            if let (1, Some(digest)) = (digests.len(), digests.first()) {
+                row.image = Image::Present { digest: (*digest).clone() };
             }
-            _ => None,
+        }
+        self.count(|image| *image != Image::Waiting)
+    }
+
+    /// The bake that the image of `row` was built by, or failed in.
+    pub fn bake(&self, row: &Row) -> Option<&ImagesBaked> {
+        match row.image {
+            Image::Done { bake, .. } | Image::Failed { bake, .. } => self.bakes.get(bake),
+            Image::Waiting | Image::Present { .. } => None,
         }
     }
 
-    /// The numbers of the targets that are not built, with the reasons that are known.
-    pub fn missing(&self) -> Vec<(usize, Option<&str>)> {
-        let missing = self.images.iter().enumerate().filter_map(|(number, image)| match image {
-            Image::Failed(_, error) => Some((number, Some(error.as_str()))),
-            Image::Waiting => Some((number, None)),
-            Image::Present(_) | Image::Done(_) => None,
-        });
-        missing.collect()
+    /// The rows whose images are not built.
+    pub fn missing(&self) -> Vec<&Row<'a>> {
+        self.rows.iter().filter(|row| !row.image.is_there()).collect()
     }
 
     fn count(&self, wanted: fn(&Image) -> bool) -> usize {
-        self.images.iter().filter(|image| wanted(image)).count()
+        self.rows.iter().filter(|row| wanted(&row.image)).count()
+    }
+
+    fn waiting(&self) -> usize {
+        self.count(|image| *image == Image::Waiting)
     }
 }
 
-/// The targets that the registry has under all their tags, by number, with their digests.
-pub fn present(plan: &Plan) -> BTreeMap<usize, String> {
-    let tags = plan.targets.iter().flat_map(|target| &target.tags).cloned();
-    let found = registry::digests(&tags.collect());
-    let digest = |target: &Target| {
-        let digests = target.tags.iter().map(|tag| found.get(tag));
-        let digests = digests.collect::<Option<BTreeSet<_>>>()?;
-        digests.first().filter(|_| digests.len() == 1).map(|digest| (*digest).clone())
-    };
-    let targets = plan.targets.iter().enumerate();
-    targets.filter_map(|(number, target)| Some((number, digest(target)?))).collect()
-}
+/// Is called with every image that is done.
+pub type OnDone<'a> = &'a dyn Fn(&Target, &Image) -> Result<()>;
 
 /// A run that is under way.
 pub struct Run<'a> {
-    pub sh: &'a Shell,
-    pub request: &'a Request,
+    pub buildx: Buildx<'a>,
     pub plan: &'a Plan,
-    pub builder: &'a Builder<'a>,
-    /// Caches that are not to be read, each with the reason.
-    pub unread: &'a BTreeMap<String, String>,
-    pub begun: Instant,
+    pub builder: &'a Builder,
+    /// Caches that are not to be read.
+    pub unread: &'a Unread,
+    pub on_done: OnDone<'a>,
 }
 
 impl Run<'_> {
-    /// Builds what is not there, and exports its caches; `tell` hears of every image that is
-    /// done. What came of it is in `built` at any time, also after an error.
+    /// Builds the images that wait, and exports their caches. `built` is up to date at any time,
+    /// also after an error.
     ///
     /// # Errors
     /// A signal or an engine that is gone. An image that fails is no error here.
-    pub fn build(
-        &self,
-        built: &mut Built,
-        tell: &dyn Fn(&Target, &str) -> Result<()>,
-    ) -> Result<()> {
-        let waiting =
-            built.images.iter().enumerate().filter(|(_, image)| **image == Image::Waiting);
+    pub fn build(&self, built: &mut Built) -> Result<()> {
+        let rows = built.rows.iter().enumerate();
+        let waiting = rows.filter(|(_, row)| row.image == Image::Waiting);
         let waiting = waiting.map(|(number, _)| number).collect::<Vec<_>>();
         let mut pace = None;
-        let mut tries = vec![0; self.plan.targets.len()];
-        for wave in self.waves(&waiting) {
+        for wave in self.waves(&waiting, built) {
             let mut groups = vec![wave.to_vec()];
             while let Some(group) = groups.pop() {
-                groups.extend(self.group(&group, built, &mut tries, tell)?);
+                groups.extend(self.group(&group, built)?);
             }
             if waiting.len() > wave.len() {
-                pace.get_or_insert_with(|| Pace::new(built)).say(built, self.builder.observer);
+                pace.get_or_insert_with(|| Pace::new(built)).say(built, self.buildx.observer);
             }
-            if let Some(error) = common_failure(wave, built) {
-                let left = built.count(|image| *image == Image::Waiting);
-                if left > 0 {
-                    bail!(
-                        "all of {} images failed alike, so {left} were not tried: {error}",
-                        wave.len()
-                    );
-                }
+            if let (Some(error), left @ 1..) = (common_failure(wave, built), built.waiting()) {
+                let all = wave.len();
+                bail!("all of {all} images failed alike, so {left} were not tried: {error}");
             }
         }
         Ok(())
     }
 
-    /// The targets `waiting`, by bake. Of many base images the first goes alone, for the pushes of
-    /// one bake don't know of each other: each would send the layers that the images share.
-    fn waves<'a>(&self, waiting: &'a [usize]) -> Vec<&'a [usize]> {
-        let variant = |target: &usize| &self.plan.targets[*target].variant;
-        let is_new = waiting.len() == self.plan.targets.len();
-        let may_lead = is_new && self.request.delivery == Delivery::Push;
+    /// The numbers `waiting`, by bake. Of many base images the first is built alone, for the
+    /// pushes of one bake don't know of each other: each would send the layers that the images
+    /// share.
+    fn waves<'a>(&self, waiting: &'a [usize], built: &Built) -> Vec<&'a [usize]> {
+        let variant = |number: &usize| &built.rows[*number].target.variant;
+        let is_new = waiting.len() == built.rows.len();
+        let may_lead = is_new && self.buildx.request.delivery == Delivery::Push;
         let lead = match waiting {
-            [lead, rest @ ..] if may_lead => rest.iter().any(|t| variant(t) == variant(lead)),
+            [lead, rest @ ..] if may_lead => rest.iter().any(|row| variant(row) == variant(lead)),
             _ => false,
         };
         let (lead, rest) = waiting.split_at(usize::from(lead));
-        lead.chunks(1).chain(rest.chunks(self.request.jobs)).collect()
+        lead.chunks(1).chain(rest.chunks(self.buildx.request.jobs)).collect()
     }
 
-    /// Builds the targets `group` in one bake. Gives the groups that are to be built after that,
-    /// because one of their targets or something that passes was in the way.
-    fn group(
-        &self,
-        group: &[usize],
-        built: &mut Built,
-        tries: &mut [usize],
-        tell: &dyn Fn(&Target, &str) -> Result<()>,
-    ) -> Result<Vec<Vec<usize>>> {
-        let Run { sh, request, plan, builder, .. } = self;
-        let targets = group.iter().map(|&target| &plan.targets[target]).collect::<Vec<_>>();
-        let how = ImageBake {
-            with_exports: true,
-            direct_push: false,
-            shared_inputs: false,
-            without: &BTreeSet::new(),
-        };
-        let definition = plan.images(&targets, &how).json;
-        let mut baked = images::images(sh, request, builder, &definition, self.unread)?;
+    /// Builds the rows `group` in one bake. Returns the groups that are to be built after that,
+    /// because one of their targets or something that passes broke the bake.
+    fn group(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
+        let Run { buildx, plan, builder, .. } = *self;
+        let targets = group.iter().map(|&number| built.rows[number].target).collect::<Vec<_>>();
+        let targets = targets.as_slice();
+        let mut baked = Images { buildx, builder, plan, targets }.build(self.unread)?;
         // What the first bake leaves in the builder, the others find there.
         let is_first = built.bakes.is_empty() && baked.unread == *self.unread;
         baked.builder_was_empty = if is_first { builder.was_empty } else { Some(false) };
-        let number = built.bakes.len();
-        let failed = match baked.end {
-            End::Failed(_) => failures(group, plan, &baked),
-            _ => Vec::new(),
-        };
-        let end = baked.end;
+        let end = baked.bake.end;
         built.bakes.push(baked);
         match end {
             End::Done => {
-                self.deliver(group, &definition, built, tell)?;
-                return Ok(Vec::new());
+                self.deliver(group, targets, built)?;
+                Ok(Vec::new())
             }
-            End::Stopped(signal) => return Err(Interrupted(signal).into()),
-            End::TimedOut | End::Failed(_) => {}
+            End::Stopped(signal) => Err(Interrupted(signal).into()),
+            End::TimedOut => self.divided(group, built),
+            End::Failed(_) => self.after_failure(group, built),
         }
-        if failed.is_empty() {
-            return self.divided(group, built, number);
-        }
+    }
+
+    /// Notes which images of `group` the last bake failed by. Returns what is to be built again.
+    fn after_failure(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
+        let bake = built.bakes.len() - 1;
         let mut rest = group.to_vec();
         let mut pause = None;
-        for (target, error) in failed {
-            let again = PAUSES.get(tries[target]).filter(|_| is_passing(&error));
+        let mut has_failure = false;
+        for &number in group {
+            let row = &mut built.rows[number];
+            let Some(failure) = built.bakes[bake].bake.trace.failure(&row.target.name) else {
+                continue;
+            };
+            has_failure = true;
+            let error = format!("{}: {}", failure.name, failure.error);
+            let again = PAUSES.get(row.retries).filter(|_| buildkit::is_passing(&error));
             if let Some(again) = again {
-                builder.observer.warn(&format!(
-                    "{}: {error}; trying again in {} s",
-                    plan.targets[target].base_image,
-                    again.as_secs()
-                ));
-                tries[target] += 1;
+                let (base, seconds) = (&row.target.base_image, again.as_secs());
+                self.buildx.observer.warn(&format!("{base}: {error}; retrying in {seconds} s"));
+                row.retries += 1;
                 pause = pause.max(Some(*again));
             } else {
-                built.images[target] = Image::Failed(number, error);
-                rest.retain(|left| *left != target);
+                row.image = Image::Failed { bake, error };
+                rest.retain(|left| *left != number);
             }
+        }
+        if !has_failure {
+            return self.divided(group, built);
         }
         registry::sleep(pause.unwrap_or_default())?;
         Ok(if rest.is_empty() { Vec::new() } else { vec![rest] })
     }
 
-    /// What to build after a bake that failed without telling by which of its targets.
-    fn divided(&self, group: &[usize], built: &mut Built, bake: usize) -> Result<Vec<Vec<usize>>> {
-        if !builder::answers(self.request, self.builder.observer) {
+    /// What to build after a bake that failed without saying by which of its targets.
+    fn divided(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
+        if !builder::answers(&self.buildx) {
             bail!("the engine stopped answering while images were built.");
         }
-        if let [target] = group {
-            let error = built.bakes[bake].check().err().map(|error| error.to_string());
-            built.images[*target] = Image::Failed(bake, error.unwrap_or_default());
+        if let [number] = *group {
+            let bake = built.bakes.len() - 1;
+            let error = built.bakes[bake].bake.check().err().map(|error| error.to_string());
+            built.rows[number].image = Image::Failed { bake, error: error.unwrap_or_default() };
             return Ok(Vec::new());
         }
         let (one, other) = group.split_at(group.len() / 2);
         Ok(vec![other.to_vec(), one.to_vec()])
     }
 
-    /// Tells of images that are done, and exports their caches.
-    fn deliver(
-        &self,
-        group: &[usize],
-        definition: &Value,
-        built: &mut Built,
-        tell: &dyn Fn(&Target, &str) -> Result<()>,
-    ) -> Result<()> {
-        let Run { sh, request, plan, builder, .. } = self;
+    /// Notes that the images of `group` are done, and exports their caches.
+    fn deliver(&self, group: &[usize], targets: &[&Target], built: &mut Built) -> Result<()> {
+        let Run { buildx, plan, .. } = *self;
         let number = built.bakes.len() - 1;
-        let targets = group.iter().map(|&target| &plan.targets[target]).collect::<Vec<_>>();
-        for (&place, target) in group.iter().zip(&targets) {
-            built.images[place] = Image::Done(number);
-            tell(target, &built.digest(place, target).unwrap_or_default())?;
+        let images = &built.bakes[number];
+        for &row in group {
+            let row = &mut built.rows[row];
+            let digest = images.bake.digest(&row.target.name).map(str::to_owned);
+            row.image = Image::Done { bake: number, digest };
+            (self.on_done)(row.target, &row.image)?;
         }
-        let image = &built.bakes[number];
-        let exports = export::write(sh, request, builder, &targets, definition, image)?;
-        let ended = exports.check_end(request, builder.observer);
+        let exports = Exporter { buildx, plan, targets, images }.write()?;
+        let ended = exports.check_end(&buildx);
         built.exports.add(exports);
         ended
     }
 }
 
-/// How fast a run goes on after its first bake, which makes what all images share.
+/// How fast a run is after its first bake, which makes what all images share.
 struct Pace {
     since: Instant,
     /// How many images it had to build then.
@@ -271,14 +268,14 @@ struct Pace {
 
 impl Pace {
     fn new(built: &Built) -> Self {
-        Pace { since: Instant::now(), left: built.count(|image| *image == Image::Waiting) }
+        Pace { since: Instant::now(), left: built.waiting() }
     }
 
-    /// Tells how far the run is, and how long it may still take where that is known.
+    /// Says how far the run is, and how long it may still take where that is known.
     fn say(&self, built: &Built, observer: &dyn Observer) {
-        let done = built.count(|image| matches!(image, Image::Done(_) | Image::Present(_)));
-        let failed = built.count(|image| matches!(image, Image::Failed(..)));
-        let left = built.count(|image| *image == Image::Waiting);
+        let done = built.count(Image::is_there);
+        let failed = built.count(|image| matches!(image, Image::Failed { .. }));
+        let left = built.waiting();
         let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         let pace = if self.left > left {
             let each = self.since.elapsed().as_secs_f64() / count(self.left - left);
@@ -287,33 +284,15 @@ impl Pace {
         } else {
             String::new()
         };
-        let all = built.images.len();
-        observer
-            .say(&format!("batch: {done} of {all} done, {failed} failed, {left} to come{pace}"));
+        let all = built.rows.len();
+        observer.say(&format!("batch: {done} of {all} done, {failed} failed, {left} to do{pace}"));
     }
-}
-
-/// The targets of `group` that a bake failed by, each with its error.
-fn failures(group: &[usize], plan: &Plan, baked: &Baked) -> Vec<(usize, String)> {
-    let failure = |&target: &usize| {
-        let (work, error) = baked.trace.failure(&plan.targets[target].name)?;
-        Some((target, format!("{work}: {error}")))
-    };
-    group.iter().filter_map(failure).collect()
-}
-
-/// Is another try worth its time? Not after a step's own command, whatever that may hold.
-fn is_passing(error: &str) -> bool {
-    !error.contains("did not complete successfully") && registry::is_passing(error)
 }
 
 /// The error by which every image of a wave failed, if there is one and the wave is one.
 fn common_failure<'a>(wave: &[usize], built: &'a Built) -> Option<&'a str> {
-    let error = |&target: &usize| match &built.images[target] {
-        Image::Failed(_, error) => Some(error.as_str()),
-        _ => None,
-    };
-    let errors = wave.iter().map(error).collect::<Option<Vec<_>>>()?;
+    let errors = wave.iter().map(|&number| built.rows[number].image.error());
+    let errors = errors.collect::<Option<Vec<_>>>()?;
     let first = *errors.first()?;
     (wave.len() > 1 && errors.iter().all(|error| *error == first)).then_some(first)
 }

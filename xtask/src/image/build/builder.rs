@@ -1,28 +1,28 @@
-//! Is there a builder, and can it do what the plan asks for? Found out before anything is built.
+//! Is there a builder, and can it do what the plan needs? Found out before anything is built.
 
 use std::io;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::observer::Observer;
+use super::buildx::{Buildx, Docker};
 use crate::image::plan::Plan;
 use crate::image::request::Request;
 use crate::process;
 
-/// How long docker may take to tell of itself, which takes it a tenth of a second.
+/// How long docker may take to describe a builder, which takes it a tenth of a second.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A builder in a container or a cluster pulls its image first.
+const START_PATIENCE: Duration = Duration::from_secs(300);
 /// What to do on a machine without Docker.
 const ENGINE: &str = "`cargo xtask engine -- cargo xtask image`, as root on Debian or Ubuntu";
 
-/// What a builder can do, as `docker buildx inspect` tells it.
-pub struct Builder<'a> {
-    pub observer: &'a dyn Observer,
+/// What a builder can do, as `docker buildx inspect` prints it.
+pub struct Builder {
     pub name: String,
     /// What this run builds for.
     pub platforms: Vec<String>,
-    /// Whether it had no build cache before this run; `None` where it does not tell.
+    /// Whether it had no build cache before this run; `None` where that is not known.
     pub was_empty: Option<bool>,
     /// Whether it is the engine's own, which keeps what it builds in the engine's image store.
     pub stores_images: bool,
@@ -37,17 +37,13 @@ pub struct Builder<'a> {
 ///
 /// # Errors
 /// What is missing, and the remedy: docker, buildx, an engine that answers, a platform.
-pub fn check<'a>(
-    request: &Request,
-    plan: &mut Plan,
-    observer: &'a dyn Observer,
-) -> Result<Builder<'a>> {
-    let mut builder = Builder::inspect(request, observer)?;
-    for platform in &request.platforms {
+pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
+    let mut builder = inspect(buildx.docker, buildx.request)?;
+    for platform in &buildx.request.platforms {
         if !builder.runs.contains(platform) {
             bail!(
                 "the builder {:?} does not run {platform:?}, only {}. Build it on such a machine, \
-                 or emulate that: install QEMU's binfmt support, or use `cargo xtask engine \
+                 or emulate it: install QEMU's binfmt support, or use `cargo xtask engine \
                  --emulate`.",
                 builder.name,
                 builder.runs.join(", ")
@@ -56,62 +52,58 @@ pub fn check<'a>(
     }
     if !builder.exports_cache && plan.drop_exports() {
         let name = &builder.name;
-        observer.warn(&format!(
+        buildx.observer.warn(&format!(
             "the builder {name:?} can't export a cache, so none is written. Turn on the engine's \
              containerd image store, or take another builder: `docker buildx create --driver \
              docker-container --use`."
         ));
     }
     if plan.targets.iter().any(|target| !target.cache_read.is_empty()) {
-        builder.was_empty = is_empty(request)?;
+        builder.was_empty = is_empty(buildx.docker)?;
     }
     Ok(builder)
 }
 
-/// Has the builder no build cache? `None` where it does not tell.
-fn is_empty(request: &Request) -> Result<Option<bool>> {
-    let mut docker = Command::new("docker");
-    docker.args(["buildx"]).args(builder_flag(request)).arg("du");
-    let told = process::output(&mut docker, PATIENCE)?.filter(|output| output.status.success());
-    let told = told.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    Ok(told.and_then(|told| field(&told, "Total").map(|total| total == "0B")))
-}
-
-impl<'a> Builder<'a> {
-    fn inspect(request: &Request, observer: &'a dyn Observer) -> Result<Self> {
-        let mut told = ask(request, &["inspect"])?;
-        // A builder in a container or a cluster tells nothing of itself until it runs.
-        if field(&told, "Status").is_some_and(|status| status == "inactive") {
-            told = ask(request, &["inspect", "--bootstrap"])?;
-        }
-        if let Some(error) = field(&told, "Error") {
-            bail!("the engine does not answer: {error} Start Docker, or run {ENGINE}.");
-        }
-        let platforms = field(&told, "Platforms").unwrap_or_default();
-        // A buildx that does not tell is taken at its best: bake itself would still say so.
-        let exports_cache = field(&told, "Cache export").is_none_or(|can| can == "true");
-        let runs = platforms.split(", ").map(|name| name.trim_end_matches('*').to_owned());
-        let runs = runs.collect::<Vec<_>>();
-        Ok(Builder {
-            observer,
-            name: field(&told, "Name").unwrap_or_default().to_owned(),
-            platforms: match request.platforms.as_slice() {
-                [] => runs.iter().take(1).cloned().collect(),
-                asked => asked.to_vec(),
-            },
-            was_empty: None,
-            // Only with containerd's image store can this builder export caches, or push by itself.
-            stores_images: exports_cache && field(&told, "Driver") == Some("docker"),
-            is_cluster: field(&told, "Driver") == Some("kubernetes"),
-            exports_cache,
-            runs,
-        })
-    }
-}
-
 /// Does the engine still answer?
-pub fn answers(request: &Request, observer: &dyn Observer) -> bool {
-    Builder::inspect(request, observer).is_ok()
+pub fn answers(buildx: &Buildx) -> bool {
+    inspect(buildx.docker, buildx.request).is_ok()
+}
+
+/// Has the builder no build cache? `None` where it does not say.
+fn is_empty(docker: &Docker) -> Result<Option<bool>> {
+    let usage = process::output(&mut docker.buildx(&["du"]), PATIENCE)?;
+    let usage = usage.filter(|output| output.status.success());
+    let usage = usage.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    Ok(usage.and_then(|usage| field(&usage, "Total").map(|total| total == "0B")))
+}
+
+fn inspect(docker: &Docker, request: &Request) -> Result<Builder> {
+    let mut text = ask(docker, &["inspect"], PATIENCE)?;
+    // A builder in a container or a cluster has no features to print until it runs.
+    if field(&text, "Status").is_some_and(|status| status == "inactive") {
+        text = ask(docker, &["inspect", "--bootstrap"], START_PATIENCE)?;
+    }
+    if let Some(error) = field(&text, "Error") {
+        bail!("the engine does not answer: {error} Start Docker, or run {ENGINE}.");
+    }
+    let platforms = field(&text, "Platforms").unwrap_or_default();
+    // A buildx that does not print it is taken at its best: bake itself would still complain.
+    let exports_cache = field(&text, "Cache export").is_none_or(|can| can == "true");
+    let runs = platforms.split(", ").map(|name| name.trim_end_matches('*').to_owned());
+    let runs = runs.collect::<Vec<_>>();
+    Ok(Builder {
+        name: field(&text, "Name").unwrap_or_default().to_owned(),
+        platforms: match request.platforms.as_slice() {
+            [] => runs.iter().take(1).cloned().collect(),
+            asked => asked.to_vec(),
+        },
+        was_empty: None,
+        // Only with containerd's image store can this builder export caches, or push by itself.
+        stores_images: exports_cache && field(&text, "Driver") == Some("docker"),
+        is_cluster: field(&text, "Driver") == Some("kubernetes"),
+        exports_cache,
+        runs,
+    })
 }
 
 /// The value of the first line `name: value` in buildx's text.
@@ -122,12 +114,9 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         .filter(|value| !value.is_empty())
 }
 
-/// What `docker buildx` says to `args`. Only with `--debug` does it tell of features.
-fn ask(request: &Request, args: &[&str]) -> Result<String> {
-    let mut docker = Command::new("docker");
-    docker.args(["--debug", "buildx"]).args(builder_flag(request)).args(args);
-    let patience = if args.contains(&"--bootstrap") { PATIENCE * 30 } else { PATIENCE };
-    match process::output(&mut docker, patience) {
+/// What `docker buildx` prints.
+fn ask(docker: &Docker, args: &[&str], patience: Duration) -> Result<String> {
+    match process::output(&mut docker.debug_buildx(args), patience) {
         Err(error) => match error.downcast_ref::<io::Error>().map(io::Error::kind) {
             Some(io::ErrorKind::NotFound) => {
                 bail!("docker is not installed. Install Docker with buildx, or run {ENGINE}.")
@@ -142,25 +131,19 @@ fn ask(request: &Request, args: &[&str]) -> Result<String> {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         }
         Ok(Some(output)) => {
-            let version =
-                process::output(Command::new("docker").args(["buildx", "version"]), PATIENCE)?;
+            let version = process::output(&mut docker.command(&["buildx", "version"]), PATIENCE)?;
             if !version.is_some_and(|version| version.status.success()) {
                 bail!(
                     "docker has no buildx plugin. Install docker-buildx-plugin (Debian's \
                      docker-buildx), or run {ENGINE}."
                 );
             }
-            let said = String::from_utf8_lossy(&output.stderr);
-            let error = said.lines().find_map(|line| line.strip_prefix("ERROR: "));
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let error = stderr.lines().find_map(|line| line.strip_prefix("ERROR: "));
             bail!(
                 "the builder can't be used: {}. `docker buildx ls` lists the builders.",
-                error.unwrap_or_else(|| said.lines().last().unwrap_or_default())
+                error.unwrap_or_else(|| stderr.lines().last().unwrap_or_default())
             )
         }
     }
-}
-
-/// The builder that was asked for, as a flag of buildx.
-pub fn builder_flag(request: &Request) -> impl Iterator<Item = &str> {
-    request.builder.iter().flat_map(|name| ["--builder", name])
 }

@@ -1,244 +1,272 @@
-//! What buildx tells of a build while it runs: the JSON objects of `--progress rawjson`, as buildx
-//! 0.13 and all after it write them to standard error, mixed with plain lines.
+//! What `BuildKit` and buildx call things and how they word errors. Nothing else in this program
+//! knows these words: a new version that changes one of them is met here.
 
-use serde_json::{Deserializer, Value};
-
-/// Something that buildx told.
-#[derive(Debug)]
-pub enum Event {
-    Vertex(Vertex),
-    Status(Status),
-    Log(Log),
-    Warning(Warning),
-    /// A line that is no event: for people.
-    Text(String),
+/// What the name of a vertex says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vertex<'a> {
+    /// Reading the cache of this name: a reference, or `local:` and a digest.
+    CacheImport(&'a str),
+    CacheExport,
+    /// Exporting the image: making its layers, and sending them.
+    ImageExport,
+    /// Sending the manifest of an image.
+    Push,
+    /// Finding or pulling a base image.
+    Base {
+        reference: &'a str,
+        digest: &'a str,
+    },
+    /// An instruction of the Dockerfile.
+    Step,
+    /// Reading the Dockerfile, the context and the like.
+    Internal,
 }
 
-/// A step, or other work that is told of like one.
-#[derive(Debug)]
-pub struct Vertex {
-    /// Names the vertex in all other events.
-    pub digest: String,
-    pub name: String,
-    /// The name of the step that this is a part of, where a step has several.
-    pub group: Option<String>,
-    /// The part of its step that does the work.
-    pub weak: bool,
-    /// Seconds since 1970, as all times here.
-    pub started: Option<f64>,
-    pub completed: Option<f64>,
-    pub cached: bool,
-    pub error: Option<String>,
-}
-
-/// A part of a vertex's work, such as a layer that is pushed.
-#[derive(Debug)]
-pub struct Status {
-    /// The vertex's digest.
-    pub vertex: String,
-    pub id: String,
-    /// How much of it is done, in bytes.
-    pub current: Option<u64>,
-    pub started: Option<f64>,
-    pub completed: Option<f64>,
-}
-
-/// Output of a vertex.
-#[derive(Debug)]
-pub struct Log {
-    /// The vertex's digest.
-    pub vertex: String,
-    pub text: String,
-}
-
-/// Something that `BuildKit` advises against.
-#[derive(Debug)]
-pub struct Warning {
-    pub text: String,
-}
-
-/// Cuts a stream of bytes into events.
-#[derive(Default)]
-pub struct Reader {
-    rest: Vec<u8>,
-}
-
-impl Reader {
-    /// The events that are complete with `bytes`, in their order.
-    pub fn read(&mut self, bytes: &[u8]) -> Vec<Event> {
-        self.rest.extend_from_slice(bytes);
-        self.take(false)
-    }
-
-    /// What is left when the stream has ended.
-    pub fn end(&mut self) -> Vec<Event> {
-        self.take(true)
-    }
-
-    fn take(&mut self, ended: bool) -> Vec<Event> {
-        let mut events = Vec::new();
-        let mut at = 0;
-        loop {
-            // Blanks between two objects mean nothing, those of a plain line are its own.
-            let rest = &self.rest[at..];
-            let blank = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-            let used = if rest.get(blank) == Some(&b'{') {
-                match object(&rest[blank..]) {
-                    Object::Whole(value, length) => {
-                        told(&value, &mut events);
-                        Some(blank + length)
-                    }
-                    Object::Part if !ended => None,
-                    _ => line(rest, ended, &mut events),
-                }
-            } else {
-                line(rest, ended, &mut events)
-            };
-            match used {
-                Some(used) => at += used,
-                None => break,
-            }
+impl<'a> Vertex<'a> {
+    /// Reads the name of a vertex, without the name of its target.
+    pub fn of(name: &'a str) -> Self {
+        if let Some(cache) = name.strip_prefix("importing cache manifest from ") {
+            Vertex::CacheImport(cache)
+        } else if name.starts_with("exporting cache") {
+            Vertex::CacheExport
+        } else if name.starts_with("pushing ") {
+            Vertex::Push
+        } else if name.starts_with("exporting ") || name.starts_with("importing to ") {
+            Vertex::ImageExport
+        } else {
+            Self::instruction(name).unwrap_or(Vertex::Internal)
         }
-        self.rest.drain(..at);
-        events
+    }
+
+    /// Instructions have a number in their stage, as in `[builder 2/6] RUN make`.
+    fn instruction(name: &'a str) -> Option<Self> {
+        let (place, instruction) = name.strip_prefix('[')?.split_once("] ")?;
+        if let Some(base) = instruction.strip_prefix("FROM ") {
+            let (reference, digest) = base.split_once('@').unwrap_or((base, ""));
+            return Some(Vertex::Base { reference, digest });
+        }
+        let number = place.rsplit_once(' ').map_or(place, |(_, number)| number);
+        let (number, of) = number.split_once('/')?;
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        (is_number(number) && is_number(of)).then_some(Vertex::Step)
     }
 }
 
-enum Object {
-    /// The object, and the length of its text.
-    Whole(Value, usize),
-    /// The beginning of one.
-    Part,
+/// A vertex of one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetVertex {
+    /// The number of the target.
+    pub target: usize,
+    /// The name of the vertex without that of its target.
+    pub name: String,
+}
+
+/// Finds the target that the vertex `name` belongs to. With several targets, buildx puts the
+/// target's name into the brackets that a vertex's name starts with, or before it in brackets of
+/// its own.
+pub fn split_target(targets: &[String], name: &str) -> Option<TargetVertex> {
+    if targets.len() == 1 {
+        return Some(TargetVertex { target: 0, name: name.to_owned() });
+    }
+    targets.iter().enumerate().find_map(|(target, prefix)| {
+        let rest = name.strip_prefix('[')?.strip_prefix(prefix.as_str())?;
+        let own = rest.strip_prefix("] ").map(str::to_owned);
+        let name = own.or_else(|| rest.strip_prefix(' ').map(|rest| format!("[{rest}")))?;
+        Some(TargetVertex { target, name })
+    })
+}
+
+/// Is a part of an image's export, called `status`, the sending of its layers?
+pub fn is_push(status: &str) -> bool {
+    status.starts_with("pushing ")
+}
+
+/// Is the part of a vertex called `status` the sending of a Dockerfile or a context to the builder?
+pub fn is_transfer(status: &str) -> bool {
+    status.starts_with("transferring ")
+}
+
+/// Why something failed, as far as its error says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Something else failed first, or an equal step of another target does the work.
+    Canceled,
+    /// The command of a step failed.
+    Step,
+    /// COPY or a mount names a file that is not there.
+    MissingFile,
+    /// A layer that a cache promised can't be had.
+    BrokenCache,
+    /// Another run loaded the same tag at the same time.
+    TagTaken,
+    /// The registry does not let this user do it.
+    Denied,
+    /// The registry has too much to do.
+    Busy,
+    /// The registry allows this user no more for now, which lasts hours.
+    Limited,
+    /// The registry itself failed.
+    RegistryError,
+    /// The registry has no room.
+    RegistryFull,
+    /// A connection was lost.
+    Connection,
+    NotFound,
     Other,
 }
 
-fn object(text: &[u8]) -> Object {
-    let mut values = Deserializer::from_slice(text).into_iter::<Value>();
-    match values.next() {
-        Some(Ok(value)) => Object::Whole(value, values.byte_offset()),
-        Some(Err(error)) if error.is_eof() => Object::Part,
-        _ => Object::Other,
+/// What an error says, the cause, and the HTTP status that this is.
+struct Sign {
+    text: &'static str,
+    cause: Cause,
+    status: Option<u64>,
+}
+
+const fn sign(text: &'static str, cause: Cause) -> Sign {
+    Sign { text, cause, status: None }
+}
+
+const fn status(status: u64, text: &'static str, cause: Cause) -> Sign {
+    Sign { text, cause, status: Some(status) }
+}
+
+/// The first row that an error contains is its cause. "failed to compute cache key" is also what
+/// `BuildKit` says of a file that COPY does not find, so that comes before.
+const SIGNS: [Sign; 24] = [
+    sign("context canceled", Cause::Canceled),
+    sign("did not complete successfully", Cause::Step),
+    sign("failed to calculate checksum of ref", Cause::MissingFile),
+    sign("failed to compute cache key", Cause::BrokenCache),
+    sign("failed to read expected number of bytes", Cause::BrokenCache),
+    sign("httpReadSeeker", Cause::BrokenCache),
+    sign("unexpected commit digest", Cause::BrokenCache),
+    sign(": already exists", Cause::TagTaken),
+    status(401, "401 Unauthorized", Cause::Denied),
+    status(403, "403 Forbidden", Cause::Denied),
+    sign("authorization failed", Cause::Denied),
+    sign("access denied", Cause::Denied),
+    status(429, "429 Too Many Requests", Cause::Busy),
+    status(429, "toomanyrequests", Cause::Limited),
+    status(500, "500 Internal Server Error", Cause::RegistryError),
+    status(502, "502 Bad Gateway", Cause::RegistryError),
+    status(503, "503 Service Unavailable", Cause::RegistryError),
+    status(504, "504 Gateway Timeout", Cause::RegistryError),
+    status(507, "507 Insufficient Storage", Cause::RegistryFull),
+    sign("connection reset by peer", Cause::Connection),
+    sign("broken pipe", Cause::Connection),
+    sign("EOF", Cause::Connection),
+    status(404, "404 Not Found", Cause::NotFound),
+    sign("not found", Cause::NotFound),
+];
+
+impl Cause {
+    /// The cause that `error` names first in the table.
+    pub fn of(error: &str) -> Self {
+        signs(error).next().map_or(Cause::Other, |sign| sign.cause)
+    }
+
+    /// What to do about it, to go on.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Cause::Denied => "`docker login` to the registry as a user who may write there",
+            Cause::NotFound => "check that the image was pushed and not deleted since",
+            Cause::Limited => "`docker login` to the registry, or wait until its limit is over",
+            Cause::RegistryFull => "make room in the registry",
+            _ => "try again later",
+        }
     }
 }
 
-/// Takes one line that is no event; gives its length, with its end.
-fn line(text: &[u8], ended: bool, events: &mut Vec<Event>) -> Option<usize> {
-    let end = text.iter().position(|&byte| byte == b'\n');
-    let (length, used) = match end {
-        Some(end) => (end, end + 1),
-        None if ended && !text.is_empty() => (text.len(), text.len()),
-        None => return None,
-    };
-    let line = String::from_utf8_lossy(&text[..length]);
-    if !line.trim().is_empty() {
-        events.push(Event::Text(line.trim_end().to_owned()));
+fn signs(error: &str) -> impl Iterator<Item = &'static Sign> {
+    SIGNS.iter().filter(move |sign| error.contains(sign.text))
+}
+
+/// The HTTP status that `error` contains.
+pub fn http_status(error: &str) -> Option<u64> {
+    signs(error).find_map(|sign| sign.status)
+}
+
+/// Is another try worth its time after `error`? Not after a step's own command, whatever that may
+/// have printed.
+pub fn is_passing(error: &str) -> bool {
+    let passing = [Cause::Busy, Cause::RegistryError, Cause::Connection];
+    Cause::of(error) != Cause::Step && signs(error).any(|sign| passing.contains(&sign.cause))
+}
+
+/// Does `error` say that the registry has no cache called `reference`? Every first build sees this.
+pub fn is_miss(reference: &str, error: &str) -> bool {
+    error.ends_with(&format!("{reference}: not found"))
+}
+
+#[cfg(test)]
+#[allow(clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vertex_names_say_what_a_vertex_is() {
+        let import = "importing cache manifest from r:5000/a:b";
+        let base = Vertex::Base { reference: "docker.io/library/a:1", digest: "sha256:0" };
+        let table = [
+            (import, Vertex::CacheImport("r:5000/a:b")),
+            ("exporting cache to registry", Vertex::CacheExport),
+            ("exporting to image", Vertex::ImageExport),
+            ("importing to docker", Vertex::ImageExport),
+            ("pushing r:5000/a:b with docker", Vertex::Push),
+            ("[builder 1/6] FROM docker.io/library/a:1@sha256:0", base),
+            ("[builder 2/6] RUN make", Vertex::Step),
+            ("[2/6] COPY a b", Vertex::Step),
+            ("[internal] load build definition from Dockerfile", Vertex::Internal),
+            ("[auth] a/b:pull token for r", Vertex::Internal),
+        ];
+        for (name, vertex) in table {
+            assert_eq!(Vertex::of(name), vertex, "{name}");
+        }
     }
-    Some(used)
-}
 
-/// The events in an object; an object of another kind is a line for people.
-fn told(value: &Value, events: &mut Vec<Event>) {
-    let list = |key: &str| value[key].as_array().into_iter().flatten();
-    // What ends does so after its parts.
-    let (ended, others): (Vec<_>, Vec<_>) =
-        list("vertexes").map(vertex).partition(|vertex| vertex.completed.is_some());
-    events.extend(others.into_iter().map(Event::Vertex));
-    events.extend(list("statuses").map(|told| Event::Status(status(told))));
-    events.extend(list("logs").map(|told| {
-        let text = String::from_utf8_lossy(&base64(&text(told, "data"))).into_owned();
-        Event::Log(Log { vertex: self::text(told, "vertex"), text })
-    }));
-    events.extend(list("warnings").map(|told| {
-        let text = String::from_utf8_lossy(&base64(&text(told, "short"))).into_owned();
-        Event::Warning(Warning { text })
-    }));
-    events.extend(ended.into_iter().map(Event::Vertex));
-    let keys = ["vertexes", "statuses", "logs", "warnings"];
-    if value.as_object().is_some_and(|object| {
-        !object.is_empty() && !object.keys().any(|key| keys.contains(&key.as_str()))
-    }) {
-        events.push(Event::Text(value.to_string()));
+    #[test]
+    fn targets_are_split_from_vertex_names() {
+        let targets = ["a".to_owned(), "a-b".to_owned()];
+        let split =
+            |name: &str| split_target(&targets, name).map(|found| (found.target, found.name));
+        assert_eq!(split("[a builder 2/6] RUN x"), Some((0, "[builder 2/6] RUN x".to_owned())));
+        assert_eq!(split("[a-b] exporting to image"), Some((1, "exporting to image".to_owned())));
+        assert_eq!(split("exporting to image"), None);
     }
-}
 
-fn vertex(told: &Value) -> Vertex {
-    let group = &told["progressGroup"];
-    Vertex {
-        digest: text(told, "digest"),
-        name: text(told, "name"),
-        group: group["name"].as_str().map(str::to_owned),
-        weak: group["weak"] == true,
-        started: time(&told["started"]),
-        completed: time(&told["completed"]),
-        cached: told["cached"] == true,
-        error: told["error"].as_str().filter(|error| !error.is_empty()).map(without_state),
+    #[test]
+    fn errors_have_one_cause() {
+        let missing = "failed to compute cache key: failed to calculate checksum of ref \
+                       a::b: \"/x\": not found";
+        let table = [
+            (
+                "process \"/bin/sh -c curl\" did not complete successfully: exit code: 22",
+                Cause::Step,
+                false,
+            ),
+            (missing, Cause::MissingFile, false),
+            (
+                "failed to compute cache key: failed to copy: httpReadSeeker: 404",
+                Cause::BrokenCache,
+                false,
+            ),
+            (
+                "failed to compute cache key: GET /v2/: 503 Service Unavailable",
+                Cause::BrokenCache,
+                true,
+            ),
+            ("image \"a:b\": already exists", Cause::TagTaken, false),
+            ("unexpected status: 403 Forbidden", Cause::Denied, false),
+            ("failed to push: 429 Too Many Requests", Cause::Busy, true),
+            ("toomanyrequests: you have reached your pull rate limit", Cause::Limited, false),
+            ("unexpected status: 502 Bad Gateway", Cause::RegistryError, true),
+            ("write: broken pipe", Cause::Connection, true),
+            ("docker.io/a/b:c: not found", Cause::NotFound, false),
+            ("rpc error: context canceled", Cause::Canceled, false),
+            ("something new", Cause::Other, false),
+        ];
+        for (error, cause, passing) in table {
+            assert_eq!((Cause::of(error), is_passing(error)), (cause, passing), "{error}");
+        }
     }
-}
-
-fn status(told: &Value) -> Status {
-    Status {
-        vertex: text(told, "vertex"),
-        id: text(told, "id"),
-        current: told["current"].as_u64(),
-        started: time(&told["started"]),
-        completed: time(&told["completed"]),
-    }
-}
-
-/// An error without what a registry adds to the address of an upload, which tells nobody anything.
-fn without_state(error: &str) -> String {
-    let Some((before, state)) = error.split_once("?_state=") else { return error.to_owned() };
-    let end = state.find(['"', ' ', ':']).unwrap_or(state.len());
-    format!("{before}{}", &state[end..])
-}
-
-fn text(told: &Value, key: &str) -> String {
-    told[key].as_str().unwrap_or_default().to_owned()
-}
-
-/// A time as Go writes it, such as `2026-11-24T10:51:39.100266446Z` or with `+01:00`, in seconds
-/// since 1970.
-fn time(told: &Value) -> Option<f64> {
-    const DAYS_TO_1970: f64 = 719_468.0;
-    let (date, clock) = told.as_str()?.split_once('T')?;
-    let number = |text: &str| text.parse::<f64>().ok();
-    let mut date = date.split('-').map(number);
-    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-    let zone = clock.find(['Z', '+', '-'])?;
-    let (clock, zone) = clock.split_at(zone);
-    let seconds = |clock: &str| {
-        clock.split(':').map(number).try_fold((0.0, 3600.0), |(sum, unit), part| {
-            part.map(|part| (sum + part * unit, unit / 60.0))
-        })
-    };
-    let offset = match zone.split_at(1) {
-        ("+", ahead) => seconds(ahead)?.0,
-        ("-", behind) => -seconds(behind)?.0,
-        _ => 0.0,
-    };
-    // Years begin in March here, so that the day that some have more comes last.
-    let year = if month > 2.0 { year } else { year - 1.0 };
-    let month = (month + 9.0) % 12.0;
-    let leaps = (year / 4.0).floor() - (year / 100.0).floor() + (year / 400.0).floor();
-    let days = year * 365.0 + leaps + ((month * 153.0 + 2.0) / 5.0).floor() + day - 1.0;
-    Some((days - DAYS_TO_1970) * 86400.0 + seconds(clock)?.0 - offset)
-}
-
-/// The bytes that `text` encodes in base 64, as JSON has them; up to the first that is no digit.
-fn base64(text: &str) -> Vec<u8> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let digits: Vec<u8> = text.bytes().map_while(digit).collect();
-    let group = |digits: &[u8]| -> Vec<u8> {
-        let bits = digits.iter().fold(0_u32, |bits, &digit| bits << 6 | u32::from(digit));
-        let bits = bits << (6 * (4 - digits.len()));
-        bits.to_be_bytes()[1..digits.len()].to_vec()
-    };
-    digits.chunks(4).flat_map(group).collect()
 }

@@ -6,43 +6,40 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use serde_json::{Map, Value, json};
-use xshell::Shell;
 
+use super::builder;
+use super::buildkit::{self, Cause};
+use super::buildx::{Baked, Buildx, End};
+use super::cache_dir::Staging;
+use super::images::{ImagesBaked, exports_apart};
+use super::registry::{self, Content};
 use crate::error::Interrupted;
-use crate::image::build::builder::{self, Builder};
-use crate::image::build::cache_dir::Staging;
-use crate::image::build::images::{self, Baked, End};
-use crate::image::build::observer::Observer;
-use crate::image::build::registry::{self, Content};
-use crate::image::plan::Target;
-use crate::image::plan::bake_file::literal;
+use crate::image::plan::bake_file::CacheExport;
 use crate::image::plan::cache::Place;
-use crate::image::request::Request;
+use crate::image::plan::{Plan, Target};
+use crate::image::request::{Delivery, Request};
 
-/// What became of an export.
+/// How an export ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done,
     Failed,
     TimedOut,
-    /// Everything in it came from there.
+    /// Everything in it was read from there.
     Skipped,
-    /// Nobody told.
     Unknown,
 }
 
 impl Outcome {
-    /// The names in a report; an unknown outcome has none.
-    const NAMES: [(&str, Outcome); 4] = [
-        ("done", Outcome::Done),
-        ("failed", Outcome::Failed),
-        ("timed out", Outcome::TimedOut),
-        ("skipped", Outcome::Skipped),
-    ];
-
+    /// The name in a report; an unknown outcome has none.
     pub fn name(self) -> Option<&'static str> {
-        Self::NAMES.iter().find(|(_, outcome)| *outcome == self).map(|(name, _)| *name)
+        match self {
+            Outcome::Done => Some("done"),
+            Outcome::Failed => Some("failed"),
+            Outcome::TimedOut => Some("timed out"),
+            Outcome::Skipped => Some("skipped"),
+            Outcome::Unknown => None,
+        }
     }
 }
 
@@ -60,15 +57,30 @@ pub struct Written {
     pub present: Option<u64>,
 }
 
-/// An export that is to be made.
-struct Export<'a> {
-    target: &'a Target,
-    place: &'a Place,
-    /// The name of its target in its bake: each has one of its own, because `BuildKit` tells of
-    /// one export only.
-    name: String,
-    /// Whether all base images share it.
-    is_shared: bool,
+impl Written {
+    fn new(export: &Export, outcome: Outcome) -> Self {
+        Written {
+            target: export.target.name.clone(),
+            place: export.place.name().to_owned(),
+            outcome,
+            error: None,
+            seconds: None,
+            uploaded: None,
+            present: None,
+        }
+    }
+
+    /// Has it failed for a passing reason? `BuildKit` itself retries the layers.
+    fn is_passing(&self) -> bool {
+        let error = self.error.as_deref().unwrap_or_default();
+        let is_manifest = error.contains("manifest");
+        self.outcome == Outcome::Failed && is_manifest && buildkit::is_passing(error)
+    }
+
+    /// Has it failed because a layer is still looked for in a broken cache?
+    fn is_broken(&self) -> bool {
+        self.error.as_deref().map(Cause::of) == Some(Cause::BrokenCache)
+    }
 }
 
 /// All exports of a run, and the bakes that made them.
@@ -81,7 +93,7 @@ pub struct Exports {
 }
 
 impl Exports {
-    /// Takes in those of another wave.
+    /// Adds those of another bake of images.
     pub fn add(&mut self, other: Exports) {
         self.written.extend(other.written);
         self.bakes.extend(other.bakes);
@@ -90,10 +102,10 @@ impl Exports {
 
     /// # Errors
     /// A signal, or an engine that is gone.
-    pub fn check_end(&self, request: &Request, observer: &dyn Observer) -> Result<()> {
+    pub fn check_end(&self, buildx: &Buildx) -> Result<()> {
         match self.bakes.last().map(|bake| bake.end) {
             Some(End::Stopped(signal)) => Err(Interrupted(signal).into()),
-            Some(End::Failed(_)) if !builder::answers(request, observer) => {
+            Some(End::Failed(_)) if !builder::answers(buildx) => {
                 bail!("the engine stopped answering while the caches were exported.")
             }
             _ => Ok(()),
@@ -101,299 +113,242 @@ impl Exports {
     }
 
     /// # Errors
-    /// With `--strict-cache`, any export that did not end well.
+    /// With `--strict-cache`, any export that was not done.
     pub fn check(&self, request: &Request) -> Result<()> {
-        let well = [Outcome::Done, Outcome::Skipped];
-        let rest = self.written.iter().filter(|written| !well.contains(&written.outcome)).count();
-        if request.strict_cache && rest > 0 {
-            bail!("{rest} of {} caches were not written (--strict-cache).", self.written.len());
+        let is_kept =
+            |written: &&Written| matches!(written.outcome, Outcome::Done | Outcome::Skipped);
+        let all = self.written.len();
+        let lost = all - self.written.iter().filter(is_kept).count();
+        if request.strict_cache && lost > 0 {
+            bail!("{lost} of {all} caches were not written (--strict-cache).");
         }
         Ok(())
     }
 
-    /// Those that are known not to have ended well.
+    /// Those that are known to have failed.
     pub fn lost(&self) -> impl Iterator<Item = &Written> {
-        let lost = [Outcome::Failed, Outcome::TimedOut];
-        self.written.iter().filter(move |written| lost.contains(&written.outcome))
+        let is_lost =
+            |written: &&Written| matches!(written.outcome, Outcome::Failed | Outcome::TimedOut);
+        self.written.iter().filter(is_lost)
     }
 }
 
-/// May the caches be exported by a second bake? Not where buildx was told things that would make
-/// it run the steps again, or write somewhere else.
-pub fn are_apart(request: &Request) -> bool {
-    const HARMLESS: [&str; 4] = ["--allow", "--debug", "--provenance", "--sbom"];
-    request.bake_args.iter().all(|arg| {
-        let arg = arg.to_string_lossy();
-        HARMLESS.contains(&arg.split('=').next().unwrap_or_default())
-    })
+/// An export that is to be made.
+struct Export<'a> {
+    target: &'a Target,
+    place: &'a Place,
+    /// The name of its target in its bake: each has one of its own, because `BuildKit` reports one
+    /// export of a target only.
+    name: String,
+    /// Whether all base images share it.
+    is_shared: bool,
 }
 
-/// Exports the caches of `image`, the bake that made the images from `definition`, and waits no
-/// longer for that than the request allows.
-///
-/// # Errors
-/// A docker that can't be started, or a folder that can't be written. An export that fails is no
-/// error: see [`Exports::lost`].
-pub fn write(
-    sh: &Shell,
-    request: &Request,
-    builder: &Builder,
-    targets: &[&Target],
-    definition: &Value,
-    image: &Baked,
-) -> Result<Exports> {
-    if !are_apart(request) {
-        let exports = targets.iter().flat_map(|target| {
-            target.cache_written.iter().map(|place| {
-                let (outcome, error) = told(image, &target.name);
-                Written { outcome, error, ..Written::new(target, place) }
-            })
-        });
-        return Ok(Exports { written: exports.collect(), ..Exports::default() });
-    }
-    let exports = exports(targets);
-    let asked = before(&exports, image);
-    let known = registry::contents(&asked);
-    let is_needless = |export: &Export| is_needless(export, image, &known);
-    let (skipped, exports): (Vec<_>, Vec<_>) = exports.into_iter().partition(is_needless);
-    let mut written = skipped
-        .iter()
-        .map(|skipped| Written {
-            outcome: Outcome::Skipped,
-            ..Written::new(skipped.target, skipped.place)
-        })
-        .collect::<Vec<_>>();
-    // A cache that broke the image's bake would break this one.
-    let mut definition = definition.clone();
-    images::leave_out(&mut definition, &image.unread);
-    let (bakes, mut made) = make(sh, request, builder, &exports, definition, image)?;
-    // Of a registry that did not tell everything it had, nobody knows what was new to it.
-    if known.len() == asked.len() {
-        count_bytes(&mut made, &known);
-    }
-    written.append(&mut made);
-    Ok(Exports { written, bakes, known })
+/// Exports the caches of images that are built.
+pub struct Exporter<'a> {
+    pub buildx: Buildx<'a>,
+    pub plan: &'a Plan,
+    pub targets: &'a [&'a Target],
+    /// The bake that made the images.
+    pub images: &'a ImagesBaked,
 }
 
-/// Makes `exports` in as many bakes as it takes; gives these, and how each export went.
-fn make(
-    sh: &Shell,
-    request: &Request,
-    builder: &Builder,
-    exports: &[Export],
-    mut definition: Value,
-    image: &Baked,
-) -> Result<(Vec<Baked>, Vec<Written>)> {
-    let deadline = Instant::now().checked_add(request.cache_timeout);
-    let (mut bakes, mut made) = (Vec::new(), Vec::new());
-    // The shared cache comes last: a registry may refuse one of two that push the same bytes at
-    // once, as these two do.
-    let (mut later, mut now): (Vec<_>, Vec<_>) = exports.iter().partition(|e| e.is_shared);
-    let mut tried = BTreeSet::new();
-    while !now.is_empty() || !later.is_empty() {
-        if now.is_empty() {
-            now = std::mem::take(&mut later);
+impl Exporter<'_> {
+    /// Exports, and waits no longer for that than the request allows.
+    ///
+    /// # Errors
+    /// A docker that can't be started, or a folder that can't be written. An export that fails is
+    /// no error: see [`Exports::lost`].
+    pub fn write(&self) -> Result<Exports> {
+        let exports = self.exports();
+        if !exports_apart(self.buildx.request) {
+            let written = exports.iter().map(|export| {
+                let (outcome, error) = outcome(&self.images.bake, &export.target.name);
+                Written { error, ..Written::new(export, outcome) }
+            });
+            return Ok(Exports { written: written.collect(), ..Exports::default() });
         }
-        let (ended, outcomes) = bake(sh, request, builder, &definition, &now, deadline)?;
-        let is_over = ended.end != End::Done;
-        for (export, written) in now.into_iter().zip(outcomes) {
-            let is_broken = written.error.as_deref().is_some_and(images::is_of_broken);
-            // Once more, where that may help: eight runs at once push to one registry, and a
-            // layer that BuildKit built itself may still be looked for in a broken cache.
-            if !is_over && (is_passing(&written) || is_broken) && tried.insert(&export.name) {
-                if is_broken {
-                    let hits = image.trace.hits().map(|name| (name.to_owned(), String::new()));
-                    images::leave_out(&mut definition, &hits.collect());
+        let asked = self.references_before(&exports);
+        let known = registry::contents(self.buildx.docker, &asked);
+        let is_needless = |export: &Export| self.is_needless(export, &known);
+        let (skipped, exports): (Vec<_>, Vec<_>) = exports.into_iter().partition(is_needless);
+        let mut written =
+            skipped.iter().map(|export| Written::new(export, Outcome::Skipped)).collect::<Vec<_>>();
+        let (bakes, mut made) = self.make(&exports)?;
+        // Where the registry did not list all that it had, nobody knows what was new to it.
+        if known.len() == asked.len() {
+            self.count_bytes(&mut made, &known);
+        }
+        written.append(&mut made);
+        Ok(Exports { written, bakes, known })
+    }
+
+    /// Makes `exports` in as many bakes as it takes; returns these, and how each export went.
+    fn make(&self, exports: &[Export]) -> Result<(Vec<Baked>, Vec<Written>)> {
+        let deadline = Instant::now().checked_add(self.buildx.request.cache_timeout);
+        let (mut bakes, mut made) = (Vec::new(), Vec::new());
+        // The shared cache comes last: a registry may refuse one of two that push the same bytes
+        // at once, as these two do.
+        let (mut later, mut now): (Vec<_>, Vec<_>) = exports.iter().partition(|e| e.is_shared);
+        // A cache that broke the bake of the images would break this one.
+        let mut without = self.images.unread.keys().cloned().collect::<BTreeSet<_>>();
+        let mut tried = BTreeSet::new();
+        while !now.is_empty() || !later.is_empty() {
+            if now.is_empty() {
+                now = std::mem::take(&mut later);
+            }
+            let (bake, outcomes) = self.bake(&now, &without, deadline)?;
+            let is_over = bake.end != End::Done;
+            bakes.push(bake);
+            for (export, written) in now.drain(..).zip(outcomes) {
+                let may_help = written.is_passing() || written.is_broken();
+                if is_over || !may_help || !tried.insert(&export.name) {
+                    made.push(written);
+                    continue;
+                }
+                // A layer that BuildKit built itself may still be looked for in a broken cache.
+                if written.is_broken() {
+                    without.extend(self.images.bake.trace.hits());
                 }
                 later.push(export);
-            } else {
-                made.push(written);
+            }
+            if is_over {
+                made.extend(later.drain(..).map(|export| Written::new(export, Outcome::Failed)));
             }
         }
-        bakes.push(ended);
-        now = Vec::new();
-        if is_over {
-            made.extend(later.drain(..).map(|export| Written {
-                outcome: Outcome::Failed,
-                ..Written::new(export.target, export.place)
-            }));
+        Ok((bakes, made))
+    }
+
+    /// Exports in one bake; returns how each of `exports` went.
+    fn bake(
+        &self,
+        exports: &[&Export],
+        without: &BTreeSet<String>,
+        deadline: Option<Instant>,
+    ) -> Result<(Baked, Vec<Written>)> {
+        let mut stagings = Vec::new();
+        let mut entries = Vec::new();
+        for export in exports {
+            let place = match export.place {
+                Place::Registry(_) => export.place.clone(),
+                Place::Folder(folder) => {
+                    let staging = Staging::new(folder)?;
+                    let place = Place::Folder(staging.path());
+                    stagings.push(staging);
+                    place
+                }
+            };
+            entries.push(CacheExport { name: export.name.clone(), target: export.target, place });
+        }
+        let bake = self.buildx.bake(&self.plan.exports(&entries, without), deadline)?;
+        let made = exports.iter().map(|export| written(export, &bake)).collect::<Vec<_>>();
+        for staging in stagings {
+            let is_done = |made: &Written| {
+                staging.folder() == Path::new(&made.place) && made.outcome == Outcome::Done
+            };
+            if made.iter().any(is_done) {
+                staging.keep()?;
+            }
+        }
+        Ok((bake, made))
+    }
+
+    /// What a run is to export, each under a name of its own.
+    fn exports(&self) -> Vec<Export<'_>> {
+        let is_taken = |name: &String| self.targets.iter().any(|target| target.name == *name);
+        let mut exports = Vec::new();
+        for target in self.targets {
+            for (number, place) in target.cache_written.iter().enumerate() {
+                let is_shared = number > 0;
+                let mut name = target.name.clone();
+                if is_shared {
+                    name.push_str("-shared");
+                    while is_taken(&name) {
+                        name.push('_');
+                    }
+                }
+                exports.push(Export { target, place, name, is_shared });
+            }
+        }
+        exports
+    }
+
+    /// Every cache that was read and every image that was pushed: a registry has their layers
+    /// before anything is exported. Without exports, only caches that no step came from are looked
+    /// at.
+    fn references_before(&self, exports: &[Export]) -> BTreeSet<String> {
+        let bake = &self.images.bake;
+        if exports.is_empty() && bake.trace.has_cached_steps() {
+            return BTreeSet::new();
+        }
+        let is_push = self.buildx.request.delivery == Delivery::Push;
+        let pushed = exports.iter().filter(|_| is_push).filter_map(|export| {
+            let digest = bake.digest(&export.target.name)?;
+            Some(format!("{}@{digest}", registry::repository(export.target.tags.first()?)))
+        });
+        let places = self.targets.iter().flat_map(|target| &target.cache_read);
+        let hits = bake.trace.hits();
+        let is_hit = |place: &&Place| matches!(place, Place::Registry(name) if hits.contains(name));
+        let read = places.filter(is_hit).map(|place| place.name().to_owned());
+        read.chain(pushed).collect()
+    }
+
+    /// Was everything read from the very cache that would be written? Only an engine that was
+    /// empty can't have had it from elsewhere, nor from a cache of which this one has all layers.
+    fn is_needless(&self, export: &Export, known: &BTreeMap<String, Content>) -> bool {
+        let Place::Registry(reference) = export.place else { return false };
+        let steps = self.images.bake.trace.steps(&export.target.name);
+        let all_cached =
+            steps.is_some_and(|steps| steps.iter().all(|step| step.cached == Some(true)));
+        if !all_cached || self.images.builder_was_empty != Some(true) {
+            return false;
+        }
+        let Some(own) = known.get(reference) else { return false };
+        let read = export.target.cache_read.iter().map(Place::name);
+        let mut others = read.filter_map(|other| known.get(other));
+        others.all(|other| other.layers.keys().all(|digest| own.layers.contains_key(digest)))
+    }
+
+    /// Counts for each cache that was written what was new of it to the registry.
+    fn count_bytes(&self, written: &mut [Written], known: &BTreeMap<String, Content>) {
+        let done = written.iter().filter(|written| written.outcome == Outcome::Done);
+        let places = done.map(|written| written.place.clone()).collect();
+        let caches = registry::contents(self.buildx.docker, &places);
+        for written in written {
+            let Some(Content { layers, .. }) = caches.get(&written.place) else { continue };
+            let is_known =
+                |digest: &String| known.values().any(|had| had.layers.contains_key(digest));
+            let (present, uploaded): (Vec<_>, Vec<_>) =
+                layers.iter().partition(|(digest, _)| is_known(digest));
+            let sum = |layers: Vec<(&String, &u64)>| layers.into_iter().map(|(_, size)| size).sum();
+            (written.present, written.uploaded) = (Some(sum(present)), Some(sum(uploaded)));
         }
     }
-    Ok((bakes, made))
 }
 
-/// Exports in one bake; gives how each of `exports` went.
-fn bake(
-    sh: &Shell,
-    request: &Request,
-    builder: &Builder,
-    definition: &Value,
-    exports: &[&Export],
-    deadline: Option<Instant>,
-) -> Result<(Baked, Vec<Written>)> {
-    let mut stagings = Vec::new();
-    let definition = apart(exports, definition, request, &mut stagings)?;
-    let baked = images::bake(sh, request, builder, &definition, &[], deadline)?;
-    let made = exports.iter().map(|export| outcome(export, &baked)).collect::<Vec<_>>();
-    for staging in stagings {
-        let is_done = |made: &Written| {
-            staging.folder() == Path::new(&made.place) && made.outcome == Outcome::Done
-        };
-        if made.iter().any(is_done) {
-            staging.keep()?;
-        }
-    }
-    Ok((baked, made))
-}
-
-/// Has an export failed by something that passes? `BuildKit` itself tries the layers again.
-fn is_passing(written: &Written) -> bool {
-    let error = written.error.as_deref().unwrap_or_default();
-    written.outcome == Outcome::Failed && error.contains("manifest") && registry::is_passing(error)
-}
-
-/// What a run is to export, each under a name of its own.
-fn exports<'a>(targets: &[&'a Target]) -> Vec<Export<'a>> {
-    let mut exports: Vec<Export> = Vec::new();
-    for target in targets {
-        for (number, place) in target.cache_written.iter().enumerate() {
-            let mut name = target.name.clone();
-            if number > 0 {
-                name.push_str("-shared");
-            }
-            let is_taken =
-                |name: &String| number > 0 && targets.iter().any(|target| target.name == *name);
-            while is_taken(&name) {
-                name.push('_');
-            }
-            exports.push(Export { target, place, name, is_shared: number > 0 });
-        }
-    }
-    exports
-}
-
-/// The same targets, of which nothing is kept but their caches.
-fn apart(
-    exports: &[&Export],
-    definition: &Value,
-    request: &Request,
-    stagings: &mut Vec<Staging>,
-) -> Result<Value> {
-    let mut targets = Map::new();
-    for export in exports {
-        let entry = match export.place {
-            // It takes a third of the time of gzip, in which the image's own layers are already:
-            // only builders read the rest.
-            Place::Registry(_) => {
-                format!("{},compression=zstd", export.place.write_entry(request.cache_mode))
-            }
-            Place::Folder(folder) => {
-                let staging = Staging::new(folder)?;
-                let place = Place::Folder(staging.path());
-                stagings.push(staging);
-                place.write_entry(request.cache_mode)
-            }
-        };
-        let mut target = definition["target"][&export.target.name].clone();
-        target["cache-to"] = json!([literal(&entry)]);
-        target["output"] = json!(["type=cacheonly"]);
-        target["tags"] = json!([]);
-        targets.insert(export.name.clone(), target);
-    }
-    let names = targets.keys().cloned().collect::<Vec<_>>();
-    let all = definition["target"].as_object().into_iter().flatten();
-    let parents = all.filter(|(name, _)| name.starts_with('_'));
-    targets.extend(parents.map(|(name, parent)| (name.clone(), parent.clone())));
-    Ok(json!({ "group": { "default": { "targets": names } }, "target": targets }))
-}
-
-/// Every cache that was read and every image that was pushed: a registry has their layers before
-/// anything is exported. Without exports, only caches that gave nothing are looked at.
-fn before(exports: &[Export], image: &Baked) -> BTreeSet<String> {
-    if exports.is_empty() && image.trace.has_cached_steps() {
-        return BTreeSet::new();
-    }
-    let read = image.trace.hits().filter(|name| !name.starts_with("local:")).map(str::to_owned);
-    let pushed = exports.iter().filter_map(|export| {
-        let digest = image.metadata[&export.target.name]["containerimage.digest"].as_str()?;
-        Some(format!("{}@{digest}", registry::repository(export.target.tags.first()?)))
-    });
-    read.chain(pushed).collect()
-}
-
-/// Did everything come from the very cache that would be written? Only an engine that was empty
-/// can't have had it from elsewhere, nor from a cache of which this one has all layers.
-fn is_needless(export: &Export, image: &Baked, known: &BTreeMap<String, Content>) -> bool {
-    let Place::Registry(reference) = export.place else { return false };
-    let all_cached = image
-        .trace
-        .steps(&export.target.name)
-        .is_some_and(|steps| steps.iter().all(|step| step.cached == Some(true)));
-    if !all_cached || image.builder_was_empty != Some(true) {
-        return false;
-    }
-    let Some(own) = known.get(reference) else { return false };
-    let read = export.target.cache_read.iter().map(Place::name);
-    let mut others = read.filter_map(|other| known.get(other));
-    others.all(|other| other.layers.keys().all(|digest| own.layers.contains_key(digest)))
-}
-
-/// What buildx tells of the one export of the target `name` in `baked`.
-fn told(baked: &Baked, name: &str) -> (Outcome, Option<String>) {
-    let exports = baked.trace.exports(name);
+/// How the one export of the target `name` in `bake` went, and its error.
+fn outcome(bake: &Baked, name: &str) -> (Outcome, Option<String>) {
+    let exports = bake.trace.exports(name);
     let error = exports.iter().find_map(|export| export.error.clone());
-    let has_manifest = baked.metadata[name]["cache.manifest"].is_string();
     let is_complete = !exports.is_empty()
         && exports.iter().all(|export| export.completed.is_some() && export.error.is_none());
-    let is_canceled = error.as_ref().is_none_or(|error| error.contains("context canceled"));
-    let outcome = match baked.end {
+    let is_canceled = error.as_ref().is_none_or(|error| Cause::of(error) == Cause::Canceled);
+    let outcome = match (bake.end, bake.has_cache(name)) {
         _ if is_complete => Outcome::Done,
-        End::TimedOut if is_canceled => Outcome::TimedOut,
+        (End::TimedOut, _) if is_canceled => Outcome::TimedOut,
         _ if error.is_some() => Outcome::Failed,
-        End::Done if has_manifest => Outcome::Done,
-        // buildx tells of one that failed by not telling of it.
-        End::Done if baked.metadata.is_null() => Outcome::Unknown,
+        (End::Done, Some(true)) => Outcome::Done,
+        (End::Done, None) => Outcome::Unknown,
+        // buildx reports one that failed by leaving it out.
         _ => Outcome::Failed,
     };
     (outcome, error)
 }
 
-fn outcome(export: &Export, baked: &Baked) -> Written {
-    let (outcome, error) = told(baked, &export.name);
-    let exports = baked.trace.exports(&export.name);
-    let seconds = match exports.first() {
-        Some(told) => told.completed.map(|completed| completed - told.started),
-        None => None,
-    };
-    let stopped = (outcome == Outcome::TimedOut).then_some(baked.seconds);
-    let seconds = seconds.or(stopped);
-    Written { outcome, error, seconds, ..Written::new(export.target, export.place) }
-}
-
-/// Tells for each cache that was written what was new of it to the registry.
-fn count_bytes(written: &mut [Written], known: &BTreeMap<String, Content>) {
-    let done = written.iter().filter(|written| written.outcome == Outcome::Done);
-    let caches = registry::contents(&done.map(|written| written.place.clone()).collect());
-    for written in written {
-        let Some(Content { layers, .. }) = caches.get(&written.place) else { continue };
-        let is_known = |digest: &String| known.values().any(|had| had.layers.contains_key(digest));
-        let (present, uploaded): (Vec<_>, Vec<_>) =
-            layers.iter().partition(|(digest, _)| is_known(digest));
-        let sum = |layers: Vec<(&String, &u64)>| layers.into_iter().map(|(_, size)| size).sum();
-        (written.present, written.uploaded) = (Some(sum(present)), Some(sum(uploaded)));
-    }
-}
-
-impl Written {
-    fn new(target: &Target, place: &Place) -> Self {
-        Written {
-            target: target.name.clone(),
-            place: place.name().to_owned(),
-            outcome: Outcome::Unknown,
-            error: None,
-            seconds: None,
-            uploaded: None,
-            present: None,
-        }
-    }
+fn written(export: &Export, bake: &Baked) -> Written {
+    let (outcome, error) = outcome(bake, &export.name);
+    let exports = bake.trace.exports(&export.name);
+    let seconds = exports.first().and_then(|export| export.seconds());
+    let stopped = (outcome == Outcome::TimedOut).then_some(bake.seconds);
+    Written { error, seconds: seconds.or(stopped), ..Written::new(export, outcome) }
 }

@@ -3,8 +3,10 @@
 pub mod batch;
 pub mod builder;
 pub mod buildkit;
+pub mod buildx;
 pub mod cache_dir;
 pub mod checkout;
+pub mod events;
 pub mod export;
 pub mod images;
 pub mod observer;

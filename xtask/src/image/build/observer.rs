@@ -1,6 +1,6 @@
 //! Who watches a run. What people see of it is the report's business.
 
-use super::buildkit::Event;
+use super::events::Event;
 
 /// Watches a run.
 pub trait Observer {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::error::usage;
-use crate::image::build::registry;
+use crate::image::build::registry::Registry;
 use crate::image::plan::cache;
 use crate::image::plan::tag;
 use crate::image::plan::{Target, arch};
@@ -231,8 +231,9 @@ impl Place {
     }
 }
 
-/// What the engine reported of an image that it pushed.
+/// An image that was pushed, and the registry that has it.
 pub struct Pushed<'a> {
+    pub registry: Registry<'a>,
     pub platforms: &'a [String],
     /// Of the image, or of the list of its images.
     pub digest: Option<&'a str>,
@@ -278,7 +279,7 @@ fn digest_for(request: &Request, platform: &str, pushed: &Pushed) -> Result<Opti
     if let [_] = pushed.platforms {
         return Ok(Some(digest.to_owned()));
     }
-    let manifests = registry::manifests(&format!("{}@{digest}", request.image))?;
+    let manifests = pushed.registry.manifests(&format!("{}@{digest}", request.image))?;
     let manifest = manifests.into_iter().find(|manifest| manifest.platform == platform);
     let manifest =
         manifest.with_context(|| format!("the pushed {digest} has no image for {platform}."))?;

@@ -8,6 +8,7 @@ use crate::image::request::{Request, Style};
 use crate::output;
 
 /// Standard error, in the style that was asked for.
+#[derive(Default)]
 pub struct Console {
     /// Whether progress is shown as lines on a terminal too. The log of a CI job keeps every frame
     /// that a terminal would draw over.

@@ -8,17 +8,16 @@ use anyhow::{Context as _, Result, bail};
 use xshell::Shell;
 
 use crate::image::build::batch::Built;
-use crate::image::plan::Plan;
 use crate::image::report::text::shortened;
 use crate::image::request::Request;
 use crate::output;
 
-/// Fails if an image was not built, and lists the base images of those in `failed.txt`, beside
-/// the report, for `--base-images`. An older list is removed where all images were built.
+/// Fails if an image is missing. The base images of those are listed in `failed.txt`, beside the
+/// report, for `--base-images`; where nothing is missing, an older list is removed.
 ///
 /// # Errors
-/// An image that was not built; a list that can't be written or removed.
-pub fn check(sh: &Shell, request: &Request, plan: &Plan, built: &Built) -> Result<()> {
+/// See above; or a list that can't be written.
+pub fn check(sh: &Shell, request: &Request, built: &Built) -> Result<()> {
     let missing = built.missing();
     let beside = request.report.as_ref().and_then(|report| Some(report.parent()?.to_owned()));
     let folder = beside.unwrap_or_else(|| sh.current_dir().join("target/image"));
@@ -26,19 +25,19 @@ pub fn check(sh: &Shell, request: &Request, plan: &Plan, built: &Built) -> Resul
     if missing.is_empty() {
         return remove(&list);
     }
-    if let (1, Some(bake)) = (plan.targets.len(), built.bake(0)) {
-        return bake.check();
+    if let ([_], Some(images)) = (built.rows.as_slice(), built.bakes.last()) {
+        return images.bake.check();
     }
     let mut text = String::new();
-    for (number, error) in &missing {
-        let error = shortened(error.unwrap_or("not reached"));
-        text.push_str(&format!("# {error}\n{}\n", plan.targets[*number].base_image));
+    for row in &missing {
+        let error = shortened(row.image.error().unwrap_or("not reached"));
+        text.push_str(&format!("# {error}\n{}\n", row.target.base_image));
     }
     output::save(&list, text)?;
     bail!(
         "{} of {} images were not built. Their base images are in {}, which --base-images takes.",
         missing.len(),
-        plan.targets.len(),
+        built.rows.len(),
         list.display()
     )
 }

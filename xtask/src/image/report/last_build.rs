@@ -1,5 +1,5 @@
-//! What the last build of an image was made of and how long its steps took, kept below `target/`:
-//! so that the next one can tell what a cache saved, and why a step ran.
+//! The last build of an image: what it was made of and how long its steps took, kept below
+//! `target/`. The next build is compared with it: what did a cache save, and why did a step run?
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +13,7 @@ use xshell::Shell;
 use crate::digest::sha256;
 use crate::image::build::trace::{Step, Trace};
 use crate::image::plan::Target;
+use crate::image::report::text::shown;
 use crate::image::request::Request;
 use crate::image::request::definition::FOLDER;
 use crate::output;
@@ -41,7 +42,7 @@ pub struct Dockerfile {
 /// In bytes.
 const LARGE: u64 = 16 << 20;
 
-/// Arguments that change with every commit, and that no step before the last labels reads.
+/// Arguments that change with every commit, and that no step reads.
 pub const OF_COMMIT: [&str; 2] = ["OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"];
 
 /// A build that is done, and the one before it.
@@ -53,7 +54,7 @@ pub struct Build {
 }
 
 impl Record {
-    /// What all builds are made of; what is a target's own comes with [`Record::add`].
+    /// What all builds are made of; [`Record::add`] adds what one target is made of.
     pub fn inputs(sh: &Shell, prebuilt: Option<&Path>) -> Self {
         let folder = sh.current_dir().join(FOLDER);
         let mut files = digests(&folder);
@@ -65,8 +66,8 @@ impl Record {
         Record { dockerfile: dockerfile.into(), files, ..Record::default() }
     }
 
-    /// Adds what `trace` tells of `target`. A step that came from a cache takes as long as it last
-    /// took.
+    /// Adds what `target` is made of, and the steps in `trace`. A cached step takes as long as it
+    /// took last.
     pub fn add(&mut self, target: &Target, trace: &Trace, last: Option<&Record>) {
         self.args = target.args();
         self.bases = trace.bases(&target.name);
@@ -108,7 +109,7 @@ impl Record {
     /// Keeps this as the last build.
     ///
     /// # Errors
-    /// A disk that does not take it.
+    /// A file that can't be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let Dockerfile { digest, text } = &*self.dockerfile;
         let dockerfile = beside(path, digest);
@@ -141,8 +142,8 @@ fn beside(path: &Path, digest: &str) -> PathBuf {
     path.with_file_name(format!("{digest}.Dockerfile"))
 }
 
-/// The digests of the files that lie in `folder` itself; of large ones only the sizes, because
-/// reading them would take longer than what it tells is worth.
+/// The digests of the files in `folder` itself; only the sizes of large ones, which would take too
+/// long to read.
 fn digests(folder: &Path) -> BTreeMap<String, String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let digest = |entry: fs::DirEntry| {
@@ -154,4 +155,90 @@ fn digests(folder: &Path) -> BTreeMap<String, String> {
         }
     };
     entries.filter_map(digest).collect()
+}
+
+/// Explains why the first step ran in `build` of `target`, whose steps were `steps`. Only what is
+/// certain: that step, and what differs from the last build.
+pub fn explain(target: &str, steps: Option<&[Step]>, build: &Build) -> Vec<String> {
+    let Some(steps) = steps else {
+        return vec![format!("{target}: buildx reported no step, so nothing is known.")];
+    };
+    // They come in the order in which they began.
+    let Some(first) = steps.iter().find(|step| step.cached == Some(false)) else {
+        return vec![format!("{target}: every step was cached.")];
+    };
+    let mut lines = vec![format!("{target}: the first step that ran is {}", shown(&first.name))];
+    let Some(last) = &build.last else {
+        lines.push("  no earlier build of it is recorded here to compare with.".to_owned());
+        return lines;
+    };
+    let found = differences(&first.name, &build.now, last);
+    if found.is_empty() {
+        lines.push(
+            "  nothing differs from the last build: no cache that was read has the step, or not any \
+             more. BuildKit does not say which."
+                .to_owned(),
+        );
+    }
+    lines.extend(found.into_iter().map(|line| format!("  {line}")));
+    lines
+}
+
+/// What differs, and where that is certain, whether the step named `step` reads it.
+fn differences(step: &str, now: &Record, last: &Record) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, was, is) in changes(&last.bases, &now.bases) {
+        found.push(format!("base image {name}: {} before, now {}", or_none(was), or_none(is)));
+    }
+    for (name, was, is) in changes(&last.args, &now.args) {
+        if !OF_COMMIT.contains(&name) {
+            found.push(format!("build argument {name}: {} before, now {}", value(was), value(is)));
+        }
+    }
+    for (name, was, is) in changes(&last.files, &now.files) {
+        let how = match (was, is) {
+            (None, _) => "is new",
+            (_, None) => "is gone",
+            _ => "has changed",
+        };
+        let read = if step.contains(name) { "which this step reads, " } else { "" };
+        found.push(format!("the file {name}, {read}{how}"));
+    }
+    if let Some((number, line)) = first_line(&last.dockerfile.text, &now.dockerfile.text) {
+        found.push(format!("Dockerfile line {number}, the first that differs: {line}"));
+    }
+    found
+}
+
+/// The entries that are not the same in both, with their old and new values.
+fn changes<'a>(
+    last: &'a BTreeMap<String, String>,
+    now: &'a BTreeMap<String, String>,
+) -> impl Iterator<Item = (&'a str, Option<&'a String>, Option<&'a String>)> {
+    let gone = last.keys().filter(|name| !now.contains_key(*name));
+    let names = now.keys().chain(gone);
+    names
+        .map(|name| (name.as_str(), last.get(name), now.get(name)))
+        .filter(|(_, was, is)| was != is)
+}
+
+fn or_none(text: Option<&String>) -> &str {
+    text.map_or("none", String::as_str)
+}
+
+fn value(text: Option<&String>) -> String {
+    text.map_or("none".to_owned(), |text| format!("{text:?}"))
+}
+
+/// The number and text of the first line in which `now` is not as it `was`.
+fn first_line<'a>(was: &str, now: &'a str) -> Option<(usize, &'a str)> {
+    let mut old = was.lines();
+    let mut count = 0;
+    for line in now.lines() {
+        count += 1;
+        if old.next() != Some(line) {
+            return Some((count, line.trim()));
+        }
+    }
+    old.next().map(|_| (count + 1, "the end"))
 }

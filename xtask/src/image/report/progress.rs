@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::github;
 use super::screen::Screen;
 use super::text::{self, Lines};
-use crate::image::build::buildkit::{Event, Log, Status, Vertex};
+use crate::image::build::buildkit::{self, Cause, Vertex};
+use crate::image::build::events::{Event, Log, Status, Work as Reported};
 use crate::image::build::observer::Watcher;
-use crate::image::build::trace::is_miss;
 use crate::output;
 
 /// How many lines of its output are shown of a step that failed.
@@ -60,12 +60,12 @@ enum End<'a> {
 }
 
 impl<'a> End<'a> {
-    fn of(vertex: &'a Vertex, seconds: f64) -> Self {
-        match vertex.error.as_deref() {
-            Some(error) if error.contains("context canceled") => End::Canceled,
-            Some(_) if is_missing(vertex) => End::Missing,
+    fn of(reported: &'a Reported, seconds: f64) -> Self {
+        match reported.error.as_deref() {
+            Some(error) if Cause::of(error) == Cause::Canceled => End::Canceled,
+            Some(_) if is_missing(reported) => End::Missing,
             Some(error) => End::Failed(error),
-            None if vertex.cached => End::Cached,
+            None if reported.cached => End::Cached,
             None => End::Done(seconds),
         }
     }
@@ -95,7 +95,7 @@ pub struct Progress {
 impl Watcher for Progress {
     fn show(&mut self, event: &Event) {
         match event {
-            Event::Vertex(vertex) => self.vertex(vertex),
+            Event::Work(reported) => self.work(reported),
             Event::Status(status) => self.status(status),
             Event::Log(log) => self.log(log),
             Event::Warning(warning) => {
@@ -140,24 +140,24 @@ impl Progress {
         Progress { screen, is_export, works: HashMap::new(), begun: Instant::now() }
     }
 
-    fn vertex(&mut self, vertex: &Vertex) {
+    fn work(&mut self, reported: &Reported) {
         let number = self.works.len() + 1;
-        let work = self.works.entry(vertex.digest.clone());
-        let work = work.or_insert_with(|| Work::new(number, &vertex.name));
-        // While a result is fetched, buildx reports that as if it were the same vertex.
-        let is_part = work.began.is_some() && work.began != vertex.started;
-        if work.ended || vertex.started.is_none() || is_part {
+        let work = self.works.entry(reported.digest.clone());
+        let work = work.or_insert_with(|| Work::new(number, &reported.name));
+        // While a result is fetched, buildx reports that as if it were the same reported.
+        let is_part = work.began.is_some() && work.began != reported.started;
+        if work.ended || reported.started.is_none() || is_part {
             return;
         }
-        work.began = vertex.started;
+        work.began = reported.started;
         let begins = work.started.is_none();
         work.started.get_or_insert_with(Instant::now);
-        work.ended = vertex.completed.is_some();
+        work.ended = reported.completed.is_some();
         let (number, name) = (work.number, work.name.clone());
-        let seconds = vertex.completed.map(|end| end - vertex.started.unwrap_or(end));
+        let seconds = reported.completed.map(|end| end - reported.started.unwrap_or(end));
         let is_shown = if self.is_export { is_export } else { is_step };
-        let hidden = !is_shown(&vertex.name);
-        let is_bad = vertex.error.is_some() && !is_missing(vertex);
+        let hidden = !is_shown(&reported.name);
+        let is_bad = reported.error.is_some() && !is_missing(reported);
         if hidden && !is_bad && seconds.is_none_or(|seconds| seconds < LONG) {
             return;
         }
@@ -165,8 +165,8 @@ impl Progress {
             self.line(&format!("#{number} {name}"));
         }
         if let Some(seconds) = seconds {
-            self.last_line(&vertex.digest);
-            self.end_work(&vertex.digest, &End::of(vertex, seconds));
+            self.last_line(&reported.digest);
+            self.end_work(&reported.digest, &End::of(reported, seconds));
         }
     }
 
@@ -262,8 +262,11 @@ fn is_export(name: &str) -> bool {
 }
 
 /// Is this a cache that is not there yet?
-fn is_missing(vertex: &Vertex) -> bool {
-    let reference = vertex.name.rsplit(' ').next().unwrap_or_default();
-    let error = vertex.error.as_deref().unwrap_or_default();
-    vertex.name.contains("importing cache") && is_miss(reference, error)
+fn is_missing(reported: &Reported) -> bool {
+    let error = reported.error.as_deref().unwrap_or_default();
+    let name = reported.name.split_once("] ").map_or(reported.name.as_str(), |(_, name)| name);
+    match Vertex::of(name) {
+        Vertex::CacheImport(reference) => buildkit::is_miss(reference, error),
+        _ => false,
+    }
 }

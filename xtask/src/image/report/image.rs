@@ -1,0 +1,173 @@
+//! What is known of one image of a run: its steps, caches and times.
+
+use serde_json::{Map, Value, json};
+
+use super::cache_read::{self, CacheRead, Read};
+use super::last_build::Build;
+use super::text::rounded;
+use crate::image::build::batch::{Built, Image, Row};
+use crate::image::build::export::Written;
+use crate::image::build::images::ImagesBaked;
+use crate::image::build::trace::{Phase, Step, covered};
+use crate::image::plan::cache::Place;
+use crate::image::request::{Delivery, Request};
+
+/// A target's steps, counted.
+#[derive(Clone, Copy, Default)]
+pub struct Count {
+    pub total: usize,
+    pub cached: usize,
+    /// Where the cached ones are from, where that is certain.
+    pub from_builder: Option<usize>,
+    pub from_import: Option<usize>,
+}
+
+/// One image of a run.
+pub struct ImageReport<'a> {
+    pub row: &'a Row<'a>,
+    /// Its build, if that is done.
+    pub build: Option<Build>,
+    pub built: &'a Built<'a>,
+    pub request: &'a Request,
+}
+
+impl ImageReport<'_> {
+    /// The image's part of the report for programs.
+    pub fn json(&self) -> Value {
+        let target = self.row.target;
+        let result = match self.row.image {
+            Image::Waiting => "not reached",
+            Image::Present { .. } => "present",
+            Image::Done { .. } => "done",
+            Image::Failed { .. } => "failed",
+        };
+        let count = self.count();
+        let steps = self.steps().unwrap_or_default();
+        json!({
+            "image": {
+                "result": result,
+                "error": self.row.image.error(),
+                "digest": self.row.image.digest(),
+                "tags": target.tags,
+                "base_image": target.base_image,
+                "pushed": self.row.image.is_there() && self.request.delivery == Delivery::Push,
+            },
+            "steps": {
+                "total": count.map(|count| count.total),
+                "cached": count.map(|count| count.cached),
+                "from_builder": count.and_then(|count| count.from_builder),
+                format!("from_{}", self.import_source()):
+                    count.and_then(|count| count.from_import),
+                "saved_seconds": self.saved().map(rounded),
+            },
+            "seconds": self.phases(),
+            "cache_read": self.reads().iter().map(read_json).collect::<Vec<_>>(),
+            "cache_written": self.written().map(|w| self.written_json(w)).collect::<Vec<_>>(),
+            "step_list": steps.iter().map(step_json).collect::<Vec<_>>(),
+        })
+    }
+
+    fn written_json(&self, written: &Written) -> Value {
+        json!({
+            "ref": written.place,
+            "mode": self.request.cache_mode.name(),
+            "result": written.outcome.name(),
+            "error": written.error,
+            "bytes_uploaded": written.uploaded,
+            "bytes_present": written.present,
+            "seconds": written.seconds.map(rounded),
+        })
+    }
+
+    /// Seconds by phase, `null` where they are not known. Phases overlap.
+    fn phases(&self) -> Value {
+        let seconds = Phase::ALL.map(|phase| (phase.name().to_owned(), json!(self.seconds(phase))));
+        Value::Object(Map::from_iter(seconds))
+    }
+
+    /// How long the image was in `phase`, in either bake; `None` where that is not known.
+    pub fn seconds(&self, phase: Phase) -> Option<f64> {
+        let mut spans = self.bake()?.bake.trace.spans(&self.row.target.name, phase)?;
+        // Whatever these bakes do, they do for the caches.
+        if phase == Phase::CacheExport {
+            let exports = self.built.exports.bakes.iter();
+            spans.extend(exports.filter_map(|bake| bake.trace.whole()));
+        }
+        Some(rounded(covered(spans)))
+    }
+
+    pub fn count(&self) -> Option<Count> {
+        let steps = self.steps()?;
+        let cached = steps.iter().filter(|step| step.cached == Some(true)).count();
+        let mut count = Count { total: steps.len(), cached, ..Count::default() };
+        let reads = self.reads();
+        let any_hit = reads.iter().any(|read| read.read == Some(Read::Hit));
+        let all_known = reads.iter().all(|read| read.read.is_some());
+        // BuildKit does not report which cache a step is from, so only these cases are certain.
+        if cached == 0 {
+            (count.from_builder, count.from_import) = (Some(0), Some(0));
+        } else if !any_hit && all_known {
+            (count.from_builder, count.from_import) = (Some(cached), Some(0));
+        } else if self.bake()?.builder_was_empty == Some(true) && any_hit {
+            (count.from_builder, count.from_import) = (Some(0), Some(cached));
+        }
+        Some(count)
+    }
+
+    pub fn reads(&self) -> Vec<CacheRead<'_>> {
+        let Some(bake) = self.bake() else { return Vec::new() };
+        let known = &self.built.exports.known;
+        let places = self.row.target.cache_read.iter();
+        places.map(|place| cache_read::read(place, bake, known)).collect()
+    }
+
+    /// The bake that the image was built by, or failed in.
+    fn bake(&self) -> Option<&ImagesBaked> {
+        self.built.bake(self.row)
+    }
+
+    pub fn steps(&self) -> Option<Vec<Step>> {
+        self.bake()?.bake.trace.steps(&self.row.target.name)
+    }
+
+    pub fn written(&self) -> impl Iterator<Item = &Written> {
+        let written = self.built.exports.written.iter();
+        written.filter(|written| written.target == self.row.target.name)
+    }
+
+    /// Seconds that the cached steps took when they last ran, where all of that is known.
+    pub fn saved(&self) -> Option<f64> {
+        let last = self.build.as_ref()?.last.as_ref()?;
+        let steps = self.steps()?;
+        let cached = steps.iter().filter(|step| step.cached == Some(true));
+        let seconds = cached.map(|Step { name, .. }| last.steps.get(name).copied());
+        seconds.sum::<Option<f64>>().map(|sum| sum.max(0.0))
+    }
+
+    /// Where the caches are read from, in a word.
+    pub fn import_source(&self) -> &'static str {
+        match self.row.target.cache_read.first() {
+            Some(Place::Folder(_)) => "folder",
+            _ => "registry",
+        }
+    }
+}
+
+fn read_json(read: &CacheRead) -> Value {
+    json!({
+        "ref": read.place,
+        "result": read.read.map(Read::name),
+        "status": read.status,
+        "error": read.error,
+        "seconds": read.seconds.map(rounded),
+    })
+}
+
+fn step_json(step: &Step) -> Value {
+    json!({
+        "name": step.name,
+        "cached": step.cached,
+        "seconds": step.seconds.map(rounded),
+        "error": step.error,
+    })
+}
