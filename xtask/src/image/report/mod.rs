@@ -11,6 +11,7 @@ pub mod last_build;
 pub mod progress;
 pub mod screen;
 pub mod text;
+pub mod work;
 
 use std::collections::BTreeSet;
 

@@ -1,85 +1,19 @@
 //! Shows people what a build does: at a terminal the steps that run, with their times; elsewhere
 //! a line whenever something begins or ends, in the words of buildx's own plain progress.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::github;
 use super::screen::Screen;
-use super::text::{self, Lines};
+use super::text;
+use super::work::{End, Work, is_missing};
 use crate::image::build::buildkit::{Event, Log, Status, Vertex};
 use crate::image::build::observer::Watcher;
-use crate::image::build::trace::is_miss;
 use crate::output;
-
-/// How many lines of its output are shown of a step that failed.
-const LAST_LINES: usize = 30;
 
 /// Work that is no step, and parts of work, are shown where they took so many seconds.
 const LONG: f64 = 1.0;
-
-/// A step, or other work of a build.
-struct Work {
-    number: usize,
-    name: String,
-    started: Option<Instant>,
-    /// When it began, by buildx's clock.
-    began: Option<f64>,
-    ended: bool,
-    /// The last lines of its output.
-    output: VecDeque<String>,
-    /// Output without the end of its line.
-    lines: Lines,
-}
-
-impl Work {
-    fn new(number: usize, name: &str) -> Self {
-        let (name, lines) = (text::step(&text::one_line(name)), Lines::default());
-        let (started, began, ended, output) = (None, None, false, VecDeque::new());
-        Work { number, name, started, began, ended, output, lines }
-    }
-
-    fn seconds(&self) -> f64 {
-        self.started.map_or(0.0, |started| started.elapsed().as_secs_f64())
-    }
-
-    fn is_running(&self) -> bool {
-        self.started.is_some() && !self.ended
-    }
-}
-
-/// How work ended.
-enum End<'a> {
-    Done(f64),
-    Cached,
-    /// A cache that is not there yet.
-    Missing,
-    /// Another target's equal step does the work.
-    Canceled,
-    Failed(&'a str),
-}
-
-impl<'a> End<'a> {
-    fn of(vertex: &'a Vertex, seconds: f64) -> Self {
-        match vertex.error.as_deref() {
-            Some(error) if error.contains("context canceled") => End::Canceled,
-            Some(_) if is_missing(vertex) => End::Missing,
-            Some(error) => End::Failed(error),
-            None if vertex.cached => End::Cached,
-            None => End::Done(seconds),
-        }
-    }
-
-    fn name(&self) -> String {
-        match self {
-            End::Done(seconds) => format!("DONE {seconds:.1}s"),
-            End::Cached => "CACHED".to_owned(),
-            End::Missing => "MISS".to_owned(),
-            End::Canceled => "CANCELED".to_owned(),
-            End::Failed(_) => "ERROR".to_owned(),
-        }
-    }
-}
 
 /// Progress on standard error.
 pub struct Progress {
@@ -219,9 +153,7 @@ impl Progress {
     fn output(&mut self, digest: &str, lines: &[String]) {
         let Some(work) = self.works.get_mut(digest) else { return };
         let (number, seconds) = (work.number, work.seconds());
-        work.output.extend(lines.iter().cloned());
-        let surplus = work.output.len().saturating_sub(LAST_LINES);
-        work.output.drain(..surplus);
+        work.keep(lines);
         if self.screen.is_none() {
             for line in lines {
                 self.line(&format!("#{number} {seconds:.3} {line}"));
@@ -259,11 +191,4 @@ fn is_step(name: &str) -> bool {
 
 fn is_export(name: &str) -> bool {
     name.contains("exporting cache")
-}
-
-/// Is this a cache that is not there yet?
-fn is_missing(vertex: &Vertex) -> bool {
-    let reference = vertex.name.rsplit(' ').next().unwrap_or_default();
-    let error = vertex.error.as_deref().unwrap_or_default();
-    vertex.name.contains("importing cache") && is_miss(reference, error)
 }
