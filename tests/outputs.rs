@@ -143,20 +143,23 @@ fn results_are_written_to_what_is_no_file_and_through_links() {
     };
     let is_report = |path: &Path| fs::read_to_string(path).unwrap().starts_with("{\n");
 
-    for place in ["/dev/stdout", "/proc/self/fd/1"] {
+    // A link of the test's own: a program that replaces it must not replace the machine's.
+    let dev_stdout = fake.file("dev-stdout");
+    symlink("/proc/self/fd/1", &dev_stdout).unwrap();
+    let dev_stdout = dev_stdout.to_str().unwrap();
+    for place in [dev_stdout, "/proc/self/fd/1"] {
         assert!(report(place).stdout.contains("\n  \"schema\": 1"), "{place}");
     }
     // A file that a shell opened keeps what is written before and after.
     let stdout = fake.file("stdout");
-    let mut shared = call(&fake, &checkout.0, &["--report", "/dev/stdout"]);
+    let mut shared = call(&fake, &checkout.0, &["--report", dev_stdout]);
     shared.0.stdout(fs::File::create(&stdout).unwrap()).stderr(Stdio::null());
     assert!(shared.0.status().unwrap().success());
     let text = fs::read_to_string(&stdout).unwrap();
     assert!(text.starts_with("{\n") && text.contains(&format!("}}\n{IMAGE}:")), "{text}");
 
     let device = fake.file("null");
-    let made = Command::new("mknod").arg(&device).args(["c", "1", "3"]).status();
-    if made.is_ok_and(|status| status.success()) {
+    if is_made(&device, "3") {
         report(device.to_str().unwrap());
         assert!(fs::symlink_metadata(&device).unwrap().file_type().is_char_device());
     }
@@ -174,6 +177,12 @@ fn results_are_written_to_what_is_no_file_and_through_links() {
     assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o600);
     let left = fs::read_dir(&fake.0.0).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("partial")));
+}
+
+/// Makes a device like `/dev/null` (3) or `/dev/full` (7), which only root can.
+fn is_made(device: &Path, minor: &str) -> bool {
+    let made = Command::new("mknod").arg(device).args(["c", "1", minor]).output();
+    made.is_ok_and(|output| output.status.success())
 }
 
 fn info(arch: &str) -> Value {
@@ -196,15 +205,27 @@ fn write(path: &Path, info: &Value) -> String {
 fn an_update_of_a_device_neither_reads_for_ever_nor_replaces_it() {
     let folder = Folder::new("update-device");
     let info = write(&folder.0.join("a.json"), &info("amd64"));
-    let update = |path: &str| Xtask::new(&["image", "summary", "--update", path, &info]).end();
-    let ended = update("/dev/full");
-    assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{}", ended.stderr);
-    assert!(ended.stderr.contains("/dev/full"), "{}", ended.stderr);
+    // A program that reads without end gets no memory for it.
+    let bounded = |args: &[&str]| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -v 4000000; exec \"$@\"", "sh"]);
+        shell.arg(env!("CARGO_BIN_EXE_xtask")).args(["image", "summary"]).args(args);
+        shell.env("CARGO_MANIFEST_DIR", crate::support::root().join("xtask"));
+        Ended::from(shell.stdin(Stdio::null()).output().unwrap())
+    };
+    let full = folder.0.join("full");
+    if is_made(&full, "7") {
+        let ended = bounded(&["--update", full.to_str().unwrap(), &info]);
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{}", ended.stderr);
+        assert!(ended.stderr.contains("full"), "{}", ended.stderr);
+        assert!(fs::symlink_metadata(&full).unwrap().file_type().is_char_device());
+    }
     let large = folder.0.join("large.md");
     fs::File::create(&large).unwrap().set_len(1 << 40).unwrap();
-    let ended = update(large.to_str().unwrap());
+    let ended = bounded(&["--update", large.to_str().unwrap(), &info]);
     assert_eq!(ended.status, 2, "{}", ended.stderr);
-    assert!(Xtask::new(&["image", "summary", "/dev/zero"]).refused().contains("/dev/zero"));
+    let ended = bounded(&["/dev/zero"]);
+    assert!(ended.status == 2 && ended.stderr.contains("/dev/zero"), "{}", ended.stderr);
 }
 
 #[test]

@@ -191,7 +191,7 @@ pub fn run_steps(progress: &str) -> Vec<Step> {
     let lines = progress.lines().filter_map(line).collect::<Vec<_>>();
     let mut steps = Vec::new();
     for (number, text) in &lines {
-        if text.starts_with('[') && text.contains("] RUN ") {
+        if is_run(text) {
             let cached = lines.iter().any(|(n, text)| n == number && text == "CACHED");
             let step = Step { name: text.clone(), cached };
             if !steps.contains(&step) {
@@ -200,4 +200,13 @@ pub fn run_steps(progress: &str) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// Is `[stage 1/2] RUN …` in a line of progress, or `[stage 1/2] title` of a step with a name?
+fn is_run(text: &str) -> bool {
+    const OTHERS: [&str; 5] = ["FROM ", "COPY ", "ADD ", "WORKDIR ", "ONBUILD "];
+    let step = text.strip_prefix('[').and_then(|text| text.split_once("] "));
+    step.is_some_and(|(stage, step)| {
+        stage.contains('/') && !OTHERS.iter().any(|other| step.starts_with(other))
+    })
 }

@@ -135,8 +135,8 @@ impl Job {
             seconds,
         };
         report.publish(observer)?;
-        let builds = report.images.iter().filter_map(|image| image.build.as_ref());
-        builds.into_iter().try_for_each(|build| build.now.save(&build.path))?;
+        let mut records = report.images.iter().filter_map(|image| image.build.as_ref());
+        records.try_for_each(|build| build.now.save(&build.path))?;
         match built.missing().as_slice() {
             [] => ended.map_err(|error| error.context(self.delivered())),
             _ => ended,
@@ -147,7 +147,7 @@ impl Job {
     fn images<'a>(&'a self, sh: &Shell, built: &'a Built) -> Vec<ImageReport<'a>> {
         let prebuilt = self.prebuilt.as_ref().map(Prebuilt::folder);
         let inputs = LazyCell::new(|| Record::inputs(sh, prebuilt));
-        let build = |row: &Row| {
+        let compared = |row: &Row| {
             let bake = &built.bake(row).filter(|images| images.bake.end == End::Done)?.bake;
             let path = last_build::path(sh, &self.request, row.target);
             let last = Record::load(&path, &inputs);
@@ -156,7 +156,7 @@ impl Job {
             Some(Build { path, now, last })
         };
         let request = &self.request;
-        let image = |row| ImageReport { row, build: build(row), built, request };
+        let image = |row| ImageReport { row, build: compared(row), built, request };
         built.rows.iter().map(image).collect()
     }
 

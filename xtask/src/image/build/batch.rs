@@ -210,8 +210,8 @@ impl Run<'_> {
             let error = format!("{}: {}", failure.name, failure.error);
             let again = PAUSES.get(row.retries).filter(|_| buildkit::is_passing(&error));
             if let Some(again) = again {
-                let (base, seconds) = (&row.target.base_image, again.as_secs());
-                self.buildx.observer.warn(&format!("{base}: {error}; retrying in {seconds} s"));
+                let (image, seconds) = (&row.target.base_image, again.as_secs());
+                self.buildx.observer.warn(&format!("{image}: {error}; retrying in {seconds} s"));
                 row.retries += 1;
                 pause = pause.max(Some(*again));
             } else {

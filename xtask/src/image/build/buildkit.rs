@@ -198,8 +198,24 @@ pub fn is_miss(reference: &str, error: &str) -> bool {
     error.ends_with(&format!("{reference}: not found"))
 }
 
+/// Is the vertex called `name`, of any target, the reading of a cache that is not there?
+pub fn is_missing_cache(name: &str, error: &str) -> bool {
+    let reference = name.rsplit(' ').next().unwrap_or_default();
+    name.contains("importing cache") && is_miss(reference, error)
+}
+
+/// Is the vertex called `name`, of any target, a part of every build, such as reading the
+/// Dockerfile?
+pub fn is_internal(name: &str) -> bool {
+    name.starts_with("[internal] ") || name.contains(" internal] ")
+}
+
+/// Is the vertex called `name`, of any target, the export of a cache?
+pub fn is_cache_export(name: &str) -> bool {
+    name.contains("exporting cache")
+}
+
 #[cfg(test)]
-#[allow(clippy::panic)]
 mod tests {
     use super::*;
 

@@ -6,7 +6,7 @@ use serde_json::{Deserializer, Value};
 /// Something that happened in a build.
 #[derive(Debug)]
 pub enum Event {
-    Work(Work),
+    Vertex(VertexEvent),
     Status(Status),
     Log(Log),
     Warning(Warning),
@@ -16,7 +16,7 @@ pub enum Event {
 
 /// A vertex of the build: a step, or other work that buildx reports like one.
 #[derive(Debug)]
-pub struct Work {
+pub struct VertexEvent {
     /// Identifies the vertex in all other events.
     pub digest: String,
     pub name: String,
@@ -141,8 +141,8 @@ fn take_object(value: &Value, events: &mut Vec<Event>) {
     let list = |key: &str| value[key].as_array().into_iter().flatten();
     // Work that ends does so after its parts.
     let (ended, others): (Vec<_>, Vec<_>) =
-        list("vertexes").map(work).partition(|work| work.completed.is_some());
-    events.extend(others.into_iter().map(Event::Work));
+        list("vertexes").map(vertex).partition(|vertex| vertex.completed.is_some());
+    events.extend(others.into_iter().map(Event::Vertex));
     events.extend(list("statuses").map(|value| Event::Status(status(value))));
     events.extend(list("logs").map(|value| {
         let text = String::from_utf8_lossy(&base64(&text(value, "data"))).into_owned();
@@ -152,7 +152,7 @@ fn take_object(value: &Value, events: &mut Vec<Event>) {
         let text = String::from_utf8_lossy(&base64(&text(value, "short"))).into_owned();
         Event::Warning(Warning { text })
     }));
-    events.extend(ended.into_iter().map(Event::Work));
+    events.extend(ended.into_iter().map(Event::Vertex));
     let keys = ["vertexes", "statuses", "logs", "warnings"];
     if value.as_object().is_some_and(|object| {
         !object.is_empty() && !object.keys().any(|key| keys.contains(&key.as_str()))
@@ -161,9 +161,9 @@ fn take_object(value: &Value, events: &mut Vec<Event>) {
     }
 }
 
-fn work(value: &Value) -> Work {
+fn vertex(value: &Value) -> VertexEvent {
     let group = &value["progressGroup"];
-    Work {
+    VertexEvent {
         digest: text(value, "digest"),
         name: text(value, "name"),
         group: group["name"].as_str().map(str::to_owned),

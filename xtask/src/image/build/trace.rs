@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::buildkit::{self, Cause, TargetVertex, Vertex};
-use super::events::{Event, Status, Work};
+use super::events::{Event, Status, VertexEvent};
 
 /// What a run spends its time on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,32 +157,33 @@ impl Trace {
 
     pub fn add(&mut self, event: &Event) {
         match event {
-            Event::Work(work) => self.add_work(work),
+            Event::Vertex(vertex) => self.add_vertex(vertex),
             Event::Status(status) => self.add_status(status),
             _ => {}
         }
     }
 
-    fn add_work(&mut self, work: &Work) {
-        for time in [work.started, work.completed].into_iter().flatten() {
+    fn add_vertex(&mut self, vertex: &VertexEvent) {
+        for time in [vertex.started, vertex.completed].into_iter().flatten() {
             let whole = self.whole.unwrap_or(Span { from: time, to: time });
             self.whole = Some(Span { from: whole.from.min(time), to: whole.to.max(time) });
         }
-        let Some(TargetVertex { target, name }) = buildkit::split_target(&self.targets, &work.name)
+        let Some(TargetVertex { target, name }) =
+            buildkit::split_target(&self.targets, &vertex.name)
         else {
             return;
         };
-        let key = (target, work.digest.clone());
+        let key = (target, vertex.digest.clone());
         let place = *self.places.entry(key).or_insert_with(|| {
-            let step = work.group.as_deref().unwrap_or(&work.name);
+            let step = vertex.group.as_deref().unwrap_or(&vertex.name);
             let own = buildkit::split_target(&self.targets, step);
             let step = own.map_or(step.to_owned(), |own| own.name);
             let (outcomes, pushes) = (Vec::new(), Vec::new());
-            self.nodes.push(Node { target, name, step, weak: work.weak, outcomes, pushes });
+            self.nodes.push(Node { target, name, step, weak: vertex.weak, outcomes, pushes });
             self.nodes.len() - 1
         });
-        let Some(started) = work.started else { return };
-        let (completed, cached, error) = (work.completed, work.cached, work.error.clone());
+        let Some(started) = vertex.started else { return };
+        let (completed, cached, error) = (vertex.completed, vertex.cached, vertex.error.clone());
         let outcome = Outcome { started, completed, cached, error };
         let outcomes = &mut self.nodes[place].outcomes;
         match outcomes.iter_mut().find(|known| is_same_time(known.started, started)) {
@@ -322,7 +323,7 @@ impl Trace {
     /// What failed first of `target` itself. A cache that can't be read or written is no failure,
     /// nor is what was given up because of another.
     pub fn failure(&self, target: &str) -> Option<Failure<'_>> {
-        self.of(target).filter_map(failure).next()
+        self.of(target).find_map(failure)
     }
 
     /// What failed, as in [`Trace::failure`], of all targets.

@@ -12,6 +12,7 @@ pub mod progress;
 pub mod screen;
 pub mod table;
 pub mod text;
+pub mod work;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};

@@ -1,85 +1,20 @@
 //! Shows people what a build does: at a terminal the steps that run, with their times; elsewhere
 //! a line whenever something begins or ends, in the words of buildx's own plain progress.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::github;
 use super::screen::Screen;
-use super::text::{self, Lines};
-use crate::image::build::buildkit::{self, Cause, Vertex};
-use crate::image::build::events::{Event, Log, Status, Work as Reported};
+use super::text;
+use super::work::{End, Work};
+use crate::image::build::buildkit;
+use crate::image::build::events::{Event, Log, Status, VertexEvent};
 use crate::image::build::observer::Watcher;
 use crate::output;
 
-/// How many lines of its output are shown of a step that failed.
-const LAST_LINES: usize = 30;
-
 /// Work that is no step, and parts of work, are shown where they took so many seconds.
 const LONG: f64 = 1.0;
-
-/// A step, or other work of a build.
-struct Work {
-    number: usize,
-    name: String,
-    started: Option<Instant>,
-    /// When it began, by buildx's clock.
-    began: Option<f64>,
-    ended: bool,
-    /// The last lines of its output.
-    output: VecDeque<String>,
-    /// Output without the end of its line.
-    lines: Lines,
-}
-
-impl Work {
-    fn new(number: usize, name: &str) -> Self {
-        let (name, lines) = (text::step(&text::one_line(name)), Lines::default());
-        let (started, began, ended, output) = (None, None, false, VecDeque::new());
-        Work { number, name, started, began, ended, output, lines }
-    }
-
-    fn seconds(&self) -> f64 {
-        self.started.map_or(0.0, |started| started.elapsed().as_secs_f64())
-    }
-
-    fn is_running(&self) -> bool {
-        self.started.is_some() && !self.ended
-    }
-}
-
-/// How work ended.
-enum End<'a> {
-    Done(f64),
-    Cached,
-    /// A cache that is not there yet.
-    Missing,
-    /// Another target's equal step does the work.
-    Canceled,
-    Failed(&'a str),
-}
-
-impl<'a> End<'a> {
-    fn of(reported: &'a Reported, seconds: f64) -> Self {
-        match reported.error.as_deref() {
-            Some(error) if Cause::of(error) == Cause::Canceled => End::Canceled,
-            Some(_) if is_missing(reported) => End::Missing,
-            Some(error) => End::Failed(error),
-            None if reported.cached => End::Cached,
-            None => End::Done(seconds),
-        }
-    }
-
-    fn name(&self) -> String {
-        match self {
-            End::Done(seconds) => format!("DONE {seconds:.1}s"),
-            End::Cached => "CACHED".to_owned(),
-            End::Missing => "MISS".to_owned(),
-            End::Canceled => "CANCELED".to_owned(),
-            End::Failed(_) => "ERROR".to_owned(),
-        }
-    }
-}
 
 /// Progress on standard error.
 pub struct Progress {
@@ -95,7 +30,7 @@ pub struct Progress {
 impl Watcher for Progress {
     fn show(&mut self, event: &Event) {
         match event {
-            Event::Work(reported) => self.work(reported),
+            Event::Vertex(vertex) => self.vertex(vertex),
             Event::Status(status) => self.status(status),
             Event::Log(log) => self.log(log),
             Event::Warning(warning) => {
@@ -140,24 +75,28 @@ impl Progress {
         Progress { screen, is_export, works: HashMap::new(), begun: Instant::now() }
     }
 
-    fn work(&mut self, reported: &Reported) {
+    fn vertex(&mut self, vertex: &VertexEvent) {
         let number = self.works.len() + 1;
-        let work = self.works.entry(reported.digest.clone());
-        let work = work.or_insert_with(|| Work::new(number, &reported.name));
-        // While a result is fetched, buildx reports that as if it were the same reported.
-        let is_part = work.began.is_some() && work.began != reported.started;
-        if work.ended || reported.started.is_none() || is_part {
+        let work = self.works.entry(vertex.digest.clone());
+        let work = work.or_insert_with(|| Work::new(number, &vertex.name));
+        // While a result is fetched, buildx reports that as if it were the same vertex.
+        let is_part = work.began.is_some() && work.began != vertex.started;
+        if work.ended || vertex.started.is_none() || is_part {
             return;
         }
-        work.began = reported.started;
+        work.began = vertex.started;
         let begins = work.started.is_none();
         work.started.get_or_insert_with(Instant::now);
-        work.ended = reported.completed.is_some();
+        work.ended = vertex.completed.is_some();
         let (number, name) = (work.number, work.name.clone());
-        let seconds = reported.completed.map(|end| end - reported.started.unwrap_or(end));
-        let is_shown = if self.is_export { is_export } else { is_step };
-        let hidden = !is_shown(&reported.name);
-        let is_bad = reported.error.is_some() && !is_missing(reported);
+        let seconds = vertex.completed.map(|end| end - vertex.started.unwrap_or(end));
+        let hidden = if self.is_export {
+            !buildkit::is_cache_export(&vertex.name)
+        } else {
+            buildkit::is_internal(&vertex.name)
+        };
+        let error = vertex.error.as_deref();
+        let is_bad = error.is_some_and(|error| !buildkit::is_missing_cache(&vertex.name, error));
         if hidden && !is_bad && seconds.is_none_or(|seconds| seconds < LONG) {
             return;
         }
@@ -165,8 +104,8 @@ impl Progress {
             self.line(&format!("#{number} {name}"));
         }
         if let Some(seconds) = seconds {
-            self.last_line(&reported.digest);
-            self.end_work(&reported.digest, &End::of(reported, seconds));
+            self.last_line(&vertex.digest);
+            self.end_work(&vertex.digest, &End::of(vertex, seconds));
         }
     }
 
@@ -219,9 +158,7 @@ impl Progress {
     fn output(&mut self, digest: &str, lines: &[String]) {
         let Some(work) = self.works.get_mut(digest) else { return };
         let (number, seconds) = (work.number, work.seconds());
-        work.output.extend(lines.iter().cloned());
-        let surplus = work.output.len().saturating_sub(LAST_LINES);
-        work.output.drain(..surplus);
+        work.keep(lines);
         if self.screen.is_none() {
             for line in lines {
                 self.line(&format!("#{number} {seconds:.3} {line}"));
@@ -249,24 +186,5 @@ impl Progress {
         if let Some(screen) = &mut self.screen {
             screen.erase();
         }
-    }
-}
-
-/// Is this more than a part of every build, which is of no interest while it works?
-fn is_step(name: &str) -> bool {
-    !name.starts_with("[internal] ") && !name.contains(" internal] ")
-}
-
-fn is_export(name: &str) -> bool {
-    name.contains("exporting cache")
-}
-
-/// Is this a cache that is not there yet?
-fn is_missing(reported: &Reported) -> bool {
-    let error = reported.error.as_deref().unwrap_or_default();
-    let name = reported.name.split_once("] ").map_or(reported.name.as_str(), |(_, name)| name);
-    match Vertex::of(name) {
-        Vertex::CacheImport(reference) => buildkit::is_miss(reference, error),
-        _ => false,
     }
 }
