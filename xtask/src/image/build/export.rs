@@ -301,9 +301,6 @@ fn apart(
         targets.insert(export.name.clone(), target);
     }
     let names = targets.keys().cloned().collect::<Vec<_>>();
-    let all = definition["target"].as_object().into_iter().flatten();
-    let parents = all.filter(|(name, _)| name.starts_with('_'));
-    targets.extend(parents.map(|(name, parent)| (name.clone(), parent.clone())));
     Ok(json!({ "group": { "default": { "targets": names } }, "target": targets }))
 }
 

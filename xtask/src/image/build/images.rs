@@ -162,8 +162,8 @@ fn inputs_once(
     scratch: &Path,
 ) -> Result<Vec<OsString>> {
     const NAME: &str = "_inputs";
-    let names = target_names(definition);
-    let targets = names.iter().map(|name| &definition["target"][name]).collect::<Vec<_>>();
+    let targets = definition["target"].as_object().into_iter().flatten();
+    let (names, targets): (Vec<_>, Vec<_>) = targets.unzip();
     let [first, others @ ..] = targets.as_slice() else { return Ok(Vec::new()) };
     let is_alike = |other: &&Value| ["context", "platforms"].iter().all(|k| other[k] == first[k]);
     let may = !builder.is_cluster && export::are_apart(request);
@@ -171,7 +171,8 @@ fn inputs_once(
         return Ok(Vec::new());
     }
     let link = json!({ "contexts": { "inputs": format!("target:{NAME}") } });
-    let mut more = names.iter().map(|name| (name.clone(), link.clone())).collect::<Map<_, _>>();
+    let mut more =
+        names.into_iter().map(|name| (name.clone(), link.clone())).collect::<Map<_, _>>();
     let inputs = json!({
         "context": first["context"],
         "dockerfile-inline": "FROM scratch\nCOPY . /\n",
@@ -186,8 +187,8 @@ fn inputs_once(
 
 /// Does a definition make no image, but only caches?
 fn is_export(definition: &Value) -> bool {
-    let names = target_names(definition);
-    names.iter().all(|name| definition["target"][name]["output"] == json!(["type=cacheonly"]))
+    let mut targets = definition["target"].as_object().into_iter().flatten();
+    targets.all(|(_, target)| target["output"] == json!(["type=cacheonly"]))
 }
 
 /// How long a bake may wait for caches: no longer to read them than to write them.
@@ -311,8 +312,8 @@ pub fn is_of_broken(error: &str) -> bool {
 
 /// The names of a definition's targets.
 pub fn target_names(definition: &Value) -> Vec<String> {
-    let names = definition["group"]["default"]["targets"].as_array().into_iter().flatten();
-    names.filter_map(|name| Some(name.as_str()?.to_owned())).collect()
+    let targets = definition["target"].as_object().into_iter().flatten();
+    targets.map(|(name, _)| name.clone()).collect()
 }
 
 /// Shows and collects what a bake tells until it ends, until `deadline`, or until it has waited for
