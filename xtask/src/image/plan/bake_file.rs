@@ -1,9 +1,5 @@
 //! All JSON that buildx gets: each bake is asked of the plan and handed over as it is. Nothing edits
 //! it afterwards, neither as text nor by `--set`.
-//!
-//! A target of a run inherits from one of `docker-bake.json`, so that bake merges by its own rules
-//! what this program does not know, such as `ssh`. Lists like `secret` and `cache-from` are
-//! appended to the parent's, single values and all other lists replace the parent's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,11 +43,6 @@ pub struct CacheExport<'a> {
 /// it takes the place of. A run's own targets begin with a variant's name, which has no `_` there.
 const INPUTS: &str = "_inputs";
 
-/// The name of a target of the bake file. The prefix keeps it apart from the run's targets.
-fn parent_name(name: &str) -> String {
-    format!("_file-{name}")
-}
-
 impl Plan {
     /// The whole run in one bake, as `--print` shows it.
     pub fn print(&self) -> Value {
@@ -72,121 +63,119 @@ impl Plan {
             (false, Delivery::Push) => "type=registry",
             (_, Delivery::Load) => "type=docker",
         };
-        let paths = |target: &&Target| target.paths.clone();
-        let is_shared = how.shared_inputs && is_same_of_several(targets.iter().map(paths));
-        let mut helpers = self.parents(how.without);
-        if let (true, Some(first)) = (is_shared, targets.first()) {
-            helpers.insert(INPUTS.to_owned(), self.inputs(first));
-        }
+        let context = |target: &&Target| target.variant_bake.get("context").cloned();
+        let is_shared = how.shared_inputs && is_same_of_several(targets.iter().map(context));
+        let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
         let targets = targets.iter().map(|target| {
             let mut bake = self.target(target, how.without);
             let exports = target.cache_written.iter().filter(|_| how.with_exports);
             let exports = exports.map(|place| literal(&place.write_entry(self.cache_mode)));
-            bake["cache-to"] = exports.collect();
-            bake["tags"] = json!(target.tags);
-            bake["output"] = json!([output]);
+            bake.insert("cache-to".to_owned(), exports.collect());
+            bake.insert("tags".to_owned(), json!(target.tags));
+            bake.insert("output".to_owned(), json!([output]));
             if is_shared {
-                bake["contexts"]["inputs"] = json!(format!("target:{INPUTS}"));
+                extend(&mut bake, "contexts", [("inputs", json!(format!("target:{INPUTS}")))]);
             }
             (target.name.clone(), bake)
         });
-        bake_file(targets.collect(), helpers, false)
+        bake_file(targets.collect(), helper, false)
     }
 
     /// The bake that writes caches of images that are built already, and keeps nothing else.
     pub fn exports(&self, exports: &[CacheExport], without: &BTreeSet<String>) -> BakeFile {
         let targets = exports.iter().map(|export| {
             let mut bake = self.target(export.target, without);
-            bake["cache-to"] = json!([literal(&export.place.export_entry(self.cache_mode))]);
-            bake["tags"] = json!([]);
-            bake["output"] = json!(["type=cacheonly"]);
+            bake.insert(
+                "cache-to".to_owned(),
+                json!([literal(&export.place.export_entry(self.cache_mode))]),
+            );
+            bake.insert("tags".to_owned(), json!([]));
+            bake.insert("output".to_owned(), json!(["type=cacheonly"]));
             (export.name.clone(), bake)
         });
-        bake_file(targets.collect(), self.parents(without), true)
+        bake_file(targets.collect(), None, true)
     }
 
     /// What all bakes of `target` have in common.
-    fn target(&self, target: &Target, without: &BTreeSet<String>) -> Value {
-        let read = target.cache_read.iter();
-        let read = read.filter(|place| !without.iter().any(|name| place.is_read_as(name)));
-        let mut bake = json!({
-            "inherits": [parent_name(&target.parent)],
-            "target": self.stage,
-            "platforms": self.platforms,
-            "args": target.all_args(),
-            "cache-from": read.map(|place| literal(&place.read_entry())).collect::<Vec<_>>(),
-        });
-        for (key, path) in &target.paths {
-            bake[*key] = json!(path);
+    fn target(&self, target: &Target, without: &BTreeSet<String>) -> Map<String, Value> {
+        let mut bake = target.variant_bake.clone();
+        bake.insert("target".to_owned(), json!(self.stage));
+        bake.insert("platforms".to_owned(), json!(self.platforms));
+        let args = target.args.iter().map(|(name, value)| (*name, literal(value)));
+        extend(&mut bake, "args", args);
+        if let Some(folder) = &self.prebuilt {
+            extend(&mut bake, "contexts", [("prebuilt", literal(&folder.to_string_lossy()))]);
         }
         if let Some(bundle) = &self.ca_bundle {
             let source = csv_field(&format!("src={bundle}"));
-            bake["secret"] = json!([literal(&format!("type=file,id=ca-certificates,{source}"))]);
+            let secret = literal(&format!("type=file,id=ca-certificates,{source}"));
+            append(&mut bake, "secret", [secret]);
         }
-        if let Some(folder) = &self.prebuilt {
-            bake["contexts"] = json!({ "prebuilt": literal(&folder.to_string_lossy()) });
+        if let Some(Value::Array(read)) = bake.get_mut("cache-from") {
+            read.retain(|entry| !without.iter().any(|name| is_read_as(entry, name)));
         }
+        let read = target.cache_read.iter();
+        let read = read.filter(|place| !without.iter().any(|name| place.is_read_as(name)));
+        append(&mut bake, "cache-from", read.map(|place| literal(&place.read_entry())));
         bake
-    }
-
-    /// The bake file's targets under names of their own, without the caches that are not to be read.
-    fn parents(&self, without: &BTreeSet<String>) -> Map<String, Value> {
-        let mut parents = self.parents.clone();
-        for target in parents.values_mut().filter_map(Value::as_object_mut) {
-            for parent in list(target, "inherits") {
-                *parent = json!(parent_name(parent.as_str().unwrap_or_default()));
-            }
-            if let Some(Value::Array(read)) = target.get_mut("cache-from") {
-                // An entry is text or an object, and both hold the reference as it is.
-                let is_of = |entry: &Value, name: &str| {
-                    let text = entry.to_string();
-                    text.contains(name) || name.starts_with("local:") && text.contains("local")
-                };
-                read.retain(|entry| !without.iter().any(|name| is_of(entry, name)));
-            }
-        }
-        parents.into_iter().map(|(name, target)| (parent_name(&name), target)).collect()
     }
 
     /// A target of the files of `target`'s folder.
     fn inputs(&self, target: &Target) -> Value {
-        let mut inputs = json!({
+        json!({
+            "context": target.variant_bake.get("context").cloned().unwrap_or_else(|| json!(".")),
             "dockerfile-inline": "FROM scratch\nCOPY . /\n",
             "platforms": self.platforms,
             "output": ["type=cacheonly"],
-        });
-        inputs["context"] = json!(target.paths.get("context").map_or(".", String::as_str));
-        inputs
+        })
     }
 }
 
 impl Target {
     /// Its build arguments, with their values as bake reads them.
     pub fn args(&self) -> BTreeMap<String, String> {
-        let text = |(name, value): (String, Value)| Some((name, value.as_str()?.to_owned()));
-        self.all_args().into_iter().filter_map(text).collect()
-    }
-
-    /// The same, with those that are not text.
-    fn all_args(&self) -> BTreeMap<String, Value> {
-        let file = self.file_args.iter().map(|(name, value)| (name.clone(), value.clone()));
-        let own = self.own_args.iter().map(|(name, value)| ((*name).to_owned(), literal(value)));
+        let file = self.variant_bake.get("args").and_then(Value::as_object).into_iter().flatten();
+        let file =
+            file.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+        let own = self.args.iter().map(|(name, value)| ((*name).to_owned(), escaped(value)));
         file.chain(own).collect()
     }
 }
 
-/// The items of the list `key` of a target.
-fn list<'a>(target: &'a mut Map<String, Value>, key: &str) -> impl Iterator<Item = &'a mut Value> {
-    target.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
+/// Adds `entries` to the object `key` of a target.
+fn extend<'a>(
+    bake: &mut Map<String, Value>,
+    key: &str,
+    entries: impl IntoIterator<Item = (&'a str, Value)>,
+) {
+    if let Value::Object(object) = bake.entry(key).or_insert_with(|| json!({})) {
+        object.extend(entries.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    }
+}
+
+/// Adds `items` to the list `key` of a target.
+fn append(bake: &mut Map<String, Value>, key: &str, items: impl IntoIterator<Item = Value>) {
+    if let Value::Array(list) = bake.entry(key).or_insert_with(|| json!([])) {
+        list.extend(items);
+    }
+}
+
+/// May `entry`, which the bake file has, be the cache that an import vertex calls `name`? It is
+/// text or an object, and both hold a reference as it is.
+fn is_read_as(entry: &Value, name: &str) -> bool {
+    let entry = entry.to_string();
+    entry.contains(name) || name.starts_with("local:") && entry.contains("local")
 }
 
 fn bake_file(
-    targets: Vec<(String, Value)>,
-    helpers: Map<String, Value>,
+    targets: Vec<(String, Map<String, Value>)>,
+    inputs: Option<Value>,
     is_export: bool,
 ) -> BakeFile {
     let names = targets.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    let all = targets.into_iter().chain(helpers).collect::<Map<_, _>>();
+    let targets = targets.into_iter().map(|(name, target)| (name, Value::Object(target)));
+    let helper = inputs.map(|inputs| (INPUTS.to_owned(), inputs));
+    let all = targets.chain(helper).collect::<Map<_, _>>();
     let json = json!({ "group": { "default": { "targets": names } }, "target": all });
     BakeFile { json, targets: names, is_export }
 }
@@ -198,7 +187,161 @@ fn is_same_of_several<T: PartialEq>(mut items: impl Iterator<Item = T>) -> bool 
     others.peek().is_some() && others.all(|other| Some(other) == first)
 }
 
-/// `text` as a bake value. Bake reads every string as a template: a branch name may hold `${`.
+/// `text` as a bake value.
 pub fn literal(text: &str) -> Value {
-    json!(text.replace("${", "$${").replace("%{", "%%{"))
+    json!(escaped(text))
+}
+
+/// `text` as bake writes it. Bake reads every string as a template: a branch name may hold `${`.
+fn escaped(text: &str) -> String {
+    text.replace("${", "$${").replace("%{", "%%{")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::ffi::OsString;
+    use std::path::Path;
+
+    use pico_args::Arguments;
+
+    use super::*;
+    use crate::image::plan::Facts;
+    use crate::image::request::Request;
+    use crate::image::request::definition::Definition;
+    use crate::image::request::source::Source;
+
+    const BAKE: &str = r#"{
+        "group": { "default": { "targets": ["a"] } },
+        "target": {
+            "_common": {
+                "context": "src", "dockerfile": "Dockerfile", "target": "other",
+                "platforms": ["linux/amd64", "linux/arm64"],
+                "args": { "COMMON": "1", "BUILDER": "x", "BASE_IMAGE": "no" },
+                "secret": ["id=token"], "ssh": ["default"],
+                "cache-from": ["type=registry,ref=r.io/file:cache", { "type": "local" }],
+                "cache-to": ["type=inline"], "tags": ["r.io/file:tag"], "output": ["x"]
+            },
+            "a": { "inherits": ["_common"], "args": { "BASE_IMAGE": "a:1" } },
+            "b": { "inherits": ["_common"], "args": { "BASE_IMAGE": "b:1", "BUILDER": "${y}" },
+                "secret": ["id=other"] }
+        }
+    }"#;
+
+    fn plan(args: &[&str]) -> Plan {
+        let args = ["--push", "--image=r.io/i", "--target=final"].iter().chain(args);
+        let mut args = Arguments::from_vec(args.map(OsString::from).collect());
+        let request = Request::read(&mut args, Vec::new()).unwrap();
+        assert!(args.finish().is_empty());
+        let definition = Definition::parse(BAKE, "FROM x AS final").unwrap();
+        let source = Source { sha: "0123456789".to_owned(), git_ref: "main".to_owned() };
+        let prebuilt = Some(Path::new("/tmp/${p}"));
+        Plan::new(&request, &definition, &Facts { source: &source, version: None, prebuilt })
+            .unwrap()
+    }
+
+    const HOW: ImageBake = ImageBake {
+        with_exports: false,
+        direct_push: false,
+        shared_inputs: true,
+        without: &BTreeSet::new(),
+    };
+
+    fn images(plan: &Plan, how: &ImageBake) -> Value {
+        let targets = plan.targets.iter().collect::<Vec<_>>();
+        let bake = plan.images(&targets, how);
+        let names = targets.iter().map(|target| target.name.clone()).collect::<Vec<_>>();
+        assert_eq!((bake.targets, bake.is_export), (names.clone(), false));
+        assert_eq!(bake.json["group"]["default"]["targets"], json!(names));
+        bake.json["target"].clone()
+    }
+
+    #[test]
+    fn print_has_what_the_bake_file_says_and_what_the_run_decides() {
+        let plan = plan(&["--variant=b"]);
+        let all = plan.print()["target"].clone();
+        assert_eq!(all.as_object().unwrap().len(), 1);
+        let target = &all["b"];
+        assert_eq!(target["context"], "src");
+        assert_eq!(target["target"], "final");
+        assert_eq!(target["platforms"], json!([]));
+        assert_eq!(target["output"], json!(["type=registry"]));
+        assert_eq!(target["args"]["BASE_IMAGE"], "b:1");
+        assert_eq!(target["args"]["COMMON"], "1");
+        assert_eq!(target["args"]["BUILDER"], "${y}", "as bake reads it");
+        assert_eq!(target["contexts"]["prebuilt"], "/tmp/$${p}");
+        assert_eq!(target["ssh"], json!(["default"]));
+        assert_eq!(target["secret"].as_array().unwrap()[..2], ["id=token", "id=other"]);
+        assert_eq!(target["cache-to"].as_array().unwrap().len(), 1);
+        let read = target["cache-from"].as_array().unwrap();
+        assert_eq!((read.len(), &read[0]), (4, &json!("type=registry,ref=r.io/file:cache")));
+        assert!(!target.to_string().contains("r.io/file:tag"));
+    }
+
+    #[test]
+    fn images_share_their_inputs_where_there_are_several() {
+        let two = plan(&["--variant=a,b"]);
+        let all = images(&two, &HOW);
+        assert_eq!(all["_inputs"]["context"], "src");
+        assert_eq!(all["_inputs"]["output"], json!(["type=cacheonly"]));
+        for name in ["a", "b"] {
+            assert_eq!(all[name]["contexts"]["inputs"], "target:_inputs");
+            assert_eq!(all[name]["contexts"]["prebuilt"], "/tmp/$${p}");
+            assert_eq!(all[name]["cache-to"], json!([]));
+        }
+        assert!(images(&plan(&["--variant=a"]), &HOW).get("_inputs").is_none());
+        assert!(images(&two, &ImageBake { shared_inputs: false, ..HOW }).get("_inputs").is_none());
+    }
+
+    #[test]
+    fn a_direct_push_leaves_nothing_in_the_engine() {
+        let all = images(&plan(&[]), &ImageBake { direct_push: true, ..HOW });
+        assert_eq!(all["a"]["output"], json!(["type=image,push=,store=false"]));
+    }
+
+    #[test]
+    fn caches_that_are_left_out_are_not_read() {
+        let plan = plan(&[]);
+        let read = |names: &[&str]| {
+            let without = names.iter().map(|&name| name.to_owned()).collect();
+            let all = images(&plan, &ImageBake { without: &without, ..HOW });
+            all["a"]["cache-from"].as_array().unwrap().len()
+        };
+        assert_eq!(read(&[]), 4);
+        assert_eq!(read(&["r.io/i:buildcache-final-a_tag_1-main"]), 3);
+        assert_eq!(read(&["r.io/file:cache", "local:sha256:0"]), 2);
+    }
+
+    #[test]
+    fn an_export_writes_one_cache_and_nothing_else() {
+        let plan = plan(&[]);
+        let target = &plan.targets[0];
+        let registry = target.cache_written[0].clone();
+        let folder = Place::Folder("/c,d".to_owned());
+        let exports = [("x", registry), ("y", folder)].map(|(name, place)| CacheExport {
+            name: name.to_owned(),
+            target,
+            place,
+        });
+        let bake = plan.exports(&exports, &BTreeSet::new());
+        assert!(bake.is_export);
+        assert_eq!(bake.targets, ["x", "y"]);
+        let options = "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true";
+        for (name, entry) in [
+            (
+                "x",
+                format!(
+                    "type=registry,ref=r.io/i:buildcache-final-a_tag_1-main,{options},compression=zstd"
+                ),
+            ),
+            ("y", format!("type=local,\"dest=/c,d\",{options}")),
+        ] {
+            let target = &bake.json["target"][name];
+            assert_eq!(target["cache-to"], json!([entry]));
+            assert_eq!(target["output"], json!(["type=cacheonly"]));
+            assert_eq!(target["tags"], json!([]));
+            assert_eq!(target["args"]["BASE_IMAGE"], "a:1");
+        }
+    }
 }

@@ -6,7 +6,7 @@ pub mod cache;
 pub mod shard;
 pub mod tag;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -30,8 +30,6 @@ pub struct Plan {
     ca_bundle: Option<String>,
     /// The folder with packages that replace the pinned ones.
     prebuilt: Option<PathBuf>,
-    /// The bake file's targets that a target of the run inherits from.
-    parents: Map<String, Value>,
 }
 
 /// One image of a run.
@@ -50,14 +48,10 @@ pub struct Target {
     /// Where its cache is read from and written to.
     pub cache_read: Vec<Place>,
     pub cache_written: Vec<Place>,
-    /// Its own build arguments, as text.
-    own_args: Vec<(&'static str, String)>,
-    /// Those of the bake file, as bake reads them.
-    file_args: Map<String, Value>,
-    /// The target of the bake file that it inherits from.
-    parent: String,
-    /// `context` and `dockerfile`, where the bake file has them.
-    paths: BTreeMap<&'static str, String>,
+    /// The build arguments that the request decides, as text.
+    args: Vec<(&'static str, String)>,
+    /// What the bake file says of its variant.
+    variant_bake: Map<String, Value>,
 }
 
 /// What a run knows besides the request and the definition.
@@ -76,8 +70,6 @@ struct Choice<'a> {
     /// The name of the variant where that is what was asked for, and not only a base image.
     variant_name: Option<&'a String>,
     variant: &'a Variant,
-    /// The variant's target in the bake file.
-    parent: &'a String,
     base_image: &'a str,
     custom_tags: Vec<String>,
 }
@@ -99,7 +91,7 @@ impl Plan {
         let choices = choices(request, definition)?;
         let alone = choices.len() == 1;
         let mut targets = Vec::new();
-        for choice in &choices {
+        for choice in choices {
             for platform in &request.platforms {
                 check_name("platform", platform, choice.variant.platforms.iter())?;
             }
@@ -111,11 +103,8 @@ impl Plan {
                     if alone { folder.clone() } else { format!("{folder}/{}", choice.name) }
                 }),
             };
-            targets.push(Target::new(request, facts, choice, &places));
+            targets.push(Target::new(request, facts, &choice, &places));
         }
-        let lineages = choices.iter().flat_map(|choice| &choice.variant.lineage);
-        let parents = lineages.collect::<BTreeSet<_>>().into_iter();
-        let parent = |name: &String| Some((name.clone(), definition.targets.get(name)?.clone()));
         let mut plan = Plan {
             targets,
             cache_mode: request.cache_mode,
@@ -124,7 +113,6 @@ impl Plan {
             delivery: request.delivery,
             ca_bundle: request.ca_bundle.clone(),
             prebuilt: facts.prebuilt.map(Path::to_owned),
-            parents: parents.filter_map(parent).collect(),
         };
         plan.check_names()?;
         // Only now, so that tags, names and the writer of the shared cache are the same in every
@@ -189,16 +177,14 @@ impl Target {
             release_tags: references(naming.release_tags()),
             cache_read,
             cache_written,
-            own_args: own_args(request, facts, choice.base_image),
-            file_args: choice.variant.args.clone(),
-            parent: choice.parent.clone(),
-            paths: choice.variant.paths.clone(),
+            args: args(request, facts, choice.base_image),
+            variant_bake: choice.variant.bake.clone(),
         }
     }
 }
 
 /// The build arguments that the request decides.
-fn own_args(request: &Request, facts: &Facts, base_image: &str) -> Vec<(&'static str, String)> {
+fn args(request: &Request, facts: &Facts, base_image: &str) -> Vec<(&'static str, String)> {
     let capabilities = request.capabilities.iter().map(|one| Capability::name(*one));
     let mut providers = request.acp_providers.clone();
     providers.retain(|_| request.flavor.has_acp_providers());
@@ -253,7 +239,6 @@ fn choices<'a>(request: &'a Request, definition: &'a Definition) -> Result<Vec<C
                     .clone()
                     .unwrap_or_else(|| variant_name.into_iter().cloned().collect()),
                 variant,
-                parent: name,
                 variant_name,
                 base_image,
             });

@@ -25,22 +25,15 @@ pub struct Definition {
     pub default_variants: Vec<String>,
     /// The Dockerfile's stages, each of which is a target.
     pub stages: Vec<String>,
-    /// The bake file's targets as it has them. A run's targets inherit from these, so that bake
-    /// itself merges whatever it knows and this program does not.
-    pub targets: Map<String, Value>,
 }
 
-/// One bake target, and the few of its attributes that this program looks at.
+/// One bake target, its `inherits` resolved.
 pub struct Variant {
     pub base_image: String,
     /// The platforms that it is published for.
     pub platforms: Vec<String>,
-    /// Its build arguments, as bake reads them.
-    pub args: Map<String, Value>,
-    /// `context` and `dockerfile`, where the bake file has them.
-    pub paths: BTreeMap<&'static str, String>,
-    /// The names of the targets that it inherits from, and at last its own.
-    pub lineage: Vec<String>,
+    /// Everything the bake file says of it.
+    pub bake: Map<String, Value>,
 }
 
 impl Definition {
@@ -73,50 +66,66 @@ impl Definition {
             .with_context(|| {
                 format!("{BAKE_FILE}: \"group.default.targets\" must list targets of this file.")
             })?;
-        Ok(Definition { variants, default_variants, stages: stages(dockerfile), targets })
+        Ok(Definition { variants, default_variants, stages: stages(dockerfile) })
     }
 }
 
 impl Variant {
     fn read(targets: &Map<String, Value>, name: &str) -> Result<Self> {
-        let lineage = lineage(targets, name, 0)?;
-        // As bake merges them: later ones replace what earlier ones set, arguments one by one.
-        let all = || lineage.iter().filter_map(|name| targets.get(name));
-        let last = |key| all().rev().map(|target| &target[key]).find(|value| !value.is_null());
-        let args = all().filter_map(|target| target["args"].as_object()).flatten();
-        let args = args.map(|(k, v)| (k.clone(), v.clone())).collect::<Map<_, _>>();
-        let base_image = args.get("BASE_IMAGE").and_then(Value::as_str);
-        let base_image = base_image.filter(|image| !image.is_empty()).with_context(|| {
+        let bake = resolve(targets, name, 0)?;
+        let base_image = bake.get("args").and_then(|args| args["BASE_IMAGE"].as_str());
+        let base_image = base_image.filter(|image| !image.is_empty()).map(str::to_owned);
+        let base_image = base_image.with_context(|| {
             format!("{BAKE_FILE}: \"target.{name}.args.BASE_IMAGE\" must name an image.")
         })?;
-        let platforms = last("platforms").and_then(strings).with_context(|| {
+        let platforms = bake.get("platforms").and_then(strings).with_context(|| {
             format!("{BAKE_FILE}: \"target.{name}.platforms\" must list platforms.")
         })?;
-        let paths = ["context", "dockerfile"].into_iter();
-        let paths = paths.filter_map(|key| Some((key, last(key)?.as_str()?.to_owned()))).collect();
-        Ok(Variant { base_image: base_image.to_owned(), platforms, args, paths, lineage })
+        Ok(Variant { base_image, platforms, bake })
     }
 }
 
-/// The targets that `name` inherits from, in the order in which bake merges them, and `name`.
-fn lineage(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Vec<String>> {
+/// The lists that bake appends to those of a parent. It replaces all others.
+const APPENDED: [&str; 6] =
+    ["annotations", "attest", "cache-from", "entitlements", "secret", "ssh"];
+
+/// The target `name` with what it inherits, as bake merges it: later parents over earlier ones, its
+/// own attributes over all. It is resolved here, so that what `--print` shows has one target for
+/// each image and no others.
+fn resolve(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Map<String, Value>> {
     let Some(own) = targets.get(name).and_then(Value::as_object) else {
         bail!("{BAKE_FILE}: \"target.{name}\" is inherited from but is no object.");
     };
     if depth > targets.len() {
         bail!("{BAKE_FILE}: \"target.{name}\" inherits from itself.");
     }
-    let mut names = Vec::new();
-    if let Some(parents) = own.get("inherits") {
-        let parents = strings(parents).with_context(|| {
+    let mut own = own.clone();
+    let mut resolved = Map::new();
+    if let Some(parents) = own.remove("inherits") {
+        let parents = strings(&parents).with_context(|| {
             format!("{BAKE_FILE}: \"target.{name}.inherits\" must list targets.")
         })?;
         for parent in parents {
-            names.extend(lineage(targets, &parent, depth + 1)?);
+            merge(&mut resolved, resolve(targets, &parent, depth + 1)?);
         }
     }
-    names.push(name.to_owned());
-    Ok(names)
+    merge(&mut resolved, own);
+    Ok(resolved)
+}
+
+/// Lays `over` over `under`. Maps such as `args` are merged key by key.
+fn merge(under: &mut Map<String, Value>, over: Map<String, Value>) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(Value::Object(under)), Value::Object(over)) => under.extend(over),
+            (Some(Value::Array(under)), Value::Array(over)) if APPENDED.contains(&key.as_str()) => {
+                under.extend(over);
+            }
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
 }
 
 /// The list of strings that `value` is, if it is one.
