@@ -545,10 +545,17 @@ fn capabilities_and_providers_are_arguments() {
 
 #[test]
 fn tags_that_move_have_one_owner() {
+    // A commit can be any word, or digits alone.
+    let of = |sha: &str| tags(&debian(&[]).env("SDK_REF", "x").env("SDK_SHA", sha).target());
+    assert_eq!(of("12345671234567")[0], "1234567-debian");
+    for word in ["main", "latest", "1"] {
+        assert!(!of(word).contains(&format!("{word}-debian")), "{word}");
+    }
     let tags = |git_ref: &str, args: &[&str]| tags(&debian(args).env("SDK_REF", git_ref).target());
     for git_ref in ["main", "refs/heads/main"] {
         assert!(tags(git_ref, &[]).contains(&"main-debian".to_owned()));
     }
+    // A commit can be any word, or digits alone.
     for name in ["main", "Main", "latest", "1", "v1", "1.58", "1.58.0", "v1.58.0"] {
         let head = format!("{}-debian", name.to_lowercase());
         if name != "main" {

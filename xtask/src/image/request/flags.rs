@@ -238,31 +238,4 @@ mod tests {
         let table = markdown();
         assert!(readme.contains(&table), "put this into README.md:\n\n{table}");
     }
-
-    #[test]
-    fn every_help_fits_a_terminal_and_has_its_own_flags() {
-        for command in [Command::Build, Command::Run, Command::Matrix, Command::Merge] {
-            let help = help(command);
-            assert!(help.lines().all(|line| line.len() <= WIDTH), "{help}");
-            for flag in TABLE.iter().filter(|flag| !flag.name.is_empty()) {
-                let is_in = help.contains(&format!("  {}", flag.synopsis()));
-                assert_eq!(is_in, flag.commands.contains(&command), "{} {help}", flag.name);
-            }
-        }
-    }
-
-    #[test]
-    fn an_unexpected_argument_is_explained() {
-        for (word, command, part) in [
-            ("--targte", Command::Build, "did you mean --target?"),
-            ("--port", Command::Build, "`cargo xtask image run`"),
-            ("--target", Command::Build, "twice"),
-            ("--push=1", Command::Build, "no value"),
-            ("--frob", Command::Merge, "`cargo xtask image merge --help`"),
-            ("\u{1b}[2J", Command::Build, "\\u{1b}"),
-        ] {
-            let said = unexpected(word, command).to_string();
-            assert!(said.contains(part), "{said} lacks {part:?}");
-        }
-    }
 }
