@@ -307,7 +307,11 @@ fn delivery_follows_flag_then_variable_then_ci() {
     let (push, load) = ("type=registry", "type=docker");
     assert_eq!(output(&[], &[]), load);
     assert_eq!(output(&[], &[("CI", "true")]), push);
-    assert_eq!(output(&[], &[("CI", "false")]), load);
+    assert_eq!(output(&[], &[("CI", "woodpecker")]), push);
+    assert_eq!(output(&[], &[("GITHUB_ACTIONS", "true")]), push);
+    for off in ["false", "0", "No", " off "] {
+        assert_eq!(output(&[], &[("CI", off)]), load, "{off:?}");
+    }
     assert_eq!(output(&[], &[("CI", "true"), ("LOAD", "1")]), load);
     assert_eq!(output(&[], &[("CI", "true"), ("PUSH", "0")]), load);
     assert_eq!(output(&[], &[("PUSH", "1")]), push);
@@ -442,8 +446,29 @@ fn a_wrong_request_is_refused_with_what_is_accepted() {
         (&["image", "--push", "--load"], "", "", &["--push", "--load"]),
         (&["image", "--prebuilt-sdist", "/nowhere"], "", "", &["/nowhere", ".tar.gz", ".whl"]),
         (&["image", "--frob"], "", "", &["--frob", "--help"]),
+        (&["image", "--targte", "x"], "", "", &["--targte", "did you mean --target?"]),
+        (&["image", "--print", "--port=1"], "", "", &["--port=1", "`cargo xtask image run`"]),
+        (&["image", "--arch=a", "--arch=b"], "", "", &["--arch=b", "twice"]),
+        (&["image", "matrix", "--", "--pull"], "", "", &["--pull", "image matrix --help"]),
+        (&["image"], "OPENHANDS_BUILDKIT_CACHE_TIMEOUT", "10mm", &["10mm", "10m"]),
+        (&["image"], "OPENHANDS_BUILDKIT_CACHE_TIMEOUT", "+5m", &["+5m", "10m"]),
+        (&["image", "--jobs", "+5"], "", "", &["+5", "1 or more"]),
+        (&["image", "--image-flavor", "slm"], "", "", &["slm", "did you mean slim?", "minimal"]),
+        (&["image"], "INSTALL_CAPABILITIES", "vscode,vim", &["\"vim\"", "vscode, browser, docker"]),
+        (
+            &["image", "--install-acp-providers=x"],
+            "",
+            "",
+            &["\"x\"", "claude-code, codex, gemini-cli"],
+        ),
+        (&["image", "--check", "none"], "", "", &["none", "first, all, off"]),
+        (&["image", "--base-images", "/dev/full"], "", "", &["/dev/full", "16 MiB"]),
+        (&["image", "--prebuilt-sdist", "/dev/full"], "", "", &["/dev/full"]),
         (&["image", "--target"], "", "", &["--target"]),
         (&["image", "bild"], "", "", &["bild"]),
+        (&["image", "merg"], "", "", &["merg", "did you mean merge?"]),
+        (&["image", "help", "merg"], "", "", &["merg", "did you mean merge?"]),
+        (&["help", "imge"], "", "", &["imge", "did you mean image?"]),
         (&["image", "run", "--port", "x"], "", "", &["\"x\"", "65535"]),
         (&["image", "run", "--variant", "all"], "", "", &["one"]),
         (&["imag"], "", "", &["\"imag\"", "image", "engine"]),
@@ -458,13 +483,91 @@ fn a_wrong_request_is_refused_with_what_is_accepted() {
 }
 
 #[test]
-fn help_fits_on_a_screen() {
-    for args in [&[][..], &["--help"], &["image", "--help"], &["image", "run", "--help"]] {
+fn help_fits_a_terminal_and_is_of_the_subcommand() {
+    let said = |args: &[&str]| {
         let ended = Xtask::new(args).end();
-        assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
-        assert!((5..=40).contains(&ended.stdout.lines().count()), "{}", ended.stdout);
+        assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{args:?}");
         assert!(ended.stdout.lines().all(|line| line.len() <= 80), "{}", ended.stdout);
+        ended.stdout
+    };
+    assert_eq!(said(&["--version"]), "xtask 0.1.0\n");
+    for args in [&[][..], &["--help"], &["help"]] {
+        assert_eq!(said(args), said(&["-h"]));
     }
+    let build = said(&["image", "--help"]);
+    assert!(
+        ["  run ", "--target NAME", "--print", "SDK_VERSION"].iter().all(|w| build.contains(w))
+    );
+    assert!(!build.contains("--port"));
+    assert_eq!(said(&["help", "image"]), build);
+    assert_eq!(said(&["image", "help"]), build);
+    let run = said(&["image", "run", "--help"]);
+    assert!(run.contains("--port NUMBER") && !run.contains("--print"), "{run}");
+    assert_eq!(said(&["image", "help", "run"]), run);
+    assert_eq!(said(&["image", "--help", "run"]), run);
+    let merge = said(&["image", "merge", "--help"]);
+    assert!(merge.contains("--allow-partial") && !merge.contains("--target"), "{merge}");
+}
+
+#[test]
+fn capabilities_and_providers_are_arguments() {
+    let arg = |call: Xtask, name: &str| call.target()["args"][name].as_str().unwrap().to_owned();
+    let cases = [
+        (
+            "--install-capabilities",
+            "INSTALL_CAPABILITIES",
+            "vscode,browser,docker",
+            "docker,vscode",
+            "vscode,docker",
+        ),
+        (
+            "--install-acp-providers",
+            "INSTALL_ACP_PROVIDERS",
+            "claude-code,codex,gemini-cli",
+            " codex ,codex",
+            "codex",
+        ),
+    ];
+    for (flag, variable, default, list, expected) in cases {
+        assert_eq!(arg(debian(&[]), variable), default);
+        assert_eq!(arg(debian(&[flag, list]), variable), expected);
+        assert_eq!(arg(debian(&[]).env(variable, list), variable), expected);
+        assert_eq!(arg(debian(&[]).env(variable, ""), variable), "", "an empty variable is none");
+        assert_eq!(arg(debian(&[&format!("{flag}=")]).env(variable, list), variable), "");
+    }
+    assert_eq!(arg(debian(&[]), "IMAGE_FLAVOR"), "default");
+    for flavor in ["slim", "minimal"] {
+        let call = || debian(&[]).env("IMAGE_FLAVOR", flavor);
+        assert_eq!(arg(call(), "IMAGE_FLAVOR"), flavor);
+        assert_eq!(arg(call(), "INSTALL_ACP_PROVIDERS"), "");
+        assert_eq!(tags(&call().target())[0], format!("0123456-debian-{flavor}"));
+    }
+}
+
+#[test]
+fn tags_that_move_have_one_owner() {
+    // A commit can be any word, or digits alone.
+    let of = |sha: &str| tags(&debian(&[]).env("SDK_REF", "x").env("SDK_SHA", sha).target());
+    assert_eq!(of("12345671234567")[0], "1234567-debian");
+    for word in ["main", "latest", "1"] {
+        assert!(!of(word).contains(&format!("{word}-debian")), "{word}");
+    }
+    let tags = |git_ref: &str, args: &[&str]| tags(&debian(args).env("SDK_REF", git_ref).target());
+    for git_ref in ["main", "refs/heads/main"] {
+        assert!(tags(git_ref, &[]).contains(&"main-debian".to_owned()));
+    }
+    // A commit can be any word, or digits alone.
+    for name in ["main", "Main", "latest", "1", "v1", "1.58", "1.58.0", "v1.58.0"] {
+        let head = format!("{}-debian", name.to_lowercase());
+        if name != "main" {
+            assert!(!tags(&format!("refs/heads/{name}"), &[]).contains(&head), "branch {name}");
+        }
+        let is_version = name.matches('.').count() == 2;
+        let released = tags(&format!("refs/tags/{name}"), &["--versioned-tag"]);
+        assert!(is_version || !released.contains(&head), "tag {name}: {released:?}");
+    }
+    assert!(tags("12-fix", &[]).contains(&"12-fix-debian".to_owned()));
+    assert!(tags("refs/tags/1.58.0", &["--versioned-tag"]).contains(&"1-debian".to_owned()));
 }
 
 #[test]

@@ -1,44 +1,11 @@
-//! `--prebuilt-sdist`: archives that are looked through before a build gets them.
+//! `--prebuilt-sdist`: archives that are named before a build gets them.
 
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
 use crate::support::engine::{Engine, docker};
-use crate::support::{Folder, Xtask};
-
-/// A tar entry: name, type, link, content.
-type Entry<'a> = (&'a str, u8, &'a str, &'a [u8]);
-
-fn tar(entries: &[Entry]) -> Vec<u8> {
-    let mut tar = Vec::new();
-    for (name, kind, link, content) in entries {
-        let mut header = [0_u8; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[100..108].copy_from_slice(b"0000644\0");
-        header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
-        header[136..148].copy_from_slice(b"00000000000\0");
-        header[148..156].fill(b' ');
-        header[156] = *kind;
-        header[157..157 + link.len()].copy_from_slice(link.as_bytes());
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        let sum = header.iter().map(|&byte| u32::from(byte)).sum::<u32>();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        tar.extend(header);
-        tar.extend(*content);
-        tar.resize(tar.len().next_multiple_of(512), 0);
-    }
-    tar.resize(tar.len() + 1024, 0);
-    tar
-}
-
-fn gzip(content: &[u8]) -> Vec<u8> {
-    let pipes = Command::new("gzip").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut gzip = pipes.unwrap();
-    gzip.stdin.take().unwrap().write_all(content).unwrap();
-    gzip.wait_with_output().unwrap().stdout
-}
+use crate::support::{Folder, Xtask, strings};
 
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
@@ -74,59 +41,61 @@ fn write(folder: &Folder, name: &str, content: &[u8]) -> PathBuf {
     path
 }
 
-fn print(checkout: &Folder, path: &Path) -> Xtask {
-    let args = ["image", "--print", "--variant=debian", "--prebuilt-sdist", path.to_str().unwrap()];
-    Xtask::within(&checkout.0, &args)
+fn print(path: &std::path::Path) -> Xtask {
+    Xtask::print(&["--variant=debian", "--prebuilt-sdist", path.to_str().unwrap()])
 }
 
 #[test]
-fn good_archives_reach_bake_as_a_context() {
-    let (folder, checkout) = (Folder::new("good"), Folder::checkout("good-checkout"));
-    let long = format!("p-1/{}", "x".repeat(90));
-    let sdist = gzip(&tar(&[
-        ("p-1/", b'5', "", b""),
-        (&long, b'0', "", b"content"),
-        ("p-1/a/b", b'2', "../c", b""),
-    ]));
-    for (name, content) in [
-        ("p-1.tar.gz", sdist),
-        ("p-1-py3-none-any.whl", zip(&[("p/__init__.py", ""), ("p-1.dist-info/METADATA", "x")])),
-    ] {
-        let target = print(&checkout, &write(&folder, name, &content)).target();
+fn archives_reach_bake_as_a_context() {
+    let folder = Folder::new("good");
+    for name in ["unknown-0.0.0.tar.gz", "openhands_sdk-1.2.3-py3-none-any.whl"] {
+        let target = print(&write(&folder, name, name.as_bytes())).target();
         let context = target["contexts"]["prebuilt"].as_str().unwrap();
         assert!(context.contains("/target/prebuilt/"), "{context}");
     }
-    print(&checkout, &folder.0).target();
+    print(&folder.0).target();
 }
 
 #[test]
-fn what_is_no_archive_or_reaches_outside_is_refused() {
-    let (folder, checkout) = (Folder::new("bad"), Folder::checkout("bad-checkout"));
-    let file = (b'0', "", b"".as_slice());
-    let entry = |name| gzip(&tar(&[(name, file.0, file.1, file.2)]));
-    let link = |kind, to| gzip(&tar(&[("p-1/link", kind, to, b"")]));
-    let good = entry("p-1/file");
-    let cases: [(&str, Vec<u8>, &str); 13] = [
-        ("a.tar.gz", b"no archive".to_vec(), "a.tar.gz"),
-        ("a.tar.gz", Vec::new(), "a.tar.gz"),
-        ("a.tar.gz", gzip(b"no archive"), "a.tar.gz"),
-        ("a.tar.gz", good[..good.len() - 12].to_vec(), "a.tar.gz"),
-        ("a.tar.gz", gzip(&[0; 1024]), "a.tar.gz"),
-        ("a.tar.gz", entry("../evil"), "../evil"),
-        ("a.tar.gz", entry("p/../../evil"), "p/../../evil"),
-        ("a.tar.gz", entry("/etc/passwd"), "/etc/passwd"),
-        ("a.tar.gz", link(b'2', "../../evil"), "p-1/link"),
-        ("a.tar.gz", link(b'1', "/etc/passwd"), "p-1/link"),
-        ("a.whl", b"no archive".to_vec(), "a.whl"),
-        ("a.whl", zip(&[("../evil", "")]), "../evil"),
-        ("a.txt", good.clone(), ".whl"),
-    ];
-    for (name, content, part) in cases {
-        let path = write(&folder, name, &content);
-        let said = print(&checkout, &path).refused();
-        assert!(said.contains(part), "{name}: {said} lacks {part:?}");
-        fs::remove_file(path).unwrap();
+fn release_tags_have_the_version_that_goes_into_the_image() {
+    let folder = Folder::new("version");
+    for (name, version) in [
+        ("openhands_sdk-1.43.1-py3-none-any.whl", Some("1.43.1")),
+        ("openhands-sdk-1.43.1.tar.gz", Some("1.43.1")),
+        ("openhands-1.43.1.tar.gz", Some("1.43.1")),
+        ("unknown-0.0.0.tar.gz", None),
+    ] {
+        let call = print(&write(&folder, name, b"")).env("SDK_REF", "x");
+        let mut call = call;
+        call.0.args(["--versioned-tag", "--image=r.io/i", "--custom-tags=t"]);
+        let target = call.target();
+        let tags = strings(&target["tags"]);
+        let released = tags.iter().find(|tag| tag.matches('.').count() == 3);
+        assert_eq!(
+            released.copied(),
+            version.map(|version| format!("r.io/i:{version}-t")).as_deref()
+        );
     }
+}
+
+#[test]
+fn what_is_no_archive_or_is_there_twice_is_refused() {
+    let folder = Folder::new("bad");
+    let said = print(&write(&folder, "a.txt", b"")).refused();
+    assert!(said.contains("a.txt") && said.contains(".tar.gz"), "{said}");
+    let said = print(&folder.0).refused();
+    assert!(said.contains(".whl"), "{said}");
+    // PyPI takes these names for one.
+    let names = ["openhands_sdk-1.2.3-py3-none-any.whl", "OpenHands.SDK-1.2.4.tar.gz"];
+    for name in names {
+        write(&folder, name, b"");
+    }
+    let said = print(&folder.0).refused();
+    assert!(names.iter().all(|name| said.contains(name)), "{said}");
+    let pipe = folder.0.join("pipe.tar.gz");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let said = print(&pipe).refused();
+    assert!(said.contains("not a regular file"), "{said}");
 }
 
 #[test]

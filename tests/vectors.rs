@@ -1,5 +1,5 @@
-//! The cases that the Python helper computed. Tags and caches must be the same, but for the
-//! differences that design sections 4 and 5 name.
+//! The cases that the Python helper computed. Tags and caches must be the same, but where two
+//! different inputs would get one name there, or a name that no registry takes.
 
 use crate::support::{Xtask, is_valid_tag, strings};
 use serde_json::Value;
@@ -16,6 +16,7 @@ fn call(input: &Value) -> Xtask {
         format!("--image={}", text("image")),
         format!("--target={}", text("target")),
     ];
+    args.extend(input["image_flavor"].as_str().map(|name| format!("--image-flavor={name}")));
     args.extend(input["arch"].as_str().map(|arch| format!("--arch={arch}")));
     args.extend(input["release"].as_bool().filter(|&on| on).map(|_| "--versioned-tag".to_owned()));
     Xtask::print(&args.iter().map(String::as_str).collect::<Vec<_>>())
@@ -71,11 +72,10 @@ fn check_caches(case: &Value, target: &Value) {
     if case["input"]["git_ref"] == "" {
         return;
     }
-    // Nothing but main may read as main: what the helper gives a branch `Main` is not to be had.
-    let impostor = case["input"]["git_ref"] == "refs/heads/Main";
+    // Nothing but main may read as main, which is what the helper calls a branch `Main` too.
     let (from, to) = (strings(&target["cache-from"]), strings(&target["cache-to"]));
     let (read, written) = (attributes(&from, "ref"), attributes(&to, "ref"));
-    if impostor {
+    if is_impostor(case) {
         assert_eq!(read.len(), 4, "{case:#}");
         assert!(written.iter().all(|written| !written.ends_with("-main")), "{written:#?}");
         return;
@@ -90,16 +90,57 @@ fn check_caches(case: &Value, target: &Value) {
     check_refs(case, &written, &expected.collect::<Vec<_>>());
 }
 
+/// Is it of a branch that is called like main, but for case?
+fn is_impostor(case: &Value) -> bool {
+    let git_ref = case["input"]["git_ref"].as_str().unwrap();
+    git_ref != "refs/heads/main" && git_ref.eq_ignore_ascii_case("refs/heads/main")
+}
+
 /// The tags of the target. Those of a branch `Main` are closed by a digest, since they would move
 /// main's own; they are compared without it.
 fn tags_to_compare<'a>(case: &Value, target: &'a Value) -> Vec<&'a str> {
     let mut tags = strings(&target["tags"]);
-    if case["input"]["git_ref"] == "refs/heads/Main" {
+    if is_impostor(case) {
         for tag in tags.iter_mut().filter(|tag| tag.contains(":main-")) {
             *tag = &tag[..tag.len() - 13];
         }
     }
     tags
+}
+
+/// The newest helper's cases with flavors. It has no shared cache any more, so only the image's own
+/// is compared, and it reads main's scope twice on main.
+#[test]
+fn the_newest_helpers_cases_hold_with_flavors() {
+    let cases = include_str!("flavors.jsonl").lines().collect::<Vec<_>>();
+    assert_eq!(cases.len(), 60);
+    for case in cases {
+        let mut case: Value = serde_json::from_str(case).unwrap();
+        let image = case["input"]["image"].as_str().unwrap().to_owned();
+        if image != image.to_lowercase() {
+            assert!(call(&case["input"]).refused().contains(&image));
+            continue;
+        }
+        let mut target = call(&case["input"]).target();
+        let tag = |tag: &str| tag.strip_prefix(&format!("{image}:")).unwrap().to_owned();
+        let mut expected =
+            strings(&case["expected"]["tags"]).into_iter().map(tag).collect::<Vec<_>>();
+        let mut seen = std::collections::BTreeSet::new();
+        expected.retain(|tag| seen.insert(tag.clone()));
+        check_refs(&case, &tags_to_compare(&case, &target), &expected);
+        for key in ["cache-from", "cache-to"] {
+            let is_own = |entry: &Value| !entry.as_str().unwrap().contains(":buildcache-shared-");
+            target[key].as_array_mut().unwrap().retain(|entry| is_own(entry) || is_impostor(&case));
+        }
+        let read = case["expected"]["cache_from"].as_array_mut().unwrap();
+        read.dedup();
+        // The flavor ends the slug, before the architecture.
+        let flavor = case["input"]["image_flavor"].as_str().unwrap();
+        let flavor = if flavor == "default" { String::new() } else { format!("-{flavor}") };
+        let slug = case["expected"]["base_image_slug"].as_str().unwrap().to_owned() + &flavor;
+        case["expected"]["base_image_slug"] = slug.into();
+        check_caches(&case, &target);
+    }
 }
 
 #[test]

@@ -32,27 +32,3 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_typing_error_is_near_and_another_word_is_not() {
-        let known = || ["--target", "--platforms", "--push", "run"].into_iter();
-        assert_eq!(closest("--targte", known()), Some("--target"));
-        assert_eq!(closest("--platform", known()), Some("--platforms"));
-        assert_eq!(closest("rnu", known()), None, "two of three letters");
-        assert_eq!(closest("rum", known()), Some("run"));
-        assert_eq!(closest("--frobnicate", known()), None);
-        assert_eq!(closest("", known()), None);
-        assert_eq!(suggestion("--pusch", known()), " did you mean --push?");
-    }
-
-    #[test]
-    fn edits_are_counted() {
-        for (a, b, edits) in [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3)] {
-            assert_eq!((distance(a, b), distance(b, a)), (edits, edits), "{a} {b}");
-        }
-    }
-}

@@ -1,5 +1,5 @@
-//! All JSON that buildx gets: each bake is asked of the plan and handed over as it is. Nothing edits
-//! it afterwards, neither as text nor by `--set`.
+//! All JSON that buildx gets: each bake is asked of the plan and handed over as it is. Nothing
+//! edits it afterwards, neither as text nor by `--set`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -40,20 +40,18 @@ impl Naming<'_> {
     }
 
     fn image_cache(&self) -> String {
-        self.with_suffixes(format!("buildcache-{}-{}", self.target, tag::slug(self.base_image)))
+        let slug = tag::slug(self.base_image);
+        format!("buildcache-{}-{slug}{}", self.target, self.suffixes())
     }
 
     fn shared_cache(&self) -> String {
-        self.with_suffixes(format!("buildcache-shared-{}", self.target))
+        format!("buildcache-shared-{}{}", self.target, self.suffixes())
     }
 
     /// Jobs of different flavors or architectures must not overwrite each other's caches.
-    fn with_suffixes(&self, cache: String) -> String {
-        let cache = format!("{cache}{}", self.flavor.suffix());
-        match self.arch {
-            Some(arch) => format!("{cache}-{arch}"),
-            None => cache,
-        }
+    fn suffixes(&self) -> String {
+        let arch = self.arch.map(|arch| format!("-{arch}")).unwrap_or_default();
+        self.flavor.suffix() + &arch
     }
 
     fn scoped(&self, cache: &str, git_ref: &str) -> String {

@@ -17,6 +17,7 @@ use pico_args::Arguments;
 
 pub use self::arguments::{files, variable};
 use self::base_images::{Shard, is_reference, read_list};
+use self::flags::Flag;
 pub use self::values::{
     AcpProvider, Capability, Check, Delivery, Flavor, Mode, Style, is_repository, without_repeats,
 };
@@ -128,10 +129,21 @@ impl Request {
             image: values::repository(
                 image.unwrap_or_else(|| "ghcr.io/openhands/agent-server".to_owned()),
             )?,
-            flavor: flavor(args)?,
+            flavor: one(&flags::IMAGE_FLAVOR, args, Flavor::ALL, Flavor::name)?
+                .unwrap_or(Flavor::Default),
             target: flags::TARGET.text(args)?.unwrap_or_else(|| "binary".to_owned()),
-            capabilities: capabilities(args)?,
-            acp_providers: acp_providers(args)?,
+            capabilities: set(
+                &flags::INSTALL_CAPABILITIES,
+                args,
+                Capability::ALL,
+                Capability::name,
+            )?,
+            acp_providers: set(
+                &flags::INSTALL_ACP_PROVIDERS,
+                args,
+                AcpProvider::ALL,
+                AcpProvider::name,
+            )?,
             sdk_project_root: flags::SDK_PROJECT_ROOT.text(args)?.map(PathBuf::from),
             prebuilt_sdist: flags::PREBUILT_SDIST.text(args)?.map(PathBuf::from),
             allow_dirty: flags::ALLOW_DIRTY.is_given(args),
@@ -141,8 +153,8 @@ impl Request {
             ci,
             versioned_tag: flags::VERSIONED_TAG.is_given(args)
                 || flags::VERSIONED_TAG.switch()?.unwrap_or(false),
-            check: check(args)?,
-            cache_mode: cache_mode()?,
+            check: one(&flags::CHECK, args, Check::ALL, Check::name)?.unwrap_or(Check::First),
+            cache_mode: one(&flags::CACHE_MODE, args, Mode::ALL, Mode::name)?.unwrap_or(Mode::Max),
             shared_export: flags::SHARED_EXPORT.switch()?.unwrap_or(false),
             cache_dir: flags::CACHE_DIR.path()?,
             sha: arguments::first_of([flags::SDK_SHA.variable, "GITHUB_SHA"])?,
@@ -216,46 +228,32 @@ fn delivery(args: &mut Arguments, ci: bool) -> Result<Delivery> {
     }
 }
 
-fn flavor(args: &mut Arguments) -> Result<Flavor> {
-    let flag = &flags::IMAGE_FLAVOR;
-    let name = flag.text(args)?;
-    let flavor = name.map(|name| values::choose(&flag.label(), &name, &Flavor::ALL, Flavor::name));
-    Ok(flavor.transpose()?.unwrap_or(Flavor::Default))
-}
-
-fn capabilities(args: &mut Arguments) -> Result<Vec<Capability>> {
-    let flag = &flags::INSTALL_CAPABILITIES;
-    let all = &Capability::ALL;
+/// The set that `flag` names of `all`, or all of it; an empty value is none.
+fn set<T: Copy + PartialEq>(
+    flag: &Flag,
+    args: &mut Arguments,
+    all: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<Vec<T>> {
     match flag.text_or_empty(args)? {
-        Some(list) => values::choose_set(&flag.label(), &list, all, Capability::name),
+        Some(list) => values::choose_set(&flag.label(), &list, all, name),
         None => Ok(all.to_vec()),
     }
 }
 
-fn acp_providers(args: &mut Arguments) -> Result<Vec<AcpProvider>> {
-    let flag = &flags::INSTALL_ACP_PROVIDERS;
-    let all = &AcpProvider::ALL;
-    match flag.text_or_empty(args)? {
-        Some(list) => values::choose_set(&flag.label(), &list, all, AcpProvider::name),
-        None => Ok(all.to_vec()),
-    }
-}
-
-fn check(args: &mut Arguments) -> Result<Check> {
-    let flag = &flags::CHECK;
-    let name = flag.value(args)?;
-    let check = name.map(|name| values::choose(&flag.label(), &name, &Check::ALL, Check::name));
-    Ok(check.transpose()?.unwrap_or(Check::First))
-}
-
-fn cache_mode() -> Result<Mode> {
-    let name = flags::CACHE_MODE.variable;
-    let mode = variable(name)?.map(|mode| values::choose(name, &mode, &Mode::ALL, Mode::name));
-    Ok(mode.transpose()?.unwrap_or(Mode::Max))
+/// The one of `all` that `flag` names, else its variable.
+fn one<T: Copy>(
+    flag: &Flag,
+    args: &mut Arguments,
+    all: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<Option<T>> {
+    let text = if flag.name.is_empty() { variable(flag.variable)? } else { flag.text(args)? };
+    text.map(|text| values::choose(&flag.label(), &text, all, name)).transpose()
 }
 
 fn cache_timeout() -> Result<Duration> {
-    const DEFAULT: Duration = Duration::from_mins(10);
+    const DEFAULT: Duration = Duration::from_secs(600);
     let name = flags::CACHE_TIMEOUT.variable;
     let time = variable(name)?.map(|time| values::time(name, &time)).transpose()?;
     Ok(time.unwrap_or(DEFAULT))

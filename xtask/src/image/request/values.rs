@@ -8,6 +8,23 @@ use anyhow::Result;
 use crate::error::usage;
 use crate::similar::suggestion;
 
+/// Makes an enum whose values have names: the one table for reading, help and errors.
+macro_rules! choice {
+    ($(#[$doc:meta])* $type:ident { $($(#[$about:meta])* $value:ident $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $type { $($(#[$about])* $value,)* }
+
+        impl $type {
+            pub const ALL: &[$type] = &[$($type::$value),*];
+
+            pub fn name(self) -> &'static str {
+                match self { $($type::$value => $name,)* }
+            }
+        }
+    };
+}
+
 /// Where a finished image goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
@@ -17,125 +34,66 @@ pub enum Delivery {
     Load,
 }
 
-/// How much of the build cache is exported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Nothing.
-    Off,
-    /// The layers of the image itself.
-    Min,
-    /// The layers of every stage.
-    Max,
-}
-
-impl Mode {
-    pub const ALL: [Mode; 3] = [Mode::Off, Mode::Min, Mode::Max];
-
-    /// The name that people and buildx use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Off => "off",
-            Mode::Min => "min",
-            Mode::Max => "max",
-        }
+choice! {
+    /// How much of the build cache is exported.
+    Mode {
+        /// Nothing.
+        Off "off",
+        /// The layers of the image itself.
+        Min "min",
+        /// The layers of every stage.
+        Max "max",
     }
 }
 
-/// What an image is made for, which is part of its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flavor {
-    Default,
-    /// Without ACP providers.
-    Slim,
-    /// Without ACP providers, and without what only `base-image` has.
-    Minimal,
+choice! {
+    /// What an image is made for, which is part of its name.
+    Flavor {
+        Default "default",
+        /// Without ACP providers.
+        Slim "slim",
+        /// Without ACP providers, and usually the target `binary-minimal`.
+        Minimal "minimal",
+    }
+}
+
+choice! {
+    /// A part of the full base image that can be left out.
+    Capability {
+        VsCode "vscode",
+        Browser "browser",
+        Docker "docker",
+    }
+}
+
+choice! {
+    /// A program that speaks the Agent Client Protocol.
+    AcpProvider {
+        ClaudeCode "claude-code",
+        Codex "codex",
+        GeminiCli "gemini-cli",
+    }
+}
+
+choice! {
+    /// Which images are started in the build before they get a name.
+    Check {
+        /// The first one of each variant and target.
+        First "first",
+        All "all",
+        Off "off",
+    }
 }
 
 impl Flavor {
-    pub const ALL: [Flavor; 3] = [Flavor::Default, Flavor::Slim, Flavor::Minimal];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Flavor::Default => "default",
-            Flavor::Slim => "slim",
-            Flavor::Minimal => "minimal",
-        }
-    }
-
     /// What it adds to the names of tags and caches: the default adds nothing, so that images
     /// without a flavor keep the names they always had.
-    pub fn suffix(self) -> &'static str {
-        match self {
-            Flavor::Default => "",
-            Flavor::Slim => "-slim",
-            Flavor::Minimal => "-minimal",
-        }
+    pub fn suffix(self) -> String {
+        if self == Flavor::Default { String::new() } else { format!("-{}", self.name()) }
     }
 
     pub fn has_acp_providers(self) -> bool {
         self == Flavor::Default
-    }
-}
-
-/// A part of the full base image that can be left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Capability {
-    VsCode,
-    Browser,
-    Docker,
-}
-
-impl Capability {
-    pub const ALL: [Capability; 3] = [Capability::VsCode, Capability::Browser, Capability::Docker];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Capability::VsCode => "vscode",
-            Capability::Browser => "browser",
-            Capability::Docker => "docker",
-        }
-    }
-}
-
-/// A program that speaks the Agent Client Protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AcpProvider {
-    ClaudeCode,
-    Codex,
-    GeminiCli,
-}
-
-impl AcpProvider {
-    pub const ALL: [AcpProvider; 3] =
-        [AcpProvider::ClaudeCode, AcpProvider::Codex, AcpProvider::GeminiCli];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            AcpProvider::ClaudeCode => "claude-code",
-            AcpProvider::Codex => "codex",
-            AcpProvider::GeminiCli => "gemini-cli",
-        }
-    }
-}
-
-/// Which images are started in the build before they get a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// The first one of each variant and target.
-    First,
-    All,
-    Off,
-}
-
-impl Check {
-    pub const ALL: [Check; 3] = [Check::First, Check::All, Check::Off];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Check::First => "first",
-            Check::All => "all",
-            Check::Off => "off",
-        }
     }
 }
 
@@ -334,41 +292,4 @@ pub fn is_repository(image: &str) -> bool {
             })
     };
     image.len() <= 255 && segments.into_iter().all(is_segment)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn a_time_is_a_number_and_at_most_one_unit() {
-        for (text, seconds) in [("600", 600), (" 10m ", 600), ("90s", 90), ("2h", 7200)] {
-            assert_eq!(time("T", text).unwrap().as_secs(), seconds, "{text}");
-        }
-        for text in
-            ["", "0", "0m", "10mm", "+5m", "-1", "m", "1d", "1.5m", "1 m", "9".repeat(30).as_str()]
-        {
-            assert!(time("T", text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_set_has_the_order_of_the_table() {
-        let set = |text| choose_set("C", text, &Capability::ALL, Capability::name);
-        assert_eq!(set("docker, vscode,docker").unwrap(), [Capability::VsCode, Capability::Docker]);
-        assert_eq!(set("").unwrap(), []);
-        let error = set("vscode,brwoser").unwrap_err().to_string();
-        assert!(error.contains("did you mean browser?"), "{error}");
-        assert!(error.contains("vscode, browser, docker"), "{error}");
-    }
-
-    #[test]
-    fn numbers_have_digits_only() {
-        assert_eq!(jobs("8").unwrap(), 8);
-        for text in ["", "0", "+5", "-1", "1e3", "٣"] {
-            assert!(jobs(text).is_err(), "{text}");
-        }
-    }
 }
