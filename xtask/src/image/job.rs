@@ -10,28 +10,25 @@ use super::build::batch::{Built, Image, Row, Run};
 use super::build::builder;
 use super::build::buildx::{Buildx, Docker, End};
 use super::build::cache_dir::Reading;
-use super::build::checkout;
 use super::build::observer::Observer;
 use super::build::probe::Probe;
 use super::build::registry::Registry;
-use super::plan::{Facts, Plan, Target, tag};
+use super::build::server;
+use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
 use super::report::console::Console;
 use super::report::image::ImageReport;
 use super::report::last_build::{self, Build, Record};
 use super::report::{Report, build_info, failed, github};
-use super::request::definition::{self, Definition};
-use super::request::prebuilt::Prebuilt;
-use super::request::source::Source;
+use super::request::definition::Definition;
 use super::request::{Delivery, Request};
 
 /// A request with everything that was found out for it, ready to be built.
 pub struct Job {
     request: Request,
-    source: Source,
+    server: server::Found,
     pub plan: Plan,
     build_info: Option<build_info::Place>,
-    prebuilt: Option<Prebuilt>,
 }
 
 /// A run that has ended.
@@ -47,27 +44,14 @@ impl Job {
     ///
     /// # Errors
     /// A usage error for a request that can't be built.
-    pub fn new(sh: &Shell, mut request: Request) -> Result<Self> {
+    pub fn new(sh: &Shell, request: Request) -> Result<Self> {
         let definition = Definition::read(sh)?;
-        let source = checkout::source(sh, request.sha.take(), request.git_ref.take());
-        let prebuilt = request.prebuilt_sdist.as_deref().map(|path| Prebuilt::open(sh, path));
-        let prebuilt = prebuilt.transpose()?;
-        let of_prebuilt = prebuilt.as_ref().and_then(Prebuilt::version).map(str::to_owned);
-        let version = match (request.versioned_tag, request.version.take().or(of_prebuilt)) {
-            (false, _) => None,
-            (true, Some(version)) => Some(version),
-            (true, None) => Some(definition::pinned_version(sh)?),
-        };
-        let facts = Facts {
-            source: &source,
-            version: version.as_deref(),
-            prebuilt: prebuilt.as_ref().map(Prebuilt::folder),
-        };
-        let plan = Plan::new(&request, &definition, &facts)?;
+        let server = server::Found::find(sh, &request)?;
+        let plan = Plan::new(&request, &definition, &server.source)?;
         let images = plan.targets.len() * request.platforms.len().max(1);
         let build_info = request.build_info.as_deref();
         let build_info = build_info.map(|path| build_info::Place::new(path, images));
-        Ok(Job { build_info: build_info.transpose()?, request, source, plan, prebuilt })
+        Ok(Job { build_info: build_info.transpose()?, request, server, plan })
     }
 
     /// Builds the images, exports their caches, and reports.
@@ -93,9 +77,7 @@ impl Job {
             ));
             return self.write_outputs(&Built::new(&self.plan));
         }
-        if let Some(prebuilt) = &self.prebuilt {
-            prebuilt.stage()?;
-        }
+        self.server.prepare(&self.request, observer)?;
         let probe = Probe::start(&docker, &self.plan, self.request.cache_timeout);
         let builder = builder::check(&buildx, &mut self.plan);
         // Ended before anything else may fail, so that it leaves nothing behind.
@@ -145,8 +127,7 @@ impl Job {
 
     /// The images of the run, each with its last build.
     fn images<'a>(&'a self, sh: &Shell, built: &'a Built) -> Vec<ImageReport<'a>> {
-        let prebuilt = self.prebuilt.as_ref().map(Prebuilt::folder);
-        let inputs = LazyCell::new(|| Record::inputs(sh, prebuilt));
+        let inputs = LazyCell::new(|| Record::inputs(sh, self.server.source.folder.as_deref()));
         let compared = |row: &Row| {
             let bake = &built.bake(row).filter(|images| images.bake.end == End::Done)?.bake;
             let path = last_build::path(sh, &self.request, row.target);
@@ -173,7 +154,8 @@ impl Job {
 
     /// Writes the build information of an image that is done.
     fn on_done(&self, target: &Target, pushed: &Pushed) -> Result<()> {
-        let Job { request, source, build_info, .. } = self;
+        let Job { request, build_info, .. } = self;
+        let source = &self.server.source;
         match (build_info, request.delivery) {
             (Some(place), Delivery::Push) => {
                 build_info::write(request, source, target, pushed, place)
@@ -191,7 +173,7 @@ impl Job {
         let digests = done(built).map(|row| row.image.digest().unwrap_or_default());
         github::write_outputs(&[
             ("image", self.request.image.clone()),
-            ("short_sha", tag::short_sha(&self.source.sha).to_owned()),
+            ("short_sha", tag::short_sha(&self.server.source.sha).to_owned()),
             ("tags", tags.join("\n")),
             ("tags_csv", tags.join(",")),
             ("versioned_tags_csv", releases.collect::<Vec<_>>().join(",")),

@@ -15,7 +15,7 @@ use super::observer::Observer;
 use super::registry;
 use crate::error::Interrupted;
 use crate::image::plan::{Plan, Target};
-use crate::image::request::Delivery;
+use crate::image::request::{Check, Delivery};
 
 /// Pauses before an image is built again that failed for a passing reason.
 const PAUSES: [Duration; 3] =
@@ -71,6 +71,8 @@ pub struct Built<'a> {
     pub rows: Vec<Row<'a>>,
     pub bakes: Vec<ImagesBaked>,
     pub exports: Exports,
+    /// The variants of which an image has been started.
+    started: BTreeSet<String>,
 }
 
 impl<'a> Built<'a> {
@@ -78,7 +80,8 @@ impl<'a> Built<'a> {
     pub fn new(plan: &'a Plan) -> Self {
         let rows = plan.targets.iter();
         let rows = rows.map(|target| Row { target, image: Image::Waiting, retries: 0 }).collect();
-        Built { rows, bakes: Vec::new(), exports: Exports::default() }
+        let (bakes, exports, started) = (Vec::new(), Exports::default(), BTreeSet::new());
+        Built { rows, bakes, exports, started }
     }
 
     /// Finds the images that the registry has under all their tags; returns how many.
@@ -178,7 +181,9 @@ impl Run<'_> {
         let Run { buildx, plan, builder, .. } = *self;
         let targets = group.iter().map(|&number| built.rows[number].target).collect::<Vec<_>>();
         let targets = targets.as_slice();
-        let mut baked = Images { buildx, builder, plan, targets }.build(self.unread)?;
+        let checked = self.to_check(targets, built);
+        let checked = checked.as_slice();
+        let mut baked = Images { buildx, builder, plan, targets, checked }.build(self.unread)?;
         // What the first bake leaves in the builder, the others find there.
         let is_first = built.bakes.is_empty() && baked.unread == *self.unread;
         baked.builder_was_empty = if is_first { builder.was_empty } else { Some(false) };
@@ -186,6 +191,7 @@ impl Run<'_> {
         built.bakes.push(baked);
         match end {
             End::Done => {
+                built.started.extend(checked.iter().map(|target| target.built_as.clone()));
                 self.deliver(group, targets, built)?;
                 Ok(Vec::new())
             }
@@ -193,6 +199,18 @@ impl Run<'_> {
             End::TimedOut => self.divided(group, built),
             End::Failed(_) => self.after_failure(group, built),
         }
+    }
+
+    /// Those of `targets` that have to start before they are delivered: all, or the first of each
+    /// variant.
+    fn to_check<'a>(&self, targets: &[&'a Target], built: &Built) -> Vec<&'a Target> {
+        let mut started = built.started.clone();
+        let due = targets.iter().filter(|target| match self.buildx.request.check {
+            Check::All => true,
+            Check::First => started.insert(target.built_as.clone()),
+            Check::Off => false,
+        });
+        due.copied().collect()
     }
 
     /// Notes which images of `group` the last bake failed by. Returns what is to be built again.

@@ -297,7 +297,7 @@ impl Exporter<'_> {
     /// empty can't have had it from elsewhere, nor from a cache of which this one has all layers.
     fn is_needless(&self, export: &Export, known: &BTreeMap<String, Content>) -> bool {
         let Place::Registry(reference) = export.place else { return false };
-        let steps = self.images.bake.trace.steps(&export.target.name);
+        let steps = self.images.steps(&export.target.name);
         let all_cached =
             steps.is_some_and(|steps| steps.iter().all(|step| step.cached == Some(true)));
         if !all_cached || self.images.builder_was_empty != Some(true) {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::builder::Builder;
 use super::buildkit::Cause;
 use super::buildx::{Baked, Buildx, End};
-use super::trace::{Failure, Trace};
+use super::trace::{Failure, Phase, Span, Step, Trace};
 use crate::image::plan::bake_file::{BakeFile, ImageBake};
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Delivery, Request};
@@ -20,6 +20,8 @@ pub type Unread = BTreeMap<String, String>;
 pub struct ImagesBaked {
     /// The last try.
     pub bake: Baked,
+    /// The bake that started some of the images before this one delivered them.
+    check: Option<Box<ImagesBaked>>,
     /// Whether the builder had no build cache before; `None` where that is not known.
     pub builder_was_empty: Option<bool>,
     pub unread: Unread,
@@ -30,7 +32,37 @@ pub struct ImagesBaked {
 impl ImagesBaked {
     /// The events of the try that read the caches.
     pub fn reading(&self) -> &Trace {
-        self.first_read.as_ref().unwrap_or(&self.bake.trace)
+        match (&self.check, &self.first_read) {
+            (Some(check), _) => check.reading(),
+            (None, first_read) => first_read.as_ref().unwrap_or(&self.bake.trace),
+        }
+    }
+
+    /// The events of the bake that ran the steps of `target` first.
+    fn first_bake(&self, target: &str) -> &Trace {
+        let check = self.check.as_ref().map(|check| &check.bake.trace);
+        check.filter(|trace| trace.steps(target).is_some()).unwrap_or(&self.bake.trace)
+    }
+
+    /// As [`Trace::steps`], for the bake that ran them.
+    pub fn steps(&self, target: &str) -> Option<Vec<Step>> {
+        self.first_bake(target).steps(target)
+    }
+
+    /// As [`Trace::spans`], for all bakes.
+    pub fn spans(&self, target: &str, phase: Phase) -> Option<Vec<Span>> {
+        let mut spans = self.bake.trace.spans(target, phase)?;
+        if let Some(check) = &self.check {
+            spans.extend(check.bake.trace.spans(target, phase).into_iter().flatten());
+        }
+        Some(spans)
+    }
+
+    /// As [`Trace::context_bytes`], for all bakes.
+    pub fn context_bytes(&self) -> Option<u64> {
+        let check = self.check.as_ref().and_then(|check| check.context_bytes());
+        let own = self.bake.trace.context_bytes();
+        check.into_iter().chain(own).reduce(|sum, bytes| sum + bytes)
     }
 }
 
@@ -50,48 +82,64 @@ pub struct Images<'a> {
     pub builder: &'a Builder,
     pub plan: &'a Plan,
     pub targets: &'a [&'a Target],
+    /// Those that have to start before any is delivered.
+    pub checked: &'a [&'a Target],
 }
 
 impl Images<'_> {
-    /// Builds the images; their caches are exported later, where that is possible. The caches in
-    /// `unread` are not read; those that break the build, or keep it waiting, are left out of
-    /// another try.
+    /// Builds the images, and delivers them where all that are checked have started. Their caches
+    /// are exported later, where that is possible. The caches in `unread` are not read; those that
+    /// break the build, or keep it waiting, are left out of another try.
     ///
     /// # Errors
     /// A docker that can't be started.
     pub fn build(&self, unread: &Unread) -> Result<ImagesBaked> {
+        if self.checked.is_empty() {
+            return self.bake(unread, |unread| self.file(unread));
+        }
+        let check = self.bake(unread, |unread| self.plan.checks(self.checked, &names(unread)))?;
+        if check.bake.end != End::Done {
+            return Ok(check);
+        }
+        let images = self.bake(&check.unread, |unread| self.file(unread))?;
+        Ok(ImagesBaked { check: Some(Box::new(check)), ..images })
+    }
+
+    /// Bakes what `file` returns for the caches that are not to be read.
+    fn bake(&self, unread: &Unread, file: impl Fn(&Unread) -> BakeFile) -> Result<ImagesBaked> {
         let buildx = &self.buildx;
         let mut unread = unread.clone();
-        let mut bake = buildx.bake(&self.file(&unread), None)?;
+        let mut bake = buildx.bake(&file(&unread), None)?;
         let is_taken = |failure: Failure| Cause::of(failure.error) == Cause::TagTaken;
         // Two runs that load one tag at once disturb each other in the engine.
         if matches!(bake.end, End::Failed(_)) && bake.trace.failures().any(is_taken) {
             buildx.observer.warn("another run loaded the same tag at the same time; retrying");
-            bake = buildx.bake(&self.file(&unread), None)?;
+            bake = buildx.bake(&file(&unread), None)?;
         }
         let mut first_read = None;
         loop {
             let broken = self.broken_caches(&bake);
-            if broken.keys().all(|name| unread.contains_key(name)) {
-                return Ok(ImagesBaked { bake, builder_was_empty: None, unread, first_read });
-            }
-            buildx.observer.warn("a cache is broken; retrying without it");
-            unread.extend(broken);
-            // What hangs may keep hanging in the builder. All steps have run by now, so the retry
-            // gets no more time than an export.
             let is_late = bake.end == End::TimedOut;
-            let deadline = is_late.then(|| Instant::now() + buildx.request.cache_timeout);
-            let retried = buildx.bake(&self.file(&unread), deadline)?;
-            first_read.get_or_insert(std::mem::replace(&mut bake, retried).trace);
-            if is_late {
-                return Ok(ImagesBaked { bake, builder_was_empty: None, unread, first_read });
+            if !broken.keys().all(|name| unread.contains_key(name)) {
+                buildx.observer.warn("a cache is broken; retrying without it");
+                unread.extend(broken);
+                // What hangs may keep hanging in the builder. All steps have run by now, so the
+                // retry gets no more time than an export.
+                let deadline = is_late.then(|| Instant::now() + buildx.request.cache_timeout);
+                let retried = buildx.bake(&file(&unread), deadline)?;
+                first_read.get_or_insert(std::mem::replace(&mut bake, retried).trace);
+                if !is_late {
+                    continue;
+                }
             }
+            let (check, builder_was_empty) = (None, None);
+            return Ok(ImagesBaked { bake, check, builder_was_empty, unread, first_read });
         }
     }
 
     fn file(&self, unread: &Unread) -> BakeFile {
         let is_apart = exports_apart(self.buildx.request);
-        let without = unread.keys().cloned().collect::<BTreeSet<_>>();
+        let without = names(unread);
         let is_push = self.buildx.request.delivery == Delivery::Push;
         let how = ImageBake {
             with_exports: !is_apart,
@@ -118,4 +166,8 @@ impl Images<'_> {
         let why = format!("it or another is broken: {}", broken.error);
         bake.trace.hits().into_iter().map(|name| (name, why.clone())).collect()
     }
+}
+
+fn names(unread: &Unread) -> BTreeSet<String> {
+    unread.keys().cloned().collect()
 }

@@ -12,4 +12,5 @@ pub mod images;
 pub mod observer;
 pub mod probe;
 pub mod registry;
+pub mod server;
 pub mod trace;

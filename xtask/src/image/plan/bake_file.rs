@@ -43,6 +43,9 @@ pub struct CacheExport<'a> {
 /// it takes the place of. A run's own targets begin with a variant's name, which has no `_` there.
 const INPUTS: &str = "_inputs";
 
+/// The stage that starts the server of the stage that the argument of this name says.
+pub const CHECK: &str = "check";
+
 impl Plan {
     /// The whole run in one bake, as `--print` shows it.
     pub fn print(&self) -> Value {
@@ -81,6 +84,20 @@ impl Plan {
         bake_file(targets.collect(), helper, false)
     }
 
+    /// The bake that makes the images of `targets`, starts each of them, and keeps nothing.
+    pub fn checks(&self, targets: &[&Target], without: &BTreeSet<String>) -> BakeFile {
+        let targets = targets.iter().map(|target| {
+            let mut bake = self.target(target, without);
+            bake.insert("target".to_owned(), json!(CHECK));
+            extend(&mut bake, "args", [("CHECK", literal(&self.stage))]);
+            bake.insert("cache-to".to_owned(), json!([]));
+            bake.insert("tags".to_owned(), json!([]));
+            bake.insert("output".to_owned(), json!(["type=cacheonly"]));
+            (target.name.clone(), bake)
+        });
+        bake_file(targets.collect(), None, false)
+    }
+
     /// The bake that writes caches of images that are built already, and keeps nothing else.
     pub fn exports(&self, exports: &[CacheExport], without: &BTreeSet<String>) -> BakeFile {
         let targets = exports.iter().map(|export| {
@@ -103,8 +120,10 @@ impl Plan {
         bake.insert("platforms".to_owned(), json!(self.platforms));
         let args = target.args.iter().map(|(name, value)| (*name, literal(value)));
         extend(&mut bake, "args", args);
-        if let Some(folder) = &self.prebuilt {
-            extend(&mut bake, "contexts", [("prebuilt", literal(&folder.to_string_lossy()))]);
+        let labels = target.labels.iter().map(|(name, value)| (*name, literal(value)));
+        extend(&mut bake, "labels", labels);
+        if let Some((name, folder)) = &self.context {
+            extend(&mut bake, "contexts", [(*name, literal(&folder.to_string_lossy()))]);
         }
         if let Some(bundle) = &self.ca_bundle {
             let source = csv_field(&format!("src={bundle}"));
@@ -202,15 +221,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::ffi::OsString;
-    use std::path::Path;
+    use std::path::PathBuf;
 
     use pico_args::Arguments;
 
     use super::*;
-    use crate::image::plan::Facts;
     use crate::image::request::Request;
     use crate::image::request::definition::Definition;
-    use crate::image::request::source::Source;
+    use crate::image::request::source::{Server, Source};
 
     const BAKE: &str = r#"{
         "group": { "default": { "targets": ["a"] } },
@@ -235,10 +253,16 @@ mod tests {
         let request = Request::read(&mut args, Vec::new()).unwrap();
         assert!(args.finish().is_empty());
         let definition = Definition::parse(BAKE, "FROM x AS final").unwrap();
-        let source = Source { sha: "0123456789".to_owned(), git_ref: "main".to_owned() };
-        let prebuilt = Some(Path::new("/tmp/${p}"));
-        Plan::new(&request, &definition, &Facts { source: &source, version: None, prebuilt })
-            .unwrap()
+        let source = Source {
+            sha: "0123456789".to_owned(),
+            git_ref: "main".to_owned(),
+            created: None,
+            is_dirty: false,
+            server: Server::Release,
+            folder: Some(PathBuf::from("/tmp/${p}")),
+            packages: Vec::new(),
+        };
+        Plan::new(&request, &definition, &source).unwrap()
     }
 
     const HOW: ImageBake = ImageBake {

@@ -7,7 +7,7 @@ pub mod shard;
 pub mod tag;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use self::cache::Place;
 use crate::error::usage;
 use crate::image::request::definition::{Definition, Variant};
-use crate::image::request::source::Source;
+use crate::image::request::source::{Source, UNKNOWN};
 use crate::image::request::{AcpProvider, Capability, Delivery, Mode, Request};
 
 /// A run, or the shard of one that was asked for.
@@ -28,8 +28,8 @@ pub struct Plan {
     platforms: Vec<String>,
     delivery: Delivery,
     ca_bundle: Option<String>,
-    /// The folder with packages that replace the pinned ones.
-    prebuilt: Option<PathBuf>,
+    /// The named build context that the server is built from, and its folder.
+    context: Option<(&'static str, PathBuf)>,
 }
 
 /// One image of a run.
@@ -38,6 +38,8 @@ pub struct Target {
     pub name: String,
     /// `None` where only a base image was asked for.
     pub variant: Option<String>,
+    /// The variant that it is built as, also where only a base image was asked for.
+    pub built_as: String,
     pub base_image: String,
     /// References, with the repository.
     pub tags: Vec<String>,
@@ -50,17 +52,9 @@ pub struct Target {
     pub cache_written: Vec<Place>,
     /// The build arguments that the request decides, as text.
     args: Vec<(&'static str, String)>,
+    labels: Vec<(&'static str, String)>,
     /// What the bake file says of its variant.
     variant_bake: Map<String, Value>,
-}
-
-/// What a run knows besides the request and the definition.
-pub struct Facts<'a> {
-    pub source: &'a Source,
-    /// The version for release tags, where they are asked for.
-    pub version: Option<&'a str>,
-    /// The folder with the packages that replace the pinned ones, if there are any.
-    pub prebuilt: Option<&'a Path>,
 }
 
 /// A variant on a base image, with the custom tags that it gets.
@@ -69,6 +63,7 @@ struct Choice<'a> {
     name: String,
     /// The name of the variant where that is what was asked for, and not only a base image.
     variant_name: Option<&'a String>,
+    built_as: &'a String,
     variant: &'a Variant,
     base_image: &'a str,
     custom_tags: Vec<String>,
@@ -86,7 +81,7 @@ impl Plan {
     /// # Errors
     /// A usage error for a variant, target or platform that the definition does not have, and for
     /// a request in which two images would get the same tag.
-    pub fn new(request: &Request, definition: &Definition, facts: &Facts) -> Result<Self> {
+    pub fn new(request: &Request, definition: &Definition, source: &Source) -> Result<Self> {
         check_name("target", &request.target, definition.stages.iter())?;
         let choices = choices(request, definition)?;
         let alone = choices.len() == 1;
@@ -103,7 +98,7 @@ impl Plan {
                     if alone { folder.clone() } else { format!("{folder}/{}", choice.name) }
                 }),
             };
-            targets.push(Target::new(request, facts, &choice, &places));
+            targets.push(Target::new(request, source, &choice, &places));
         }
         let mut plan = Plan {
             targets,
@@ -112,7 +107,7 @@ impl Plan {
             platforms: request.platforms.clone(),
             delivery: request.delivery,
             ca_bundle: request.ca_bundle.clone(),
-            prebuilt: facts.prebuilt.map(Path::to_owned),
+            context: source.folder.clone().map(|folder| (source.server.context(), folder)),
         };
         plan.check_names()?;
         // Only now, so that tags, names and the writer of the shared cache are the same in every
@@ -153,11 +148,11 @@ impl Plan {
 }
 
 impl Target {
-    fn new(request: &Request, facts: &Facts, choice: &Choice, places: &Places) -> Self {
+    fn new(request: &Request, source: &Source, choice: &Choice, places: &Places) -> Self {
         let naming = tag::Naming {
-            sha: &facts.source.sha,
-            git_ref: &facts.source.git_ref,
-            version: facts.version,
+            sha: &source.sha,
+            git_ref: &source.git_ref,
+            version: request.versioned_tag.then(|| version(request, source)),
             base_image: choice.base_image,
             custom_tags: &choice.custom_tags,
             flavor: request.flavor,
@@ -167,24 +162,26 @@ impl Target {
         let references = |tags: Vec<String>| -> Vec<String> {
             tags.into_iter().map(|tag| format!("{}:{tag}", request.image)).collect()
         };
-        let (cache_read, cache_written) = caches(request, facts, choice, places);
+        let (cache_read, cache_written) = caches(request, source, choice, places);
         Target {
             name: choice.name.clone(),
             variant: choice.variant_name.cloned(),
+            built_as: choice.built_as.clone(),
             base_image: choice.base_image.to_owned(),
             tags: references(naming.tags()),
             manifest_tags: references(tag::Naming { arch: None, ..naming }.tags()),
             release_tags: references(naming.release_tags()),
             cache_read,
             cache_written,
-            args: args(request, facts, choice.base_image),
+            args: args(request, source, choice.base_image),
+            labels: labels(request, source, choice.base_image),
             variant_bake: choice.variant.bake.clone(),
         }
     }
 }
 
 /// The build arguments that the request decides.
-fn args(request: &Request, facts: &Facts, base_image: &str) -> Vec<(&'static str, String)> {
+fn args(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static str, String)> {
     let capabilities = request.capabilities.iter().map(|one| Capability::name(*one));
     let mut providers = request.acp_providers.clone();
     providers.retain(|_| request.flavor.has_acp_providers());
@@ -194,11 +191,33 @@ fn args(request: &Request, facts: &Facts, base_image: &str) -> Vec<(&'static str
         ("IMAGE_FLAVOR", request.flavor.name().to_owned()),
         ("INSTALL_CAPABILITIES", capabilities.collect::<Vec<_>>().join(",")),
         ("INSTALL_ACP_PROVIDERS", providers.collect::<Vec<_>>().join(",")),
-        ("OPENHANDS_BUILD_GIT_SHA", facts.source.sha.clone()),
-        ("OPENHANDS_BUILD_GIT_REF", facts.source.git_ref.clone()),
+        ("SERVER", source.server.name().to_owned()),
+        ("OPENHANDS_BUILD_GIT_SHA", source.sha.clone()),
+        ("OPENHANDS_BUILD_GIT_REF", source.git_ref.clone()),
     ];
     args.extend(request.proxies.iter().cloned());
     args
+}
+
+/// The version of the image.
+fn version<'a>(request: &'a Request, source: &'a Source) -> &'a str {
+    request.version.as_deref().unwrap_or_else(|| source.version())
+}
+
+/// The labels that differ from run to run; the bake file has the others. What is not known has no
+/// label.
+fn labels(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static str, String)> {
+    let known = |text: &str| Some(text.to_owned()).filter(|text| text != UNKNOWN);
+    let labels = [
+        ("org.opencontainers.image.version", known(version(request, source))),
+        ("org.opencontainers.image.revision", known(&source.sha)),
+        ("org.opencontainers.image.ref.name", known(&source.git_ref)),
+        ("org.opencontainers.image.created", source.created.clone()),
+        ("org.opencontainers.image.base.name", Some(base_image.to_owned())),
+        ("dev.openhands.packages", Some(source.package_list())),
+        ("dev.openhands.dirty", source.is_dirty.then(|| "true".to_owned())),
+    ];
+    labels.into_iter().filter_map(|(name, text)| Some((name, text?))).collect()
 }
 
 /// The variants that are asked for by name, by `all`, or by naming none.
@@ -240,6 +259,7 @@ fn choices<'a>(request: &'a Request, definition: &'a Definition) -> Result<Vec<C
                     .unwrap_or_else(|| variant_name.into_iter().cloned().collect()),
                 variant,
                 variant_name,
+                built_as: name,
                 base_image,
             });
         }
@@ -291,7 +311,7 @@ pub fn check_name<'a>(
 /// CI the folder that it was given.
 fn caches(
     request: &Request,
-    facts: &Facts,
+    source: &Source,
     choice: &Choice,
     places: &Places,
 ) -> (Vec<Place>, Vec<Place>) {
@@ -301,7 +321,7 @@ fn caches(
         base_image: choice.base_image,
         flavor: request.flavor,
         arch: request.arch.as_deref(),
-        git_ref: &facts.source.git_ref,
+        git_ref: &source.git_ref,
     };
     let folder = || places.folder.clone().map(Place::Folder).into_iter().collect();
     let (read, write) = match (request.delivery, request.ci) {

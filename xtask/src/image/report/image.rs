@@ -87,7 +87,7 @@ impl ImageReport<'_> {
 
     /// How long the image was in `phase`, in either bake; `None` where that is not known.
     pub fn seconds(&self, phase: Phase) -> Option<f64> {
-        let mut spans = self.bake()?.bake.trace.spans(&self.row.target.name, phase)?;
+        let mut spans = self.bake()?.spans(&self.row.target.name, phase)?;
         // Whatever these bakes do, they do for the caches.
         if phase == Phase::CacheExport {
             let exports = self.built.exports.bakes.iter();
@@ -127,7 +127,7 @@ impl ImageReport<'_> {
     }
 
     pub fn steps(&self) -> Option<Vec<Step>> {
-        self.bake()?.bake.trace.steps(&self.row.target.name)
+        self.bake()?.steps(&self.row.target.name)
     }
 
     pub fn written(&self) -> impl Iterator<Item = &Written> {

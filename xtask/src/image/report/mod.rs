@@ -21,6 +21,7 @@ use self::image::ImageReport;
 use self::text::rounded;
 use super::build::batch::Built;
 use super::build::builder::Builder;
+use super::build::images::ImagesBaked;
 use super::build::observer::Observer;
 use super::request::Request;
 use crate::error::Interrupted;
@@ -72,9 +73,9 @@ impl Report<'_> {
     /// The report for programs.
     fn json(&self) -> Value {
         let targets = self.images.iter().map(|image| (image.row.target.name.clone(), image.json()));
-        let images = self.built.bakes.iter().map(|images| &images.bake);
-        let bakes = images.chain(&self.built.exports.bakes);
-        let context_bytes = bakes.filter_map(|bake| bake.trace.context_bytes());
+        let images = self.built.bakes.iter().map(ImagesBaked::context_bytes);
+        let exports = self.built.exports.bakes.iter().map(|bake| bake.trace.context_bytes());
+        let context_bytes = images.chain(exports).flatten();
         json!({
             "schema": SCHEMA,
             "result": match self.ended {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 use xshell::Shell;
 
+use super::workspace::{PACKAGES, Package};
 use crate::error::usage;
 
 /// The folder of the image, below the repository's root. Bakes run in it.
@@ -14,8 +15,6 @@ pub const FOLDER: &str = "agent-server-image";
 const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
 const DOCKERFILE: &str = "agent-server-image/Dockerfile";
 const REQUIREMENTS: &str = "agent-server-image/requirements.txt";
-/// The package whose pinned version is the image's version.
-const PACKAGE: &str = "openhands-sdk";
 
 /// What `agent-server-image/` offers.
 pub struct Definition {
@@ -150,17 +149,18 @@ fn stages(dockerfile: &str) -> Vec<String> {
     stages
 }
 
-/// The version that the requirements pin.
-///
-/// # Errors
-/// A requirements file that is missing or pins no version.
-pub fn pinned_version(sh: &Shell) -> Result<String> {
-    let requirements =
-        sh.read_file(REQUIREMENTS).with_context(|| format!("{REQUIREMENTS} can't be read"))?;
-    requirements
-        .lines()
-        .find_map(|line| line.strip_prefix(PACKAGE)?.strip_prefix("=="))
-        .and_then(|pin| pin.split_whitespace().next())
-        .map(str::to_owned)
-        .with_context(|| format!("{REQUIREMENTS} has no line {PACKAGE}==VERSION."))
+/// The packages of the server, with the versions that the requirements pin.
+pub fn pinned_packages(sh: &Shell) -> Vec<Package> {
+    let requirements = sh.read_file(REQUIREMENTS).unwrap_or_default();
+    let version = |name: &str| {
+        requirements.lines().find_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            // Extras may stand between, as in `openhands-sdk[boto3]==1.58.2`.
+            let pin =
+                rest.strip_prefix('[').map_or(Some(rest), |extra| Some(extra.split_once(']')?.1));
+            Some(pin?.strip_prefix("==")?.split_whitespace().next()?.to_owned())
+        })
+    };
+    let package = |name: &str| Package { name: name.to_owned(), version: version(name) };
+    PACKAGES.into_iter().map(package).collect()
 }

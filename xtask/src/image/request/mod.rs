@@ -7,6 +7,7 @@ pub mod flags;
 pub mod prebuilt;
 pub mod source;
 mod values;
+pub mod workspace;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -42,11 +43,9 @@ pub struct Request {
     pub capabilities: Vec<Capability>,
     pub acp_providers: Vec<AcpProvider>,
     /// The SDK checkout that was named.
-    #[expect(dead_code, reason = "a build does not read checkouts yet")]
     pub sdk_project_root: Option<PathBuf>,
     pub prebuilt_sdist: Option<PathBuf>,
     /// Whether a checkout with uncommitted changes may be pushed.
-    #[expect(dead_code, reason = "a build does not read checkouts yet")]
     pub allow_dirty: bool,
     /// Empty for the engine's own.
     pub platforms: Vec<String>,
@@ -54,7 +53,6 @@ pub struct Request {
     pub delivery: Delivery,
     pub ci: bool,
     pub versioned_tag: bool,
-    #[expect(dead_code, reason = "a build does not start its images yet")]
     pub check: Check,
     pub cache_mode: Mode,
     pub shared_export: bool,

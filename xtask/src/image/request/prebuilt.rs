@@ -13,13 +13,10 @@ use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use xshell::Shell;
 
-use super::source::UNKNOWN;
+use super::workspace::{PACKAGES, Package, normalized};
 use crate::digest::hex;
 use crate::error::usage;
 
-/// The packages of the SDK's workspace. The first one's version is the image's.
-const PACKAGES: [&str; 4] =
-    ["openhands-sdk", "openhands-tools", "openhands-workspace", "openhands-agent-server"];
 const SDIST: &str = ".tar.gz";
 const WHEEL: &str = ".whl";
 /// The largest archive that is taken. The SDK's own are a few megabytes.
@@ -36,8 +33,6 @@ struct Archive {
 /// Archives to build from, and the folder that bake gets them in.
 pub struct Prebuilt {
     archives: Vec<Archive>,
-    /// Whether they are one archive of the whole workspace.
-    is_workspace: bool,
     /// Named by its content, so that two runs at once can share it.
     folder: PathBuf,
 }
@@ -50,7 +45,6 @@ impl Prebuilt {
     /// large, and for two archives of one package.
     pub fn open(sh: &Shell, path: &Path) -> Result<Self> {
         let archives = find(path)?;
-        let is_workspace = matches!(archives.as_slice(), [archive] if archive.is_workspace());
         let mut content = Sha256::new();
         for archive in &archives {
             content.update(archive.file_name().as_bytes());
@@ -58,7 +52,7 @@ impl Prebuilt {
                 .map_err(|error| refuse(&archive.path, format!("can't be read: {error}")))?;
         }
         let folder = sh.current_dir().join("target/prebuilt").join(hex(&content.finalize()));
-        Ok(Prebuilt { archives, is_workspace, folder })
+        Ok(Prebuilt { archives, folder })
     }
 
     /// The folder that bake gets, absolute.
@@ -66,15 +60,22 @@ impl Prebuilt {
         &self.folder
     }
 
-    /// The version of the `openhands-sdk` in it, [`UNKNOWN`] where its name does not say;
-    /// `None` where the pinned one stays.
-    pub fn version(&self) -> Option<&str> {
-        let sdk = self.archives.iter().find(|archive| archive.package == PACKAGES[0]);
-        match (sdk, self.archives.as_slice()) {
-            (Some(sdk), _) => Some(sdk.version.as_deref().unwrap_or(UNKNOWN)),
-            (None, [workspace]) if self.is_workspace => Some(workspace.workspace_version()),
-            (None, _) => None,
+    /// The archive that may hold the whole workspace, if this is one.
+    pub fn workspace(&self) -> Option<&Path> {
+        match self.archives.as_slice() {
+            [archive] if archive.is_workspace() => Some(&archive.path),
+            _ => None,
         }
+    }
+
+    /// The packages of the server, where these archives replace some of `pinned`.
+    pub fn packages(&self, pinned: Vec<Package>) -> Vec<Package> {
+        let replace = |package: Package| {
+            let own = self.archives.iter().find(|archive| archive.package == package.name);
+            let version = own.map_or(package.version, |archive| archive.version.clone());
+            Package { name: package.name, version }
+        };
+        pinned.into_iter().map(replace).collect()
     }
 
     /// Fills the folder.
@@ -125,18 +126,6 @@ impl Archive {
     fn is_workspace(&self) -> bool {
         self.file_name().ends_with(SDIST) && !PACKAGES.contains(&self.package.as_str())
     }
-
-    /// The version that the name of a workspace's archive says, where it says one of the SDK.
-    fn workspace_version(&self) -> &str {
-        let version = self.version.as_deref().filter(|version| *version != "0.0.0");
-        version.filter(|_| self.package.starts_with("openhands")).unwrap_or(UNKNOWN)
-    }
-}
-
-/// A package's name as `PyPI` compares it: lower case, each run of `-`, `_` and `.` one dash.
-fn normalized(name: &str) -> String {
-    let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
-    parts.collect::<Vec<_>>().join("-").to_ascii_lowercase()
 }
 
 /// The archives at `path`, in the order of their names.

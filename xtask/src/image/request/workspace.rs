@@ -1,0 +1,226 @@
+//! The SDK's uv workspace: its parts and their versions, and whether its lock fits them. Read as
+//! text, because only some lines of TOML matter and uv itself reads the rest.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use crate::error::usage;
+
+/// The packages that an image holds, each a folder of the workspace.
+pub const PACKAGES: [&str; 4] =
+    ["openhands-sdk", "openhands-tools", "openhands-workspace", "openhands-agent-server"];
+/// The package whose version is the image's.
+pub const SDK: &str = PACKAGES[0];
+
+/// A package and its version, where that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    pub name: String,
+    pub version: Option<String>,
+}
+
+/// Checks the workspace called `name`, whose files `read` returns by path, and returns its
+/// packages.
+///
+/// # Errors
+/// A usage error for a part that is missing, or for a lock that does not fit a manifest.
+pub fn packages(name: &str, read: impl Fn(&str) -> Option<String>) -> Result<Vec<Package>> {
+    let part = |path: &str| {
+        read(path).ok_or_else(|| {
+            usage(format!(
+                "{name} has no {path}: an SDK checkout has uv.lock, pyproject.toml and the \
+                 folders {}.",
+                PACKAGES.join(", ")
+            ))
+        })
+    };
+    part("pyproject.toml")?;
+    let lock = part("uv.lock")?;
+    let mut packages = Vec::new();
+    for package in PACKAGES {
+        let path = format!("{package}/pyproject.toml");
+        let manifest = part(&path)?;
+        if let Some(difference) = difference(package, &manifest, &lock) {
+            return Err(usage(format!(
+                "{name}: uv.lock does not fit {path}: {difference}. Run `uv lock` there."
+            )));
+        }
+        let version = value(section(&manifest, "[project]"), "version");
+        packages.push(Package { name: package.to_owned(), version });
+    }
+    Ok(packages)
+}
+
+/// How the entry of `package` in `lock` differs from its manifest, if it does. Only what is certain:
+/// a version or a list that the manifest leaves to its build is not compared.
+fn difference(package: &str, manifest: &str, lock: &str) -> Option<String> {
+    let name = format!("name = \"{package}\"");
+    let mut entries = lock.split("[[package]]");
+    let Some(entry) = entries.find(|entry| entry.trim_start().starts_with(&name)) else {
+        return Some(format!("it has no {package}"));
+    };
+    let project = section(manifest, "[project]");
+    if let (Some(here), Some(there)) = (value(project, "version"), value(entry, "version"))
+        && here != there
+    {
+        return Some(format!("the version is {here} here and {there} in the lock"));
+    }
+    let wanted = list(project, "dependencies")?.map(dependency).collect::<BTreeSet<_>>();
+    let locked = list(entry, "requires-dist").into_iter().flatten();
+    let locked = locked.filter(|line| !line.contains("extra ==")).map(locked_dependency);
+    let locked = locked.collect::<BTreeSet<_>>();
+    let other = wanted.symmetric_difference(&locked).next()?;
+    let place = if wanted.contains(other) { "only in the manifest" } else { "only in the lock" };
+    Some(format!("{}{} is {place}", other.name, other.specifier))
+}
+
+/// A requirement of a package on another.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Dependency {
+    /// Normalized as PyPI does.
+    name: String,
+    /// Without blanks, its parts sorted.
+    specifier: String,
+}
+
+impl Dependency {
+    fn new(name: &str, specifier: &str) -> Self {
+        let name = normalized(name);
+        // A package of the workspace is locked without a specifier.
+        let specifier = if PACKAGES.contains(&name.as_str()) { "" } else { specifier };
+        let mut parts = specifier.split(',').map(str::trim).collect::<Vec<_>>();
+        parts.sort_unstable();
+        Dependency { name, specifier: parts.join(",").replace(' ', "") }
+    }
+}
+
+/// Reads a line of a manifest, such as `"httpx[socks] >= 0.27; python_version < '4'"`.
+fn dependency(line: &str) -> Dependency {
+    let text = line.split(';').next().unwrap_or_default();
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
+    let (name, rest) = text.split_at(end.unwrap_or(text.len()));
+    let specifier = rest.split_once(']').map_or(rest, |(_, specifier)| specifier);
+    // An address is locked as such.
+    Dependency::new(name, if specifier.trim_start().starts_with('@') { "" } else { specifier })
+}
+
+/// Reads a line of the lock, such as `{ name = "httpx", specifier = ">=0.27" }`.
+fn locked_dependency(line: &str) -> Dependency {
+    let field = |key: &str| {
+        let (_, rest) = line.split_once(&format!("{key} = \""))?;
+        rest.split('"').next()
+    };
+    Dependency::new(field("name").unwrap_or_default(), field("specifier").unwrap_or_default())
+}
+
+/// A package's name as PyPI compares it: in lower case, with `-` for every run of `-`, `_`, `.`.
+pub fn normalized(name: &str) -> String {
+    let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("-").to_ascii_lowercase()
+}
+
+/// The lines of `text` from `header` to the next one.
+fn section<'a>(text: &'a str, header: &str) -> &'a str {
+    let Some((_, rest)) = text.split_once(header) else { return "" };
+    rest.split("\n[").next().unwrap_or_default()
+}
+
+/// The text that `key` is set to.
+fn value(section: &str, key: &str) -> Option<String> {
+    let values =
+        section.lines().filter_map(|line| line.strip_prefix(key)?.trim().strip_prefix('='));
+    let mut values = values.map(|value| value.split('#').next().unwrap_or_default().trim());
+    values.next().map(|value| value.trim_matches(['"', '\'']).to_owned())
+}
+
+/// The items of the list that `key` is set to, without their quotes: one a line or all on one.
+fn list<'a>(section: &'a str, key: &str) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
+    let start = section.lines().find(|line| {
+        line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
+    })?;
+    let at = section.find(start)?;
+    let (_, items) = section[at..].split_once('[')?;
+    let is_end = |line: &&str| line.trim() == "]";
+    let lines = items.lines().take_while(move |line| !is_end(line));
+    Some(lines.flat_map(items_of))
+}
+
+/// The items on one line of a list: tables, or texts in quotes.
+fn items_of(line: &str) -> Vec<&str> {
+    let line = line.trim();
+    if line.starts_with('{') {
+        return vec![line];
+    }
+    let Some(quote) = line.chars().find(|c| ['"', '\'', '#'].contains(c)) else {
+        return Vec::new();
+    };
+    let mut items = Vec::new();
+    let mut rest = line;
+    while let Some((before, from)) = rest.split_once(quote) {
+        let Some((item, after)) = from.split_once(quote) else { break };
+        if before.contains('#') {
+            break;
+        }
+        items.push(item);
+        rest = after;
+    }
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = "\
+[project]
+name = \"openhands-tools\"
+version = \"1.2.3\"
+dependencies = [
+    \"openhands-sdk\",  # the other one
+    \"httpx[socks]>=0.27, <1\",
+    'Py_Yaml; python_version < \"4\"',
+]
+
+[project.optional-dependencies]
+x = [\"y>=1\"]
+";
+    const LOCK: &str = "\
+version = 1
+
+[[package]]
+name = \"openhands-tools\"
+version = \"1.2.3\"
+source = { editable = \"openhands-tools\" }
+dependencies = [
+    { name = \"httpx\" },
+]
+
+[package.metadata]
+requires-dist = [
+    { name = \"httpx\", extras = [\"socks\"], specifier = \"<1,>=0.27\" },
+    { name = \"openhands-sdk\", editable = \"openhands-sdk\" },
+    { name = \"py-yaml\", marker = \"python_full_version < '4'\" },
+    { name = \"y\", marker = \"extra == 'x'\", specifier = \">=1\" },
+]
+";
+
+    #[test]
+    fn a_lock_fits_its_manifest() {
+        assert_eq!(difference("openhands-tools", MANIFEST, LOCK), None);
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let table = [
+            (MANIFEST.replace("1.2.3", "1.2.4"), "1.2.4"),
+            (MANIFEST.replace(">=0.27", ">=0.28"), "httpx"),
+            (MANIFEST.replace("'Py_Yaml", "\"new>=1\",\n    'Py_Yaml"), "new>=1"),
+            (MANIFEST.replace("\"httpx[socks]>=0.27, <1\",", ""), "httpx<1,>=0.27"),
+        ];
+        for (manifest, named) in table {
+            let difference = difference("openhands-tools", &manifest, LOCK);
+            assert!(difference.as_ref().is_some_and(|d| d.contains(named)), "{difference:?}");
+        }
+    }
+}
