@@ -2,16 +2,17 @@
 
     trim.py LIST HOME SOURCES
 
-LIST says what is left out of site-packages below HOME, and why. Every other module becomes bytecode
-beside its source, which Python runs in place of a source that is not there. The sources go to the
-same place below SOURCES, with links by which Python finds their bytecode: laid over HOME they
-make tracebacks complete and cost no time at start.
+LIST says what is left out of site-packages below HOME, and why; compiled modules lose their notes
+for debuggers. Every other module becomes bytecode, which Python also runs where the source is
+missing. The sources move to the same place below SOURCES, with links by which Python finds their
+bytecode. Laid over HOME they make tracebacks complete, and cost no time at start.
 """
 
 import os
 import pathlib
 import py_compile
 import shutil
+import subprocess
 import sys
 
 UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -44,6 +45,16 @@ def leave_out(folder, patterns):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def strip(folder):
+    """Removes what debuggers read, and makes sure that all libraries still load."""
+    libraries = sorted(path for path in folder.rglob("*.so*") if path.is_file())
+    for library in libraries:
+        if b".debug_info" in library.read_bytes():
+            subprocess.check_call(["strip", "--strip-debug", library])
+    load = "import ctypes, sys; [ctypes.CDLL(path) for path in sys.argv[1:]]"
+    subprocess.check_call([folder.parents[2] / "bin/python", "-c", load, *libraries])
 
 
 def compile_all(modules, as_source):
@@ -114,6 +125,7 @@ def main():
     [library] = home.glob("python/lib/python3.*")
     (home / ".venv/.lock").unlink(missing_ok=True)
     leave_out(packages, patterns)
+    strip(packages)
     as_source = found(packages, patterns["="])
     todo = [group for folder in (packages, library) for group in groups(folder)]
     in_processes(todo, lambda group: compile_all(group, as_source))
