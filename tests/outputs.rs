@@ -109,7 +109,8 @@ fn no_line_that_others_wrote_commands_a_runner() {
         }
         assert!(said.lines().any(|line| line.starts_with(start)), "{said}");
         assert_eq!(said.contains("::warning::"), runner == "true", "{said}");
-        let ours = ["#", "buildx: ", "warning: ", "::warning::", "debian: ", "  ", "cache: "];
+        let ours =
+            ["server: ", "#", "buildx: ", "warning: ", "::warning::", "debian: ", "  ", "cache: "];
         for line in said.lines() {
             assert!(ours.iter().any(|start| line.starts_with(start)), "{line:?} of {said}");
         }

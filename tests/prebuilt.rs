@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::support::engine::{Engine, docker};
+use crate::support::workspace::Workspace;
 use crate::support::{Folder, Xtask, strings};
 
 fn crc32(bytes: &[u8]) -> u32 {
@@ -48,33 +49,34 @@ fn print(path: &std::path::Path) -> Xtask {
 #[test]
 fn archives_reach_bake_as_a_context() {
     let folder = Folder::new("good");
-    for name in ["unknown-0.0.0.tar.gz", "openhands_sdk-1.2.3-py3-none-any.whl"] {
-        let target = print(&write(&folder, name, name.as_bytes())).target();
+    let checkout = Workspace::new("archives", "1.43.1");
+    let workspace = checkout.archive("unknown-0.0.0");
+    let wheel = write(&folder, "openhands_sdk-1.2.3-py3-none-any.whl", b"");
+    for (path, server) in [(&workspace, "archive"), (&wheel, "release"), (&folder.0, "release")] {
+        let target = print(path).target();
         let context = target["contexts"]["prebuilt"].as_str().unwrap();
         assert!(context.contains("/target/prebuilt/"), "{context}");
+        assert_eq!(target["args"]["SERVER"], server);
     }
-    print(&folder.0).target();
 }
 
 #[test]
 fn release_tags_have_the_version_that_goes_into_the_image() {
     let folder = Folder::new("version");
-    for (name, version) in [
-        ("openhands_sdk-1.43.1-py3-none-any.whl", Some("1.43.1")),
-        ("openhands-sdk-1.43.1.tar.gz", Some("1.43.1")),
-        ("openhands-1.43.1.tar.gz", Some("1.43.1")),
-        ("unknown-0.0.0.tar.gz", None),
-    ] {
-        let call = print(&write(&folder, name, b"")).env("SDK_REF", "x");
-        let mut call = call;
+    let checkout = Workspace::new("version", "1.43.1");
+    let archive = checkout.archive("unknown-0.0.0");
+    let wheel = write(&folder, "openhands_sdk-1.43.2-py3-none-any.whl", b"");
+    let sdist = write(&folder, "openhands-sdk-1.43.3.tar.gz", b"");
+    let other = write(&folder, "openhands_tools-9-py3-none-any.whl", b"");
+    for (path, version) in
+        [(archive, "1.43.1"), (wheel, "1.43.2"), (sdist, "1.43.3"), (other, "1.2.3")]
+    {
+        let mut call = print(&path).env("SDK_REF", "x");
         call.0.args(["--versioned-tag", "--image=r.io/i", "--custom-tags=t"]);
         let target = call.target();
         let tags = strings(&target["tags"]);
         let released = tags.iter().find(|tag| tag.matches('.').count() == 3);
-        assert_eq!(
-            released.copied(),
-            version.map(|version| format!("r.io/i:{version}-t")).as_deref()
-        );
+        assert_eq!(released.copied(), Some(format!("r.io/i:{version}-t").as_str()));
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod fake;
 pub mod proxy;
+pub mod workspace;
 
 use std::ffi::OsStr;
 use std::io::Write as _;

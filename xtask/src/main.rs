@@ -44,7 +44,8 @@ const TASKS: &[Task] = &[
 
 fn main() -> ExitCode {
     run().unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        // Parts of it may be what a registry or a file holds.
+        output::note(format_args!("error: {}", image::one_line(&format!("{error:#}"))));
         ExitCode::from(error::exit_status(&error))
     })
 }

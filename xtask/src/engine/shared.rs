@@ -10,6 +10,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
+use crate::output;
 use crate::process::{self, TICK};
 
 /// One folder for the engines of all checkouts. Short, because the path of a socket may have no
@@ -21,7 +22,7 @@ pub const MAX_ENGINES: u8 = 16;
 
 /// Prints a message on standard error: standard output is the command's.
 pub fn say(message: impl Display) {
-    eprintln!("engine: {message}");
+    output::note(format_args!("engine: {message}"));
 }
 
 /// A folder that this process owns. The lock is on the folder's own inode, so no lock file stays

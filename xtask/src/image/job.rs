@@ -7,9 +7,10 @@ use anyhow::Result;
 use xshell::Shell;
 
 use super::build::batch::{Built, Image, Row, Run};
-use super::build::builder;
+use super::build::builder::{self, Builder};
 use super::build::buildx::{Buildx, Docker, End};
 use super::build::cache_dir::Reading;
+use super::build::images::Unread;
 use super::build::observer::Observer;
 use super::build::probe::Probe;
 use super::build::registry::Registry;
@@ -17,9 +18,9 @@ use super::build::server;
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
 use super::report::console::Console;
-use super::report::image::ImageReport;
+use super::report::image::{ImageReport, Report};
 use super::report::last_build::{self, Build, Record};
-use super::report::{Report, build_info, failed, github};
+use super::report::{self, build_info, failed, github};
 use super::request::definition::Definition;
 use super::request::{Delivery, Request};
 
@@ -56,84 +57,71 @@ impl Job {
 
     /// Builds the images, exports their caches, and reports.
     pub fn build(&mut self, sh: &Shell) -> Finished {
-        let mut tags = Vec::new();
-        let console = Console::new(&self.request);
-        let ended = self.try_build(sh, &console, &mut tags);
-        Finished { tags, ended }
-    }
-
-    fn try_build(
-        &mut self,
-        sh: &Shell,
-        observer: &dyn Observer,
-        tags: &mut Vec<String>,
-    ) -> Result<()> {
         let started = Instant::now();
+        let console = Console::new(&self.request);
         let docker = Docker::new(sh, self.request.builder.as_deref());
-        let buildx = Buildx { sh, docker: &docker, request: &self.request, observer };
-        if let (Some(shard), []) = (self.request.shard, self.plan.targets.as_slice()) {
+        let (request, observer) = (&self.request, &console as &dyn Observer);
+        let buildx = Buildx { sh, docker: &docker, request, observer };
+        if let (Some(shard), []) = (request.shard, self.plan.targets.as_slice()) {
             observer.say(&format!(
                 "nothing is built: the run has too few images for the shard {shard}."
             ));
-            return self.write_outputs(&Built::new(&self.plan));
+            let ended = self.write_outputs(&Built::new(&self.plan));
+            return Finished { tags: Vec::new(), ended };
         }
-        self.server.prepare(&self.request, observer)?;
-        let probe = Probe::start(&docker, &self.plan, self.request.cache_timeout);
-        let builder = builder::check(&buildx, &mut self.plan);
-        // Ended before anything else may fail, so that it leaves nothing behind.
-        let unread = probe.unread(&self.plan);
-        let builder = builder?;
-        let plan = &self.plan;
-        let mut built = Built::new(plan);
-        if self.request.skip_existing {
-            let (count, all) = (built.find_present(&docker), plan.targets.len());
+        let ready = match prepare(&buildx, &self.server, &mut self.plan) {
+            Ok(ready) => ready,
+            Err(error) => return Finished { tags: Vec::new(), ended: Err(error) },
+        };
+        let mut built = Built::new(&self.plan);
+        let ended = self.run(&buildx, &ready, &mut built);
+        let tags = done(&built).flat_map(|row| row.target.tags.clone()).collect();
+        let images = self.images(sh, &built);
+        let (builder, built, seconds) = (&ready.builder, &built, started.elapsed().as_secs_f64());
+        let report = Report { request, builder, built, images, ended: &ended, seconds };
+        let published = self.write_outputs(built).and_then(|()| publish(&report, observer));
+        let ended = match built.missing().as_slice() {
+            [] => published.and(ended.map_err(|error| error.context(self.delivered()))),
+            _ => published.and(ended),
+        };
+        Finished { tags, ended }
+    }
+
+    /// Builds the images that are not there; `built` is up to date at any time.
+    fn run(&self, buildx: &Buildx, ready: &Ready, built: &mut Built) -> Result<()> {
+        let Buildx { sh, docker, request, observer } = *buildx;
+        if request.skip_existing {
+            let (count, all) = (built.find_present(docker), built.rows.len());
             observer.say(&format!("{count} of {all} images are in the registry, and skipped."));
         }
-        let reading = Reading::open_all(plan)?;
+        let reading = Reading::open_all(&self.plan)?;
         let on_done = |target: &Target, image: &Image| {
-            let registry = Registry { docker: &docker, observer };
-            let (platforms, digest) = (&builder.platforms, image.digest());
+            let registry = Registry { docker, observer };
+            let (platforms, digest) = (&ready.builder.platforms, image.digest());
             self.on_done(target, &Pushed { registry, platforms, digest })
         };
-        let run = Run { buildx, plan, builder: &builder, unread: &unread, on_done: &on_done };
-        let ended = run.build(&mut built);
+        let (builder, unread, on_done) = (&ready.builder, &ready.unread, &on_done);
+        let run = Run { buildx: *buildx, plan: &self.plan, builder, unread, on_done };
+        let ended = run.build(built);
         for reading in reading {
             if let Err(error) = reading.close() {
                 observer.warn(&format!("{error:#}"));
             }
         }
-        let ended = ended.and_then(|()| failed::check(sh, &self.request, &built));
-        let ended = ended.and_then(|()| built.exports.check(&self.request));
-        tags.extend(done(&built).flat_map(|row| &row.target.tags).cloned());
-        self.write_outputs(&built)?;
-        let images = self.images(sh, &built);
-        let seconds = started.elapsed().as_secs_f64();
-        let report = Report {
-            request: &self.request,
-            builder: &builder,
-            built: &built,
-            images,
-            ended: &ended,
-            seconds,
-        };
-        report.publish(observer)?;
-        let mut records = report.images.iter().filter_map(|image| image.build.as_ref());
-        records.try_for_each(|build| build.now.save(&build.path))?;
-        match built.missing().as_slice() {
-            [] => ended.map_err(|error| error.context(self.delivered())),
-            _ => ended,
-        }
+        ended?;
+        failed::check(sh, request, built)?;
+        built.exports.check(request)
     }
 
     /// The images of the run, each with its last build.
     fn images<'a>(&'a self, sh: &Shell, built: &'a Built) -> Vec<ImageReport<'a>> {
         let inputs = LazyCell::new(|| Record::inputs(sh, self.server.source.folder.as_deref()));
         let compared = |row: &Row| {
-            let bake = &built.bake(row).filter(|images| images.bake.end == End::Done)?.bake;
+            let images = built.bake(row).filter(|images| images.bake.end == End::Done)?;
             let path = last_build::path(sh, &self.request, row.target);
             let last = Record::load(&path, &inputs);
             let mut now = inputs.clone();
-            now.add(row.target, &bake.trace, last.as_ref());
+            now.add(row.target, images.first_bake(&row.target.name), last.as_ref());
             Some(Build { path, now, last })
         };
         let request = &self.request;
@@ -180,6 +168,32 @@ impl Job {
             ("digest", digests.collect::<Vec<_>>().join("\n")),
         ])
     }
+}
+
+/// What a run needs before it builds.
+struct Ready {
+    builder: Builder,
+    /// Caches that are not to be read.
+    unread: Unread,
+}
+
+/// Finds out whether the plan can be built, and fits it to the builder.
+fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<Ready> {
+    server.prepare(buildx.request)?;
+    let probe = Probe::start(buildx.docker, plan, buildx.request.cache_timeout);
+    let builder = builder::check(buildx, plan);
+    // Ended before anything else may fail, so that it leaves nothing behind.
+    let unread = probe.unread(plan);
+    let builder = builder?;
+    server.describe(buildx.observer);
+    Ok(Ready { builder, unread })
+}
+
+/// Publishes the report, and keeps what the next builds are compared with.
+fn publish(report: &Report, observer: &dyn Observer) -> Result<()> {
+    report::publish(report, observer)?;
+    let mut records = report.images.iter().filter_map(|image| image.build.as_ref());
+    records.try_for_each(|build| build.now.save(&build.path))
 }
 
 /// The rows whose images are there.

@@ -27,7 +27,7 @@ fn runner(arch: &str) -> Option<&'static str> {
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let variants = request::variants(&mut args)?;
     let platforms = request::platforms(&mut args)?;
-    request::flags::finish(args, request::flags::Command::Matrix)?;
+    request::flags::finish(args, request::flags::Subcommand::Matrix)?;
     let matrix = matrix(&Definition::read(sh)?, &variants, &platforms)?.to_string();
     output::write(&matrix)?;
     github::write_outputs(&[("matrix", matrix)])

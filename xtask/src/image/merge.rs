@@ -41,7 +41,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let docker = Docker::new(sh, request::flags::BUILDER.value(&mut args)?.as_deref());
     let registry = Registry { docker: &docker, observer: &Console::default() };
     let definition = Definition::read(sh)?;
-    let groups = groups(&request::files(args, request::flags::Command::Merge)?)?;
+    let groups = groups(&request::files(args, request::flags::Subcommand::Merge)?)?;
     for group in &groups {
         group.check(allow_partial, &asked, &definition)?;
     }

@@ -18,8 +18,9 @@ use pico_args::Arguments;
 use xshell::Shell;
 
 use self::job::Job;
+pub use self::report::text::one_line;
 use self::request::Request;
-use self::request::flags::{self, Command};
+use self::request::flags::{self, Subcommand};
 use crate::error::usage;
 use crate::output;
 use crate::process;
@@ -27,7 +28,7 @@ use crate::similar::suggestion;
 
 /// A subcommand.
 struct Task {
-    command: Command,
+    command: Subcommand,
     help: &'static str,
     usage: &'static str,
     main: fn(&Shell, Call) -> Result<()>,
@@ -43,31 +44,31 @@ struct Call {
 /// For dispatch, help and errors.
 const TASKS: &[Task] = &[
     Task {
-        command: Command::Build,
+        command: Subcommand::Build,
         help: "build the images",
         usage: "[OPTIONS] [-- BAKE ARGS]",
         main: image,
     },
     Task {
-        command: Command::Run,
+        command: Subcommand::Run,
         help: "build, load and start one image, and print address and key",
         usage: "[OPTIONS] [-- BAKE ARGS]",
         main: |sh, call| run::main(sh, call.args, call.bake_args),
     },
     Task {
-        command: Command::Matrix,
+        command: Subcommand::Matrix,
         help: "print the jobs of a CI run as JSON",
         usage: "[OPTIONS]",
         main: |sh, call| matrix::main(sh, call.args),
     },
     Task {
-        command: Command::Merge,
+        command: Subcommand::Merge,
         help: "join architectures under one tag",
         usage: "[OPTIONS] FILE...",
         main: |sh, call| merge::main(sh, call.args),
     },
     Task {
-        command: Command::Summary,
+        command: Subcommand::Summary,
         help: "print Markdown on what was built",
         usage: "[OPTIONS] FILE...",
         main: |_, call| summary::main(call.args),
@@ -117,9 +118,9 @@ fn unknown(name: &str) -> anyhow::Error {
 /// What `task` does and takes. The build's help lists the other subcommands too.
 fn help(task: &Task) -> String {
     let mut help = format!("Usage: {} {}\n", task.command.call(), task.usage);
-    if task.command == Command::Build {
+    if task.command == Subcommand::Build {
         help.push_str("\nBuilds the agent server's container images, or:\n");
-        for task in TASKS.iter().filter(|task| task.command != Command::Build) {
+        for task in TASKS.iter().filter(|task| task.command != Subcommand::Build) {
             help.push_str(&format!("  {:<9} {}\n", task.command.name(), task.help));
         }
         help.push_str(
@@ -136,7 +137,7 @@ fn help(task: &Task) -> String {
 fn image(sh: &Shell, Call { mut args, bake_args }: Call) -> Result<()> {
     let print = flags::PRINT.is_given(&mut args);
     let request = Request::read(&mut args, bake_args)?;
-    flags::finish(args, Command::Build)?;
+    flags::finish(args, Subcommand::Build)?;
     // Not before the request is read, which may take as long as somebody types a list.
     process::catch_signals();
     let mut job = Job::new(sh, request)?;

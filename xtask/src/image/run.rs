@@ -44,7 +44,7 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
     let port = port(&mut args)?;
     let logs = flags::LOGS.is_given(&mut args);
     let mut request = Request::read(&mut args, bake_args)?;
-    flags::finish(args, flags::Command::Run)?;
+    flags::finish(args, flags::Subcommand::Run)?;
     let _lock = lock(sh, port)?;
     let docker = Docker::new(sh, None);
     remove_left_over(&docker, sh, port);

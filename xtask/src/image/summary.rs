@@ -25,7 +25,7 @@ const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
 /// A usage error for files that can't be read; a file that can't be written.
 pub fn main(mut args: Arguments) -> Result<()> {
     let update = request::flags::UPDATE.value(&mut args)?.map(PathBuf::from);
-    let infos = request::files(args, request::flags::Command::Summary)?;
+    let infos = request::files(args, request::flags::Subcommand::Summary)?;
     let infos = infos.iter().map(|path| BuildInfo::read(path)).collect::<Result<Vec<_>>>()?;
     let summary = summary(&infos);
     if let Some(path) = update {

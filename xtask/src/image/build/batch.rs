@@ -205,7 +205,7 @@ impl Run<'_> {
     /// variant.
     fn to_check<'a>(&self, targets: &[&'a Target], built: &Built) -> Vec<&'a Target> {
         let mut started = built.started.clone();
-        let due = targets.iter().filter(|target| match self.buildx.request.check {
+        let due = targets.iter().filter(|target| match self.plan.check {
             Check::All => true,
             Check::First => started.insert(target.built_as.clone()),
             Check::Off => false,

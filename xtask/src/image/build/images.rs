@@ -39,7 +39,7 @@ impl ImagesBaked {
     }
 
     /// The events of the bake that ran the steps of `target` first.
-    fn first_bake(&self, target: &str) -> &Trace {
+    pub fn first_bake(&self, target: &str) -> &Trace {
         let check = self.check.as_ref().map(|check| &check.bake.trace);
         check.filter(|trace| trace.steps(target).is_some()).unwrap_or(&self.bake.trace)
     }

@@ -1,5 +1,6 @@
 //! Which server an image gets: an SDK checkout, an archive, or the pinned release.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::Read as _;
@@ -69,13 +70,14 @@ impl Found {
             (None, prebuilt) => prebuilt.as_ref().map(|prebuilt| prebuilt.folder().to_owned()),
         };
         let (sha, git_ref) = checkout::commit(sh, &git);
+        let is_head = request.sha.is_none() || request.sha == sha;
         let known = |given: &Option<String>, found: Option<String>| {
             given.clone().or(found).unwrap_or_else(|| UNKNOWN.to_owned())
         };
         let source = Source {
             sha: known(&request.sha, sha),
             git_ref: known(&request.git_ref, git_ref),
-            created: checkout::commit_time(sh, &git),
+            created: checkout::commit_time(sh, &git).filter(|_| is_head),
             is_dirty: checkout.is_some() && checkout::is_dirty(sh, &git)?,
             server,
             folder,
@@ -84,22 +86,26 @@ impl Found {
         Ok(Found { source, prebuilt, checkout, _copy: copy })
     }
 
-    /// Fails if the server must not be pushed; says on `observer` what it is.
+    /// Puts its files where the build finds them.
     ///
     /// # Errors
     /// A usage error for a push of changes that are not committed; a folder that can't be filled.
-    pub fn prepare(&self, request: &Request, observer: &dyn Observer) -> Result<()> {
-        let Source { is_dirty, sha, packages, .. } = &self.source;
-        let checkout = self.checkout.as_deref().unwrap_or(Path::new("")).display();
-        if *is_dirty && request.delivery == Delivery::Push && !request.allow_dirty {
+    pub fn prepare(&self, request: &Request) -> Result<()> {
+        let is_push = request.delivery == Delivery::Push;
+        if self.source.is_dirty && is_push && !request.allow_dirty {
             return Err(usage(format!(
-                "the checkout {checkout} has changes that are not committed, so its commit does \
-                 not say what would be pushed: commit them, or allow them with --allow-dirty."
+                "the checkout {} has changes that are not committed, so its commit does not say \
+                 what would be pushed: commit them, or allow them with --allow-dirty.",
+                self.checkout.as_deref().unwrap_or(Path::new("")).display()
             )));
         }
-        if let Some(prebuilt) = &self.prebuilt {
-            prebuilt.stage()?;
-        }
+        self.prebuilt.as_ref().map_or(Ok(()), Prebuilt::stage)
+    }
+
+    /// Says what the image gets.
+    pub fn describe(&self, observer: &dyn Observer) {
+        let Source { is_dirty, sha, packages, .. } = &self.source;
+        let checkout = self.checkout.as_deref().unwrap_or(Path::new("")).display();
         let dirty = if *is_dirty { " with uncommitted changes" } else { "" };
         let from = match self.source.server {
             Server::Checkout => {
@@ -110,14 +116,13 @@ impl Found {
             Server::Release => "the pinned release".to_owned(),
         };
         observer.say(&format!("server: {from}: {}", self.source.package_list()));
-        let versions = packages.iter().map(|package| &package.version);
-        if versions.clone().any(|version| Some(version) != versions.clone().next()) {
+        let versions = packages.iter().filter_map(|package| package.version.as_ref());
+        if versions.collect::<BTreeSet<_>>().len() > 1 {
             observer.warn(&format!(
                 "the packages of the server have different versions: {}",
                 self.source.package_list()
             ));
         }
-        Ok(())
     }
 }
 
@@ -180,7 +185,7 @@ fn tar_output(tar: &mut Command) -> Result<String> {
     let ended = child.wait_with_output()?;
     if !ended.status.success() {
         let error = String::from_utf8_lossy(&ended.stderr);
-        bail!("{}", error.lines().next().unwrap_or("tar fails"));
+        bail!("{}", error.lines().find(|line| !line.is_empty()).unwrap_or("tar fails"));
     }
     String::from_utf8(text).context("it is not text")
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::cache::{Place, csv_field};
 use super::{Plan, Target};
 use crate::image::request::Delivery;
+use crate::image::request::definition::CHECK;
 
 /// One bake as buildx gets it on standard input.
 pub struct BakeFile {
@@ -42,9 +43,6 @@ pub struct CacheExport<'a> {
 /// The helper target that has the image's folder. The Dockerfile has an empty stage `inputs` that
 /// it takes the place of. A run's own targets begin with a variant's name, which has no `_` there.
 const INPUTS: &str = "_inputs";
-
-/// The stage that starts the server of the stage that the argument of this name says.
-pub const CHECK: &str = "check";
 
 impl Plan {
     /// The whole run in one bake, as `--print` shows it.

@@ -14,14 +14,16 @@ use serde_json::{Map, Value};
 
 use self::cache::Place;
 use crate::error::usage;
-use crate::image::request::definition::{Definition, Variant};
+use crate::image::request::definition::{CHECK, Definition, Variant};
 use crate::image::request::source::{Source, UNKNOWN};
-use crate::image::request::{AcpProvider, Capability, Delivery, Mode, Request};
+use crate::image::request::{AcpProvider, Capability, Check, Delivery, Mode, Request};
 
 /// A run, or the shard of one that was asked for.
 pub struct Plan {
     pub targets: Vec<Target>,
     pub cache_mode: Mode,
+    /// Which images have to start; none where the Dockerfile has no stage that starts them.
+    pub check: Check,
     /// The Dockerfile's stage that is built.
     stage: String,
     /// Empty for the engine's own.
@@ -83,6 +85,7 @@ impl Plan {
     /// a request in which two images would get the same tag.
     pub fn new(request: &Request, definition: &Definition, source: &Source) -> Result<Self> {
         check_name("target", &request.target, definition.stages.iter())?;
+        let can_check = definition.stages.iter().any(|stage| stage == CHECK);
         let choices = choices(request, definition)?;
         let alone = choices.len() == 1;
         let mut targets = Vec::new();
@@ -103,6 +106,7 @@ impl Plan {
         let mut plan = Plan {
             targets,
             cache_mode: request.cache_mode,
+            check: if can_check { request.check } else { Check::Off },
             stage: request.target.clone(),
             platforms: request.platforms.clone(),
             delivery: request.delivery,

@@ -1,16 +1,30 @@
-//! What is known of one image of a run: its steps, caches and times.
+//! What is known of a run and of each of its images: steps, caches and times.
 
+use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::cache_read::{self, CacheRead, Read};
 use super::last_build::Build;
 use super::text::rounded;
 use crate::image::build::batch::{Built, Image, Row};
+use crate::image::build::builder::Builder;
 use crate::image::build::export::Written;
 use crate::image::build::images::ImagesBaked;
 use crate::image::build::trace::{Phase, Step, covered};
 use crate::image::plan::cache::Place;
 use crate::image::request::{Delivery, Request};
+
+/// A run that has ended, or could not continue.
+pub struct Report<'a> {
+    pub request: &'a Request,
+    pub builder: &'a Builder,
+    pub built: &'a Built<'a>,
+    pub images: Vec<ImageReport<'a>>,
+    /// How the run ended.
+    pub ended: &'a Result<()>,
+    /// Of the whole run.
+    pub seconds: f64,
+}
 
 /// A target's steps, counted.
 #[derive(Clone, Copy, Default)]

@@ -1,8 +1,7 @@
 //! The report for people: some lines for each image, and one line to act on.
 
-use super::Report;
 use super::cache_read::Read;
-use super::image::{Count, ImageReport};
+use super::image::{Count, ImageReport, Report};
 use super::text::{bytes, one_line, or_unknown, shortened};
 use crate::image::build::batch::Image;
 use crate::image::build::export::Outcome;

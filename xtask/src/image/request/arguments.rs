@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use pico_args::Arguments;
 
-use super::flags::{self, Command, Flag};
+use super::flags::{self, Flag, Subcommand};
 use super::values::{self, split, without_repeats};
 use crate::error::usage;
 
@@ -138,7 +138,7 @@ pub fn is_ci() -> Result<bool> {
 ///
 /// # Errors
 /// A usage error for a flag that is left, or where no file is named.
-pub fn files(args: Arguments, command: Command) -> Result<Vec<PathBuf>> {
+pub fn files(args: Arguments, command: Subcommand) -> Result<Vec<PathBuf>> {
     let files = args.finish();
     match files.iter().find(|file| file.to_string_lossy().starts_with('-')) {
         Some(flag) => Err(flags::unexpected(&flag.to_string_lossy(), command)),

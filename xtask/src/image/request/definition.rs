@@ -16,6 +16,9 @@ const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
 const DOCKERFILE: &str = "agent-server-image/Dockerfile";
 const REQUIREMENTS: &str = "agent-server-image/requirements.txt";
 
+/// The stage that starts the server of the stage that the argument of this name says.
+pub const CHECK: &str = "check";
+
 /// What `agent-server-image/` offers.
 pub struct Definition {
     /// By name; the bake file's targets but for those that begin with `_`.

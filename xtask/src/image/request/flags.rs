@@ -9,7 +9,7 @@ use crate::similar::suggestion;
 
 /// A subcommand of `cargo xtask image`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum Subcommand {
     /// Without a name: builds.
     Build,
     Run,
@@ -18,15 +18,15 @@ pub enum Command {
     Summary,
 }
 
-impl Command {
+impl Subcommand {
     /// Empty for the build, which has none.
     pub fn name(self) -> &'static str {
         match self {
-            Command::Build => "",
-            Command::Run => "run",
-            Command::Matrix => "matrix",
-            Command::Merge => "merge",
-            Command::Summary => "summary",
+            Subcommand::Build => "",
+            Subcommand::Run => "run",
+            Subcommand::Matrix => "matrix",
+            Subcommand::Merge => "merge",
+            Subcommand::Summary => "summary",
         }
     }
 
@@ -47,10 +47,10 @@ pub struct Flag {
     /// In words; with backticks around what can be typed.
     default: &'static str,
     help: &'static str,
-    commands: &'static [Command],
+    commands: &'static [Subcommand],
 }
 
-const BUILD: &[Command] = &[Command::Build, Command::Run];
+const BUILD: &[Subcommand] = &[Subcommand::Build, Subcommand::Run];
 
 /// Makes a constant of each row, by which it is read, and a list of all.
 macro_rules! table {
@@ -70,7 +70,7 @@ macro_rules! table {
 
 table! {
     VARIANT "--variant" "NAME" "VARIANT"
-        "`python`" &[Command::Build, Command::Run, Command::Matrix],
+        "`python`" &[Subcommand::Build, Subcommand::Run, Subcommand::Matrix],
         "variants: repeat it, or `a,b`, or `all`, which is the default of `matrix`";
     BASE_IMAGE "--base-image" "REF" "BASE_IMAGE" "the variant's" BUILD,
         "what the image stands on; repeat it for several";
@@ -95,7 +95,7 @@ table! {
         "the SDK's archive, or packages that replace pinned ones, or a folder of them";
     ALLOW_DIRTY "--allow-dirty" "" "" "off" BUILD, "pushes a checkout with uncommitted changes";
     PLATFORMS "--platforms" "LIST" "PLATFORMS"
-        "the engine's own" &[Command::Build, Command::Run, Command::Matrix, Command::Merge],
+        "the engine's own" &[Subcommand::Build, Subcommand::Run, Subcommand::Matrix, Subcommand::Merge],
         "such as `linux/amd64,linux/arm64`";
     ARCH "--arch" "SUFFIX" "ARCH" "none" BUILD, "ends tags and cache names";
     PUSH "--push" "" "PUSH" "on in CI" BUILD, "pushes the image";
@@ -105,7 +105,7 @@ table! {
     CHECK "--check" "WHICH" "" "`first`" BUILD,
         "which images must start before they are named: `first`, `all` or `off`";
     BUILDER "--builder" "NAME" "BUILDX_BUILDER" "buildx's own choice"
-        &[Command::Build, Command::Run, Command::Merge], "the builder";
+        &[Subcommand::Build, Subcommand::Run, Subcommand::Merge], "the builder";
     JOBS "--jobs" "NUMBER" "" "`8`" BUILD, "how many images one bake builds";
     SKIP_EXISTING "--skip-existing" "" "" "off" BUILD, "leaves out images that are pushed already";
     BUILD_INFO "--build-info" "PATH" ""
@@ -113,14 +113,14 @@ table! {
     REPORT "--report" "FILE" "" "none" BUILD, "what the cache cost and saved, as JSON";
     STRICT_CACHE "--strict-cache" "" "" "off" BUILD, "fails if a cache was not written";
     EXPLAIN "--explain" "" "" "off" BUILD, "says why steps ran";
-    PRINT "--print" "" "" "off" &[Command::Build], "prints the bake definition and builds nothing";
+    PRINT "--print" "" "" "off" &[Subcommand::Build], "prints the bake definition and builds nothing";
     PORT "--port" "NUMBER" ""
-        "`8000`" &[Command::Run], "`run`: where the server listens on 127.0.0.1";
-    LOGS "--logs" "" "" "off" &[Command::Run], "`run`: shows the server's log once it answers";
+        "`8000`" &[Subcommand::Run], "`run`: where the server listens on 127.0.0.1";
+    LOGS "--logs" "" "" "off" &[Subcommand::Run], "`run`: shows the server's log once it answers";
     ALLOW_PARTIAL "--allow-partial" "" ""
-        "off" &[Command::Merge], "`merge`: accepts missing platforms";
+        "off" &[Subcommand::Merge], "`merge`: accepts missing platforms";
     UPDATE "--update" "FILE" ""
-        "none" &[Command::Summary], "`summary`: a file that holds the summary";
+        "none" &[Subcommand::Summary], "`summary`: a file that holds the summary";
     SDK_SHA "" "" "SDK_SHA" "`GITHUB_SHA`, else git's, else `unknown`" BUILD, "the commit";
     SDK_REF "" "" "SDK_REF"
         "`GITHUB_REF`, else git's, else `unknown`" BUILD, "the branch or git tag";
@@ -161,7 +161,7 @@ impl Flag {
 ///
 /// # Errors
 /// A usage error with the first argument that is left, and what was probably meant.
-pub fn finish(args: Arguments, command: Command) -> Result<()> {
+pub fn finish(args: Arguments, command: Subcommand) -> Result<()> {
     match args.finish().first() {
         None => Ok(()),
         Some(left) => Err(unexpected(&left.to_string_lossy(), command)),
@@ -169,7 +169,7 @@ pub fn finish(args: Arguments, command: Command) -> Result<()> {
 }
 
 /// The error for `word`, which `command` does not take.
-pub fn unexpected(word: &str, command: Command) -> anyhow::Error {
+pub fn unexpected(word: &str, command: Subcommand) -> anyhow::Error {
     let name = word.split('=').next().unwrap_or_default();
     let is_own = |flag: &&Flag| flag.commands.contains(&command);
     let known = TABLE.iter().filter(|flag| !flag.name.is_empty());
@@ -192,7 +192,7 @@ const WIDTH: usize = 80;
 const INDENT: usize = 32;
 
 /// The flags and variables of `command`, for its help.
-pub fn help(command: Command) -> String {
+pub fn help(command: Subcommand) -> String {
     let own = TABLE.iter().filter(|flag| flag.commands.contains(&command));
     let (flags, variables): (Vec<_>, Vec<_>) = own.partition(|flag| !flag.name.is_empty());
     let mut help = String::new();

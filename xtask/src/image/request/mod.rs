@@ -112,10 +112,6 @@ impl Request {
     pub fn read(args: &mut Arguments, mut bake_args: Vec<OsString>) -> Result<Self> {
         let ci = arguments::is_ci()?;
         let delivery = delivery(args, ci)?;
-        let proxies = PROXIES
-            .into_iter()
-            .filter_map(|name| Some((name, variable(name).ok()??)))
-            .collect::<Vec<_>>();
         let image = flags::IMAGE.text(args)?;
         let arch = flags::ARCH.text(args)?.filter(|arch| !arch.is_empty());
         let jobs = flags::JOBS.value(args)?.map(|jobs| values::jobs(&jobs));
@@ -159,7 +155,7 @@ impl Request {
             git_ref: arguments::first_of([flags::SDK_REF.variable, "GITHUB_REF"])?,
             version: variable(flags::SDK_VERSION.variable)?,
             ca_bundle: ca_bundle()?,
-            proxies,
+            proxies: proxies(),
             builder: flags::BUILDER.value(args)?,
             build_info: flags::BUILD_INFO.value(args)?,
             jobs: jobs.transpose()?.unwrap_or(JOBS),
@@ -172,6 +168,11 @@ impl Request {
             bake_args,
         })
     }
+}
+
+/// The proxies of the host, for RUN steps. One that is no text can't be an address.
+fn proxies() -> Vec<(&'static str, String)> {
+    PROXIES.into_iter().filter_map(|name| Some((name, variable(name).ok()??))).collect()
 }
 
 /// The variants that are asked for; none if the request names none.

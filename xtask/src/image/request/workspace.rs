@@ -78,7 +78,7 @@ fn difference(package: &str, manifest: &str, lock: &str) -> Option<String> {
 /// A requirement of a package on another.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Dependency {
-    /// Normalized as PyPI does.
+    /// Normalized as `PyPI` does.
     name: String,
     /// Without blanks, its parts sorted.
     specifier: String,
@@ -114,7 +114,7 @@ fn locked_dependency(line: &str) -> Dependency {
     Dependency::new(field("name").unwrap_or_default(), field("specifier").unwrap_or_default())
 }
 
-/// A package's name as PyPI compares it: in lower case, with `-` for every run of `-`, `_`, `.`.
+/// A package's name as `PyPI` compares it: in lower case, with `-` for every run of `-`, `_`, `.`.
 pub fn normalized(name: &str) -> String {
     let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join("-").to_ascii_lowercase()

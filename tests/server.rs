@@ -1,0 +1,154 @@
+//! Which server an image gets: an SDK checkout, an archive of one, or the pinned release.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::fake::{FakeDocker, INSPECTED};
+use crate::support::workspace::Workspace;
+use crate::support::{Ended, Folder, Xtask, strings};
+
+/// The folder that the build gets as the context `sdk`.
+fn context(target: &Value) -> &Path {
+    Path::new(target["contexts"]["sdk"].as_str().unwrap())
+}
+
+fn print(workspace: &Workspace) -> Xtask {
+    let root = ["--sdk-project-root", workspace.path()];
+    Xtask::new(&[&["image", "--print", "--variant=debian", "--image=r.io/i"][..], &root].concat())
+}
+
+#[test]
+fn a_checkout_says_commit_branch_and_version() {
+    let workspace = Workspace::new("facts", "1.43.1");
+    let mut call = print(&workspace);
+    call.0.arg("--versioned-tag");
+    let target = call.target();
+    let sha = workspace.git(&["rev-parse", "HEAD"]);
+    let tags = ["1", "1.43", "1.43.1", "feat-x", &sha, &sha[..7]];
+    for tag in tags.map(|tag| format!("r.io/i:{tag}-debian")) {
+        assert!(strings(&target["tags"]).contains(&tag.as_str()), "{tag}: {target:#}");
+    }
+    assert_eq!(target["args"]["SERVER"], "checkout");
+    assert_eq!(target["args"]["OPENHANDS_BUILD_GIT_SHA"], sha.as_str());
+    let labels = &target["labels"];
+    assert_eq!(labels["org.opencontainers.image.version"], "1.43.1");
+    assert_eq!(labels["org.opencontainers.image.revision"], sha.as_str());
+    let packages = labels["dev.openhands.packages"].as_str().unwrap();
+    assert!(packages.contains("openhands-tools 1.43.1"), "{packages}");
+    // Variables beat git.
+    let target = print(&workspace).env("SDK_SHA", "0123456789").env("SDK_REF", "y").target();
+    assert!(strings(&target["tags"]).contains(&"r.io/i:y-debian"), "{target:#}");
+    assert!(strings(&target["tags"]).contains(&"r.io/i:0123456-debian"), "{target:#}");
+}
+
+#[test]
+fn the_files_that_git_would_commit_are_built_and_no_others() {
+    let workspace = Workspace::new("files", "1.43.1");
+    workspace.write("secret.txt", "ignored");
+    workspace.write(".venv/bin/python", "ignored");
+    workspace.write("openhands-sdk/new.py", "not tracked, not ignored");
+    workspace.write("openhands-sdk/run.sh", "#!/bin/sh\n");
+    let script = workspace.0.0.join("openhands-sdk/run.sh");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o777)).unwrap();
+    symlink("code.py", workspace.0.0.join("openhands-sdk/link.py")).unwrap();
+    fs::remove_file(workspace.0.0.join("openhands-tools/code.py")).unwrap();
+
+    let target = print(&workspace).target();
+    let copy = context(&target);
+    let has = |path: &str| copy.join(path).symlink_metadata().is_ok();
+    assert!(["uv.lock", "openhands-sdk/new.py", "openhands-sdk/link.py"].into_iter().all(has));
+    let without = ["secret.txt", ".venv", ".git", "openhands-tools/code.py"];
+    assert!(!without.into_iter().any(has), "{}", copy.display());
+    let mode = copy.join("openhands-sdk/run.sh").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+
+    // Only what differs is written again.
+    let same = copy.join("openhands-sdk/code.py").metadata().unwrap();
+    workspace.write("openhands-tools/code.py", "answer = 43\n");
+    fs::remove_file(&script).unwrap();
+    let target = print(&workspace).target();
+    assert_eq!(context(&target), copy);
+    assert!(!has("openhands-sdk/run.sh"));
+    assert_eq!(fs::read_to_string(copy.join("openhands-tools/code.py")).unwrap(), "answer = 43\n");
+    let after = copy.join("openhands-sdk/code.py").metadata().unwrap();
+    assert_eq!(after.created().unwrap(), same.created().unwrap());
+}
+
+#[test]
+fn a_checkout_is_found_around_the_caller_or_around_this_repository() {
+    let workspace = Workspace::new("around", "1.43.1");
+    let inner = workspace.0.0.join("openhands-sdk");
+    let mut call = Xtask::print(&["--variant=debian"]);
+    call.0.current_dir(&inner);
+    assert_eq!(call.target()["args"]["SERVER"], "checkout");
+
+    // This repository in a folder of the checkout.
+    let folder = Folder::checkout("around-tool");
+    let tool = workspace.0.0.join("tool");
+    fs::rename(folder.0.join("agent-server-image"), {
+        fs::create_dir(&tool).unwrap();
+        tool.join("agent-server-image")
+    })
+    .unwrap();
+    let mut call = Xtask::within(&tool, &["image", "--print", "--variant=debian"]);
+    call.0.current_dir("/");
+    assert_eq!(call.target()["args"]["SERVER"], "checkout");
+
+    let mut call = Xtask::print(&["--variant=debian"]);
+    call.0.current_dir("/");
+    assert_eq!(call.target()["args"]["SERVER"], "release");
+}
+
+#[test]
+fn a_checkout_that_lacks_a_part_or_has_another_lock_is_one_sentence() {
+    type Change = fn(&Workspace);
+    let cases: [(Change, &str); 5] = [
+        (|w| fs::remove_file(w.0.0.join("uv.lock")).unwrap(), "uv.lock"),
+        (|w| fs::remove_dir_all(w.0.0.join("openhands-tools")).unwrap(), "openhands-tools"),
+        (|w| w.write("openhands-sdk/pyproject.toml", "[project]\nversion = \"9.9.9\"\n"), "9.9.9"),
+        (
+            |w| {
+                let path = "openhands-tools/pyproject.toml";
+                let manifest = fs::read_to_string(w.0.0.join(path)).unwrap();
+                w.write(path, &manifest.replace(">=0.27", ">=0.28"));
+            },
+            "httpx",
+        ),
+        (|w| fs::remove_dir_all(w.0.0.join(".git")).unwrap(), "git"),
+    ];
+    for (change, named) in cases {
+        let workspace = Workspace::new("lacks", "1.43.1");
+        change(&workspace);
+        let said = print(&workspace).refused();
+        assert!(said.contains(named), "{said} lacks {named:?}");
+    }
+    let said = Xtask::new(&["image", "--print", "--sdk-project-root", "/no/such/folder"]).refused();
+    assert!(said.contains("/no/such/folder"), "{said}");
+}
+
+#[test]
+fn changes_that_are_not_committed_are_pushed_only_when_allowed() {
+    let workspace = Workspace::new("dirty", "1.43.1");
+    let fake = FakeDocker::with_builder("dirty-docker", INSPECTED);
+    let build = |args: &[&str]| -> Ended {
+        let root = ["image", "--variant=debian", "--sdk-project-root", workspace.path()];
+        fake.call(&[&root, args].concat()).end()
+    };
+    assert_eq!(build(&["--push"]).status, 0);
+    workspace.write("openhands-sdk/code.py", "answer = 43\n");
+    let refused = build(&["--push"]);
+    assert_eq!((refused.status, refused.stdout.as_str()), (2, ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--allow-dirty"), "{}", refused.stderr);
+    for args in [&["--push", "--allow-dirty"][..], &["--load"]] {
+        let ended = build(args);
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        let server = ended.stderr.lines().find(|line| line.starts_with("server: ")).unwrap();
+        let parts = ["uncommitted", workspace.path(), "openhands-sdk 1.43.1"];
+        assert!(parts.iter().all(|part| server.contains(part)), "{server}");
+        let target = &fake.baked().unwrap()["target"]["debian"];
+        assert_eq!(target["labels"]["dev.openhands.dirty"], "true");
+    }
+}
