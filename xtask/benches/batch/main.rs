@@ -94,7 +94,7 @@ impl Bench<'_> {
             let name = format!("{way}-{target}-{mode}");
             let build = |bases: &[String]| match way {
                 "today" => self.today(&name, target, mode, bases),
-                _ => self.ours(&name, target, mode, &[], bases),
+                _ => self.ours(self.call(&name, target, &[], bases), mode),
             };
             let cost = build(&bases[..count]);
             // Everything is there that images have in common.
@@ -175,9 +175,8 @@ impl Bench<'_> {
     }
 
     /// One call.
-    fn ours(&self, name: &str, target: &str, mode: &str, args: &[&str], bases: &[String]) -> Cost {
+    fn ours(&self, mut call: Xtask, mode: &str) -> Cost {
         let report = self.folder.0.join("report.json");
-        let mut call = self.call(name, target, args, bases);
         call.0.arg("--report").arg(&report).env(MODE, mode);
         let mut cost = self.watch(|| {
             run(&mut call.0);
@@ -285,7 +284,7 @@ impl Bench<'_> {
     fn jobs(&self, count: usize) {
         let targets = ["source-minimal", "overlay"];
         for target in targets {
-            self.ours("jobs-first", target, "off", &[], &self.bases("first", 1, OWN));
+            self.ours(self.call("jobs-first", target, &[], &self.bases("first", 1, OWN)), "off");
         }
         println!("\n| images | jobs | s `source-minimal` | s `overlay` |\n|---|---|---|---|");
         for count in [count, 2 * count] {
@@ -293,8 +292,10 @@ impl Bench<'_> {
                 let name = format!("jobs-{count}-{jobs}");
                 let bases = self.bases(&name, count, OWN);
                 let jobs = format!("--jobs={jobs}");
-                let [source, overlay] =
-                    targets.map(|target| self.ours(&name, target, "off", &[&jobs], &bases).seconds);
+                let [source, overlay] = targets.map(|target| {
+                    let call = self.call(&name, target, &[&jobs], &bases);
+                    self.ours(call, "off").seconds
+                });
                 println!("| {count} | {jobs} | {source:.1} | {overlay:.1} |");
             }
         }
