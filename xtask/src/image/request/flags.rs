@@ -247,11 +247,5 @@ fn markdown() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn the_readme_has_the_table() {
-        let readme = include_str!("../../../../README.md");
-        let table = super::markdown();
-        assert!(readme.contains(&table), "put this into README.md:\n\n{table}");
-    }
-}
+#[path = "../../../../tests/unit/flags.rs"]
+mod tests;

@@ -1,0 +1,69 @@
+//! The words of `BuildKit`.
+
+use super::*;
+
+#[test]
+fn vertex_names_say_what_a_vertex_is() {
+    let import = "importing cache manifest from r:5000/a:b";
+    let base = Vertex::Base { reference: "docker.io/library/a:1", digest: "sha256:0" };
+    let table = [
+        (import, Vertex::CacheImport("r:5000/a:b")),
+        ("exporting cache to registry", Vertex::CacheExport),
+        ("exporting to image", Vertex::ImageExport),
+        ("importing to docker", Vertex::ImageExport),
+        ("pushing r:5000/a:b with docker", Vertex::Push),
+        ("[builder 1/6] FROM docker.io/library/a:1@sha256:0", base),
+        ("[builder 2/6] RUN make", Vertex::Step),
+        ("[2/6] COPY a b", Vertex::Step),
+        ("[internal] load build definition from Dockerfile", Vertex::Internal),
+        ("[auth] a/b:pull token for r", Vertex::Internal),
+    ];
+    for (name, vertex) in table {
+        assert_eq!(Vertex::of(name), vertex, "{name}");
+    }
+}
+
+#[test]
+fn targets_are_split_from_vertex_names() {
+    let targets = ["a".to_owned(), "a-b".to_owned()];
+    let split = |name: &str| split_target(&targets, name).map(|found| (found.target, found.name));
+    assert_eq!(split("[a builder 2/6] RUN x"), Some((0, "[builder 2/6] RUN x".to_owned())));
+    assert_eq!(split("[a-b] exporting to image"), Some((1, "exporting to image".to_owned())));
+    assert_eq!(split("exporting to image"), None);
+}
+
+#[test]
+fn errors_have_one_cause() {
+    let missing = "failed to compute cache key: failed to calculate checksum of ref \
+                   a::b: \"/x\": not found";
+    let table = [
+        (
+            "process \"/bin/sh -c curl\" did not complete successfully: exit code: 22",
+            Cause::Step,
+            false,
+        ),
+        (missing, Cause::MissingFile, false),
+        (
+            "failed to compute cache key: failed to copy: httpReadSeeker: 404",
+            Cause::BrokenCache,
+            false,
+        ),
+        (
+            "failed to compute cache key: GET /v2/: 503 Service Unavailable",
+            Cause::BrokenCache,
+            true,
+        ),
+        ("image \"a:b\": already exists", Cause::TagTaken, false),
+        ("unexpected status: 403 Forbidden", Cause::Denied, false),
+        ("failed to push: 429 Too Many Requests", Cause::Busy, true),
+        ("toomanyrequests: you have reached your pull rate limit", Cause::Limited, false),
+        ("unexpected status: 502 Bad Gateway", Cause::RegistryError, true),
+        ("write: broken pipe", Cause::Connection, true),
+        ("docker.io/a/b:c: not found", Cause::NotFound, false),
+        ("rpc error: context canceled", Cause::Canceled, false),
+        ("something new", Cause::Other, false),
+    ];
+    for (error, cause, passing) in table {
+        assert_eq!((Cause::of(error), is_passing(error)), (cause, passing), "{error}");
+    }
+}

@@ -1,0 +1,69 @@
+//! Text that fits its line.
+
+use super::*;
+
+#[test]
+fn what_others_wrote_commands_neither_terminal_nor_runner() {
+    for (text, safe) in [
+        ("plain text, 10% :: done", "plain text, 10% :: done"),
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07after", "after"),
+        ("\x1b]8;;http://x\x1b\\link", "link"),
+        ("\x1b(Bascii\x1bcreset", "asciireset"),
+        ("\u{9b}2Jclear", "clear"),
+        ("a\rb\nc\td\u{202e}e", "a b c d e"),
+        ("::add-mask::x", ": :add-mask::x"),
+        ("x ::set-output name=a::b", "x : :set-output name=a::b"),
+        ("::\x1b[0madd-mask::x", ": :add-mask::x"),
+        (":\x1b[0m:add-mask::x", ": :add-mask::x"),
+        ("x ##[stop-commands]y", "x # #[stop-commands]y"),
+        ("###[error]", "## #[error]"),
+        ("##vso[task.complete]", "# #vso[task.complete]"),
+        ("## [1] and fe80::1", "## [1] and fe80::1"),
+    ] {
+        assert_eq!(one_line(text), safe, "{text:?}");
+        assert_eq!(one_line(safe), safe, "a second time");
+    }
+}
+
+#[test]
+fn lines_fit_their_width_and_folded_ones_lose_nothing() {
+    for (text, columns, expected) in
+        [("abcdef", 6, "abcdef"), ("abcdef", 5, "abcd…"), ("日本語", 5, "日本…"), ("", 0, "")]
+    {
+        assert_eq!(cut(text, columns), expected);
+    }
+    assert_eq!(folded("abcdefgh", 3), ["abc", "def", "gh"]);
+    assert_eq!(folded("", 3), [""]);
+    let long = format!("{}reason", "x".repeat(1000));
+    let short = shortened(&long);
+    assert_eq!(short.chars().count(), LONGEST);
+    assert!(short.ends_with("reason"));
+}
+
+#[test]
+fn a_step_is_named_by_the_first_comment_of_its_heredoc() {
+    for (name, expected) in [
+        (
+            "[builder 4/6] RUN --mount=type=tmpfs,target=/x <<'EOF' (# install it...)",
+            "[builder 4/6] install it",
+        ),
+        ("[a b 1/2] RUN <<EOF (# only (one) line)", "[a b 1/2] only (one) line"),
+        ("[a 1/2] RUN <<EOF (. /run/steps.sh...)", "[a 1/2] RUN <<EOF (. /run/steps.sh...)"),
+        ("[a 1/2] RUN <<EOF (#!/bin/bash...)", "[a 1/2] RUN <<EOF (#!/bin/bash...)"),
+        ("[a 1/2] RUN --mount=type=x   echo (# b)", "[a 1/2] RUN echo (# b)"),
+        ("exporting to image", "exporting to image"),
+    ] {
+        assert_eq!(step(name), expected);
+    }
+}
+
+#[test]
+fn output_is_cut_into_lines_and_the_last_needs_no_end() {
+    let mut lines = Lines::default();
+    assert!(lines.add("h\u{e9}".as_bytes().split_at(2).0).is_empty());
+    assert_eq!(lines.add(b"\xa9llo\r\n10%\r50%\r100%\n\nlast"), ["h\u{e9}llo", "100%", ""]);
+    assert_eq!(lines.end().as_deref(), Some("last"));
+    assert_eq!(lines.end(), None);
+    assert_eq!(lines.add(&vec![b'x'; LONGEST_REST + 1]).len(), 1, "output without end");
+}
