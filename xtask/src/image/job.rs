@@ -11,18 +11,17 @@ use super::build::builder::{self, Builder};
 use super::build::buildx::{Buildx, Docker, End};
 use super::build::cache_dir::Reading;
 use super::build::images::Unread;
-use super::build::observer::Observer;
 use super::build::probe::Probe;
-use super::build::registry::Registry;
 use super::build::server;
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
-use super::report::console::Console;
 use super::report::image::{ImageReport, Report};
 use super::report::last_build::{self, Build, Record};
+use super::report::progress::Progress;
 use super::report::{self, build_info, failed, github};
 use super::request::definition::Definition;
 use super::request::{Delivery, Request};
+use crate::message;
 
 /// A request with everything that was found out for it, ready to be built.
 pub struct Job {
@@ -58,12 +57,11 @@ impl Job {
     /// Builds the images, exports their caches, and reports.
     pub fn build(&mut self, sh: &Shell) -> Finished {
         let started = Instant::now();
-        let console = Console::new(&self.request);
         let docker = Docker::new(sh, self.request.builder.as_deref());
-        let (request, observer) = (&self.request, &console as &dyn Observer);
-        let buildx = Buildx { sh, docker: &docker, request, observer };
+        let request = &self.request;
+        let buildx = Buildx { sh, docker: &docker, request, watch: Progress::watch };
         if let (Some(shard), []) = (request.shard, self.plan.targets.as_slice()) {
-            observer.say(&format!(
+            message::say(&format!(
                 "nothing is built: the run has too few images for the shard {shard}."
             ));
             let ended = self.write_outputs(&Built::new(&self.plan));
@@ -79,7 +77,7 @@ impl Job {
         let images = self.images(sh, &built);
         let (builder, built, seconds) = (&ready.builder, &built, started.elapsed().as_secs_f64());
         let report = Report { request, builder, built, images, ended: &ended, seconds };
-        let published = self.write_outputs(built).and_then(|()| publish(&report, observer));
+        let published = self.write_outputs(built).and_then(|()| publish(&report));
         let ended = match built.missing().as_slice() {
             [] => published.and(ended.map_err(|error| error.context(self.delivered()))),
             _ => published.and(ended),
@@ -89,23 +87,22 @@ impl Job {
 
     /// Builds the images that are not there; `built` is up to date at any time.
     fn run(&self, buildx: &Buildx, ready: &Ready, built: &mut Built) -> Result<()> {
-        let Buildx { sh, docker, request, observer } = *buildx;
+        let Buildx { sh, docker, request, .. } = *buildx;
         if request.skip_existing {
             let (count, all) = (built.find_present(docker), built.rows.len());
-            observer.say(&format!("{count} of {all} images are in the registry, and skipped."));
+            message::say(&format!("{count} of {all} images are in the registry, and skipped."));
         }
         let reading = Reading::open_all(&self.plan)?;
         let on_done = |target: &Target, image: &Image| {
-            let registry = Registry { docker, observer };
             let (platforms, digest) = (&ready.builder.platforms, image.digest());
-            self.on_done(target, &Pushed { registry, platforms, digest })
+            self.on_done(target, &Pushed { docker, platforms, digest })
         };
         let (builder, unread, on_done) = (&ready.builder, &ready.unread, &on_done);
         let run = Run { buildx: *buildx, plan: &self.plan, builder, unread, on_done };
         let ended = run.build(built);
         for reading in reading {
             if let Err(error) = reading.close() {
-                observer.warn(&format!("{error:#}"));
+                message::warn(&format!("{error:#}"));
             }
         }
         ended?;
@@ -185,13 +182,13 @@ fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<R
     // Ended before anything else may fail, so that it leaves nothing behind.
     let unread = probe.unread(plan);
     let builder = builder?;
-    server.describe(buildx.observer);
+    server.describe();
     Ok(Ready { builder, unread })
 }
 
 /// Publishes the report, and keeps what the next builds are compared with.
-fn publish(report: &Report, observer: &dyn Observer) -> Result<()> {
-    report::publish(report, observer)?;
+fn publish(report: &Report) -> Result<()> {
+    report::publish(report)?;
     let mut records = report.images.iter().filter_map(|image| image.build.as_ref());
     records.try_for_each(|build| build.now.save(&build.path))
 }

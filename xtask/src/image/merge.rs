@@ -10,10 +10,9 @@ use xshell::Shell;
 
 use crate::error::usage;
 use crate::image::build::buildx::Docker;
-use crate::image::build::registry::{self, Registry};
+use crate::image::build::registry;
 use crate::image::plan::tag;
 use crate::image::report::build_info::{BuildInfo, Kind};
-use crate::image::report::console::Console;
 use crate::image::request;
 use crate::image::request::definition::Definition;
 use crate::output;
@@ -39,7 +38,6 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let allow_partial = request::flags::ALLOW_PARTIAL.is_given(&mut args);
     let asked = request::platforms(&mut args)?;
     let docker = Docker::new(sh, request::flags::BUILDER.value(&mut args)?.as_deref());
-    let registry = Registry { docker: &docker, observer: &Console::default() };
     let definition = Definition::read(sh)?;
     let groups = groups(&request::files(args, request::flags::Subcommand::Merge)?)?;
     for group in &groups {
@@ -47,7 +45,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     }
     check_tags(&groups)?;
     for group in &groups {
-        group.push(&registry)?;
+        group.push(&docker)?;
         for tag in &group.tags {
             output::write(tag)?;
         }
@@ -192,22 +190,22 @@ impl Group {
     }
 
     /// Pushes the manifest and writes its record once it has been read back.
-    fn push(&self, registry: &Registry) -> Result<()> {
+    fn push(&self, docker: &Docker) -> Result<()> {
         let first = &self.images[0];
         let digests = self.images.iter().filter_map(|info| info.digest.as_ref());
         let sources = digests.map(|digest| format!("{}@{digest}", first.image));
-        registry.create(&self.tags, &sources.collect::<Vec<_>>())?;
+        registry::create(docker, &self.tags, &sources.collect::<Vec<_>>())?;
 
         let expected = self.images.iter().map(BuildInfo::platforms).collect::<BTreeSet<_>>();
         for tag in &self.tags {
-            let manifests = registry.manifests(tag)?;
+            let manifests = registry::manifests(docker, tag)?;
             let found = manifests.iter().map(|m| m.platform.clone()).collect::<BTreeSet<_>>();
             if found != expected || manifests.len() != expected.len() {
                 bail!("{tag} holds images for {found:?}, but {expected:?} were put in it.");
             }
         }
         let tag = self.tags.iter().take(1).cloned().collect();
-        let digests = registry::digests(registry.docker, &tag);
+        let digests = registry::digests(docker, &tag);
         let info = BuildInfo {
             kind: Kind::Manifest,
             machines: self.images.iter().flat_map(|info| info.machines.clone()).collect(),

@@ -11,11 +11,11 @@ use super::buildkit;
 use super::buildx::{Buildx, Docker, End};
 use super::export::{Exporter, Exports};
 use super::images::{Images, ImagesBaked, Unread};
-use super::observer::Observer;
 use super::registry;
 use crate::error::Interrupted;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Check, Delivery};
+use crate::message;
 
 /// Pauses before an image is built again that failed for a passing reason.
 const PAUSES: [Duration; 3] =
@@ -150,7 +150,7 @@ impl Run<'_> {
                 groups.extend(self.group(&group, built)?);
             }
             if waiting.len() > wave.len() {
-                pace.get_or_insert_with(|| Pace::new(built)).say(built, self.buildx.observer);
+                pace.get_or_insert_with(|| Pace::new(built)).say(built);
             }
             if let (Some(error), left @ 1..) = (common_failure(wave, built), built.waiting()) {
                 let all = wave.len();
@@ -229,7 +229,7 @@ impl Run<'_> {
             let again = PAUSES.get(row.retries).filter(|_| buildkit::is_passing(&error));
             if let Some(again) = again {
                 let (image, seconds) = (&row.target.base_image, again.as_secs());
-                self.buildx.observer.warn(&format!("{image}: {error}; retrying in {seconds} s"));
+                message::warn(&format!("{image}: {error}; retrying in {seconds} s"));
                 row.retries += 1;
                 pause = pause.max(Some(*again));
             } else {
@@ -290,7 +290,7 @@ impl Pace {
     }
 
     /// Says how far the run is, and how long it may still take where that is known.
-    fn say(&self, built: &Built, observer: &dyn Observer) {
+    fn say(&self, built: &Built) {
         let done = built.count(Image::is_there);
         let failed = built.count(|image| matches!(image, Image::Failed { .. }));
         let left = built.waiting();
@@ -303,7 +303,7 @@ impl Pace {
             String::new()
         };
         let all = built.rows.len();
-        observer.say(&format!("batch: {done} of {all} done, {failed} failed, {left} to do{pace}"));
+        message::say(&format!("batch: {done} of {all} done, {failed} failed, {left} to do{pace}"));
     }
 }
 

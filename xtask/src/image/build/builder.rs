@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use super::buildx::{Buildx, Docker};
 use crate::image::plan::Plan;
 use crate::image::request::Request;
+use crate::message;
 use crate::process;
 
 /// How long docker may take to describe a builder, which takes it a tenth of a second.
@@ -52,7 +53,7 @@ pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
     }
     if !builder.exports_cache && plan.drop_exports() {
         let name = &builder.name;
-        buildx.observer.warn(&format!(
+        message::warn(&format!(
             "the builder {name:?} can't export a cache, so none is written. Turn on the engine's \
              containerd image store, or take another builder: `docker buildx create --driver \
              docker-container --use`."

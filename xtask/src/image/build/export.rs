@@ -233,7 +233,7 @@ impl Exporter<'_> {
                 Place::Registry(_) => export.place.clone(),
                 Place::Folder(folder) => {
                     let staging = Staging::new(folder)?;
-                    let place = Place::Folder(staging.path());
+                    let place = Place::Folder(staging.path.to_string_lossy().into_owned());
                     stagings.push(staging);
                     place
                 }
@@ -244,7 +244,7 @@ impl Exporter<'_> {
         let made = exports.iter().map(|export| written(export, &bake)).collect::<Vec<_>>();
         for staging in stagings {
             let is_done = |made: &Written| {
-                staging.folder() == Path::new(&made.place) && made.outcome == Outcome::Done
+                staging.folder == Path::new(&made.place) && made.outcome == Outcome::Done
             };
             if made.iter().any(is_done) {
                 staging.keep()?;

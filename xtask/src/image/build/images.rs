@@ -12,6 +12,7 @@ use super::trace::{Failure, Phase, Span, Step, Trace};
 use crate::image::plan::bake_file::{BakeFile, ImageBake};
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Delivery, Request};
+use crate::message;
 
 /// Caches that are not read, each with the reason, by the name that `BuildKit` uses.
 pub type Unread = BTreeMap<String, String>;
@@ -113,7 +114,7 @@ impl Images<'_> {
         let is_taken = |failure: Failure| Cause::of(failure.error) == Cause::TagTaken;
         // Two runs that load one tag at once disturb each other in the engine.
         if matches!(bake.end, End::Failed(_)) && bake.trace.failures().any(is_taken) {
-            buildx.observer.warn("another run loaded the same tag at the same time; retrying");
+            message::warn("another run loaded the same tag at the same time; retrying");
             bake = buildx.bake(&file(&unread), None)?;
         }
         let mut first_read = None;
@@ -121,7 +122,7 @@ impl Images<'_> {
             let broken = self.broken_caches(&bake);
             let is_late = bake.end == End::TimedOut;
             if !broken.keys().all(|name| unread.contains_key(name)) {
-                buildx.observer.warn("a cache is broken; retrying without it");
+                message::warn("a cache is broken; retrying without it");
                 unread.extend(broken);
                 // What hangs may keep hanging in the builder. All steps have run by now, so the
                 // retry gets no more time than an export.

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::buildkit::{self, Cause};
 use super::buildx::Docker;
-use super::observer::Observer;
 use crate::digest::sha256;
+use crate::message;
 use crate::process;
 
 /// Pauses before a request that failed for a passing reason is made again, 15 s in all.
@@ -49,63 +49,49 @@ pub struct Content {
     pub is_cache: bool,
 }
 
-/// The registries that the docker client knows.
-pub struct Registry<'a> {
-    pub docker: &'a Docker,
-    pub observer: &'a dyn Observer,
+/// Makes one list of the images `sources` (references by digest) and pushes it under `tags`;
+/// fails where the registry refuses, or does not recover in time.
+pub fn create(docker: &Docker, tags: &[String], sources: &[String]) -> Result<()> {
+    let tags = tags.iter().flat_map(|tag| ["--tag", tag]);
+    let sources = sources.iter().map(String::as_str);
+    let args = ["create"].into_iter().chain(tags).chain(sources).collect::<Vec<_>>();
+    imagetools(docker, &args).map(drop)
 }
 
-impl Registry<'_> {
-    /// Makes one list of the images `sources` (references by digest) and pushes it under `tags`.
-    ///
-    /// # Errors
-    /// A registry that refuses; a passing failure that did not pass.
-    pub fn create(&self, tags: &[String], sources: &[String]) -> Result<()> {
-        let tags = tags.iter().flat_map(|tag| ["--tag", tag]);
-        let sources = sources.iter().map(String::as_str);
-        let args = ["create"].into_iter().chain(tags).chain(sources).collect::<Vec<_>>();
-        self.imagetools(&args).map(drop)
-    }
+/// The images in the list `reference`, attestations aside; fails as [`create`] does, or where
+/// `reference` is no list.
+pub fn manifests(docker: &Docker, reference: &str) -> Result<Vec<Manifest>> {
+    let raw = imagetools(docker, &["inspect", "--raw", reference])?;
+    let index: Value = serde_json::from_str(&raw)
+        .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
+    let list = index["manifests"].as_array();
+    let list = list.with_context(|| format!("{reference} is no list of images."))?;
+    let manifests = list.iter().map(manifest);
+    Ok(manifests.filter(|manifest| manifest.platform != "unknown/unknown").collect())
+}
 
-    /// The images in the list `reference`, attestations aside.
-    ///
-    /// # Errors
-    /// As [`Registry::create`]; or a `reference` that is no list.
-    pub fn manifests(&self, reference: &str) -> Result<Vec<Manifest>> {
-        let raw = self.imagetools(&["inspect", "--raw", reference])?;
-        let index: Value = serde_json::from_str(&raw)
-            .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
-        let list = index["manifests"]
-            .as_array()
-            .with_context(|| format!("{reference} is no list of images."))?;
-        let manifests = list.iter().map(manifest);
-        Ok(manifests.filter(|manifest| manifest.platform != "unknown/unknown").collect())
-    }
-
-    /// What `docker buildx imagetools` prints, after as many tries as it takes.
-    fn imagetools(&self, args: &[&str]) -> Result<String> {
-        let mut pauses = PAUSES.into_iter();
-        loop {
-            let mut docker = self.docker.buildx(&[&["imagetools"], args].concat());
-            let Some(output) = process::output(&mut docker, PATIENCE)? else {
-                bail!("the registry has not answered for {} s.", PATIENCE.as_secs());
-            };
-            if output.status.success() {
-                return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+/// What `docker buildx imagetools` prints, after as many tries as it takes.
+fn imagetools(docker: &Docker, args: &[&str]) -> Result<String> {
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        let mut imagetools = docker.buildx(&[&["imagetools"], args].concat());
+        let Some(output) = process::output(&mut imagetools, PATIENCE)? else {
+            bail!("the registry has not answered for {} s.", PATIENCE.as_secs());
+        };
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let error = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        let error = error.trim_start_matches("ERROR: ").to_owned();
+        match pauses.next().filter(|_| buildkit::is_passing(&error)) {
+            Some(pause) => {
+                let seconds = pause.as_secs();
+                message::warn(&format!("{error}; retrying in {seconds} s"));
+                sleep(pause)?;
             }
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            let error = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-            let error = error.trim_start_matches("ERROR: ").to_owned();
-            match pauses.next().filter(|_| buildkit::is_passing(&error)) {
-                Some(pause) => {
-                    let seconds = pause.as_secs();
-                    self.observer.warn(&format!("{error}; retrying in {seconds} s"));
-                    sleep(pause)?;
-                }
-                None => bail!(
-                    "the registry refused: {error}. To continue, {}.",
-                    Cause::of(&error).remedy()
-                ),
+            None => {
+                bail!("the registry refused: {error}. To continue, {}.", Cause::of(&error).remedy())
             }
         }
     }

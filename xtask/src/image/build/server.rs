@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
 
 use super::checkout::{self, Copy};
-use super::observer::Observer;
 use crate::error::usage;
 use crate::image::plan::tag;
 use crate::image::request::definition;
@@ -19,6 +18,7 @@ use crate::image::request::prebuilt::Prebuilt;
 use crate::image::request::source::{Server, Source, UNKNOWN};
 use crate::image::request::workspace::{self, Package};
 use crate::image::request::{Delivery, Request};
+use crate::message;
 use crate::process;
 
 /// The largest manifest or lock of a workspace, in bytes.
@@ -103,7 +103,7 @@ impl Found {
     }
 
     /// Says what the image gets.
-    pub fn describe(&self, observer: &dyn Observer) {
+    pub fn describe(&self) {
         let Source { is_dirty, sha, packages, .. } = &self.source;
         let checkout = self.checkout.as_deref().unwrap_or(Path::new("")).display();
         let dirty = if *is_dirty { " with uncommitted changes" } else { "" };
@@ -115,10 +115,10 @@ impl Found {
             Server::Release if self.prebuilt.is_some() => "the pinned release, in part".to_owned(),
             Server::Release => "the pinned release".to_owned(),
         };
-        observer.say(&format!("server: {from}: {}", self.source.package_list()));
+        message::say(&format!("server: {from}: {}", self.source.package_list()));
         let versions = packages.iter().filter_map(|package| package.version.as_ref());
         if versions.collect::<BTreeSet<_>>().len() > 1 {
-            observer.warn(&format!(
+            message::warn(&format!(
                 "the packages of the server have different versions: {}",
                 self.source.package_list()
             ));

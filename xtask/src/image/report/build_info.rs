@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::error::usage;
-use crate::image::build::registry::Registry;
+use crate::image::build::buildx::Docker;
+use crate::image::build::registry;
 use crate::image::plan::cache;
 use crate::image::plan::tag;
 use crate::image::plan::{Target, arch};
@@ -231,9 +232,9 @@ impl Place {
     }
 }
 
-/// An image that was pushed, and the registry that has it.
+/// An image that was pushed, and the client that reaches its registry.
 pub struct Pushed<'a> {
-    pub registry: Registry<'a>,
+    pub docker: &'a Docker,
     pub platforms: &'a [String],
     /// Of the image, or of the list of its images.
     pub digest: Option<&'a str>,
@@ -279,7 +280,7 @@ fn digest_for(request: &Request, platform: &str, pushed: &Pushed) -> Result<Opti
     if let [_] = pushed.platforms {
         return Ok(Some(digest.to_owned()));
     }
-    let manifests = pushed.registry.manifests(&format!("{}@{digest}", request.image))?;
+    let manifests = registry::manifests(pushed.docker, &format!("{}@{digest}", request.image))?;
     let manifest = manifests.into_iter().find(|manifest| manifest.platform == platform);
     let manifest =
         manifest.with_context(|| format!("the pushed {digest} has no image for {platform}."))?;

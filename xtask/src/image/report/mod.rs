@@ -3,7 +3,6 @@
 
 pub mod build_info;
 pub mod cache_read;
-pub mod console;
 pub mod failed;
 pub mod github;
 pub mod image;
@@ -20,8 +19,8 @@ use serde_json::{Map, Value, json};
 use self::image::Report;
 use self::text::rounded;
 use super::build::images::ImagesBaked;
-use super::build::observer::Observer;
 use crate::error::Interrupted;
+use crate::message;
 use crate::output;
 
 /// The version of the report for programs.
@@ -32,21 +31,21 @@ const SCHEMA: u64 = 1;
 ///
 /// # Errors
 /// A file that can't be written.
-pub fn publish(report: &Report, observer: &dyn Observer) -> Result<()> {
+pub fn publish(report: &Report) -> Result<()> {
     for warning in table::warnings(report) {
-        observer.warn(&warning);
+        message::warn(&warning);
     }
     if report.request.explain {
         for image in &report.images {
             let Some(build) = &image.build else { continue };
             let steps = image.steps();
             for line in last_build::explain(&image.row.target.name, steps.as_deref(), build) {
-                observer.say(&line);
+                message::say(&line);
             }
         }
     }
     let table = table::table(report);
-    table.lines().for_each(|line| observer.say(line));
+    table.lines().for_each(message::say);
     github::write_page(&github::fenced("text", &table))?;
     match &report.request.report {
         Some(path) => output::save(path, format!("{:#}\n", json(report))),

@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::github;
 use super::screen::Screen;
 use super::text;
 use super::work::{End, Work};
 use crate::image::build::buildkit;
+use crate::image::build::buildx::Watcher;
 use crate::image::build::events::{Event, Log, Status, VertexEvent};
-use crate::image::build::observer::Watcher;
+use crate::image::request::{Request, Style};
+use crate::message;
 use crate::output;
 
 /// Work that is no step, and parts of work, are shown where they took so many seconds.
@@ -34,11 +35,10 @@ impl Watcher for Progress {
             Event::Status(status) => self.status(status),
             Event::Log(log) => self.log(log),
             Event::Warning(warning) => {
-                let warning = github::warning(&warning.text);
                 self.erase();
-                output::note(warning);
+                message::warn(&warning.text);
             }
-            Event::Text(text) => self.whole(&format!("buildx: {}", text::one_line(text))),
+            Event::Text(text) => self.whole(&format!("buildx: {}", message::one_line(text))),
         }
     }
 
@@ -69,10 +69,12 @@ impl Watcher for Progress {
 }
 
 impl Progress {
-    /// `plain` asks for lines on a terminal too; of an export, only that is shown.
-    pub fn new(plain: bool, is_export: bool) -> Self {
-        let screen = if plain { None } else { Screen::of_stderr() };
-        Progress { screen, is_export, works: HashMap::new(), begun: Instant::now() }
+    /// Watches one bake for `request`; of an export, only that is shown.
+    pub fn watch(request: &Request, is_export: bool) -> Box<dyn Watcher> {
+        // The log of a CI job keeps every frame that a terminal would draw over.
+        let is_drawn = request.progress == Style::Auto && !request.ci;
+        let screen = if is_drawn { Screen::of_stderr() } else { None };
+        Box::new(Progress { screen, is_export, works: HashMap::new(), begun: Instant::now() })
     }
 
     fn vertex(&mut self, vertex: &VertexEvent) {
@@ -134,7 +136,7 @@ impl Progress {
             && completed - started >= LONG
             && let Some(work) = self.works.get(&status.vertex)
         {
-            let (number, id) = (work.number, text::one_line(&status.id));
+            let (number, id) = (work.number, message::one_line(&status.id));
             self.line(&format!("#{number} {id} {:.1}s done", completed - started));
         }
     }

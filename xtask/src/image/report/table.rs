@@ -2,10 +2,11 @@
 
 use super::cache_read::Read;
 use super::image::{Count, ImageReport, Report};
-use super::text::{bytes, one_line, or_unknown, shortened};
+use super::text::{bytes, or_unknown, shortened};
 use crate::image::build::batch::Image;
 use crate::image::build::export::Outcome;
 use crate::image::build::trace::Phase;
+use crate::message::one_line;
 
 /// With more images than this, only what went wrong is shown.
 const SHOWN: usize = 8;

@@ -1,8 +1,6 @@
-//! Text that fits its line: cut, folded, and without what would move the cursor of a terminal or
-//! command a CI runner.
+//! Text that fits its line, and numbers as people write them.
 
-use std::iter::Peekable;
-use std::str::Chars;
+use crate::message::one_line;
 
 /// The longest line of a log.
 pub const LONGEST: usize = 200;
@@ -10,86 +8,6 @@ pub const LONGEST: usize = 200;
 const LONGEST_NAME: usize = 150;
 /// The most output that may come without the end of a line, in bytes.
 const LONGEST_REST: usize = 1 << 16;
-
-/// `text` without commands to a terminal or a CI runner, as one line.
-pub fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    let mut chars = text.trim_end().chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '\x1b' => skip_command(&mut chars),
-            // The 8-bit CSI.
-            '\u{9b}' => skip_to_final(&mut chars),
-            // Separators of lines, and what changes the direction of writing.
-            c if c.is_control()
-                || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-            {
-                line.push(' ');
-            }
-            c => line.push(c),
-        }
-    }
-    without_runner_commands(&line)
-}
-
-/// Skips the rest of a terminal's command, after its ESC.
-fn skip_command(chars: &mut Peekable<Chars>) {
-    match chars.next() {
-        Some('[') => skip_to_final(chars),
-        // These hold text, such as a window's title, up to BEL or to ESC and a backslash.
-        Some(']' | 'P' | 'X' | '^' | '_') => {
-            while let Some(c) = chars.next_if(|&c| c != '\n') {
-                match c {
-                    '\x07' | '\u{9c}' => break,
-                    '\x1b' => {
-                        chars.next_if_eq(&'\\');
-                        break;
-                    }
-                    _ => {}
-                }
-            }
-        }
-        // An escape of several characters, which ends like a CSI but earlier.
-        Some(' '..='/') => {
-            while chars.next_if(|c| (' '..='/').contains(c)).is_some() {}
-            chars.next_if(|c| ('0'..='~').contains(c));
-        }
-        _ => {}
-    }
-}
-
-/// Skips the parameters of a control sequence and the character that ends it.
-fn skip_to_final(chars: &mut Peekable<Chars>) {
-    while chars.next_if(|c| (' '..='?').contains(c)).is_some() {}
-    chars.next_if(|c| ('@'..='~').contains(c));
-}
-
-/// `line` with a blank in what a CI runner would take for a command: GitHub `::name::` and
-/// `::name key=value::` at the start and `##[name]` anywhere, others `##vso[` and the like.
-fn without_runner_commands(line: &str) -> String {
-    let mut safe = String::new();
-    let mut rest = line;
-    while let Some(at) = rest.find(['#', ':']) {
-        let (before, from) = rest.split_at(at);
-        safe.push_str(before);
-        let (first, after) = from.split_at(1);
-        safe.push_str(first);
-        if is_runner_command(from) {
-            safe.push(' ');
-        }
-        rest = after;
-    }
-    safe + rest
-}
-
-/// Does `text` begin with what a CI runner takes for a command?
-fn is_runner_command(text: &str) -> bool {
-    let name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if let Some(text) = text.strip_prefix("::") {
-        return text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.contains("::");
-    }
-    text.strip_prefix("##").is_some_and(|text| text.trim_start_matches(name).starts_with('['))
-}
 
 /// `text` up to `columns` of a terminal.
 pub fn cut(text: &str, columns: usize) -> String {

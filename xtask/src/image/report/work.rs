@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::text::{self, Lines};
 use crate::image::build::buildkit::{self, Cause};
 use crate::image::build::events::VertexEvent;
+use crate::message;
 
 /// How many lines of its output are kept of work that may fail.
 const LAST_LINES: usize = 30;
@@ -26,7 +27,7 @@ pub struct Work {
 
 impl Work {
     pub fn new(number: usize, name: &str) -> Self {
-        let (name, lines) = (text::step(&text::one_line(name)), Lines::default());
+        let (name, lines) = (text::step(&message::one_line(name)), Lines::default());
         let (started, began, ended, output) = (None, None, false, VecDeque::new());
         Work { number, name, started, began, ended, output, lines }
     }
