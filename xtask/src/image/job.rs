@@ -116,7 +116,7 @@ impl Job {
         let compared = |row: &Row| {
             let images = built.bake(row).filter(|images| images.bake.end == End::Done)?;
             let path = last_build::path(sh, &self.request, row.target);
-            let last = Record::load(&path, &inputs);
+            let last = Record::load(&path);
             let mut now = inputs.clone();
             now.add(row.target, images.first_bake(&row.target.name), last.as_ref());
             Some(Build { path, now, last })

@@ -11,7 +11,6 @@ pub mod progress;
 pub mod screen;
 pub mod table;
 pub mod text;
-pub mod work;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};

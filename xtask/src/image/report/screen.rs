@@ -35,9 +35,7 @@ impl Screen {
     /// Prints all of a text for good, in as many lines as it takes.
     pub fn print_whole(&mut self, text: &str) {
         self.erase();
-        for line in text::folded(text, columns()) {
-            output::note(line);
-        }
+        output::note(text);
     }
 
     /// How many lines can be drawn now; `None` where the last ones are still fresh.
@@ -52,7 +50,8 @@ impl Screen {
         self.last_draw = Some(Instant::now());
         self.erase();
         for line in lines {
-            output::note(text::cut(line, columns()));
+            // Without line wrap: some characters are two columns wide.
+            output::note(format_args!("\x1b[?7l{}\x1b[?7h", text::cut(line, columns())));
         }
         self.drawn = lines.len();
     }

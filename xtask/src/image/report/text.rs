@@ -11,49 +11,10 @@ const LONGEST_REST: usize = 1 << 16;
 
 /// `text` up to `columns` of a terminal.
 pub fn cut(text: &str, columns: usize) -> String {
-    let (head, rest) = split(text, columns);
-    match rest {
-        "" => head.to_owned(),
-        _ => format!("{}…", split(head, columns.saturating_sub(1)).0),
+    match text.char_indices().nth(columns) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
     }
-}
-
-/// `text` in lines of up to `columns` of a terminal.
-pub fn folded(text: &str, columns: usize) -> Vec<&str> {
-    let (mut lines, mut rest) = (Vec::new(), text);
-    loop {
-        let (line, more) = split(rest, columns.max(2));
-        lines.push(line);
-        if more.is_empty() {
-            return lines;
-        }
-        rest = more;
-    }
-}
-
-/// What of `text` fits into `columns`, and the rest.
-fn split(text: &str, columns: usize) -> (&str, &str) {
-    let mut width = 0;
-    let end = text.char_indices().find(|(_, c)| {
-        width += if is_wide(*c) { 2 } else { 1 };
-        width > columns
-    });
-    text.split_at(end.map_or(text.len(), |(at, _)| at))
-}
-
-/// Does a terminal take two columns for `c`, as for Chinese, Japanese, Korean and pictures?
-fn is_wide(c: char) -> bool {
-    matches!(
-        c,
-        '\u{1100}'..='\u{115f}'
-            | '\u{2e80}'..='\u{a4cf}'
-            | '\u{ac00}'..='\u{d7a3}'
-            | '\u{f900}'..='\u{faff}'
-            | '\u{fe30}'..='\u{fe6f}'
-            | '\u{ff00}'..='\u{ff60}'
-            | '\u{1f300}'..='\u{1faff}'
-            | '\u{20000}'..='\u{3fffd}'
-    )
 }
 
 /// An error on one line that can be read: the middle is left out of a long one, because a step's
