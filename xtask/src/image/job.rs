@@ -28,7 +28,6 @@ pub struct Job {
     request: Request,
     server: server::Found,
     pub plan: Plan,
-    build_info: Option<build_info::Place>,
 }
 
 /// A run that has ended.
@@ -49,9 +48,10 @@ impl Job {
         let server = server::Found::find(sh, &request)?;
         let plan = Plan::new(&request, &definition, &server.source)?;
         let images = plan.targets.len() * request.platforms.len().max(1);
-        let build_info = request.build_info.as_deref();
-        let build_info = build_info.map(|path| build_info::Place::new(path, images));
-        Ok(Job { build_info: build_info.transpose()?, request, server, plan })
+        if let Some(path) = &request.build_info {
+            build_info::check_path(path, images)?;
+        }
+        Ok(Job { request, server, plan })
     }
 
     /// Builds the images, exports their caches, and reports.
@@ -139,11 +139,10 @@ impl Job {
 
     /// Writes the build information of an image that is done.
     fn on_done(&self, target: &Target, pushed: &Pushed) -> Result<()> {
-        let Job { request, build_info, .. } = self;
-        let source = &self.server.source;
-        match (build_info, request.delivery) {
-            (Some(place), Delivery::Push) => {
-                build_info::write(request, source, target, pushed, place)
+        let (request, source) = (&self.request, &self.server.source);
+        match (&request.build_info, request.delivery) {
+            (Some(path), Delivery::Push) => {
+                build_info::write(request, source, target, pushed, path)
             }
             // A fork's pull request is built by the same command, and pushes nothing.
             _ => Ok(()),

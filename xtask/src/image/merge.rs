@@ -74,7 +74,7 @@ fn groups(files: &[PathBuf]) -> Result<Vec<Group>> {
     }
     let mut groups = groups.into_values().collect::<Vec<_>>();
     for group in &mut groups {
-        group.images.sort_by(|a, b| a.machines.cmp(&b.machines));
+        group.images.sort_by(|a, b| a.platforms.cmp(&b.platforms));
     }
     Ok(groups)
 }
@@ -146,7 +146,7 @@ impl Group {
         };
         let mut platforms = BTreeSet::new();
         for info in &self.images {
-            let platform = info.platforms();
+            let platform = info.platforms.join(",");
             missing.retain(|asked| *asked != platform);
             if let Some(platform) = platforms.replace(platform) {
                 return Err(usage(format!("{name} has two images for {platform}: name one.")));
@@ -196,7 +196,8 @@ impl Group {
         let sources = digests.map(|digest| format!("{}@{digest}", first.image));
         registry::create(docker, &self.tags, &sources.collect::<Vec<_>>())?;
 
-        let expected = self.images.iter().map(BuildInfo::platforms).collect::<BTreeSet<_>>();
+        let expected =
+            self.images.iter().map(|info| info.platforms.join(",")).collect::<BTreeSet<_>>();
         for tag in &self.tags {
             let manifests = registry::manifests(docker, tag)?;
             let found = manifests.iter().map(|m| m.platform.clone()).collect::<BTreeSet<_>>();
@@ -208,7 +209,8 @@ impl Group {
         let digests = registry::digests(docker, &tag);
         let info = BuildInfo {
             kind: Kind::Manifest,
-            machines: self.images.iter().flat_map(|info| info.machines.clone()).collect(),
+            platforms: self.images.iter().flat_map(|info| info.platforms.clone()).collect(),
+            arches: self.images.iter().flat_map(|info| info.arches.clone()).collect(),
             tags: self.tags.clone(),
             digest: digests.into_values().next(),
             ..first.clone()

@@ -88,7 +88,7 @@ fn table(images: &[&BuildInfo]) -> Vec<String> {
     for info in images {
         let variant = info.variant.as_deref().unwrap_or_default();
         let arches = rows.entry((variant, &info.base_image)).or_default();
-        arches.extend(info.machines.iter().map(|machine| machine.arch.as_str()));
+        arches.extend(info.arches.iter().map(String::as_str));
     }
     let head = ["", "| Variant | Architectures | Base image |", "|---|---|---|"];
     let rows = rows.into_iter().map(|((variant, base_image), arches)| {
