@@ -11,7 +11,7 @@ use super::build::builder::{self, Builder};
 use super::build::buildx::{Buildx, Docker, End};
 use super::build::cache_dir::Reading;
 use super::build::images::Unread;
-use super::build::probe::Probe;
+use super::build::probe;
 use super::build::server;
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
@@ -176,10 +176,10 @@ struct Ready {
 /// Finds out whether the plan can be built, and fits it to the builder.
 fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<Ready> {
     server.prepare(buildx.request)?;
-    let probe = Probe::start(buildx.docker, plan, buildx.request.cache_timeout);
+    let probe = probe::start(buildx.docker, plan, buildx.request.cache_timeout);
     let builder = builder::check(buildx, plan);
     // Ended before anything else may fail, so that it leaves nothing behind.
-    let unread = probe.unread(plan);
+    let unread = probe.join().unwrap_or_default();
     let builder = builder?;
     server.describe();
     Ok(Ready { builder, unread })

@@ -11,14 +11,8 @@ use crate::image::request;
 use crate::image::request::definition::Definition;
 use crate::output;
 
-/// The runner that builds an architecture natively.
-fn runner(arch: &str) -> Option<&'static str> {
-    match arch {
-        "amd64" => Some("ubuntu-24.04"),
-        "arm64" => Some("ubuntu-24.04-arm"),
-        _ => None,
-    }
-}
+/// The runners that build an architecture natively.
+const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
 
 /// Prints the matrix, and makes it an output of the GitHub Actions step, if this is one.
 ///
@@ -47,7 +41,7 @@ fn matrix(definition: &Definition, asked: &[String], platforms: &[String]) -> Re
         for platform in narrowed {
             check_name("platform", platform, variant.platforms.iter())?;
             let arch = arch(platform);
-            let runner = runner(&arch).with_context(|| {
+            let runner = RUNNERS.iter().find(|(name, _)| *name == arch).with_context(|| {
                 format!(
                     "no runner is known for {platform:?} of the variant {name:?}: add one in \
                      xtask/src/image/matrix.rs."
@@ -58,7 +52,7 @@ fn matrix(definition: &Definition, asked: &[String], platforms: &[String]) -> Re
                 "arch": arch,
                 "platform": platform,
                 "base_image": variant.base_image,
-                "runner": runner,
+                "runner": runner.1,
             }));
         }
     }

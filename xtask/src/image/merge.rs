@@ -132,21 +132,30 @@ fn check_tags(groups: &[Group]) -> Result<()> {
 
 impl Group {
     fn check(&self, allow_partial: bool, asked: &[String], definition: &Definition) -> Result<()> {
-        let name = self.name();
+        let (name, first) = (self.name(), &self.images[0]);
+        let tags = |info: &BuildInfo| info.manifest_tags.join(", ");
         for info in &self.images {
-            self.check_alike(info)?;
+            for (key, first, other) in [
+                ("image", &first.image, &info.image),
+                ("sha", &first.sha, &info.sha),
+                ("git_ref", &first.git_ref, &info.git_ref),
+                ("manifest_tags", &tags(first), &tags(info)),
+            ] {
+                if first != other {
+                    return Err(usage(format!(
+                        "the images of {name} differ in {key:?}: {first:?} and {other:?}. Merge \
+                         what one run built."
+                    )));
+                }
+            }
         }
-        let variant = self.images[0].variant.as_ref();
-        let mut missing = match asked {
-            [] => variant
-                .and_then(|variant| definition.variants.get(variant))
-                .map(|variant| variant.platforms.clone())
-                .unwrap_or_default(),
-            asked => asked.to_vec(),
+        let variant = first.variant.as_ref().and_then(|name| definition.variants.get(name));
+        let mut missing = match (asked, variant) {
+            ([], Some(variant)) => variant.platforms.clone(),
+            _ => asked.to_vec(),
         };
         let mut platforms = BTreeSet::new();
-        for info in &self.images {
-            let platform = info.platforms.join(",");
+        for platform in self.images.iter().map(|info| info.platforms.join(",")) {
             missing.retain(|asked| *asked != platform);
             if let Some(platform) = platforms.replace(platform) {
                 return Err(usage(format!("{name} has two images for {platform}: name one.")));
@@ -157,29 +166,6 @@ impl Group {
                 "{name} lacks an image for {}: build it, or allow that with --allow-partial.",
                 missing.join(", ")
             )));
-        }
-        Ok(())
-    }
-
-    /// Checks that `info` is of the same run as the group's first image.
-    fn check_alike(&self, info: &BuildInfo) -> Result<()> {
-        let compared = |info: &BuildInfo| {
-            [
-                ("image", info.image.clone()),
-                ("sha", info.sha.clone()),
-                ("git_ref", info.git_ref.clone()),
-                ("manifest_tags", info.manifest_tags.join(", ")),
-            ]
-        };
-        for ((key, first), (_, other)) in compared(&self.images[0]).into_iter().zip(compared(info))
-        {
-            if first != other {
-                return Err(usage(format!(
-                    "the images of {} differ in {key:?}: {first:?} and {other:?}. Merge what one \
-                     run built.",
-                    self.name()
-                )));
-            }
         }
         Ok(())
     }

@@ -63,9 +63,8 @@ impl Reading {
 /// A folder that an export is written to first, removed when this is dropped.
 pub struct Staging {
     /// The cache folder.
-    pub folder: PathBuf,
-    /// Where to write to.
-    pub path: PathBuf,
+    folder: PathBuf,
+    path: PathBuf,
 }
 
 impl Staging {
@@ -82,6 +81,11 @@ impl Staging {
             let _ = fs::hard_link(&blob, staged.join(name(&blob)));
         }
         Ok(Staging { folder, path })
+    }
+
+    /// Where to write to.
+    pub fn place(&self) -> Place {
+        Place::Folder(self.path.to_string_lossy().into_owned())
     }
 
     /// Takes over what was written: blobs first, then the index that names them.

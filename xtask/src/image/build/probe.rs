@@ -1,5 +1,5 @@
-//! Does the registry answer at all? Asked in the background before the first build, because
-//! `BuildKit` waits forever for a cache, and so does whatever it builds after that.
+//! Does the registry answer at all? `BuildKit` waits forever for a cache, and so does whatever it
+//! builds after that.
 
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -10,34 +10,19 @@ use super::registry::{self, SHORT_PATIENCE};
 use crate::image::plan::Plan;
 use crate::image::plan::cache::Place;
 
-/// A request that is under way.
-pub struct Probe {
-    /// How long the registry may take.
-    limit: Duration,
-    answered: JoinHandle<bool>,
-}
-
-impl Probe {
-    /// Asks for one cache of `plan`, which stands for all: they are in one repository. The answer
-    /// may take as long as `limit`.
-    pub fn start(docker: &Docker, plan: &Plan, limit: Duration) -> Self {
-        let limit = limit.min(SHORT_PATIENCE);
-        let (docker, reference) = (docker.clone(), references(plan).next().cloned());
-        let answered = thread::spawn(move || {
-            let answer = reference.map(|name| registry::inspect(&docker, &name, limit));
-            !matches!(answer, Some(Ok(None)))
-        });
-        Probe { limit, answered }
-    }
-
-    /// What `plan` must not read because the registry did not answer.
-    pub fn unread(self, plan: &Plan) -> Unread {
-        if self.answered.join().unwrap_or(true) {
+/// Finds out, in the background, what `plan` must not read because the registry has not answered
+/// within `limit`. One cache is asked for and stands for all: they are in one repository.
+pub fn start(docker: &Docker, plan: &Plan, limit: Duration) -> JoinHandle<Unread> {
+    let limit = limit.min(SHORT_PATIENCE);
+    let (docker, names) = (docker.clone(), references(plan).cloned().collect::<Vec<_>>());
+    thread::spawn(move || {
+        let answer = names.first().map(|name| registry::inspect(&docker, name, limit));
+        if !matches!(answer, Some(Ok(None))) {
             return Unread::new();
         }
-        let why = format!("no answer within {} s", self.limit.as_secs());
-        references(plan).map(|reference| (reference.clone(), why.clone())).collect()
-    }
+        let why = format!("no answer within {} s", limit.as_secs());
+        names.into_iter().map(|name| (name, why.clone())).collect()
+    })
 }
 
 fn references(plan: &Plan) -> impl Iterator<Item = &String> {

@@ -14,13 +14,8 @@ use crate::digest::sha256;
 use crate::message;
 use crate::process;
 
-/// Pauses before a request that failed for a passing reason is made again, 15 s in all.
-const PAUSES: [Duration; 4] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-];
+/// Seconds before a request that failed for a passing reason is made again.
+const PAUSES: [u64; 4] = [1, 2, 4, 8];
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a request may take that the build can do without.
@@ -86,9 +81,8 @@ fn imagetools(docker: &Docker, args: &[&str]) -> Result<String> {
         let error = error.trim_start_matches("ERROR: ").to_owned();
         match pauses.next().filter(|_| buildkit::is_passing(&error)) {
             Some(pause) => {
-                let seconds = pause.as_secs();
-                message::warn(&format!("{error}; retrying in {seconds} s"));
-                sleep(pause)?;
+                message::warn(&format!("{error}; retrying in {pause} s"));
+                sleep(Duration::from_secs(pause))?;
             }
             None => {
                 bail!("the registry refused: {error}. To continue, {}.", Cause::of(&error).remedy())
@@ -174,9 +168,6 @@ fn manifest_bytes(docker: &Docker, reference: &str) -> Option<Vec<u8>> {
 }
 
 /// Asks for a manifest once; `None` if there is no answer within `limit`.
-///
-/// # Errors
-/// A docker that can't be started, or a signal.
 pub fn inspect(docker: &Docker, reference: &str, limit: Duration) -> Result<Option<Output>> {
     process::output(&mut docker.buildx(&["imagetools", "inspect", "--raw", reference]), limit)
 }
@@ -190,10 +181,7 @@ pub fn repository(reference: &str) -> &str {
     }
 }
 
-/// Sleeps, but not past a signal.
-///
-/// # Errors
-/// [`crate::error::Interrupted`] on a signal.
+/// Sleeps, but not past a signal, which is an error.
 pub fn sleep(pause: Duration) -> Result<()> {
     let end = Instant::now() + pause;
     while Instant::now() < end {

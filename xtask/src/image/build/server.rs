@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -35,31 +34,36 @@ pub struct Found {
 
 impl Found {
     /// Finds the server that `request` asks for: an archive, the checkout that it names, the one
-    /// around the caller or this repository, or the pinned release.
-    ///
-    /// # Errors
-    /// A usage error for a checkout or an archive that can't be built.
+    /// around the caller or this repository, or the pinned release. A usage error for a checkout or
+    /// an archive that can't be built.
     pub fn find(sh: &Shell, request: &Request) -> Result<Self> {
         let repository = sh.current_dir();
-        let around = || {
-            let callers = env::current_dir().ok().and_then(|folder| checkout::around(&folder));
-            callers.or_else(|| checkout::around(&repository))
-        };
         let checkout = match &request.sdk_project_root {
-            Some(root) => Some(named(root)?),
-            None => around(),
+            Some(root) => Some(root.canonicalize().map_err(|error| {
+                let root = root.to_string_lossy();
+                usage(format!("--sdk-project-root {root:?}: {error}: name an SDK checkout."))
+            })?),
+            None => {
+                let callers = env::current_dir().ok().and_then(|folder| checkout::around(&folder));
+                callers.or_else(|| checkout::around(&repository))
+            }
         };
         let git = checkout.clone().unwrap_or_else(|| repository.clone());
         let prebuilt = request.prebuilt_sdist.as_deref().map(|path| Prebuilt::open(sh, path));
         let prebuilt = prebuilt.transpose()?;
         let workspace = prebuilt.as_ref().and_then(Prebuilt::workspace);
-        let workspace = workspace.map(|path| Archive::open(sh, path)).transpose()?.flatten();
-        let (server, packages) = match (workspace, &prebuilt, &checkout) {
-            (Some(archive), ..) => (Server::Archive, archive.packages()?),
+        let archived = workspace.map(|path| archived(sh, path)).transpose()?.flatten();
+        let (server, packages) = match (archived, &prebuilt, &checkout) {
+            (Some(packages), ..) => (Server::Archive, packages),
             (None, Some(prebuilt), _) => {
                 (Server::Release, prebuilt.packages(definition::pinned_packages(sh)))
             }
-            (None, None, Some(root)) => (Server::Checkout, packages_of(root)?),
+            (None, None, Some(root)) => {
+                let name = format!("the checkout {}", root.display());
+                let packages =
+                    workspace::packages(&name, |path| sh.read_file(root.join(path)).ok());
+                (Server::Checkout, packages?)
+            }
             (None, None, None) => (Server::Release, definition::pinned_packages(sh)),
         };
         let checkout = checkout.filter(|_| server == Server::Checkout);
@@ -86,10 +90,8 @@ impl Found {
         Ok(Found { source, prebuilt, checkout, _copy: copy })
     }
 
-    /// Puts its files where the build finds them.
-    ///
-    /// # Errors
-    /// A usage error for a push of changes that are not committed; a folder that can't be filled.
+    /// Puts its files where the build finds them. A usage error for a push of changes that are not
+    /// committed.
     pub fn prepare(&self, request: &Request) -> Result<()> {
         let is_push = request.delivery == Delivery::Push;
         if self.source.is_dirty && is_push && !request.allow_dirty {
@@ -126,48 +128,21 @@ impl Found {
     }
 }
 
-/// The checkout that was named.
-fn named(root: &Path) -> Result<PathBuf> {
-    root.canonicalize().map_err(|error| {
-        let root = root.to_string_lossy();
-        usage(format!("--sdk-project-root {root:?}: {error}: name an SDK checkout."))
-    })
-}
-
-/// The packages of the checkout at `root`.
-fn packages_of(root: &Path) -> Result<Vec<Package>> {
-    let name = format!("the checkout {}", root.display());
-    workspace::packages(&name, |path| fs::read_to_string(root.join(path)).ok())
-}
-
-/// An archive of the SDK's workspace. Nothing of it is unpacked: its manifests are read from a pipe.
-struct Archive<'a> {
-    sh: &'a Shell,
-    path: &'a Path,
-    /// The one folder in it, whose name means nothing.
-    folder: String,
-}
-
-impl<'a> Archive<'a> {
-    /// `None` for an archive without a lock, which is that of a single package.
-    fn open(sh: &'a Shell, path: &'a Path) -> Result<Option<Self>> {
-        let mut tar = Command::from(cmd!(sh, "tar -tzf {path}"));
-        let names = tar_output(&mut tar).map_err(|error| {
-            let path = path.to_string_lossy();
-            usage(format!("--prebuilt-sdist {path:?} is no archive: {error:#}."))
-        })?;
-        let folder = names.lines().find_map(|name| name.strip_suffix("/uv.lock"));
-        Ok(folder.map(|folder| Archive { sh, path, folder: folder.to_owned() }))
-    }
-
-    fn packages(&self) -> Result<Vec<Package>> {
-        let Archive { sh, path, folder } = self;
-        let name = format!("the archive {}", path.display());
-        workspace::packages(&name, |file| {
+/// The packages of the archive at `path`, if that is one of the SDK's workspace, which has a lock.
+/// Nothing of it is unpacked: its manifests are read from a pipe.
+fn archived(sh: &Shell, path: &Path) -> Result<Option<Vec<Package>>> {
+    let names = tar_output(&mut Command::from(cmd!(sh, "tar -tzf {path}"))).map_err(|error| {
+        usage(format!("--prebuilt-sdist {:?} is no archive: {error:#}.", path.to_string_lossy()))
+    })?;
+    // The name of the one folder in it means nothing.
+    let folder = names.lines().find_map(|name| name.strip_suffix("/uv.lock"));
+    let packages = folder.map(|folder| {
+        workspace::packages(&format!("the archive {}", path.display()), |file| {
             let file = format!("{folder}/{file}");
             tar_output(&mut Command::from(cmd!(sh, "tar -xzOf {path} {file}"))).ok()
         })
-    }
+    });
+    packages.transpose()
 }
 
 /// What `tar` prints, which must be text and not without end.

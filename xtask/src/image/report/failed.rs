@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use xshell::Shell;
@@ -23,7 +22,12 @@ pub fn check(sh: &Shell, request: &Request, built: &Built) -> Result<()> {
     let folder = beside.unwrap_or_else(|| sh.current_dir().join("target/image"));
     let list = folder.join("failed.txt");
     if missing.is_empty() {
-        return remove(&list);
+        return match fs::remove_file(&list) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("{} can't be removed", list.display()))
+            }
+            _ => Ok(()),
+        };
     }
     if let ([_], Some(images)) = (built.rows.as_slice(), built.bakes.last()) {
         return images.bake.check();
@@ -40,13 +44,4 @@ pub fn check(sh: &Shell, request: &Request, built: &Built) -> Result<()> {
         built.rows.len(),
         list.display()
     )
-}
-
-fn remove(list: &PathBuf) -> Result<()> {
-    match fs::remove_file(list) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{} can't be removed", list.display()))
-        }
-        _ => Ok(()),
-    }
 }

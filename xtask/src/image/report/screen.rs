@@ -29,7 +29,7 @@ impl Screen {
     /// Prints one line for good, as much of it as fits.
     pub fn print(&mut self, line: &str) {
         self.erase();
-        output::note(text::cut(line, columns()));
+        output::note(text::cut(line, size().0 - 1));
     }
 
     /// Prints all of a text for good, in as many lines as it takes.
@@ -41,8 +41,7 @@ impl Screen {
     /// How many lines can be drawn now; `None` where the last ones are still fresh.
     pub fn room(&self) -> Option<usize> {
         let is_due = self.last_draw.is_none_or(|last| last.elapsed() >= REDRAW);
-        let (_, rows) = process::terminal_size().unwrap_or((80, 24));
-        is_due.then(|| MOST.min(rows.saturating_sub(1)).max(2))
+        is_due.then(|| MOST.min(size().1 - 1).max(2))
     }
 
     /// Draws `lines` in place of those that were drawn before.
@@ -51,7 +50,7 @@ impl Screen {
         self.erase();
         for line in lines {
             // Without line wrap: some characters are two columns wide.
-            output::note(format_args!("\x1b[?7l{}\x1b[?7h", text::cut(line, columns())));
+            output::note(format_args!("\x1b[?7l{}\x1b[?7h", text::cut(line, size().0 - 1)));
         }
         self.drawn = lines.len();
     }
@@ -65,8 +64,7 @@ impl Screen {
     }
 }
 
-/// The longest line. In the last column, some terminals begin the next one.
-fn columns() -> usize {
-    let (columns, _) = process::terminal_size().unwrap_or((80, 24));
-    columns.saturating_sub(1)
+/// The columns and rows, of which the last are not used: there, some terminals begin the next line.
+fn size() -> (usize, usize) {
+    process::terminal_size().unwrap_or((80, 24))
 }
