@@ -39,10 +39,7 @@ pub struct Finished {
 }
 
 impl Job {
-    /// Finds out what `request` needs, and plans it.
-    ///
-    /// # Errors
-    /// A usage error for a request that can't be built.
+    /// Finds out what `request` needs, and plans it. A usage error for one that can't be built.
     pub fn new(sh: &Shell, request: Request) -> Result<Self> {
         let definition = Definition::read(sh)?;
         let server = server::Found::find(sh, &request)?;
@@ -67,17 +64,17 @@ impl Job {
             let ended = self.write_outputs(&Built::new(&self.plan));
             return Finished { tags: Vec::new(), ended };
         }
-        let ready = match prepare(&buildx, &self.server, &mut self.plan) {
-            Ok(ready) => ready,
+        let (builder, unread) = match prepare(&buildx, &self.server, &mut self.plan) {
+            Ok(prepared) => prepared,
             Err(error) => return Finished { tags: Vec::new(), ended: Err(error) },
         };
         let mut built = Built::new(&self.plan);
-        let ended = self.run(&buildx, &ready, &mut built);
+        let ended = self.run(&buildx, &builder, &unread, &mut built);
         let tags = done(&built).flat_map(|row| row.target.tags.clone()).collect();
         let images = self.images(sh, &built);
-        let (builder, built, seconds) = (&ready.builder, &built, started.elapsed().as_secs_f64());
+        let (builder, built, seconds) = (&builder, &built, started.elapsed().as_secs_f64());
         let report = Report { request, builder, built, images, ended: &ended, seconds };
-        let published = self.write_outputs(built).and_then(|()| publish(&report));
+        let published = self.write_outputs(built).and_then(|()| report::publish(&report));
         let ended = match built.missing().as_slice() {
             [] => published.and(ended.map_err(|error| error.context(self.delivered()))),
             _ => published.and(ended),
@@ -86,7 +83,13 @@ impl Job {
     }
 
     /// Builds the images that are not there; `built` is up to date at any time.
-    fn run(&self, buildx: &Buildx, ready: &Ready, built: &mut Built) -> Result<()> {
+    fn run(
+        &self,
+        buildx: &Buildx,
+        builder: &Builder,
+        unread: &Unread,
+        built: &mut Built,
+    ) -> Result<()> {
         let Buildx { sh, docker, request, .. } = *buildx;
         if request.skip_existing {
             let (count, all) = (built.find_present(docker), built.rows.len());
@@ -94,11 +97,12 @@ impl Job {
         }
         let reading = Reading::open_all(&self.plan)?;
         let on_done = |target: &Target, image: &Image| {
-            let (platforms, digest) = (&ready.builder.platforms, image.digest());
-            self.on_done(target, &Pushed { docker, platforms, digest })
+            let (platforms, digest) = (&builder.platforms, image.digest());
+            let pushed = Pushed { docker, platforms, digest };
+            build_info::write(request, &self.server.source, target, &pushed)
         };
-        let (builder, unread, on_done) = (&ready.builder, &ready.unread, &on_done);
-        let run = Run { buildx: *buildx, plan: &self.plan, builder, unread, on_done };
+        let (plan, on_done) = (&self.plan, &on_done);
+        let run = Run { buildx: *buildx, plan, builder, unread, on_done };
         let ended = run.build(built);
         for reading in reading {
             if let Err(error) = reading.close() {
@@ -137,18 +141,6 @@ impl Job {
         format!("{tags}: {how}, but a later step failed")
     }
 
-    /// Writes the build information of an image that is done.
-    fn on_done(&self, target: &Target, pushed: &Pushed) -> Result<()> {
-        let (request, source) = (&self.request, &self.server.source);
-        match (&request.build_info, request.delivery) {
-            (Some(path), Delivery::Push) => {
-                build_info::write(request, source, target, pushed, path)
-            }
-            // A fork's pull request is built by the same command, and pushes nothing.
-            _ => Ok(()),
-        }
-    }
-
     /// Writes the outputs of the GitHub Actions step, if this is one.
     fn write_outputs(&self, built: &Built) -> Result<()> {
         let targets = || done(built).map(|row| row.target);
@@ -166,15 +158,8 @@ impl Job {
     }
 }
 
-/// What a run needs before it builds.
-struct Ready {
-    builder: Builder,
-    /// Caches that are not to be read.
-    unread: Unread,
-}
-
-/// Finds out whether the plan can be built, and fits it to the builder.
-fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<Ready> {
+/// Fits `plan` to the builder. Returns that, and the caches that are not to be read.
+fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<(Builder, Unread)> {
     server.prepare(buildx.request)?;
     let probe = probe::start(buildx.docker, plan, buildx.request.cache_timeout);
     let builder = builder::check(buildx, plan);
@@ -182,14 +167,7 @@ fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<R
     let unread = probe.join().unwrap_or_default();
     let builder = builder?;
     server.describe();
-    Ok(Ready { builder, unread })
-}
-
-/// Publishes the report, and keeps what the next builds are compared with.
-fn publish(report: &Report) -> Result<()> {
-    report::publish(report)?;
-    let mut records = report.images.iter().filter_map(|image| image.build.as_ref());
-    records.try_for_each(|build| build.now.save(&build.path))
+    Ok((builder, unread))
 }
 
 /// The rows whose images are there.

@@ -15,9 +15,6 @@ use crate::output;
 const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
 
 /// Prints the matrix, and makes it an output of the GitHub Actions step, if this is one.
-///
-/// # Errors
-/// A usage error for a wrong request; see [`matrix`].
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let variants = request::variants(&mut args)?;
     let platforms = request::platforms(&mut args)?;
@@ -28,10 +25,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
 }
 
 /// A job for every platform of the variants that are `asked` for, or of all; `platforms` narrows
-/// them unless it is empty.
-///
-/// # Errors
-/// A usage error for an unknown variant or platform; a platform for which no runner is known.
+/// them unless it is empty. A usage error for an unknown variant or platform.
 fn matrix(definition: &Definition, asked: &[String], platforms: &[String]) -> Result<Value> {
     let all = ["all".to_owned()];
     let mut include = Vec::new();

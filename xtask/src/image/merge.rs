@@ -28,11 +28,8 @@ struct Group {
     file: PathBuf,
 }
 
-/// Reads the build information that is named, pushes the manifests, and reads them back.
-///
-/// # Errors
-/// A usage error for files that do not go together, or hold what is no reference or digest; a
-/// registry that refuses; a manifest that does not hold what was put in it.
+/// Reads the build information that is named, pushes the manifests, and reads them back. A usage
+/// error for files that do not go together, or hold what is no reference or digest.
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     process::catch_signals();
     let allow_partial = request::flags::ALLOW_PARTIAL.is_given(&mut args);

@@ -34,10 +34,7 @@ pub struct Builder {
 }
 
 /// Finds the builder and fits the plan to it: without caches to write, and with a warning, where
-/// the builder can't export any.
-///
-/// # Errors
-/// What is missing, and the remedy: docker, buildx, an engine that answers, a platform.
+/// the builder can't export any. An error names what is missing, and the remedy.
 pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
     let mut builder = inspect(buildx.docker, buildx.request)?;
     for platform in &buildx.request.platforms {
@@ -60,7 +57,11 @@ pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
         ));
     }
     if plan.targets.iter().any(|target| !target.cache_read.is_empty()) {
-        builder.was_empty = is_empty(buildx.docker)?;
+        // Not every version says how much a builder holds.
+        let usage = process::output(&mut buildx.docker.buildx(&["du"]), PATIENCE)?;
+        let usage = usage.filter(|output| output.status.success());
+        let usage = usage.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        builder.was_empty = usage.and_then(|usage| Some(field(&usage, "Total")? == "0B"));
     }
     Ok(builder)
 }
@@ -68,14 +69,6 @@ pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
 /// Does the engine still answer?
 pub fn answers(buildx: &Buildx) -> bool {
     inspect(buildx.docker, buildx.request).is_ok()
-}
-
-/// Has the builder no build cache? `None` where it does not say.
-fn is_empty(docker: &Docker) -> Result<Option<bool>> {
-    let usage = process::output(&mut docker.buildx(&["du"]), PATIENCE)?;
-    let usage = usage.filter(|output| output.status.success());
-    let usage = usage.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    Ok(usage.and_then(|usage| field(&usage, "Total").map(|total| total == "0B")))
 }
 
 fn inspect(docker: &Docker, request: &Request) -> Result<Builder> {

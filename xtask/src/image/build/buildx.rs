@@ -90,8 +90,7 @@ impl Baked {
         is_known.then(|| self.metadata[target]["cache.manifest"].is_string())
     }
 
-    /// # Errors
-    /// A build that failed, or a signal that stopped it.
+    /// Fails for a build that failed, or that a signal stopped.
     pub fn check(&self) -> Result<()> {
         match self.end {
             End::Done => Ok(()),

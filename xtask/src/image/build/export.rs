@@ -19,13 +19,14 @@ use crate::image::plan::{Plan, Target};
 use crate::image::request::{Delivery, Request};
 
 /// How an export ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Outcome {
     Done,
     Failed,
     TimedOut,
     /// Everything in it was read from there.
     Skipped,
+    #[default]
     Unknown,
 }
 
@@ -43,6 +44,7 @@ impl Outcome {
 }
 
 /// A cache that was to be written.
+#[derive(Default)]
 pub struct Written {
     /// The target whose cache it is.
     pub target: String,
@@ -62,10 +64,7 @@ impl Written {
             target: export.target.name.clone(),
             place: export.place.name().to_owned(),
             outcome,
-            error: None,
-            seconds: None,
-            uploaded: None,
-            present: None,
+            ..Written::default()
         }
     }
 

@@ -21,8 +21,8 @@ pub type Unread = BTreeMap<String, String>;
 pub struct ImagesBaked {
     /// The last try.
     pub bake: Baked,
-    /// The bake that started some of the images before this one delivered them.
-    check: Option<Box<ImagesBaked>>,
+    /// The events of the bake that started some of the images before this one delivered them.
+    check: Option<Trace>,
     /// Whether the builder had no build cache before; `None` where that is not known.
     pub builder_was_empty: Option<bool>,
     pub unread: Unread,
@@ -33,16 +33,13 @@ pub struct ImagesBaked {
 impl ImagesBaked {
     /// The events of the try that read the caches.
     pub fn reading(&self) -> &Trace {
-        match (&self.check, &self.first_read) {
-            (Some(check), _) => check.reading(),
-            (None, first_read) => first_read.as_ref().unwrap_or(&self.bake.trace),
-        }
+        self.first_read.as_ref().or(self.check.as_ref()).unwrap_or(&self.bake.trace)
     }
 
     /// The events of the bake that ran the steps of `target` first.
     pub fn first_bake(&self, target: &str) -> &Trace {
-        let check = self.check.as_ref().map(|check| &check.bake.trace);
-        check.filter(|trace| trace.steps(target).is_some()).unwrap_or(&self.bake.trace)
+        let check = self.check.as_ref().filter(|trace| trace.steps(target).is_some());
+        check.unwrap_or(&self.bake.trace)
     }
 
     /// As [`Trace::steps`], for the bake that ran them.
@@ -53,15 +50,14 @@ impl ImagesBaked {
     /// As [`Trace::spans`], for all bakes.
     pub fn spans(&self, target: &str, phase: Phase) -> Option<Vec<Span>> {
         let mut spans = self.bake.trace.spans(target, phase)?;
-        if let Some(check) = &self.check {
-            spans.extend(check.bake.trace.spans(target, phase).into_iter().flatten());
-        }
+        let check = self.check.as_ref().and_then(|check| check.spans(target, phase));
+        spans.extend(check.into_iter().flatten());
         Some(spans)
     }
 
     /// As [`Trace::context_bytes`], for all bakes.
     pub fn context_bytes(&self) -> Option<u64> {
-        let check = self.check.as_ref().and_then(|check| check.context_bytes());
+        let check = self.check.as_ref().and_then(Trace::context_bytes);
         let own = self.bake.trace.context_bytes();
         check.into_iter().chain(own).reduce(|sum, bytes| sum + bytes)
     }
@@ -91,9 +87,6 @@ impl Images<'_> {
     /// Builds the images, and delivers them where all that are checked have started. Their caches
     /// are exported later, where that is possible. The caches in `unread` are not read; those that
     /// break the build, or keep it waiting, are left out of another try.
-    ///
-    /// # Errors
-    /// A docker that can't be started.
     pub fn build(&self, unread: &Unread) -> Result<ImagesBaked> {
         if self.checked.is_empty() {
             return self.bake(unread, |unread| self.file(unread));
@@ -103,7 +96,8 @@ impl Images<'_> {
             return Ok(check);
         }
         let images = self.bake(&check.unread, |unread| self.file(unread))?;
-        Ok(ImagesBaked { check: Some(Box::new(check)), ..images })
+        let (check, first_read) = (Some(check.bake.trace), check.first_read);
+        Ok(ImagesBaked { check, first_read, ..images })
     }
 
     /// Bakes what `file` returns for the caches that are not to be read.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
@@ -20,8 +20,8 @@ use crate::image::request::{Delivery, Request};
 use crate::message;
 use crate::process;
 
-/// The largest manifest or lock of a workspace, in bytes.
-const LARGEST: u64 = 64 << 20;
+/// How long tar may take to read an archive.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that was found, and what keeps its files in place.
 pub struct Found {
@@ -145,22 +145,14 @@ fn archived(sh: &Shell, path: &Path) -> Result<Option<Vec<Package>>> {
     packages.transpose()
 }
 
-/// What `tar` prints, which must be text and not without end.
+/// What `tar` prints, which must be text.
 fn tar_output(tar: &mut Command) -> Result<String> {
-    let pipes = tar.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = pipes.spawn().context("tar can't be started")?;
-    let mut text = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(LARGEST + 1).read_to_end(&mut text)?;
-    }
-    if text.len() as u64 > LARGEST {
-        process::end(&mut child)?;
-        bail!("it holds more than {} MiB of what should be short", LARGEST >> 20);
-    }
-    let ended = child.wait_with_output()?;
-    if !ended.status.success() {
-        let error = String::from_utf8_lossy(&ended.stderr);
+    let Some(output) = process::output(tar, PATIENCE)? else {
+        bail!("tar has not read it within {} s", PATIENCE.as_secs());
+    };
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
         bail!("{}", error.lines().find(|line| !line.is_empty()).unwrap_or("tar fails"));
     }
-    String::from_utf8(text).context("it is not text")
+    String::from_utf8(output.stdout).context("it is not text")
 }

@@ -12,8 +12,8 @@ use crate::image::build::registry;
 use crate::image::plan::cache::Place;
 use crate::image::plan::tag;
 use crate::image::plan::{Target, arch};
-use crate::image::request::Request;
 use crate::image::request::source::Source;
+use crate::image::request::{Delivery, Request};
 use crate::output;
 
 /// The version of the format. Readers refuse another.
@@ -192,15 +192,13 @@ pub struct Pushed<'a> {
     pub digest: Option<&'a str>,
 }
 
-/// Writes a file for each platform of the pushed `target` to the `path` of `--build-info`. Fails if
+/// Writes what `--build-info` asks for, a file for each platform of the pushed `target`. Fails if
 /// the registry does not return the manifest of a platform.
-pub fn write(
-    request: &Request,
-    source: &Source,
-    target: &Target,
-    pushed: &Pushed,
-    path: &str,
-) -> Result<()> {
+pub fn write(request: &Request, source: &Source, target: &Target, pushed: &Pushed) -> Result<()> {
+    // A fork's pull request is built by the same command, and pushes nothing.
+    let (Some(path), Delivery::Push) = (&request.build_info, request.delivery) else {
+        return Ok(());
+    };
     let names = |places: &[Place]| places.iter().map(|place| place.name().to_owned()).collect();
     for platform in pushed.platforms {
         let arch = request.arch.clone().unwrap_or_else(|| arch(platform));

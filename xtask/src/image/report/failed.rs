@@ -13,9 +13,6 @@ use crate::output;
 
 /// Fails if an image is missing. The base images of those are listed in `failed.txt`, beside the
 /// report, for `--base-images`; where nothing is missing, an older list is removed.
-///
-/// # Errors
-/// See above; or a list that can't be written.
 pub fn check(sh: &Shell, request: &Request, built: &Built) -> Result<()> {
     let missing = built.missing();
     let beside = request.report.as_ref().and_then(|report| Some(report.parent()?.to_owned()));

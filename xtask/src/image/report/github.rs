@@ -10,9 +10,6 @@ use crate::image::request::variable;
 
 /// Writes the outputs of this step, if this is one. Jobs search the file for `name=value`, so
 /// only values of several lines are written in GitHub's other form.
-///
-/// # Errors
-/// A file of the runner's that can't be written.
 pub fn write_outputs(outputs: &[(&str, String)]) -> Result<()> {
     let mut text = String::new();
     for (name, value) in outputs {
@@ -28,9 +25,6 @@ pub fn write_outputs(outputs: &[(&str, String)]) -> Result<()> {
 }
 
 /// Appends Markdown to the page of this job, if this is one.
-///
-/// # Errors
-/// A file of the runner's that can't be written.
 pub fn write_page(markdown: &str) -> Result<()> {
     append("GITHUB_STEP_SUMMARY", &format!("{markdown}\n"))
 }

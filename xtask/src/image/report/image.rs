@@ -101,13 +101,23 @@ impl ImageReport<'_> {
 
     /// How long the image was in `phase`, in either bake; `None` where that is not known.
     pub fn seconds(&self, phase: Phase) -> Option<f64> {
-        let mut spans = self.bake()?.spans(&self.row.target.name, phase)?;
-        // Whatever these bakes do, they do for the caches.
-        if phase == Phase::CacheExport {
-            let exports = self.built.exports.bakes.iter();
-            spans.extend(exports.filter_map(|bake| bake.trace.whole()));
+        let bake = self.bake()?;
+        let mut spans = bake.spans(&self.row.target.name, phase)?;
+        let mut other = 0.0;
+        match phase {
+            // Whatever these bakes do, they do for the caches.
+            Phase::CacheExport => {
+                let exports = self.built.exports.bakes.iter();
+                spans.extend(exports.filter_map(|bake| bake.trace.whole()));
+            }
+            Phase::ImageExport => {
+                let push = bake.spans(&self.row.target.name, Phase::Push)?;
+                spans.extend(&push);
+                other = covered(push);
+            }
+            _ => {}
         }
-        Some(rounded(covered(spans)))
+        Some(rounded(covered(spans) - other))
     }
 
     pub fn count(&self) -> Option<Count> {

@@ -25,11 +25,8 @@ use crate::output;
 /// The version of the report for programs.
 const SCHEMA: u64 = 1;
 
-/// Shows the report on standard error and on the page of a GitHub job, and writes the file of
-/// `--report`.
-///
-/// # Errors
-/// A file that can't be written.
+/// Shows the report on standard error and on the page of a GitHub job, writes the file of
+/// `--report`, and keeps what the next builds are compared with.
 pub fn publish(report: &Report) -> Result<()> {
     for warning in table::warnings(report) {
         message::warn(&warning);
@@ -46,10 +43,11 @@ pub fn publish(report: &Report) -> Result<()> {
     let table = table::table(report);
     table.lines().for_each(message::say);
     github::write_page(&github::fenced("text", &table))?;
-    match &report.request.report {
-        Some(path) => output::save(path, format!("{:#}\n", json(report))),
-        None => Ok(()),
+    if let Some(path) = &report.request.report {
+        output::save(path, format!("{:#}\n", json(report)))?;
     }
+    let mut builds = report.images.iter().filter_map(|image| image.build.as_ref());
+    builds.try_for_each(|build| build.now.save(&build.path))
 }
 
 /// The report for programs.

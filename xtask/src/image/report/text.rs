@@ -39,12 +39,12 @@ pub fn step(name: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The stage and the comment in `[stage 1/2] RUN <<EOF (# comment...)`, which is how `BuildKit`
-/// names the step of a heredoc by its first line.
+/// The stage and the comment in `[stage 1/2] RUN <<EOF (# comment...)`, as `BuildKit` names the
+/// step of a heredoc by its first line.
 fn titled(name: &str) -> Option<(&str, &str)> {
     let (stage, instruction) = name.split_once("] RUN ")?;
     let (before, first_line) = instruction.strip_suffix(')')?.split_once(" (#")?;
-    let title = first_line.strip_suffix("...").unwrap_or(first_line).trim();
+    let title = first_line.trim_end_matches("...").trim();
     let is_title = before.contains("<<") && !title.is_empty() && !title.starts_with('!');
     is_title.then_some((stage, title))
 }
