@@ -10,8 +10,7 @@ use super::build::batch::{Built, Image, Row, Run};
 use super::build::builder::{self, Builder};
 use super::build::buildx::{Buildx, Docker, End};
 use super::build::cache_dir::Reading;
-use super::build::images::Unread;
-use super::build::probe;
+use super::build::images::{self, Unread};
 use super::build::server;
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
@@ -161,7 +160,7 @@ impl Job {
 /// Fits `plan` to the builder. Returns that, and the caches that are not to be read.
 fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<(Builder, Unread)> {
     server.prepare(buildx.request)?;
-    let probe = probe::start(buildx.docker, plan, buildx.request.cache_timeout);
+    let probe = images::probe(buildx.docker, plan, buildx.request.cache_timeout);
     let builder = builder::check(buildx, plan);
     // Ended before anything else may fail, so that it leaves nothing behind.
     let unread = probe.join().unwrap_or_default();

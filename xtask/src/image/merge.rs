@@ -95,7 +95,10 @@ fn check_values(file: &Path, info: &BuildInfo, tags: &[String]) -> Result<()> {
     if !request::is_repository(image) {
         return wrong(format!("the image {image:?} is no repository"));
     }
-    let is_of_image = |tag: &&String| tag.strip_prefix(image.as_str()).is_some_and(is_tag);
+    let is_of_image = |reference: &&String| {
+        let tag = reference.strip_prefix(image.as_str()).and_then(|tag| tag.strip_prefix(':'));
+        tag.is_some_and(|tag| !tag.is_empty() && tag::valid(tag.to_owned(), "") == tag)
+    };
     if let Some(tag) = tags.iter().find(|tag| !is_of_image(tag)) {
         return wrong(format!("the manifest tag {tag:?} is none of the image {image:?}"));
     }
@@ -104,16 +107,6 @@ fn check_values(file: &Path, info: &BuildInfo, tags: &[String]) -> Result<()> {
         Some(digest) => wrong(format!("{digest:?} is no digest")),
         None => wrong("the image's digest is not known".to_owned()),
     }
-}
-
-/// Is `text` a colon and a tag, by the registries' own grammar?
-fn is_tag(text: &str) -> bool {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.strip_prefix(':').is_some_and(|tag| {
-        tag.starts_with(word)
-            && tag.len() <= 128
-            && tag.chars().all(|c| word(c) || c == '.' || c == '-')
-    })
 }
 
 /// Two manifests must not claim one tag.

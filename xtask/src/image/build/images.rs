@@ -1,21 +1,45 @@
 //! The bake of images: caches that break it are left out of another try.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::builder::Builder;
 use super::buildkit::Cause;
-use super::buildx::{Baked, Buildx, End};
+use super::buildx::{Baked, Buildx, Docker, End};
+use super::registry::{self, SHORT_PATIENCE};
 use super::trace::{Failure, Phase, Span, Step, Trace};
 use crate::image::plan::bake_file::{BakeFile, ImageBake};
+use crate::image::plan::cache::Place;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Delivery, Request};
 use crate::message;
 
 /// Caches that are not read, each with the reason, by the name that `BuildKit` uses.
 pub type Unread = BTreeMap<String, String>;
+
+/// Finds out, in the background, what `plan` must not read because the registry has not answered
+/// within `limit`: `BuildKit` waits forever for a cache, and so does whatever it builds after that.
+/// One cache is asked for and stands for all, as they are in one repository.
+pub fn probe(docker: &Docker, plan: &Plan, limit: Duration) -> JoinHandle<Unread> {
+    let limit = limit.min(SHORT_PATIENCE);
+    let places = plan.targets.iter().flat_map(|target| &target.cache_read);
+    let names = places.filter_map(|place| match place {
+        Place::Registry(reference) => Some(reference.clone()),
+        Place::Folder(_) => None,
+    });
+    let (docker, names) = (docker.clone(), names.collect::<Vec<_>>());
+    thread::spawn(move || {
+        let answer = names.first().map(|name| registry::inspect(&docker, name, limit));
+        if !matches!(answer, Some(Ok(None))) {
+            return Unread::new();
+        }
+        let why = format!("no answer within {} s", limit.as_secs());
+        names.into_iter().map(|name| (name, why.clone())).collect()
+    })
+}
 
 /// A bake of images that has ended.
 pub struct ImagesBaked {

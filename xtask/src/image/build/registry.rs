@@ -125,13 +125,11 @@ fn each<T: Send>(
     thread::scope(|scope| {
         let shares = references.chunks(share).map(|names| {
             let docker = docker.clone();
-            scope.spawn(move || -> Vec<(String, T)> {
-                let found = names.iter().map(|name| Some(((*name).clone(), ask(&docker, name)?)));
-                found.flatten().collect()
-            })
+            let found = move |name: &&String| Some(((*name).clone(), ask(&docker, name)?));
+            scope.spawn(move || names.iter().filter_map(found).collect::<Vec<_>>())
         });
-        let shares = shares.collect::<Vec<_>>().into_iter();
-        shares.filter_map(|share| share.join().ok()).flatten().collect()
+        let shares = shares.collect::<Vec<_>>();
+        shares.into_iter().flat_map(|share| share.join().unwrap_or_default()).collect()
     })
 }
 

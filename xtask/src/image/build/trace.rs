@@ -19,27 +19,15 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// In the order in which they happen.
-    pub const ALL: [Phase; 6] = [
-        Phase::Context,
-        Phase::CacheImport,
-        Phase::Steps,
-        Phase::ImageExport,
-        Phase::Push,
-        Phase::CacheExport,
+    /// With the names in a report, in the order in which they happen.
+    pub const ALL: [(Phase, &str); 6] = [
+        (Phase::Context, "context"),
+        (Phase::CacheImport, "cache_import"),
+        (Phase::Steps, "steps"),
+        (Phase::ImageExport, "image_export"),
+        (Phase::Push, "push"),
+        (Phase::CacheExport, "cache_export"),
     ];
-
-    /// The name in a report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Context => "context",
-            Phase::CacheImport => "cache_import",
-            Phase::Steps => "steps",
-            Phase::ImageExport => "image_export",
-            Phase::Push => "push",
-            Phase::CacheExport => "cache_export",
-        }
-    }
 
     fn of(vertex: Vertex) -> Self {
         match vertex {
@@ -126,10 +114,9 @@ pub struct Step {
     pub error: Option<String>,
 }
 
-/// Work that failed.
+/// Work that failed: the name of its vertex, and why.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure<'a> {
-    /// The name of its vertex.
     pub name: &'a str,
     pub error: &'a str,
 }

@@ -95,7 +95,7 @@ impl ImageReport<'_> {
 
     /// Seconds by phase, `null` where they are not known. Phases overlap.
     fn phases(&self) -> Value {
-        let seconds = Phase::ALL.map(|phase| (phase.name().to_owned(), json!(self.seconds(phase))));
+        let seconds = Phase::ALL.map(|(phase, name)| (name.to_owned(), json!(self.seconds(phase))));
         Value::Object(Map::from_iter(seconds))
     }
 

@@ -31,10 +31,10 @@ pub fn table(report: &Report) -> String {
 }
 
 fn add_image(image: &ImageReport, lines: &mut Vec<String>) {
-    let phases = Phase::ALL.map(|phase| {
+    let phases = Phase::ALL.map(|(phase, name)| {
         let seconds =
             image.seconds(phase).map_or("?".to_owned(), |seconds| format!("{seconds:.1}"));
-        format!("{} {seconds}", phase.name().replace('_', " "))
+        format!("{} {seconds}", name.replace('_', " "))
     });
     lines.push(format!("{}: {} (seconds)", image.row.target.name, phases.join(", ")));
     for read in image.reads() {
