@@ -241,12 +241,11 @@ impl Run<'_> {
 
     /// What to build after a bake that failed without saying by which of its targets.
     fn divided(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
-        if !builder::answers(&self.buildx) {
-            bail!("the engine stopped answering while images were built.");
-        }
+        let bake = built.bakes.len() - 1;
+        let baked = &built.bakes[bake].bake;
+        builder::check_alive(&self.buildx, baked.end, "images were built")?;
         if let [number] = *group {
-            let bake = built.bakes.len() - 1;
-            let error = built.bakes[bake].bake.check().err().map(|error| error.to_string());
+            let error = baked.check().err().map(|error| error.to_string());
             built.rows[number].image = Image::Failed { bake, error: error.unwrap_or_default() };
             return Ok(Vec::new());
         }
@@ -266,9 +265,9 @@ impl Run<'_> {
             (self.on_done)(row.target, &row.image)?;
         }
         let exports = Exporter { buildx, plan, targets, images }.write()?;
-        let ended = exports.check_end(&buildx);
+        let end = exports.bakes.last().map_or(End::Done, |bake| bake.end);
         built.exports.add(exports);
-        ended
+        builder::check_alive(&buildx, end, "the caches were exported")
     }
 }
 

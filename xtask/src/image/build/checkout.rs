@@ -42,7 +42,8 @@ pub fn commit_time(sh: &Shell, root: &Path) -> Option<String> {
     git.quiet().ignore_stderr().read().ok()
 }
 
-/// Does the checkout at `root` hold changes that are not committed? Fails for a folder that git does not know.
+/// Does the checkout at `root` hold changes that are not committed? Fails for a folder that git
+/// does not know.
 pub fn is_dirty(sh: &Shell, root: &Path) -> Result<bool> {
     let git = cmd!(sh, "git -C {root} status --porcelain --untracked-files=normal -- .");
     Ok(!git.quiet().read()?.is_empty())

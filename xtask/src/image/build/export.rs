@@ -6,13 +6,11 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use super::builder;
 use super::buildkit::{self, Cause};
 use super::buildx::{Baked, Buildx, End};
 use super::cache_dir::Staging;
 use super::images::{ImagesBaked, exports_apart};
 use super::registry::{self, Content};
-use crate::error::Interrupted;
 use crate::image::plan::bake_file::CacheExport;
 use crate::image::plan::cache::Place;
 use crate::image::plan::{Plan, Target};
@@ -96,17 +94,6 @@ impl Exports {
         self.written.extend(other.written);
         self.bakes.extend(other.bakes);
         self.known.extend(other.known);
-    }
-
-    /// Fails on a signal, or on an engine that is gone.
-    pub fn check_end(&self, buildx: &Buildx) -> Result<()> {
-        match self.bakes.last().map(|bake| bake.end) {
-            Some(End::Stopped(signal)) => Err(Interrupted(signal).into()),
-            Some(End::Failed(_)) if !builder::answers(buildx) => {
-                bail!("the engine stopped answering while the caches were exported.")
-            }
-            _ => Ok(()),
-        }
     }
 
     /// With `--strict-cache`, fails on any export that was not done.
