@@ -126,18 +126,16 @@ fn package_page(reference: &str) -> Option<String> {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
         _ => ("docker.io", untagged),
     };
-    match host {
-        "docker.io" | "index.docker.io" => {
-            let path = path.strip_prefix("library/").unwrap_or(path);
-            let kind = if path.contains('/') { "r" } else { "_" };
-            Some(format!("https://hub.docker.com/{kind}/{path}"))
-        }
-        "ghcr.io" => Some(format!("https://ghcr.io/{path}")),
-        "quay.io" => Some(format!("https://quay.io/repository/{path}")),
-        "public.ecr.aws" => Some(format!("https://gallery.ecr.aws/{path}")),
-        "mcr.microsoft.com" => Some(format!("https://mcr.microsoft.com/artifact/mar/{path}")),
-        _ => None,
-    }
+    let (site, path) = match (host, path.strip_prefix("library/").unwrap_or(path)) {
+        ("docker.io" | "index.docker.io", name) if name.contains('/') => ("hub.docker.com/r", name),
+        ("docker.io" | "index.docker.io", name) => ("hub.docker.com/_", name),
+        ("ghcr.io", _) => ("ghcr.io", path),
+        ("quay.io", _) => ("quay.io/repository", path),
+        ("public.ecr.aws", _) => ("gallery.ecr.aws", path),
+        ("mcr.microsoft.com", _) => ("mcr.microsoft.com/artifact/mar", path),
+        _ => return None,
+    };
+    Some(format!("https://{site}/{path}"))
 }
 
 /// `old` with the part between the markers replaced, or with the summary appended; every other
