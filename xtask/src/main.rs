@@ -5,6 +5,7 @@ mod engine;
 mod error;
 mod http;
 mod image;
+mod message;
 mod output;
 mod process;
 mod similar;
@@ -45,7 +46,7 @@ const TASKS: &[Task] = &[
 fn main() -> ExitCode {
     run().unwrap_or_else(|error| {
         // Parts of it may be what a registry or a file holds.
-        output::note(format_args!("error: {}", image::one_line(&format!("{error:#}"))));
+        output::note(format_args!("error: {}", message::one_line(&format!("{error:#}"))));
         ExitCode::from(error::exit_status(&error))
     })
 }

@@ -10,26 +10,23 @@ use super::build::batch::{Built, Image, Row, Run};
 use super::build::builder::{self, Builder};
 use super::build::buildx::{Buildx, Docker, End};
 use super::build::cache_dir::Reading;
-use super::build::images::Unread;
-use super::build::observer::Observer;
-use super::build::probe::Probe;
-use super::build::registry::Registry;
+use super::build::images::{self, Unread};
 use super::build::server;
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
-use super::report::console::Console;
 use super::report::image::{ImageReport, Report};
 use super::report::last_build::{self, Build, Record};
+use super::report::progress::Progress;
 use super::report::{self, build_info, failed, github};
 use super::request::definition::Definition;
 use super::request::{Delivery, Request};
+use crate::message;
 
 /// A request with everything that was found out for it, ready to be built.
 pub struct Job {
     request: Request,
     server: server::Found,
     pub plan: Plan,
-    build_info: Option<build_info::Place>,
 }
 
 /// A run that has ended.
@@ -41,45 +38,42 @@ pub struct Finished {
 }
 
 impl Job {
-    /// Finds out what `request` needs, and plans it.
-    ///
-    /// # Errors
-    /// A usage error for a request that can't be built.
+    /// Finds out what `request` needs, and plans it. A usage error for one that can't be built.
     pub fn new(sh: &Shell, request: Request) -> Result<Self> {
         let definition = Definition::read(sh)?;
         let server = server::Found::find(sh, &request)?;
         let plan = Plan::new(&request, &definition, &server.source)?;
         let images = plan.targets.len() * request.platforms.len().max(1);
-        let build_info = request.build_info.as_deref();
-        let build_info = build_info.map(|path| build_info::Place::new(path, images));
-        Ok(Job { build_info: build_info.transpose()?, request, server, plan })
+        if let Some(path) = &request.build_info {
+            build_info::check_path(path, images)?;
+        }
+        Ok(Job { request, server, plan })
     }
 
     /// Builds the images, exports their caches, and reports.
     pub fn build(&mut self, sh: &Shell) -> Finished {
         let started = Instant::now();
-        let console = Console::new(&self.request);
         let docker = Docker::new(sh, self.request.builder.as_deref());
-        let (request, observer) = (&self.request, &console as &dyn Observer);
-        let buildx = Buildx { sh, docker: &docker, request, observer };
+        let request = &self.request;
+        let buildx = Buildx { sh, docker: &docker, request, watch: Progress::watch };
         if let (Some(shard), []) = (request.shard, self.plan.targets.as_slice()) {
-            observer.say(&format!(
+            message::say(&format!(
                 "nothing is built: the run has too few images for the shard {shard}."
             ));
             let ended = self.write_outputs(&Built::new(&self.plan));
             return Finished { tags: Vec::new(), ended };
         }
-        let ready = match prepare(&buildx, &self.server, &mut self.plan) {
-            Ok(ready) => ready,
+        let (builder, unread) = match prepare(&buildx, &self.server, &mut self.plan) {
+            Ok(prepared) => prepared,
             Err(error) => return Finished { tags: Vec::new(), ended: Err(error) },
         };
         let mut built = Built::new(&self.plan);
-        let ended = self.run(&buildx, &ready, &mut built);
+        let ended = self.run(&buildx, &builder, &unread, &mut built);
         let tags = done(&built).flat_map(|row| row.target.tags.clone()).collect();
         let images = self.images(sh, &built);
-        let (builder, built, seconds) = (&ready.builder, &built, started.elapsed().as_secs_f64());
+        let (builder, built, seconds) = (&builder, &built, started.elapsed().as_secs_f64());
         let report = Report { request, builder, built, images, ended: &ended, seconds };
-        let published = self.write_outputs(built).and_then(|()| publish(&report, observer));
+        let published = self.write_outputs(built).and_then(|()| report::publish(&report));
         let ended = match built.missing().as_slice() {
             [] => published.and(ended.map_err(|error| error.context(self.delivered()))),
             _ => published.and(ended),
@@ -88,24 +82,30 @@ impl Job {
     }
 
     /// Builds the images that are not there; `built` is up to date at any time.
-    fn run(&self, buildx: &Buildx, ready: &Ready, built: &mut Built) -> Result<()> {
-        let Buildx { sh, docker, request, observer } = *buildx;
+    fn run(
+        &self,
+        buildx: &Buildx,
+        builder: &Builder,
+        unread: &Unread,
+        built: &mut Built,
+    ) -> Result<()> {
+        let Buildx { sh, docker, request, .. } = *buildx;
         if request.skip_existing {
             let (count, all) = (built.find_present(docker), built.rows.len());
-            observer.say(&format!("{count} of {all} images are in the registry, and skipped."));
+            message::say(&format!("{count} of {all} images are in the registry, and skipped."));
         }
         let reading = Reading::open_all(&self.plan)?;
         let on_done = |target: &Target, image: &Image| {
-            let registry = Registry { docker, observer };
-            let (platforms, digest) = (&ready.builder.platforms, image.digest());
-            self.on_done(target, &Pushed { registry, platforms, digest })
+            let (platforms, digest) = (&builder.platforms, image.digest());
+            let pushed = Pushed { docker, platforms, digest };
+            build_info::write(request, &self.server.source, target, &pushed)
         };
-        let (builder, unread, on_done) = (&ready.builder, &ready.unread, &on_done);
-        let run = Run { buildx: *buildx, plan: &self.plan, builder, unread, on_done };
+        let (plan, on_done) = (&self.plan, &on_done);
+        let run = Run { buildx: *buildx, plan, builder, unread, on_done };
         let ended = run.build(built);
         for reading in reading {
             if let Err(error) = reading.close() {
-                observer.warn(&format!("{error:#}"));
+                message::warn(&format!("{error:#}"));
             }
         }
         ended?;
@@ -119,7 +119,7 @@ impl Job {
         let compared = |row: &Row| {
             let images = built.bake(row).filter(|images| images.bake.end == End::Done)?;
             let path = last_build::path(sh, &self.request, row.target);
-            let last = Record::load(&path, &inputs);
+            let last = Record::load(&path);
             let mut now = inputs.clone();
             now.add(row.target, images.first_bake(&row.target.name), last.as_ref());
             Some(Build { path, now, last })
@@ -140,19 +140,6 @@ impl Job {
         format!("{tags}: {how}, but a later step failed")
     }
 
-    /// Writes the build information of an image that is done.
-    fn on_done(&self, target: &Target, pushed: &Pushed) -> Result<()> {
-        let Job { request, build_info, .. } = self;
-        let source = &self.server.source;
-        match (build_info, request.delivery) {
-            (Some(place), Delivery::Push) => {
-                build_info::write(request, source, target, pushed, place)
-            }
-            // A fork's pull request is built by the same command, and pushes nothing.
-            _ => Ok(()),
-        }
-    }
-
     /// Writes the outputs of the GitHub Actions step, if this is one.
     fn write_outputs(&self, built: &Built) -> Result<()> {
         let targets = || done(built).map(|row| row.target);
@@ -170,30 +157,16 @@ impl Job {
     }
 }
 
-/// What a run needs before it builds.
-struct Ready {
-    builder: Builder,
-    /// Caches that are not to be read.
-    unread: Unread,
-}
-
-/// Finds out whether the plan can be built, and fits it to the builder.
-fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<Ready> {
+/// Fits `plan` to the builder. Returns that, and the caches that are not to be read.
+fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<(Builder, Unread)> {
     server.prepare(buildx.request)?;
-    let probe = Probe::start(buildx.docker, plan, buildx.request.cache_timeout);
+    let probe = images::probe(buildx.docker, plan, buildx.request.cache_timeout);
     let builder = builder::check(buildx, plan);
     // Ended before anything else may fail, so that it leaves nothing behind.
-    let unread = probe.unread(plan);
+    let unread = probe.join().unwrap_or_default();
     let builder = builder?;
-    server.describe(buildx.observer);
-    Ok(Ready { builder, unread })
-}
-
-/// Publishes the report, and keeps what the next builds are compared with.
-fn publish(report: &Report, observer: &dyn Observer) -> Result<()> {
-    report::publish(report, observer)?;
-    let mut records = report.images.iter().filter_map(|image| image.build.as_ref());
-    records.try_for_each(|build| build.now.save(&build.path))
+    server.describe();
+    Ok((builder, unread))
 }
 
 /// The rows whose images are there.

@@ -11,19 +11,10 @@ use crate::image::request;
 use crate::image::request::definition::Definition;
 use crate::output;
 
-/// The runner that builds an architecture natively.
-fn runner(arch: &str) -> Option<&'static str> {
-    match arch {
-        "amd64" => Some("ubuntu-24.04"),
-        "arm64" => Some("ubuntu-24.04-arm"),
-        _ => None,
-    }
-}
+/// The runners that build an architecture natively.
+const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
 
 /// Prints the matrix, and makes it an output of the GitHub Actions step, if this is one.
-///
-/// # Errors
-/// A usage error for a wrong request; see [`matrix`].
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let variants = request::variants(&mut args)?;
     let platforms = request::platforms(&mut args)?;
@@ -34,10 +25,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
 }
 
 /// A job for every platform of the variants that are `asked` for, or of all; `platforms` narrows
-/// them unless it is empty.
-///
-/// # Errors
-/// A usage error for an unknown variant or platform; a platform for which no runner is known.
+/// them unless it is empty. A usage error for an unknown variant or platform.
 fn matrix(definition: &Definition, asked: &[String], platforms: &[String]) -> Result<Value> {
     let all = ["all".to_owned()];
     let mut include = Vec::new();
@@ -47,7 +35,7 @@ fn matrix(definition: &Definition, asked: &[String], platforms: &[String]) -> Re
         for platform in narrowed {
             check_name("platform", platform, variant.platforms.iter())?;
             let arch = arch(platform);
-            let runner = runner(&arch).with_context(|| {
+            let runner = RUNNERS.iter().find(|(name, _)| *name == arch).with_context(|| {
                 format!(
                     "no runner is known for {platform:?} of the variant {name:?}: add one in \
                      xtask/src/image/matrix.rs."
@@ -58,7 +46,7 @@ fn matrix(definition: &Definition, asked: &[String], platforms: &[String]) -> Re
                 "arch": arch,
                 "platform": platform,
                 "base_image": variant.base_image,
-                "runner": runner,
+                "runner": runner.1,
             }));
         }
     }

@@ -10,10 +10,9 @@ use xshell::Shell;
 
 use crate::error::usage;
 use crate::image::build::buildx::Docker;
-use crate::image::build::registry::{self, Registry};
+use crate::image::build::registry;
 use crate::image::plan::tag;
 use crate::image::report::build_info::{BuildInfo, Kind};
-use crate::image::report::console::Console;
 use crate::image::request;
 use crate::image::request::definition::Definition;
 use crate::output;
@@ -29,17 +28,13 @@ struct Group {
     file: PathBuf,
 }
 
-/// Reads the build information that is named, pushes the manifests, and reads them back.
-///
-/// # Errors
-/// A usage error for files that do not go together, or hold what is no reference or digest; a
-/// registry that refuses; a manifest that does not hold what was put in it.
+/// Reads the build information that is named, pushes the manifests, and reads them back. A usage
+/// error for files that do not go together, or hold what is no reference or digest.
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     process::catch_signals();
     let allow_partial = request::flags::ALLOW_PARTIAL.is_given(&mut args);
     let asked = request::platforms(&mut args)?;
     let docker = Docker::new(sh, request::flags::BUILDER.value(&mut args)?.as_deref());
-    let registry = Registry { docker: &docker, observer: &Console::default() };
     let definition = Definition::read(sh)?;
     let groups = groups(&request::files(args, request::flags::Subcommand::Merge)?)?;
     for group in &groups {
@@ -47,7 +42,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     }
     check_tags(&groups)?;
     for group in &groups {
-        group.push(&registry)?;
+        group.push(&docker)?;
         for tag in &group.tags {
             output::write(tag)?;
         }
@@ -76,7 +71,7 @@ fn groups(files: &[PathBuf]) -> Result<Vec<Group>> {
     }
     let mut groups = groups.into_values().collect::<Vec<_>>();
     for group in &mut groups {
-        group.images.sort_by(|a, b| a.machines.cmp(&b.machines));
+        group.images.sort_by(|a, b| a.platforms.cmp(&b.platforms));
     }
     Ok(groups)
 }
@@ -100,7 +95,10 @@ fn check_values(file: &Path, info: &BuildInfo, tags: &[String]) -> Result<()> {
     if !request::is_repository(image) {
         return wrong(format!("the image {image:?} is no repository"));
     }
-    let is_of_image = |tag: &&String| tag.strip_prefix(image.as_str()).is_some_and(is_tag);
+    let is_of_image = |reference: &&String| {
+        let tag = reference.strip_prefix(image.as_str()).and_then(|tag| tag.strip_prefix(':'));
+        tag.is_some_and(|tag| !tag.is_empty() && tag::valid(tag.to_owned(), "") == tag)
+    };
     if let Some(tag) = tags.iter().find(|tag| !is_of_image(tag)) {
         return wrong(format!("the manifest tag {tag:?} is none of the image {image:?}"));
     }
@@ -109,16 +107,6 @@ fn check_values(file: &Path, info: &BuildInfo, tags: &[String]) -> Result<()> {
         Some(digest) => wrong(format!("{digest:?} is no digest")),
         None => wrong("the image's digest is not known".to_owned()),
     }
-}
-
-/// Is `text` a colon and a tag, by the registries' own grammar?
-fn is_tag(text: &str) -> bool {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.strip_prefix(':').is_some_and(|tag| {
-        tag.starts_with(word)
-            && tag.len() <= 128
-            && tag.chars().all(|c| word(c) || c == '.' || c == '-')
-    })
 }
 
 /// Two manifests must not claim one tag.
@@ -134,21 +122,30 @@ fn check_tags(groups: &[Group]) -> Result<()> {
 
 impl Group {
     fn check(&self, allow_partial: bool, asked: &[String], definition: &Definition) -> Result<()> {
-        let name = self.name();
+        let (name, first) = (self.name(), &self.images[0]);
+        let tags = |info: &BuildInfo| info.manifest_tags.join(", ");
         for info in &self.images {
-            self.check_alike(info)?;
+            for (key, first, other) in [
+                ("image", &first.image, &info.image),
+                ("sha", &first.sha, &info.sha),
+                ("git_ref", &first.git_ref, &info.git_ref),
+                ("manifest_tags", &tags(first), &tags(info)),
+            ] {
+                if first != other {
+                    return Err(usage(format!(
+                        "the images of {name} differ in {key:?}: {first:?} and {other:?}. Merge \
+                         what one run built."
+                    )));
+                }
+            }
         }
-        let variant = self.images[0].variant.as_ref();
-        let mut missing = match asked {
-            [] => variant
-                .and_then(|variant| definition.variants.get(variant))
-                .map(|variant| variant.platforms.clone())
-                .unwrap_or_default(),
-            asked => asked.to_vec(),
+        let variant = first.variant.as_ref().and_then(|name| definition.variants.get(name));
+        let mut missing = match (asked, variant) {
+            ([], Some(variant)) => variant.platforms.clone(),
+            _ => asked.to_vec(),
         };
         let mut platforms = BTreeSet::new();
-        for info in &self.images {
-            let platform = info.platforms();
+        for platform in self.images.iter().map(|info| info.platforms.join(",")) {
             missing.retain(|asked| *asked != platform);
             if let Some(platform) = platforms.replace(platform) {
                 return Err(usage(format!("{name} has two images for {platform}: name one.")));
@@ -163,54 +160,33 @@ impl Group {
         Ok(())
     }
 
-    /// Checks that `info` is of the same run as the group's first image.
-    fn check_alike(&self, info: &BuildInfo) -> Result<()> {
-        let compared = |info: &BuildInfo| {
-            [
-                ("image", info.image.clone()),
-                ("sha", info.sha.clone()),
-                ("git_ref", info.git_ref.clone()),
-                ("manifest_tags", info.manifest_tags.join(", ")),
-            ]
-        };
-        for ((key, first), (_, other)) in compared(&self.images[0]).into_iter().zip(compared(info))
-        {
-            if first != other {
-                return Err(usage(format!(
-                    "the images of {} differ in {key:?}: {first:?} and {other:?}. Merge what one \
-                     run built.",
-                    self.name()
-                )));
-            }
-        }
-        Ok(())
-    }
-
     fn name(&self) -> String {
         let BuildInfo { variant, base_image, .. } = &self.images[0];
         format!("{:?}", variant.as_ref().unwrap_or(base_image))
     }
 
     /// Pushes the manifest and writes its record once it has been read back.
-    fn push(&self, registry: &Registry) -> Result<()> {
+    fn push(&self, docker: &Docker) -> Result<()> {
         let first = &self.images[0];
         let digests = self.images.iter().filter_map(|info| info.digest.as_ref());
         let sources = digests.map(|digest| format!("{}@{digest}", first.image));
-        registry.create(&self.tags, &sources.collect::<Vec<_>>())?;
+        registry::create(docker, &self.tags, &sources.collect::<Vec<_>>())?;
 
-        let expected = self.images.iter().map(BuildInfo::platforms).collect::<BTreeSet<_>>();
+        let expected =
+            self.images.iter().map(|info| info.platforms.join(",")).collect::<BTreeSet<_>>();
         for tag in &self.tags {
-            let manifests = registry.manifests(tag)?;
+            let manifests = registry::manifests(docker, tag)?;
             let found = manifests.iter().map(|m| m.platform.clone()).collect::<BTreeSet<_>>();
             if found != expected || manifests.len() != expected.len() {
                 bail!("{tag} holds images for {found:?}, but {expected:?} were put in it.");
             }
         }
         let tag = self.tags.iter().take(1).cloned().collect();
-        let digests = registry::digests(registry.docker, &tag);
+        let digests = registry::digests(docker, &tag);
         let info = BuildInfo {
             kind: Kind::Manifest,
-            machines: self.images.iter().flat_map(|info| info.machines.clone()).collect(),
+            platforms: self.images.iter().flat_map(|info| info.platforms.clone()).collect(),
+            arches: self.images.iter().flat_map(|info| info.arches.clone()).collect(),
             tags: self.tags.clone(),
             digest: digests.into_values().next(),
             ..first.clone()

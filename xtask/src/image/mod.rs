@@ -18,7 +18,6 @@ use pico_args::Arguments;
 use xshell::Shell;
 
 use self::job::Job;
-pub use self::report::text::one_line;
 use self::request::Request;
 use self::request::flags::{self, Subcommand};
 use crate::error::usage;

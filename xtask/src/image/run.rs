@@ -13,12 +13,13 @@ use pico_args::Arguments;
 use xshell::Shell;
 
 use super::job::Job;
-use crate::digest::random;
+use crate::digest::{random, sha256};
 use crate::error::usage;
 use crate::http;
 use crate::image::build::buildx::Docker;
-use crate::image::report::{github, text};
+use crate::image::report::text;
 use crate::image::request::{Delivery, Request, flags};
+use crate::message;
 use crate::output;
 use crate::process;
 
@@ -26,20 +27,14 @@ use crate::process;
 const SERVER_PORT: u16 = 8000;
 /// How long a server may take until it is healthy. A frozen one took 6 s, a slow disk takes more.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How many of the last lines of a server's log are shown when it fails.
-const LAST_LINES: &str = "30";
-/// How long docker may take to list or remove a container, or to write a log.
+/// The end of a server's log, which is shown when it fails.
+const LAST_LINES: [&str; 2] = ["--tail", "30"];
+/// How long docker may take to describe or remove a container.
 const DOCKER_PATIENCE: Duration = Duration::from_secs(30);
-/// Labels of a container: its port, and the checkout that it was started from.
-const PORT_LABEL: &str = "openhands.xtask.run";
-const ROOT_LABEL: &str = "openhands.xtask.root";
 
 /// Builds with `--load`, starts the container, and prints address and key, as the last thing
 /// before a signal or the server's end; with `--logs` the server's log follows. Then the container
-/// is removed.
-///
-/// # Errors
-/// A usage error for a wrong request or a port in use; a server that does not start or ends.
+/// is removed. Fails on a wrong request, a port in use, and a server that does not start or ends.
 pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {
     let port = port(&mut args)?;
     let logs = flags::LOGS.is_given(&mut args);
@@ -47,7 +42,11 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
     flags::finish(args, flags::Subcommand::Run)?;
     let _lock = lock(sh, port)?;
     let docker = Docker::new(sh, None);
-    remove_left_over(&docker, sh, port);
+    let name = container_name(sh, port);
+    // A run that was killed may have left it. As this one has the lock, nobody uses it.
+    if !output_of(&docker, &["rm", "--force", "--volumes", &name]).is_empty() {
+        output::note(format_args!("removed the container {name}, left by an earlier `image run`"));
+    }
     check_free(port)?;
     process::catch_signals();
     request.delivery = Delivery::Load;
@@ -63,7 +62,7 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
         bail!("the target {:?} has no tag to run.", target.name);
     };
     job.build(sh).ended?;
-    let container = Container::start(docker, sh, &image, port)?;
+    let container = Container::start(docker, name, &image, port)?;
     container.wait_until_healthy()?;
     output::write(format_args!("address: http://{}", container.address))?;
     output::write(format_args!("key:     {}", container.key))?;
@@ -72,12 +71,14 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
         container.key, container.address
     ))?;
     if logs {
-        container.follow()?;
+        container.logs(&["--follow", "--tail", "0"])?;
     } else {
         container.wait()?;
     }
     if process::caught().is_none() {
-        container.print_last_lines(logs)?;
+        if !logs {
+            container.logs(&LAST_LINES)?;
+        }
         bail!("the server stopped by itself; the end of its log is above.");
     }
     Ok(())
@@ -110,46 +111,26 @@ fn lock(sh: &Shell, port: u16) -> Result<File> {
     }
 }
 
-/// Removes the container of an earlier run of this checkout that was killed: as [`lock`] was free,
-/// nobody uses it.
-fn remove_left_over(docker: &Docker, sh: &Shell, port: u16) {
-    let labels = labels(sh, port).map(|label| format!("label={label}"));
-    let filters = labels.iter().flat_map(|label| ["--filter", label]);
-    let list = ["ps", "--all", "--format", "{{.Names}}"].into_iter().chain(filters);
-    let list = list.collect::<Vec<_>>();
-    // A docker that fails does so again at the build, which says why.
-    for name in output_of(docker, &list).unwrap_or_default().lines() {
-        let name = text::one_line(name);
-        match output_of(docker, &["rm", "--force", "--volumes", &name]) {
-            Some(_) => output::note(format_args!(
-                "removed the container {name}, left by an earlier `image run` on port {port}"
-            )),
-            None => output::note(github::warning(&format!(
-                "the container {name}, left by an earlier `image run`, can't be removed"
-            ))),
-        }
-    }
+/// The name of this checkout's container for `port`.
+fn container_name(sh: &Shell, port: u16) -> String {
+    let root = sha256(sh.current_dir().as_os_str().as_encoded_bytes());
+    format!("agent-server-{port}-{}", &root[..8])
 }
 
-fn labels(sh: &Shell, port: u16) -> [String; 2] {
-    [format!("{PORT_LABEL}={port}"), format!("{ROOT_LABEL}={}", sh.current_dir().display())]
-}
-
-/// What docker writes to standard output, if it succeeds in time.
-fn output_of(docker: &Docker, args: &[&str]) -> Option<String> {
-    let output = process::output(&mut docker.command(args), DOCKER_PATIENCE).ok()??;
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    output.status.success().then_some(stdout)
+/// What docker writes to standard output; nothing if it fails, or takes too long.
+fn output_of(docker: &Docker, args: &[&str]) -> String {
+    let output = process::output(&mut docker.command(args), DOCKER_PATIENCE).ok().flatten();
+    let output = output.filter(|output| output.status.success());
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
 /// Fails if a server can't listen on `port`.
 fn check_free(port: u16) -> Result<()> {
-    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(usage(format!(
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop).map_err(|error| {
+        usage(format!(
             "port {port} on 127.0.0.1 can't be used ({error}): choose another with --port."
-        ))),
-    }
+        ))
+    })
 }
 
 /// A running container, removed when this is dropped.
@@ -161,19 +142,16 @@ struct Container {
 }
 
 impl Container {
-    fn start(docker: Docker, sh: &Shell, image: &str, port: u16) -> Result<Self> {
+    fn start(docker: Docker, name: String, image: &str, port: u16) -> Result<Self> {
         let key = random(16)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        // The name is known before docker is called, so that a signal in between leaves nothing.
-        let name = format!("agent-server-{}", random(4)?);
+        // Made before docker is called, so that a signal in between leaves nothing.
         let container = Container { docker, name, address, key };
         let publish = format!("{address}:{SERVER_PORT}");
-        let labels = labels(sh, port);
-        let labels = labels.iter().flat_map(|label| ["--label", label]);
         // The key goes by the environment: arguments can be read by every user of the machine.
-        let args = ["run", "--detach", "--name", &container.name, "--env", "SESSION_API_KEY"];
-        let args = args.into_iter().chain(["--publish", &publish]).chain(labels).chain([image]);
-        let mut docker = container.docker.command(&args.collect::<Vec<_>>());
+        let env = ["--env", "SESSION_API_KEY", "--publish", &publish, image];
+        let args = [&["run", "--detach", "--name", &container.name][..], &env].concat();
+        let mut docker = container.docker.command(&args);
         docker.env("SESSION_API_KEY", &container.key).stdin(Stdio::null()).stdout(Stdio::null());
         let status = process::wait(&mut docker.spawn()?, None)?;
         if !status.success() {
@@ -187,16 +165,15 @@ impl Container {
         let deadline = Instant::now() + PATIENCE;
         while !self.is_healthy() {
             process::check_signals()?;
-            if !self.is_running() {
-                self.print_last_lines(false)?;
-                bail!("the server ended before it was healthy; the end of its log is above.");
-            }
-            if Instant::now() > deadline {
-                self.print_last_lines(false)?;
-                bail!(
-                    "the server was not healthy within {} s; the end of its log is above.",
-                    PATIENCE.as_secs()
-                );
+            let is_late = Instant::now() > deadline;
+            if is_late || !self.is_running() {
+                self.logs(&LAST_LINES)?;
+                let why = if is_late {
+                    format!("was not healthy within {} s", PATIENCE.as_secs())
+                } else {
+                    "ended before it was healthy".to_owned()
+                };
+                bail!("the server {why}; the end of its log is above.");
             }
             thread::sleep(Duration::from_millis(200));
         }
@@ -210,17 +187,7 @@ impl Container {
 
     fn is_running(&self) -> bool {
         let inspect = ["inspect", "--format", "{{.State.Running}}", &self.name];
-        output_of(&self.docker, &inspect).is_some_and(|running| running.trim() == "true")
-    }
-
-    /// Shows the end of the log, unless all of it `is_shown` already.
-    fn print_last_lines(&self, is_shown: bool) -> Result<()> {
-        if is_shown { Ok(()) } else { self.logs(&["--tail", LAST_LINES]) }
-    }
-
-    /// Shows the log from now on, until a signal or the server's end.
-    fn follow(&self) -> Result<()> {
-        self.logs(&["--follow", "--tail", "0"])
+        output_of(&self.docker, &inspect).trim() == "true"
     }
 
     /// Shows the log that `docker logs` writes with `flags`. It is no result, so it goes to
@@ -257,9 +224,7 @@ impl Drop for Container {
             let mut docker = self.docker.command(args);
             let ended = docker.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             if !ended.status().is_ok_and(|status| status.success()) {
-                let name = &self.name;
-                let warning = format!("the container {name} may be left behind");
-                output::note(github::warning(&warning));
+                message::warn(&format!("the container {} may be left behind", self.name));
             }
         }
     }

@@ -19,10 +19,7 @@ const START: &str = "<!-- AGENT_SERVER_IMAGES_START -->";
 const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
 
 /// Prints the summary of the files that are named, puts it into the file of `--update`, and
-/// appends it to the page of a GitHub job.
-///
-/// # Errors
-/// A usage error for files that can't be read; a file that can't be written.
+/// appends it to the page of a GitHub job. A usage error for files that can't be read.
 pub fn main(mut args: Arguments) -> Result<()> {
     let update = request::flags::UPDATE.value(&mut args)?.map(PathBuf::from);
     let infos = request::files(args, request::flags::Subcommand::Summary)?;
@@ -88,7 +85,7 @@ fn table(images: &[&BuildInfo]) -> Vec<String> {
     for info in images {
         let variant = info.variant.as_deref().unwrap_or_default();
         let arches = rows.entry((variant, &info.base_image)).or_default();
-        arches.extend(info.machines.iter().map(|machine| machine.arch.as_str()));
+        arches.extend(info.arches.iter().map(String::as_str));
     }
     let head = ["", "| Variant | Architectures | Base image |", "|---|---|---|"];
     let rows = rows.into_iter().map(|((variant, base_image), arches)| {
@@ -129,18 +126,16 @@ fn package_page(reference: &str) -> Option<String> {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
         _ => ("docker.io", untagged),
     };
-    match host {
-        "docker.io" | "index.docker.io" => {
-            let path = path.strip_prefix("library/").unwrap_or(path);
-            let kind = if path.contains('/') { "r" } else { "_" };
-            Some(format!("https://hub.docker.com/{kind}/{path}"))
-        }
-        "ghcr.io" => Some(format!("https://ghcr.io/{path}")),
-        "quay.io" => Some(format!("https://quay.io/repository/{path}")),
-        "public.ecr.aws" => Some(format!("https://gallery.ecr.aws/{path}")),
-        "mcr.microsoft.com" => Some(format!("https://mcr.microsoft.com/artifact/mar/{path}")),
-        _ => None,
-    }
+    let (site, path) = match (host, path.strip_prefix("library/").unwrap_or(path)) {
+        ("docker.io" | "index.docker.io", name) if name.contains('/') => ("hub.docker.com/r", name),
+        ("docker.io" | "index.docker.io", name) => ("hub.docker.com/_", name),
+        ("ghcr.io", _) => ("ghcr.io", path),
+        ("quay.io", _) => ("quay.io/repository", path),
+        ("public.ecr.aws", _) => ("gallery.ecr.aws", path),
+        ("mcr.microsoft.com", _) => ("mcr.microsoft.com/artifact/mar", path),
+        _ => return None,
+    };
+    Some(format!("https://{site}/{path}"))
 }
 
 /// `old` with the part between the markers replaced, or with the summary appended; every other

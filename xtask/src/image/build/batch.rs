@@ -11,15 +11,14 @@ use super::buildkit;
 use super::buildx::{Buildx, Docker, End};
 use super::export::{Exporter, Exports};
 use super::images::{Images, ImagesBaked, Unread};
-use super::observer::Observer;
 use super::registry;
 use crate::error::Interrupted;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Check, Delivery};
+use crate::message;
 
-/// Pauses before an image is built again that failed for a passing reason.
-const PAUSES: [Duration; 3] =
-    [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
+/// Seconds before an image is built again that failed for a passing reason.
+const PAUSES: [u64; 3] = [1, 4, 10];
 
 /// The state of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,10 +134,7 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// Builds the images that wait, and exports their caches. `built` is up to date at any time,
-    /// also after an error.
-    ///
-    /// # Errors
-    /// A signal or an engine that is gone. An image that fails is no error here.
+    /// also after an error: a signal, or an engine that is gone. An image that fails is none.
     pub fn build(&self, built: &mut Built) -> Result<()> {
         let rows = built.rows.iter().enumerate();
         let waiting = rows.filter(|(_, row)| row.image == Image::Waiting);
@@ -150,7 +146,8 @@ impl Run<'_> {
                 groups.extend(self.group(&group, built)?);
             }
             if waiting.len() > wave.len() {
-                pace.get_or_insert_with(|| Pace::new(built)).say(built, self.buildx.observer);
+                let now = || Pace { since: Instant::now(), left: built.waiting() };
+                pace.get_or_insert_with(now).say(built);
             }
             if let (Some(error), left @ 1..) = (common_failure(wave, built), built.waiting()) {
                 let all = wave.len();
@@ -179,10 +176,8 @@ impl Run<'_> {
     /// because one of their targets or something that passes broke the bake.
     fn group(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
         let Run { buildx, plan, builder, .. } = *self;
-        let targets = group.iter().map(|&number| built.rows[number].target).collect::<Vec<_>>();
-        let targets = targets.as_slice();
-        let checked = self.to_check(targets, built);
-        let checked = checked.as_slice();
+        let targets = &group.iter().map(|&number| built.rows[number].target).collect::<Vec<_>>();
+        let checked = &self.to_check(targets, built);
         let mut baked = Images { buildx, builder, plan, targets, checked }.build(self.unread)?;
         // What the first bake leaves in the builder, the others find there.
         let is_first = built.bakes.is_empty() && baked.unread == *self.unread;
@@ -217,7 +212,7 @@ impl Run<'_> {
     fn after_failure(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
         let bake = built.bakes.len() - 1;
         let mut rest = group.to_vec();
-        let mut pause = None;
+        let mut pause = 0;
         let mut has_failure = false;
         for &number in group {
             let row = &mut built.rows[number];
@@ -227,11 +222,11 @@ impl Run<'_> {
             has_failure = true;
             let error = format!("{}: {}", failure.name, failure.error);
             let again = PAUSES.get(row.retries).filter(|_| buildkit::is_passing(&error));
-            if let Some(again) = again {
-                let (image, seconds) = (&row.target.base_image, again.as_secs());
-                self.buildx.observer.warn(&format!("{image}: {error}; retrying in {seconds} s"));
+            if let Some(&seconds) = again {
+                let image = &row.target.base_image;
+                message::warn(&format!("{image}: {error}; retrying in {seconds} s"));
                 row.retries += 1;
-                pause = pause.max(Some(*again));
+                pause = pause.max(seconds);
             } else {
                 row.image = Image::Failed { bake, error };
                 rest.retain(|left| *left != number);
@@ -240,18 +235,17 @@ impl Run<'_> {
         if !has_failure {
             return self.divided(group, built);
         }
-        registry::sleep(pause.unwrap_or_default())?;
+        registry::sleep(Duration::from_secs(pause))?;
         Ok(if rest.is_empty() { Vec::new() } else { vec![rest] })
     }
 
     /// What to build after a bake that failed without saying by which of its targets.
     fn divided(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
-        if !builder::answers(&self.buildx) {
-            bail!("the engine stopped answering while images were built.");
-        }
+        let bake = built.bakes.len() - 1;
+        let baked = &built.bakes[bake].bake;
+        builder::check_alive(&self.buildx, baked.end, "images were built")?;
         if let [number] = *group {
-            let bake = built.bakes.len() - 1;
-            let error = built.bakes[bake].bake.check().err().map(|error| error.to_string());
+            let error = baked.check().err().map(|error| error.to_string());
             built.rows[number].image = Image::Failed { bake, error: error.unwrap_or_default() };
             return Ok(Vec::new());
         }
@@ -271,13 +265,13 @@ impl Run<'_> {
             (self.on_done)(row.target, &row.image)?;
         }
         let exports = Exporter { buildx, plan, targets, images }.write()?;
-        let ended = exports.check_end(&buildx);
+        let end = exports.bakes.last().map_or(End::Done, |bake| bake.end);
         built.exports.add(exports);
-        ended
+        builder::check_alive(&buildx, end, "the caches were exported")
     }
 }
 
-/// How fast a run is after its first bake, which makes what all images share.
+/// The state of a run after its first bake, which makes what all images share.
 struct Pace {
     since: Instant,
     /// How many images it had to build then.
@@ -285,25 +279,20 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(built: &Built) -> Self {
-        Pace { since: Instant::now(), left: built.waiting() }
-    }
-
     /// Says how far the run is, and how long it may still take where that is known.
-    fn say(&self, built: &Built, observer: &dyn Observer) {
+    fn say(&self, built: &Built) {
         let done = built.count(Image::is_there);
         let failed = built.count(|image| matches!(image, Image::Failed { .. }));
         let left = built.waiting();
-        let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        let pace = if self.left > left {
-            let each = self.since.elapsed().as_secs_f64() / count(self.left - left);
-            let minutes = each * count(left) / 60.0;
-            format!("; {:.0} images an hour, about {minutes:.0} min left", 3600.0 / each)
-        } else {
-            String::new()
-        };
         let all = built.rows.len();
-        observer.say(&format!("batch: {done} of {all} done, {failed} failed, {left} to do{pace}"));
+        let mut line = format!("batch: {done} of {all} done, {failed} failed, {left} to do");
+        if let (Ok(built @ 1..), Ok(left)) = (u32::try_from(self.left - left), u32::try_from(left))
+        {
+            let each = self.since.elapsed().as_secs_f64() / f64::from(built);
+            let minutes = each * f64::from(left) / 60.0;
+            line += &format!("; {:.0} images an hour, about {minutes:.0} min left", 3600.0 / each);
+        }
+        message::say(&line);
     }
 }
 

@@ -3,11 +3,13 @@
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
-use super::buildx::{Buildx, Docker};
+use super::buildx::{Buildx, Docker, End};
+use crate::error::Interrupted;
 use crate::image::plan::Plan;
 use crate::image::request::Request;
+use crate::message;
 use crate::process;
 
 /// How long docker may take to describe a builder, which takes it a tenth of a second.
@@ -33,10 +35,7 @@ pub struct Builder {
 }
 
 /// Finds the builder and fits the plan to it: without caches to write, and with a warning, where
-/// the builder can't export any.
-///
-/// # Errors
-/// What is missing, and the remedy: docker, buildx, an engine that answers, a platform.
+/// the builder can't export any. An error names what is missing, and the remedy.
 pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
     let mut builder = inspect(buildx.docker, buildx.request)?;
     for platform in &buildx.request.platforms {
@@ -52,29 +51,31 @@ pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
     }
     if !builder.exports_cache && plan.drop_exports() {
         let name = &builder.name;
-        buildx.observer.warn(&format!(
+        message::warn(&format!(
             "the builder {name:?} can't export a cache, so none is written. Turn on the engine's \
              containerd image store, or take another builder: `docker buildx create --driver \
              docker-container --use`."
         ));
     }
     if plan.targets.iter().any(|target| !target.cache_read.is_empty()) {
-        builder.was_empty = is_empty(buildx.docker)?;
+        // Not every version says how much a builder holds.
+        let usage = process::output(&mut buildx.docker.buildx(&["du"]), PATIENCE)?;
+        let usage = usage.filter(|output| output.status.success());
+        let usage = usage.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        builder.was_empty = usage.and_then(|usage| Some(field(&usage, "Total")? == "0B"));
     }
     Ok(builder)
 }
 
-/// Does the engine still answer?
-pub fn answers(buildx: &Buildx) -> bool {
-    inspect(buildx.docker, buildx.request).is_ok()
-}
-
-/// Has the builder no build cache? `None` where it does not say.
-fn is_empty(docker: &Docker) -> Result<Option<bool>> {
-    let usage = process::output(&mut docker.buildx(&["du"]), PATIENCE)?;
-    let usage = usage.filter(|output| output.status.success());
-    let usage = usage.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    Ok(usage.and_then(|usage| field(&usage, "Total").map(|total| total == "0B")))
+/// Fails if a bake ended as it did by a signal, or because the engine is gone.
+pub fn check_alive(buildx: &Buildx, end: End, doing: &str) -> Result<()> {
+    match end {
+        End::Stopped(signal) => Err(Interrupted(signal).into()),
+        End::Failed(_) | End::TimedOut if inspect(buildx.docker, buildx.request).is_err() => {
+            bail!("the engine stopped answering while {doing}.")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn inspect(docker: &Docker, request: &Request) -> Result<Builder> {
@@ -116,34 +117,31 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 /// What `docker buildx` prints.
 fn ask(docker: &Docker, args: &[&str], patience: Duration) -> Result<String> {
-    match process::output(&mut docker.debug_buildx(args), patience) {
-        Err(error) => match error.downcast_ref::<io::Error>().map(io::Error::kind) {
-            Some(io::ErrorKind::NotFound) => {
-                bail!("docker is not installed. Install Docker with buildx, or run {ENGINE}.")
-            }
-            _ => Err(error),
-        },
-        Ok(None) => bail!(
-            "the engine has not answered for {} s. Restart Docker, or run {ENGINE}.",
-            patience.as_secs()
-        ),
-        Ok(Some(output)) if output.status.success() => {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = process::output(&mut docker.debug_buildx(args), patience).map_err(|error| {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind != Some(io::ErrorKind::NotFound) {
+            return error;
         }
-        Ok(Some(output)) => {
-            let version = process::output(&mut docker.command(&["buildx", "version"]), PATIENCE)?;
-            if !version.is_some_and(|version| version.status.success()) {
-                bail!(
-                    "docker has no buildx plugin. Install docker-buildx-plugin (Debian's \
-                     docker-buildx), or run {ENGINE}."
-                );
-            }
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            let error = stderr.lines().find_map(|line| line.strip_prefix("ERROR: "));
-            bail!(
-                "the builder can't be used: {}. `docker buildx ls` lists the builders.",
-                error.unwrap_or_else(|| stderr.lines().last().unwrap_or_default())
-            )
-        }
+        anyhow!("docker is not installed. Install Docker with buildx, or run {ENGINE}.")
+    });
+    let Some(output) = output? else {
+        let seconds = patience.as_secs();
+        bail!("the engine has not answered for {seconds} s. Restart Docker, or run {ENGINE}.");
+    };
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
+    let version = process::output(&mut docker.command(&["buildx", "version"]), PATIENCE)?;
+    if !version.is_some_and(|version| version.status.success()) {
+        bail!(
+            "docker has no buildx plugin. Install docker-buildx-plugin (Debian's docker-buildx), \
+             or run {ENGINE}."
+        );
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let error = stderr.lines().find_map(|line| line.strip_prefix("ERROR: "));
+    bail!(
+        "the builder can't be used: {}. `docker buildx ls` lists the builders.",
+        error.unwrap_or_else(|| stderr.lines().last().unwrap_or_default())
+    )
 }

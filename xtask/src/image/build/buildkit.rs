@@ -115,54 +115,39 @@ pub enum Cause {
     Other,
 }
 
-/// What an error says, the cause, and the HTTP status that this is.
-struct Sign {
-    text: &'static str,
-    cause: Cause,
-    status: Option<u64>,
-}
-
-const fn sign(text: &'static str, cause: Cause) -> Sign {
-    Sign { text, cause, status: None }
-}
-
-const fn status(status: u64, text: &'static str, cause: Cause) -> Sign {
-    Sign { text, cause, status: Some(status) }
-}
-
 /// The first row that an error contains is its cause. "failed to compute cache key" is also what
 /// `BuildKit` says of a file that COPY does not find, so that comes before.
-const SIGNS: [Sign; 24] = [
-    sign("context canceled", Cause::Canceled),
-    sign("did not complete successfully", Cause::Step),
-    sign("failed to calculate checksum of ref", Cause::MissingFile),
-    sign("failed to compute cache key", Cause::BrokenCache),
-    sign("failed to read expected number of bytes", Cause::BrokenCache),
-    sign("httpReadSeeker", Cause::BrokenCache),
-    sign("unexpected commit digest", Cause::BrokenCache),
-    sign(": already exists", Cause::TagTaken),
-    status(401, "401 Unauthorized", Cause::Denied),
-    status(403, "403 Forbidden", Cause::Denied),
-    sign("authorization failed", Cause::Denied),
-    sign("access denied", Cause::Denied),
-    status(429, "429 Too Many Requests", Cause::Busy),
-    status(429, "toomanyrequests", Cause::Limited),
-    status(500, "500 Internal Server Error", Cause::RegistryError),
-    status(502, "502 Bad Gateway", Cause::RegistryError),
-    status(503, "503 Service Unavailable", Cause::RegistryError),
-    status(504, "504 Gateway Timeout", Cause::RegistryError),
-    status(507, "507 Insufficient Storage", Cause::RegistryFull),
-    sign("connection reset by peer", Cause::Connection),
-    sign("broken pipe", Cause::Connection),
-    sign("EOF", Cause::Connection),
-    status(404, "404 Not Found", Cause::NotFound),
-    sign("not found", Cause::NotFound),
+const SIGNS: [(&str, Cause); 24] = [
+    ("context canceled", Cause::Canceled),
+    ("did not complete successfully", Cause::Step),
+    ("failed to calculate checksum of ref", Cause::MissingFile),
+    ("failed to compute cache key", Cause::BrokenCache),
+    ("failed to read expected number of bytes", Cause::BrokenCache),
+    ("httpReadSeeker", Cause::BrokenCache),
+    ("unexpected commit digest", Cause::BrokenCache),
+    (": already exists", Cause::TagTaken),
+    ("401 Unauthorized", Cause::Denied),
+    ("403 Forbidden", Cause::Denied),
+    ("authorization failed", Cause::Denied),
+    ("access denied", Cause::Denied),
+    ("429 Too Many Requests", Cause::Busy),
+    ("toomanyrequests", Cause::Limited),
+    ("500 Internal Server Error", Cause::RegistryError),
+    ("502 Bad Gateway", Cause::RegistryError),
+    ("503 Service Unavailable", Cause::RegistryError),
+    ("504 Gateway Timeout", Cause::RegistryError),
+    ("507 Insufficient Storage", Cause::RegistryFull),
+    ("connection reset by peer", Cause::Connection),
+    ("broken pipe", Cause::Connection),
+    ("EOF", Cause::Connection),
+    ("404 Not Found", Cause::NotFound),
+    ("not found", Cause::NotFound),
 ];
 
 impl Cause {
     /// The cause that `error` names first in the table.
     pub fn of(error: &str) -> Self {
-        signs(error).next().map_or(Cause::Other, |sign| sign.cause)
+        signs(error).next().map_or(Cause::Other, |(_, cause)| *cause)
     }
 
     /// What to do about it, to go on.
@@ -177,20 +162,23 @@ impl Cause {
     }
 }
 
-fn signs(error: &str) -> impl Iterator<Item = &'static Sign> {
-    SIGNS.iter().filter(move |sign| error.contains(sign.text))
+fn signs(error: &str) -> impl Iterator<Item = &'static (&'static str, Cause)> {
+    SIGNS.iter().filter(move |(sign, _)| error.contains(sign))
 }
 
 /// The HTTP status that `error` contains.
 pub fn http_status(error: &str) -> Option<u64> {
-    signs(error).find_map(|sign| sign.status)
+    signs(error).find_map(|(sign, cause)| match cause {
+        Cause::Limited => Some(429),
+        _ => sign.split(' ').next()?.parse().ok(),
+    })
 }
 
 /// Is another try worth its time after `error`? Not after a step's own command, whatever that may
 /// have printed.
 pub fn is_passing(error: &str) -> bool {
     let passing = [Cause::Busy, Cause::RegistryError, Cause::Connection];
-    Cause::of(error) != Cause::Step && signs(error).any(|sign| passing.contains(&sign.cause))
+    Cause::of(error) != Cause::Step && signs(error).any(|(_, cause)| passing.contains(cause))
 }
 
 /// Does `error` say that the registry has no cache called `reference`? Every first build sees this.

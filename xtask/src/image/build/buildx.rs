@@ -1,17 +1,16 @@
 //! Calls of docker, and one `docker buildx bake`: what it gets and how it went.
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{self, Read, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
-use super::events::Reader;
-use super::observer::{Observer, Watcher};
+use super::events::{Event, Reader};
 use super::trace::Trace;
 use crate::error::Interrupted;
 use crate::image::plan::bake_file::BakeFile;
@@ -91,8 +90,7 @@ impl Baked {
         is_known.then(|| self.metadata[target]["cache.manifest"].is_string())
     }
 
-    /// # Errors
-    /// A build that failed, or a signal that stopped it.
+    /// Fails for a build that failed, or that a signal stopped.
     pub fn check(&self) -> Result<()> {
         match self.end {
             End::Done => Ok(()),
@@ -108,21 +106,30 @@ impl Baked {
     }
 }
 
+/// Watches one bake.
+pub trait Watcher {
+    fn show(&mut self, event: &Event);
+
+    /// Is called every few milliseconds.
+    fn tick(&mut self);
+
+    /// Is called once, after the last event.
+    fn end(&mut self);
+}
+
 /// Runs bakes for one request.
 #[derive(Clone, Copy)]
 pub struct Buildx<'a> {
     pub sh: &'a Shell,
     pub docker: &'a Docker,
     pub request: &'a Request,
-    pub observer: &'a dyn Observer,
+    /// Makes the watcher of a bake. Of one that only exports caches, the steps were shown before.
+    pub watch: fn(&Request, bool) -> Box<dyn Watcher>,
 }
 
 impl Buildx<'_> {
     /// Runs one `docker buildx bake` of `file`, which it reads on standard input. At `deadline` it
-    /// is stopped.
-    ///
-    /// # Errors
-    /// A docker that can't be started. A build that fails is no error here: see [`Baked::check`].
+    /// is stopped. A build that fails is no error here: see [`Baked::check`].
     pub fn bake(&self, file: &BakeFile, deadline: Option<Instant>) -> Result<Baked> {
         let started = Instant::now();
         let scratch = self.sh.create_temp_dir()?;
@@ -136,14 +143,8 @@ impl Buildx<'_> {
             let _ = stdin.write_all(file.json.to_string().as_bytes());
         }
         let mut trace = Trace::new(file.targets.clone());
-        let is_past = || deadline.is_some_and(|deadline| Instant::now() > deadline);
-        let status = match child.stderr.take() {
-            Some(pipe) => {
-                let watcher = self.observer.watch(file.is_export);
-                self.watch(&mut child, pipe, Watched { watcher, trace: &mut trace }, is_past)?
-            }
-            None => process::follow(&mut child, std::io::empty(), |_| !is_past())?,
-        };
+        let watcher = (self.watch)(self.request, file.is_export);
+        let status = self.follow(&mut child, &mut trace, watcher, deadline)?;
         let end = match (process::caught(), status) {
             (Some(signal), _) => End::Stopped(signal),
             (None, None) => End::TimedOut,
@@ -186,29 +187,30 @@ impl Buildx<'_> {
         READ_PATIENCE.min(self.request.cache_timeout)
     }
 
-    /// Shows and collects the events of a bake until it ends, until `is_past` its deadline, or
-    /// until it has waited too long for nothing but caches: `BuildKit` itself waits forever.
-    fn watch(
+    /// Shows and collects the events of a bake until it ends, until `deadline`, or until it has
+    /// waited too long for nothing but caches: `BuildKit` itself waits forever.
+    fn follow(
         &self,
         child: &mut Child,
-        pipe: ChildStderr,
-        watched: Watched,
-        is_past: impl Fn() -> bool,
+        trace: &mut Trace,
+        mut watcher: Box<dyn Watcher>,
+        deadline: Option<Instant>,
     ) -> Result<Option<ExitStatus>> {
-        let Watched { mut watcher, trace } = watched;
+        // Where buildx shows its own progress, there is no pipe.
+        let pipe = child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>);
         let mut reader = Reader::default();
         let mut waiting_since = None;
-        let status = process::follow(child, pipe, |bytes| {
+        let status = process::follow(child, pipe.unwrap_or(Box::new(io::empty())), |bytes| {
             for event in reader.read(bytes) {
                 trace.add(&event);
                 watcher.show(&event);
             }
             watcher.tick();
+            let now = Instant::now();
             let is_waiting = !trace.awaited().is_empty();
-            waiting_since = is_waiting.then(|| waiting_since.unwrap_or_else(Instant::now));
-            let is_stuck =
-                waiting_since.is_some_and(|since| since.elapsed() > self.read_patience());
-            !is_stuck && !is_past()
+            waiting_since = is_waiting.then(|| waiting_since.unwrap_or(now));
+            let is_stuck = waiting_since.is_some_and(|since| now - since > self.read_patience());
+            !is_stuck && deadline.is_none_or(|deadline| now <= deadline)
         })?;
         for event in reader.end() {
             trace.add(&event);
@@ -217,10 +219,4 @@ impl Buildx<'_> {
         watcher.end();
         Ok(status)
     }
-}
-
-/// Those who hear of a bake's events.
-struct Watched<'a> {
-    watcher: Box<dyn Watcher>,
-    trace: &'a mut Trace,
 }

@@ -2,14 +2,13 @@
 //! stays for ever, and one that was interrupted can't be read. So an export goes to a staging
 //! folder inside it, and what is complete is moved to where it is read.
 
-use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
 
 use crate::image::plan::Plan;
 use crate::image::plan::cache::Place;
@@ -17,6 +16,8 @@ use crate::image::plan::cache::Place;
 /// What the names of staging folders begin with.
 const STAGING: &str = ".partial-";
 const INDEX: &str = "index.json";
+/// Where the blobs of an OCI layout lie, each named by its digest.
+const BLOBS: &str = "blobs/sha256";
 /// The larger blobs are layers, and name no others.
 const LARGEST_MANIFEST: u64 = 16 << 20;
 
@@ -27,106 +28,77 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Opens every cache folder of `plan`.
-    ///
-    /// # Errors
-    /// As [`Reading::open`].
+    /// Opens every cache folder of `plan`, and makes those that are not there.
     pub fn open_all(plan: &Plan) -> Result<Vec<Self>> {
         let places = plan.targets.iter().flat_map(|target| &target.cache_read);
         let folders = places.filter_map(|place| match place {
-            Place::Folder(folder) => Some(Self::open(folder)),
+            Place::Folder(folder) => Some(PathBuf::from(folder)),
             Place::Registry(_) => None,
         });
-        folders.collect()
-    }
-
-    /// Opens the folder `path`, making it if there is none.
-    ///
-    /// # Errors
-    /// A folder that can't be made or locked.
-    fn open(path: &str) -> Result<Self> {
-        let folder = PathBuf::from(path);
-        let open = || -> io::Result<File> {
-            fs::create_dir_all(&folder)?;
-            let lock = File::open(&folder)?;
-            lock.lock_shared()?;
-            Ok(lock)
+        let open = |folder: PathBuf| {
+            let shared = || -> io::Result<File> {
+                fs::create_dir_all(&folder)?;
+                let lock = File::open(&folder)?;
+                lock.lock_shared()?;
+                Ok(lock)
+            };
+            let lock = shared().with_context(|| unusable(&folder, "used"))?;
+            Ok(Reading { folder, lock })
         };
-        let lock = open().with_context(|| format!("the cache folder {path:?} can't be used"))?;
-        Ok(Reading { folder, lock })
+        folders.map(open).collect()
     }
 
     /// Removes what its index no longer names, unless another build is at work there: then that
     /// one will.
-    ///
-    /// # Errors
-    /// A folder that can't be read or changed.
     pub fn close(self) -> Result<()> {
         let Reading { folder, lock } = self;
-        let clean = || -> io::Result<()> {
+        let clean = || {
             lock.unlock()?;
-            if lock.try_lock().is_ok() {
-                remove_stale(&folder)?;
-            }
-            Ok(())
+            if lock.try_lock().is_ok() { remove_stale(&folder) } else { Ok(()) }
         };
-        clean().with_context(|| format!("the cache folder {:?} can't be cleaned", folder.display()))
+        clean().with_context(|| unusable(&folder, "cleaned"))
     }
 }
 
 /// A folder that an export is written to first, removed when this is dropped.
 pub struct Staging {
+    /// The cache folder.
     folder: PathBuf,
     path: PathBuf,
 }
 
 impl Staging {
     /// For the cache folder `folder`, whose blobs need not be written once more.
-    ///
-    /// # Errors
-    /// A folder that can't be made.
     pub fn new(folder: &str) -> Result<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let folder = PathBuf::from(folder);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("{STAGING}{}-{number}", std::process::id()));
-        let blobs = path.join(blobs());
-        fs::create_dir_all(&blobs)
-            .with_context(|| format!("the cache folder {:?} can't be used", folder.display()))?;
-        for blob in files(&folder.join(self::blobs())).unwrap_or_default() {
+        let staged = path.join(BLOBS);
+        fs::create_dir_all(&staged).with_context(|| unusable(&folder, "used"))?;
+        for blob in files(&folder.join(BLOBS)).unwrap_or_default() {
             // On a file system without links it is written once more.
-            let _ = blob.file_name().map(|name| fs::hard_link(&blob, blobs.join(name)));
+            let _ = fs::hard_link(&blob, staged.join(name(&blob)));
         }
         Ok(Staging { folder, path })
     }
 
     /// Where to write to.
-    pub fn path(&self) -> String {
-        self.path.to_string_lossy().into_owned()
-    }
-
-    /// The cache folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn place(&self) -> Place {
+        Place::Folder(self.path.to_string_lossy().into_owned())
     }
 
     /// Takes over what was written: blobs first, then the index that names them.
-    ///
-    /// # Errors
-    /// A folder that can't be changed.
     pub fn keep(self) -> Result<()> {
         let take_over = || -> io::Result<()> {
-            let blobs = self.folder.join(blobs());
+            let blobs = self.folder.join(BLOBS);
             fs::create_dir_all(&blobs)?;
-            for blob in files(&self.path.join(self::blobs()))? {
-                let Some(name) = blob.file_name() else { continue };
-                fs::rename(&blob, blobs.join(name))?;
+            for blob in files(&self.path.join(BLOBS))? {
+                fs::rename(&blob, blobs.join(name(&blob)))?;
             }
             fs::rename(self.path.join(INDEX), self.folder.join(INDEX))
         };
-        take_over().with_context(|| {
-            format!("the cache folder {:?} can't be written", self.folder.display())
-        })
+        take_over().with_context(|| unusable(&self.folder, "written"))
     }
 }
 
@@ -136,60 +108,39 @@ impl Drop for Staging {
     }
 }
 
-/// Where the blobs of an OCI layout lie.
-fn blobs() -> PathBuf {
-    Path::new("blobs").join("sha256")
+fn unusable(folder: &Path, how: &str) -> String {
+    format!("the cache folder {:?} can't be {how}", folder.to_string_lossy())
 }
 
 /// The files in `folder`; none where there is no such folder.
 fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    entries.map(|entry| entry.map(|entry| entry.path())).collect()
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| entry.map(|entry| entry.path())).collect(),
+    }
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(OsStr::to_str).unwrap_or_default()
 }
 
 /// Removes blobs that nothing names, and staging folders of runs that were killed.
 fn remove_stale(folder: &Path) -> io::Result<()> {
-    for path in files(folder)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(STAGING) {
-            fs::remove_dir_all(&path)?;
-        }
+    for path in files(folder)?.iter().filter(|path| name(path).starts_with(STAGING)) {
+        fs::remove_dir_all(path)?;
     }
     let Ok(index) = fs::read_to_string(folder.join(INDEX)) else { return Ok(()) };
-    let blobs = folder.join(blobs());
-    let mut named = BTreeSet::new();
-    let mut to_read = vec![index];
-    while let Some(text) = to_read.pop() {
-        for digest in digests(&serde_json::from_str(&text).unwrap_or_default()) {
-            let path = blobs.join(&digest);
-            let is_small = path.metadata().is_ok_and(|file| file.len() <= LARGEST_MANIFEST);
-            if named.insert(digest) && is_small {
-                // A layer is no text.
-                to_read.extend(fs::read_to_string(path));
-            }
-        }
+    let mut stale = files(&folder.join(BLOBS))?;
+    let mut texts = vec![index];
+    while let Some(text) = texts.pop() {
+        let (named, others) =
+            stale.into_iter().partition::<Vec<_>, _>(|blob| text.contains(name(blob)));
+        stale = others;
+        let is_small =
+            |blob: &&PathBuf| blob.metadata().is_ok_and(|file| file.len() <= LARGEST_MANIFEST);
+        // A layer is no text.
+        texts
+            .extend(named.iter().filter(is_small).filter_map(|blob| fs::read_to_string(blob).ok()));
     }
-    for blob in files(&blobs)? {
-        let name = blob.file_name().unwrap_or_default().to_string_lossy();
-        if !named.contains(name.as_ref()) {
-            fs::remove_file(&blob)?;
-        }
-    }
-    Ok(())
-}
-
-/// The SHA-256 digests that a manifest names, in hex digits.
-fn digests(document: &Value) -> Vec<String> {
-    match document {
-        Value::Array(items) => items.iter().flat_map(digests).collect(),
-        Value::Object(entries) => {
-            let own = entries.get("digest").and_then(Value::as_str);
-            let own = own.and_then(|digest| digest.strip_prefix("sha256:")).map(str::to_owned);
-            own.into_iter().chain(entries.values().flat_map(digests)).collect()
-        }
-        _ => Vec::new(),
-    }
+    stale.into_iter().try_for_each(fs::remove_file)
 }

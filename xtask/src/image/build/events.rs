@@ -3,13 +3,17 @@
 
 use serde_json::{Deserializer, Value};
 
+/// What an object of buildx can hold.
+const KINDS: [&str; 4] = ["vertexes", "statuses", "logs", "warnings"];
+
 /// Something that happened in a build.
 #[derive(Debug)]
 pub enum Event {
     Vertex(VertexEvent),
     Status(Status),
     Log(Log),
-    Warning(Warning),
+    /// Advice of `BuildKit`.
+    Warning(String),
     /// A line that is no event, meant for people.
     Text(String),
 }
@@ -51,12 +55,6 @@ pub struct Log {
     pub text: String,
 }
 
-/// Advice of `BuildKit`.
-#[derive(Debug)]
-pub struct Warning {
-    pub text: String,
-}
-
 /// Cuts a stream of bytes into events.
 #[derive(Default)]
 pub struct Reader {
@@ -77,63 +75,34 @@ impl Reader {
 
     fn take(&mut self, ended: bool) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut at = 0;
-        loop {
+        let mut rest = self.rest.as_slice();
+        while !rest.is_empty() {
             // Blanks between two objects mean nothing, those of a plain line are its own.
-            let rest = &self.rest[at..];
-            let blank = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-            let used = if rest.get(blank) == Some(&b'{') {
-                match object(&rest[blank..]) {
-                    Object::Whole(value, length) => {
-                        take_object(&value, &mut events);
-                        Some(blank + length)
-                    }
-                    Object::Part if !ended => None,
-                    _ => line(rest, ended, &mut events),
+            let object = rest.trim_ascii_start();
+            let mut values = Deserializer::from_slice(object).into_iter::<Value>();
+            match if object.starts_with(b"{") { values.next() } else { None } {
+                Some(Ok(value)) => {
+                    take_object(&value, &mut events);
+                    rest = &object[values.byte_offset()..];
                 }
-            } else {
-                line(rest, ended, &mut events)
-            };
-            match used {
-                Some(used) => at += used,
-                None => break,
+                Some(Err(error)) if error.is_eof() && !ended => break,
+                _ => {
+                    let end = rest.iter().position(|&byte| byte == b'\n');
+                    if end.is_none() && !ended {
+                        break;
+                    }
+                    let (line, others) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
+                    let line = String::from_utf8_lossy(line);
+                    if !line.trim().is_empty() {
+                        events.push(Event::Text(line.trim_end().to_owned()));
+                    }
+                    rest = others;
+                }
             }
         }
-        self.rest.drain(..at);
+        self.rest = rest.to_vec();
         events
     }
-}
-
-enum Object {
-    /// The object, and the length of its text.
-    Whole(Value, usize),
-    /// The beginning of one.
-    Part,
-    Other,
-}
-
-fn object(text: &[u8]) -> Object {
-    let mut values = Deserializer::from_slice(text).into_iter::<Value>();
-    match values.next() {
-        Some(Ok(value)) => Object::Whole(value, values.byte_offset()),
-        Some(Err(error)) if error.is_eof() => Object::Part,
-        _ => Object::Other,
-    }
-}
-
-/// Takes one line that is no event; returns its length, including its end.
-fn line(text: &[u8], ended: bool, events: &mut Vec<Event>) -> Option<usize> {
-    let end = text.iter().position(|&byte| byte == b'\n');
-    let (length, used) = match end {
-        Some(end) => (end, end + 1),
-        None if ended && !text.is_empty() => (text.len(), text.len()),
-        None => return None,
-    };
-    let line = String::from_utf8_lossy(&text[..length]);
-    if !line.trim().is_empty() {
-        events.push(Event::Text(line.trim_end().to_owned()));
-    }
-    Some(used)
 }
 
 /// The events in an object; an object of another kind is a line for people.
@@ -144,19 +113,15 @@ fn take_object(value: &Value, events: &mut Vec<Event>) {
         list("vertexes").map(vertex).partition(|vertex| vertex.completed.is_some());
     events.extend(others.into_iter().map(Event::Vertex));
     events.extend(list("statuses").map(|value| Event::Status(status(value))));
+    let decoded =
+        |value: &Value, key: &str| String::from_utf8_lossy(&base64(&text(value, key))).into_owned();
     events.extend(list("logs").map(|value| {
-        let text = String::from_utf8_lossy(&base64(&text(value, "data"))).into_owned();
-        Event::Log(Log { vertex: self::text(value, "vertex"), text })
+        Event::Log(Log { vertex: text(value, "vertex"), text: decoded(value, "data") })
     }));
-    events.extend(list("warnings").map(|value| {
-        let text = String::from_utf8_lossy(&base64(&text(value, "short"))).into_owned();
-        Event::Warning(Warning { text })
-    }));
+    events.extend(list("warnings").map(|value| Event::Warning(decoded(value, "short"))));
     events.extend(ended.into_iter().map(Event::Vertex));
-    let keys = ["vertexes", "statuses", "logs", "warnings"];
-    if value.as_object().is_some_and(|object| {
-        !object.is_empty() && !object.keys().any(|key| keys.contains(&key.as_str()))
-    }) {
+    let is_event = KINDS.iter().any(|kind| value.get(kind).is_some());
+    if !is_event && value.as_object().is_some_and(|object| !object.is_empty()) {
         events.push(Event::Text(value.to_string()));
     }
 }
@@ -200,20 +165,16 @@ fn text(value: &Value, key: &str) -> String {
 /// since 1970.
 fn time(value: &Value) -> Option<f64> {
     const DAYS_TO_1970: f64 = 719_468.0;
-    let (date, clock) = value.as_str()?.split_once('T')?;
+    let text = value.as_str()?;
     let number = |text: &str| text.parse::<f64>().ok();
-    let mut date = date.split('-').map(number);
-    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-    let zone = clock.find(['Z', '+', '-'])?;
-    let (clock, zone) = clock.split_at(zone);
-    let seconds = |clock: &str| {
-        clock.split(':').map(number).try_fold((0.0, 3600.0), |(sum, unit), part| {
-            part.map(|part| (sum + part * unit, unit / 60.0))
-        })
-    };
-    let offset = match zone.split_at(1) {
-        ("+", ahead) => seconds(ahead)?.0,
-        ("-", behind) => -seconds(behind)?.0,
+    let part = |from, to| number(text.get(from..to)?);
+    let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
+    let zone = 19 + text.get(19..)?.find(['Z', '+', '-'])?;
+    let clock = part(11, 13)? * 3600.0 + part(14, 16)? * 60.0 + part(17, zone)?;
+    let ahead = || Some(part(zone + 1, zone + 3)? * 3600.0 + part(zone + 4, zone + 6)? * 60.0);
+    let offset = match text.as_bytes()[zone] {
+        b'+' => ahead()?,
+        b'-' => -ahead()?,
         _ => 0.0,
     };
     // Years begin in March here, so that the day that some have more comes last.
@@ -221,24 +182,17 @@ fn time(value: &Value) -> Option<f64> {
     let month = (month + 9.0) % 12.0;
     let leaps = (year / 4.0).floor() - (year / 100.0).floor() + (year / 400.0).floor();
     let days = year * 365.0 + leaps + ((month * 153.0 + 2.0) / 5.0).floor() + day - 1.0;
-    Some((days - DAYS_TO_1970) * 86400.0 + seconds(clock)?.0 - offset)
+    Some((days - DAYS_TO_1970) * 86400.0 + clock - offset)
 }
 
 /// The bytes that `text` encodes in base 64, as JSON has them; up to the first that is no digit.
 fn base64(text: &str) -> Vec<u8> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let digits: Vec<u8> = text.bytes().map_while(digit).collect();
-    let group = |digits: &[u8]| -> Vec<u8> {
-        let bits = digits.iter().fold(0_u32, |bits, &digit| bits << 6 | u32::from(digit));
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = text.chars().map_while(|c| u32::try_from(DIGITS.find(c)?).ok());
+    let group = |digits: &[u32]| -> Vec<u8> {
+        let bits = digits.iter().fold(0, |bits, digit| bits << 6 | digit);
         let bits = bits << (6 * (4 - digits.len()));
         bits.to_be_bytes()[1..digits.len()].to_vec()
     };
-    digits.chunks(4).flat_map(group).collect()
+    digits.collect::<Vec<_>>().chunks(4).flat_map(group).collect()
 }

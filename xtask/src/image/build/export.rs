@@ -2,31 +2,29 @@
 //! cache or is lost with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use super::builder;
 use super::buildkit::{self, Cause};
 use super::buildx::{Baked, Buildx, End};
 use super::cache_dir::Staging;
 use super::images::{ImagesBaked, exports_apart};
 use super::registry::{self, Content};
-use crate::error::Interrupted;
 use crate::image::plan::bake_file::CacheExport;
 use crate::image::plan::cache::Place;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Delivery, Request};
 
 /// How an export ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Outcome {
     Done,
     Failed,
     TimedOut,
     /// Everything in it was read from there.
     Skipped,
+    #[default]
     Unknown,
 }
 
@@ -44,6 +42,7 @@ impl Outcome {
 }
 
 /// A cache that was to be written.
+#[derive(Default)]
 pub struct Written {
     /// The target whose cache it is.
     pub target: String,
@@ -63,10 +62,7 @@ impl Written {
             target: export.target.name.clone(),
             place: export.place.name().to_owned(),
             outcome,
-            error: None,
-            seconds: None,
-            uploaded: None,
-            present: None,
+            ..Written::default()
         }
     }
 
@@ -100,25 +96,11 @@ impl Exports {
         self.known.extend(other.known);
     }
 
-    /// # Errors
-    /// A signal, or an engine that is gone.
-    pub fn check_end(&self, buildx: &Buildx) -> Result<()> {
-        match self.bakes.last().map(|bake| bake.end) {
-            Some(End::Stopped(signal)) => Err(Interrupted(signal).into()),
-            Some(End::Failed(_)) if !builder::answers(buildx) => {
-                bail!("the engine stopped answering while the caches were exported.")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// # Errors
-    /// With `--strict-cache`, any export that was not done.
+    /// With `--strict-cache`, fails on any export that was not done.
     pub fn check(&self, request: &Request) -> Result<()> {
-        let is_kept =
-            |written: &&Written| matches!(written.outcome, Outcome::Done | Outcome::Skipped);
-        let all = self.written.len();
-        let lost = all - self.written.iter().filter(is_kept).count();
+        let is_kept = [Outcome::Done, Outcome::Skipped];
+        let lost = self.written.iter().filter(|written| !is_kept.contains(&written.outcome));
+        let (lost, all) = (lost.count(), self.written.len());
         if request.strict_cache && lost > 0 {
             bail!("{lost} of {all} caches were not written (--strict-cache).");
         }
@@ -127,9 +109,8 @@ impl Exports {
 
     /// Those that are known to have failed.
     pub fn lost(&self) -> impl Iterator<Item = &Written> {
-        let is_lost =
-            |written: &&Written| matches!(written.outcome, Outcome::Failed | Outcome::TimedOut);
-        self.written.iter().filter(is_lost)
+        let is_lost = [Outcome::Failed, Outcome::TimedOut];
+        self.written.iter().filter(move |written| is_lost.contains(&written.outcome))
     }
 }
 
@@ -154,18 +135,13 @@ pub struct Exporter<'a> {
 }
 
 impl Exporter<'_> {
-    /// Exports, and waits no longer for that than the request allows.
-    ///
-    /// # Errors
-    /// A docker that can't be started, or a folder that can't be written. An export that fails is
-    /// no error: see [`Exports::lost`].
+    /// Exports, and waits no longer for that than the request allows. An export that fails is no
+    /// error: see [`Exports::lost`].
     pub fn write(&self) -> Result<Exports> {
         let exports = self.exports();
         if !exports_apart(self.buildx.request) {
-            let written = exports.iter().map(|export| {
-                let (outcome, error) = outcome(&self.images.bake, &export.target.name);
-                Written { error, ..Written::new(export, outcome) }
-            });
+            let bake = &self.images.bake;
+            let written = exports.iter().map(|export| written(export, &export.target.name, bake));
             return Ok(Exports { written: written.collect(), ..Exports::default() });
         }
         let asked = self.references_before(&exports);
@@ -226,27 +202,22 @@ impl Exporter<'_> {
         without: &BTreeSet<String>,
         deadline: Option<Instant>,
     ) -> Result<(Baked, Vec<Written>)> {
-        let mut stagings = Vec::new();
-        let mut entries = Vec::new();
-        for export in exports {
-            let place = match export.place {
-                Place::Registry(_) => export.place.clone(),
-                Place::Folder(folder) => {
-                    let staging = Staging::new(folder)?;
-                    let place = Place::Folder(staging.path());
-                    stagings.push(staging);
-                    place
-                }
-            };
-            entries.push(CacheExport { name: export.name.clone(), target: export.target, place });
-        }
-        let bake = self.buildx.bake(&self.plan.exports(&entries, without), deadline)?;
-        let made = exports.iter().map(|export| written(export, &bake)).collect::<Vec<_>>();
-        for staging in stagings {
-            let is_done = |made: &Written| {
-                staging.folder() == Path::new(&made.place) && made.outcome == Outcome::Done
-            };
-            if made.iter().any(is_done) {
+        let staging = |export: &&Export| match export.place {
+            Place::Registry(_) => Ok(None),
+            Place::Folder(folder) => Staging::new(folder).map(Some),
+        };
+        let stagings = exports.iter().map(staging).collect::<Result<Vec<_>>>()?;
+        let entries = exports.iter().zip(&stagings).map(|(export, staging)| CacheExport {
+            name: export.name.clone(),
+            target: export.target,
+            place: staging.as_ref().map_or(export.place.clone(), Staging::place),
+        });
+        let file = self.plan.exports(&entries.collect::<Vec<_>>(), without);
+        let bake = self.buildx.bake(&file, deadline)?;
+        let made = exports.iter().map(|export| written(export, &export.name, &bake));
+        let made = made.collect::<Vec<_>>();
+        for (staging, made) in stagings.into_iter().zip(&made) {
+            if let (Some(staging), Outcome::Done) = (staging, made.outcome) {
                 staging.keep()?;
             }
         }
@@ -326,8 +297,8 @@ impl Exporter<'_> {
     }
 }
 
-/// How the one export of the target `name` in `bake` went, and its error.
-fn outcome(bake: &Baked, name: &str) -> (Outcome, Option<String>) {
+/// How the one export of the target `name` in `bake` went.
+fn written(export: &Export, name: &str, bake: &Baked) -> Written {
     let exports = bake.trace.exports(name);
     let error = exports.iter().find_map(|export| export.error.clone());
     let is_complete = !exports.is_empty()
@@ -342,12 +313,6 @@ fn outcome(bake: &Baked, name: &str) -> (Outcome, Option<String>) {
         // buildx reports one that failed by leaving it out.
         _ => Outcome::Failed,
     };
-    (outcome, error)
-}
-
-fn written(export: &Export, bake: &Baked) -> Written {
-    let (outcome, error) = outcome(bake, &export.name);
-    let exports = bake.trace.exports(&export.name);
     let seconds = exports.first().and_then(|export| export.seconds());
     let stopped = (outcome == Outcome::TimedOut).then_some(bake.seconds);
     Written { error, seconds: seconds.or(stopped), ..Written::new(export, outcome) }

@@ -1,27 +1,52 @@
 //! The bake of images: caches that break it are left out of another try.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::builder::Builder;
 use super::buildkit::Cause;
-use super::buildx::{Baked, Buildx, End};
+use super::buildx::{Baked, Buildx, Docker, End};
+use super::registry::{self, SHORT_PATIENCE};
 use super::trace::{Failure, Phase, Span, Step, Trace};
 use crate::image::plan::bake_file::{BakeFile, ImageBake};
+use crate::image::plan::cache::Place;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Delivery, Request};
+use crate::message;
 
 /// Caches that are not read, each with the reason, by the name that `BuildKit` uses.
 pub type Unread = BTreeMap<String, String>;
+
+/// Finds out, in the background, what `plan` must not read because the registry has not answered
+/// within `limit`: `BuildKit` waits forever for a cache, and so does whatever it builds after that.
+/// One cache is asked for and stands for all, as they are in one repository.
+pub fn probe(docker: &Docker, plan: &Plan, limit: Duration) -> JoinHandle<Unread> {
+    let limit = limit.min(SHORT_PATIENCE);
+    let places = plan.targets.iter().flat_map(|target| &target.cache_read);
+    let names = places.filter_map(|place| match place {
+        Place::Registry(reference) => Some(reference.clone()),
+        Place::Folder(_) => None,
+    });
+    let (docker, names) = (docker.clone(), names.collect::<Vec<_>>());
+    thread::spawn(move || {
+        let answer = names.first().map(|name| registry::inspect(&docker, name, limit));
+        if !matches!(answer, Some(Ok(None))) {
+            return Unread::new();
+        }
+        let why = format!("no answer within {} s", limit.as_secs());
+        names.into_iter().map(|name| (name, why.clone())).collect()
+    })
+}
 
 /// A bake of images that has ended.
 pub struct ImagesBaked {
     /// The last try.
     pub bake: Baked,
-    /// The bake that started some of the images before this one delivered them.
-    check: Option<Box<ImagesBaked>>,
+    /// The events of the bake that started some of the images before this one delivered them.
+    check: Option<Trace>,
     /// Whether the builder had no build cache before; `None` where that is not known.
     pub builder_was_empty: Option<bool>,
     pub unread: Unread,
@@ -32,16 +57,13 @@ pub struct ImagesBaked {
 impl ImagesBaked {
     /// The events of the try that read the caches.
     pub fn reading(&self) -> &Trace {
-        match (&self.check, &self.first_read) {
-            (Some(check), _) => check.reading(),
-            (None, first_read) => first_read.as_ref().unwrap_or(&self.bake.trace),
-        }
+        self.first_read.as_ref().or(self.check.as_ref()).unwrap_or(&self.bake.trace)
     }
 
     /// The events of the bake that ran the steps of `target` first.
     pub fn first_bake(&self, target: &str) -> &Trace {
-        let check = self.check.as_ref().map(|check| &check.bake.trace);
-        check.filter(|trace| trace.steps(target).is_some()).unwrap_or(&self.bake.trace)
+        let check = self.check.as_ref().filter(|trace| trace.steps(target).is_some());
+        check.unwrap_or(&self.bake.trace)
     }
 
     /// As [`Trace::steps`], for the bake that ran them.
@@ -52,15 +74,14 @@ impl ImagesBaked {
     /// As [`Trace::spans`], for all bakes.
     pub fn spans(&self, target: &str, phase: Phase) -> Option<Vec<Span>> {
         let mut spans = self.bake.trace.spans(target, phase)?;
-        if let Some(check) = &self.check {
-            spans.extend(check.bake.trace.spans(target, phase).into_iter().flatten());
-        }
+        let check = self.check.as_ref().and_then(|check| check.spans(target, phase));
+        spans.extend(check.into_iter().flatten());
         Some(spans)
     }
 
     /// As [`Trace::context_bytes`], for all bakes.
     pub fn context_bytes(&self) -> Option<u64> {
-        let check = self.check.as_ref().and_then(|check| check.context_bytes());
+        let check = self.check.as_ref().and_then(Trace::context_bytes);
         let own = self.bake.trace.context_bytes();
         check.into_iter().chain(own).reduce(|sum, bytes| sum + bytes)
     }
@@ -90,9 +111,6 @@ impl Images<'_> {
     /// Builds the images, and delivers them where all that are checked have started. Their caches
     /// are exported later, where that is possible. The caches in `unread` are not read; those that
     /// break the build, or keep it waiting, are left out of another try.
-    ///
-    /// # Errors
-    /// A docker that can't be started.
     pub fn build(&self, unread: &Unread) -> Result<ImagesBaked> {
         if self.checked.is_empty() {
             return self.bake(unread, |unread| self.file(unread));
@@ -102,7 +120,8 @@ impl Images<'_> {
             return Ok(check);
         }
         let images = self.bake(&check.unread, |unread| self.file(unread))?;
-        Ok(ImagesBaked { check: Some(Box::new(check)), ..images })
+        let (check, first_read) = (Some(check.bake.trace), check.first_read);
+        Ok(ImagesBaked { check, first_read, ..images })
     }
 
     /// Bakes what `file` returns for the caches that are not to be read.
@@ -113,7 +132,7 @@ impl Images<'_> {
         let is_taken = |failure: Failure| Cause::of(failure.error) == Cause::TagTaken;
         // Two runs that load one tag at once disturb each other in the engine.
         if matches!(bake.end, End::Failed(_)) && bake.trace.failures().any(is_taken) {
-            buildx.observer.warn("another run loaded the same tag at the same time; retrying");
+            message::warn("another run loaded the same tag at the same time; retrying");
             bake = buildx.bake(&file(&unread), None)?;
         }
         let mut first_read = None;
@@ -121,7 +140,7 @@ impl Images<'_> {
             let broken = self.broken_caches(&bake);
             let is_late = bake.end == End::TimedOut;
             if !broken.keys().all(|name| unread.contains_key(name)) {
-                buildx.observer.warn("a cache is broken; retrying without it");
+                message::warn("a cache is broken; retrying without it");
                 unread.extend(broken);
                 // What hangs may keep hanging in the builder. All steps have run by now, so the
                 // retry gets no more time than an export.

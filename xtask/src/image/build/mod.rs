@@ -9,8 +9,6 @@ pub mod checkout;
 pub mod events;
 pub mod export;
 pub mod images;
-pub mod observer;
-pub mod probe;
 pub mod registry;
 pub mod server;
 pub mod trace;

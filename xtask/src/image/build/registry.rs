@@ -10,17 +10,12 @@ use serde_json::Value;
 
 use super::buildkit::{self, Cause};
 use super::buildx::Docker;
-use super::observer::Observer;
 use crate::digest::sha256;
+use crate::message;
 use crate::process;
 
-/// Pauses before a request that failed for a passing reason is made again, 15 s in all.
-const PAUSES: [Duration; 4] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-];
+/// Seconds before a request that failed for a passing reason is made again.
+const PAUSES: [u64; 4] = [1, 2, 4, 8];
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a request may take that the build can do without.
@@ -49,63 +44,48 @@ pub struct Content {
     pub is_cache: bool,
 }
 
-/// The registries that the docker client knows.
-pub struct Registry<'a> {
-    pub docker: &'a Docker,
-    pub observer: &'a dyn Observer,
+/// Makes one list of the images `sources` (references by digest) and pushes it under `tags`;
+/// fails where the registry refuses, or does not recover in time.
+pub fn create(docker: &Docker, tags: &[String], sources: &[String]) -> Result<()> {
+    let tags = tags.iter().flat_map(|tag| ["--tag", tag]);
+    let sources = sources.iter().map(String::as_str);
+    let args = ["create"].into_iter().chain(tags).chain(sources).collect::<Vec<_>>();
+    imagetools(docker, &args).map(drop)
 }
 
-impl Registry<'_> {
-    /// Makes one list of the images `sources` (references by digest) and pushes it under `tags`.
-    ///
-    /// # Errors
-    /// A registry that refuses; a passing failure that did not pass.
-    pub fn create(&self, tags: &[String], sources: &[String]) -> Result<()> {
-        let tags = tags.iter().flat_map(|tag| ["--tag", tag]);
-        let sources = sources.iter().map(String::as_str);
-        let args = ["create"].into_iter().chain(tags).chain(sources).collect::<Vec<_>>();
-        self.imagetools(&args).map(drop)
-    }
+/// The images in the list `reference`, attestations aside; fails as [`create`] does, or where
+/// `reference` is no list.
+pub fn manifests(docker: &Docker, reference: &str) -> Result<Vec<Manifest>> {
+    let raw = imagetools(docker, &["inspect", "--raw", reference])?;
+    let index: Value = serde_json::from_str(&raw)
+        .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
+    let list = index["manifests"].as_array();
+    let list = list.with_context(|| format!("{reference} is no list of images."))?;
+    let manifests = list.iter().map(manifest);
+    Ok(manifests.filter(|manifest| manifest.platform != "unknown/unknown").collect())
+}
 
-    /// The images in the list `reference`, attestations aside.
-    ///
-    /// # Errors
-    /// As [`Registry::create`]; or a `reference` that is no list.
-    pub fn manifests(&self, reference: &str) -> Result<Vec<Manifest>> {
-        let raw = self.imagetools(&["inspect", "--raw", reference])?;
-        let index: Value = serde_json::from_str(&raw)
-            .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
-        let list = index["manifests"]
-            .as_array()
-            .with_context(|| format!("{reference} is no list of images."))?;
-        let manifests = list.iter().map(manifest);
-        Ok(manifests.filter(|manifest| manifest.platform != "unknown/unknown").collect())
-    }
-
-    /// What `docker buildx imagetools` prints, after as many tries as it takes.
-    fn imagetools(&self, args: &[&str]) -> Result<String> {
-        let mut pauses = PAUSES.into_iter();
-        loop {
-            let mut docker = self.docker.buildx(&[&["imagetools"], args].concat());
-            let Some(output) = process::output(&mut docker, PATIENCE)? else {
-                bail!("the registry has not answered for {} s.", PATIENCE.as_secs());
-            };
-            if output.status.success() {
-                return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+/// What `docker buildx imagetools` prints, after as many tries as it takes.
+fn imagetools(docker: &Docker, args: &[&str]) -> Result<String> {
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        let mut imagetools = docker.buildx(&[&["imagetools"], args].concat());
+        let Some(output) = process::output(&mut imagetools, PATIENCE)? else {
+            bail!("the registry has not answered for {} s.", PATIENCE.as_secs());
+        };
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let error = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        let error = error.trim_start_matches("ERROR: ").to_owned();
+        match pauses.next().filter(|_| buildkit::is_passing(&error)) {
+            Some(pause) => {
+                message::warn(&format!("{error}; retrying in {pause} s"));
+                sleep(Duration::from_secs(pause))?;
             }
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            let error = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-            let error = error.trim_start_matches("ERROR: ").to_owned();
-            match pauses.next().filter(|_| buildkit::is_passing(&error)) {
-                Some(pause) => {
-                    let seconds = pause.as_secs();
-                    self.observer.warn(&format!("{error}; retrying in {seconds} s"));
-                    sleep(pause)?;
-                }
-                None => bail!(
-                    "the registry refused: {error}. To continue, {}.",
-                    Cause::of(&error).remedy()
-                ),
+            None => {
+                bail!("the registry refused: {error}. To continue, {}.", Cause::of(&error).remedy())
             }
         }
     }
@@ -145,13 +125,11 @@ fn each<T: Send>(
     thread::scope(|scope| {
         let shares = references.chunks(share).map(|names| {
             let docker = docker.clone();
-            scope.spawn(move || -> Vec<(String, T)> {
-                let found = names.iter().map(|name| Some(((*name).clone(), ask(&docker, name)?)));
-                found.flatten().collect()
-            })
+            let found = move |name: &&String| Some(((*name).clone(), ask(&docker, name)?));
+            scope.spawn(move || names.iter().filter_map(found).collect::<Vec<_>>())
         });
-        let shares = shares.collect::<Vec<_>>().into_iter();
-        shares.filter_map(|share| share.join().ok()).flatten().collect()
+        let shares = shares.collect::<Vec<_>>();
+        shares.into_iter().flat_map(|share| share.join().unwrap_or_default()).collect()
     })
 }
 
@@ -188,9 +166,6 @@ fn manifest_bytes(docker: &Docker, reference: &str) -> Option<Vec<u8>> {
 }
 
 /// Asks for a manifest once; `None` if there is no answer within `limit`.
-///
-/// # Errors
-/// A docker that can't be started, or a signal.
 pub fn inspect(docker: &Docker, reference: &str, limit: Duration) -> Result<Option<Output>> {
     process::output(&mut docker.buildx(&["imagetools", "inspect", "--raw", reference]), limit)
 }
@@ -204,10 +179,7 @@ pub fn repository(reference: &str) -> &str {
     }
 }
 
-/// Sleeps, but not past a signal.
-///
-/// # Errors
-/// [`crate::error::Interrupted`] on a signal.
+/// Sleeps, but not past a signal, which is an error.
 pub fn sleep(pause: Duration) -> Result<()> {
     let end = Instant::now() + pause;
     while Instant::now() < end {

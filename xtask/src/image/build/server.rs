@@ -2,16 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
 
 use super::checkout::{self, Copy};
-use super::observer::Observer;
 use crate::error::usage;
 use crate::image::plan::tag;
 use crate::image::request::definition;
@@ -19,10 +17,11 @@ use crate::image::request::prebuilt::Prebuilt;
 use crate::image::request::source::{Server, Source, UNKNOWN};
 use crate::image::request::workspace::{self, Package};
 use crate::image::request::{Delivery, Request};
+use crate::message;
 use crate::process;
 
-/// The largest manifest or lock of a workspace, in bytes.
-const LARGEST: u64 = 64 << 20;
+/// How long tar may take to read an archive.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that was found, and what keeps its files in place.
 pub struct Found {
@@ -35,31 +34,36 @@ pub struct Found {
 
 impl Found {
     /// Finds the server that `request` asks for: an archive, the checkout that it names, the one
-    /// around the caller or this repository, or the pinned release.
-    ///
-    /// # Errors
-    /// A usage error for a checkout or an archive that can't be built.
+    /// around the caller or this repository, or the pinned release. A usage error for a checkout or
+    /// an archive that can't be built.
     pub fn find(sh: &Shell, request: &Request) -> Result<Self> {
         let repository = sh.current_dir();
-        let around = || {
-            let callers = env::current_dir().ok().and_then(|folder| checkout::around(&folder));
-            callers.or_else(|| checkout::around(&repository))
-        };
         let checkout = match &request.sdk_project_root {
-            Some(root) => Some(named(root)?),
-            None => around(),
+            Some(root) => Some(root.canonicalize().map_err(|error| {
+                let root = root.to_string_lossy();
+                usage(format!("--sdk-project-root {root:?}: {error}: name an SDK checkout."))
+            })?),
+            None => {
+                let callers = env::current_dir().ok().and_then(|folder| checkout::around(&folder));
+                callers.or_else(|| checkout::around(&repository))
+            }
         };
         let git = checkout.clone().unwrap_or_else(|| repository.clone());
         let prebuilt = request.prebuilt_sdist.as_deref().map(|path| Prebuilt::open(sh, path));
         let prebuilt = prebuilt.transpose()?;
         let workspace = prebuilt.as_ref().and_then(Prebuilt::workspace);
-        let workspace = workspace.map(|path| Archive::open(sh, path)).transpose()?.flatten();
-        let (server, packages) = match (workspace, &prebuilt, &checkout) {
-            (Some(archive), ..) => (Server::Archive, archive.packages()?),
+        let archived = workspace.map(|path| archived(sh, path)).transpose()?.flatten();
+        let (server, packages) = match (archived, &prebuilt, &checkout) {
+            (Some(packages), ..) => (Server::Archive, packages),
             (None, Some(prebuilt), _) => {
                 (Server::Release, prebuilt.packages(definition::pinned_packages(sh)))
             }
-            (None, None, Some(root)) => (Server::Checkout, packages_of(root)?),
+            (None, None, Some(root)) => {
+                let name = format!("the checkout {}", root.display());
+                let packages =
+                    workspace::packages(&name, |path| sh.read_file(root.join(path)).ok());
+                (Server::Checkout, packages?)
+            }
             (None, None, None) => (Server::Release, definition::pinned_packages(sh)),
         };
         let checkout = checkout.filter(|_| server == Server::Checkout);
@@ -86,10 +90,8 @@ impl Found {
         Ok(Found { source, prebuilt, checkout, _copy: copy })
     }
 
-    /// Puts its files where the build finds them.
-    ///
-    /// # Errors
-    /// A usage error for a push of changes that are not committed; a folder that can't be filled.
+    /// Puts its files where the build finds them. A usage error for a push of changes that are not
+    /// committed.
     pub fn prepare(&self, request: &Request) -> Result<()> {
         let is_push = request.delivery == Delivery::Push;
         if self.source.is_dirty && is_push && !request.allow_dirty {
@@ -103,7 +105,7 @@ impl Found {
     }
 
     /// Says what the image gets.
-    pub fn describe(&self, observer: &dyn Observer) {
+    pub fn describe(&self) {
         let Source { is_dirty, sha, packages, .. } = &self.source;
         let checkout = self.checkout.as_deref().unwrap_or(Path::new("")).display();
         let dirty = if *is_dirty { " with uncommitted changes" } else { "" };
@@ -115,10 +117,10 @@ impl Found {
             Server::Release if self.prebuilt.is_some() => "the pinned release, in part".to_owned(),
             Server::Release => "the pinned release".to_owned(),
         };
-        observer.say(&format!("server: {from}: {}", self.source.package_list()));
+        message::say(&format!("server: {from}: {}", self.source.package_list()));
         let versions = packages.iter().filter_map(|package| package.version.as_ref());
         if versions.collect::<BTreeSet<_>>().len() > 1 {
-            observer.warn(&format!(
+            message::warn(&format!(
                 "the packages of the server have different versions: {}",
                 self.source.package_list()
             ));
@@ -126,66 +128,31 @@ impl Found {
     }
 }
 
-/// The checkout that was named.
-fn named(root: &Path) -> Result<PathBuf> {
-    root.canonicalize().map_err(|error| {
-        let root = root.to_string_lossy();
-        usage(format!("--sdk-project-root {root:?}: {error}: name an SDK checkout."))
-    })
-}
-
-/// The packages of the checkout at `root`.
-fn packages_of(root: &Path) -> Result<Vec<Package>> {
-    let name = format!("the checkout {}", root.display());
-    workspace::packages(&name, |path| fs::read_to_string(root.join(path)).ok())
-}
-
-/// An archive of the SDK's workspace. Nothing of it is unpacked: its manifests are read from a pipe.
-struct Archive<'a> {
-    sh: &'a Shell,
-    path: &'a Path,
-    /// The one folder in it, whose name means nothing.
-    folder: String,
-}
-
-impl<'a> Archive<'a> {
-    /// `None` for an archive without a lock, which is that of a single package.
-    fn open(sh: &'a Shell, path: &'a Path) -> Result<Option<Self>> {
-        let mut tar = Command::from(cmd!(sh, "tar -tzf {path}"));
-        let names = tar_output(&mut tar).map_err(|error| {
-            let path = path.to_string_lossy();
-            usage(format!("--prebuilt-sdist {path:?} is no archive: {error:#}."))
-        })?;
-        let folder = names.lines().find_map(|name| name.strip_suffix("/uv.lock"));
-        Ok(folder.map(|folder| Archive { sh, path, folder: folder.to_owned() }))
-    }
-
-    fn packages(&self) -> Result<Vec<Package>> {
-        let Archive { sh, path, folder } = self;
-        let name = format!("the archive {}", path.display());
-        workspace::packages(&name, |file| {
+/// The packages of the archive at `path`, if that is one of the SDK's workspace, which has a lock.
+/// Nothing of it is unpacked: its manifests are read from a pipe.
+fn archived(sh: &Shell, path: &Path) -> Result<Option<Vec<Package>>> {
+    let names = tar_output(&mut Command::from(cmd!(sh, "tar -tzf {path}"))).map_err(|error| {
+        usage(format!("--prebuilt-sdist {:?} is no archive: {error:#}.", path.to_string_lossy()))
+    })?;
+    // The name of the one folder in it means nothing.
+    let folder = names.lines().find_map(|name| name.strip_suffix("/uv.lock"));
+    let packages = folder.map(|folder| {
+        workspace::packages(&format!("the archive {}", path.display()), |file| {
             let file = format!("{folder}/{file}");
             tar_output(&mut Command::from(cmd!(sh, "tar -xzOf {path} {file}"))).ok()
         })
-    }
+    });
+    packages.transpose()
 }
 
-/// What `tar` prints, which must be text and not without end.
+/// What `tar` prints, which must be text.
 fn tar_output(tar: &mut Command) -> Result<String> {
-    let pipes = tar.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = pipes.spawn().context("tar can't be started")?;
-    let mut text = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(LARGEST + 1).read_to_end(&mut text)?;
-    }
-    if text.len() as u64 > LARGEST {
-        process::end(&mut child)?;
-        bail!("it holds more than {} MiB of what should be short", LARGEST >> 20);
-    }
-    let ended = child.wait_with_output()?;
-    if !ended.status.success() {
-        let error = String::from_utf8_lossy(&ended.stderr);
+    let Some(output) = process::output(tar, PATIENCE)? else {
+        bail!("tar has not read it within {} s", PATIENCE.as_secs());
+    };
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
         bail!("{}", error.lines().find(|line| !line.is_empty()).unwrap_or("tar fails"));
     }
-    String::from_utf8(text).context("it is not text")
+    String::from_utf8(output.stdout).context("it is not text")
 }

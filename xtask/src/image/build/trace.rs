@@ -19,27 +19,15 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// In the order in which they happen.
-    pub const ALL: [Phase; 6] = [
-        Phase::Context,
-        Phase::CacheImport,
-        Phase::Steps,
-        Phase::ImageExport,
-        Phase::Push,
-        Phase::CacheExport,
+    /// With the names in a report, in the order in which they happen.
+    pub const ALL: [(Phase, &str); 6] = [
+        (Phase::Context, "context"),
+        (Phase::CacheImport, "cache_import"),
+        (Phase::Steps, "steps"),
+        (Phase::ImageExport, "image_export"),
+        (Phase::Push, "push"),
+        (Phase::CacheExport, "cache_export"),
     ];
-
-    /// The name in a report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Context => "context",
-            Phase::CacheImport => "cache_import",
-            Phase::Steps => "steps",
-            Phase::ImageExport => "image_export",
-            Phase::Push => "push",
-            Phase::CacheExport => "cache_export",
-        }
-    }
 
     fn of(vertex: Vertex) -> Self {
         match vertex {
@@ -126,10 +114,9 @@ pub struct Step {
     pub error: Option<String>,
 }
 
-/// Work that failed.
+/// Work that failed: the name of its vertex, and why.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure<'a> {
-    /// The name of its vertex.
     pub name: &'a str,
     pub error: &'a str,
 }
@@ -252,21 +239,19 @@ impl Trace {
         }
     }
 
-    /// When `target` was in `phase`; `None` if there was no event at all.
+    /// When `target` was in `phase`; `None` if there was no event at all. An image is pushed within
+    /// its export.
     pub fn spans(&self, target: &str, phase: Phase) -> Option<Vec<Span>> {
         if self.nodes.is_empty() {
             return None;
         }
         let mut spans = Vec::new();
         for node in self.of(target) {
-            let all = node.own_outcomes().filter_map(Outcome::span);
-            match (node.phase(), phase) {
-                (Phase::ImageExport, Phase::Push) => spans.extend(&node.pushes),
-                (Phase::ImageExport, Phase::ImageExport) => {
-                    spans.extend(all.flat_map(|span| without(span, node.pushes.clone())));
-                }
-                (own, wanted) if own == wanted => spans.extend(all),
-                _ => {}
+            if node.phase() == phase {
+                spans.extend(node.own_outcomes().filter_map(Outcome::span));
+            }
+            if phase == Phase::Push && node.phase() == Phase::ImageExport {
+                spans.extend(&node.pushes);
             }
         }
         Some(spans)
@@ -365,20 +350,4 @@ pub fn covered(mut spans: Vec<Span>) -> f64 {
         until = until.max(span.to);
     }
     sum
-}
-
-/// The parts of `span` that none of `holes` covers.
-fn without(span: Span, mut holes: Vec<Span>) -> Vec<Span> {
-    holes.sort_by(|a, b| a.from.total_cmp(&b.from));
-    let (mut parts, mut from) = (Vec::new(), span.from);
-    for hole in holes {
-        if hole.from > from {
-            parts.push(Span { from, to: hole.from.min(span.to) });
-        }
-        from = from.max(hole.to);
-    }
-    if from < span.to {
-        parts.push(Span { from, to: span.to });
-    }
-    parts
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::image::build::buildkit::{self, Cause};
 use crate::image::build::images::ImagesBaked;
 use crate::image::build::registry::Content;
-use crate::image::build::trace::{Outcome, Trace};
+use crate::image::build::trace::Outcome;
 use crate::image::plan::cache::Place;
 
 /// How reading a cache went.
@@ -27,14 +27,6 @@ impl Read {
             Read::Failed => "failed",
         }
     }
-
-    fn of(place: &str, error: &str) -> Self {
-        match Cause::of(error) {
-            _ if buildkit::is_miss(place, error) => Read::Miss,
-            Cause::Denied | Cause::Busy | Cause::Limited => Read::Refused,
-            _ => Read::Failed,
-        }
-    }
 }
 
 /// A cache that was read, or was to be.
@@ -53,30 +45,26 @@ pub fn read<'a>(
     bake: &'a ImagesBaked,
     known: &BTreeMap<String, Content>,
 ) -> CacheRead<'a> {
-    let reported = reported(place, bake.reading());
-    let is_no_cache = known.get(place.name()).is_some_and(|content| !content.is_cache);
-    let error = match bake.unread.get(place.name()) {
-        Some(error) => error,
+    let name = place.name();
+    let import = bake.reading().imports().into_iter().find(|(name, _)| place.is_read_as(name));
+    let outcome = import.map(|(_, outcome)| outcome).filter(|outcome| outcome.completed.is_some());
+    let is_no_cache = known.get(name).is_some_and(|content| !content.is_cache);
+    let reported = outcome.map(|outcome| match outcome.error.as_deref() {
         // BuildKit reads any image as a cache of nothing.
-        None if reported.read == Some(Read::Hit) && is_no_cache => "this is no build cache",
-        None => return reported,
-    };
-    CacheRead { read: Some(Read::Failed), error: Some(error), ..reported }
-}
-
-/// How `place` was read, as far as events report it.
-fn reported<'a>(place: &'a Place, trace: &'a Trace) -> CacheRead<'a> {
-    let imports = trace.imports();
-    let import = imports.iter().find(|(name, _)| place.is_read_as(name));
-    let outcome = import.map(|(_, outcome)| *outcome);
-    let outcome = outcome.filter(|outcome| outcome.completed.is_some());
-    let error = outcome.and_then(|outcome| outcome.error.as_deref());
-    let read = outcome.map(|_| error.map_or(Read::Hit, |error| Read::of(place.name(), error)));
+        None if is_no_cache => (Read::Failed, Some("this is no build cache")),
+        None => (Read::Hit, None),
+        Some(error) if buildkit::is_miss(name, error) => (Read::Miss, None),
+        Some(error) => match Cause::of(error) {
+            Cause::Denied | Cause::Busy | Cause::Limited => (Read::Refused, Some(error)),
+            _ => (Read::Failed, Some(error)),
+        },
+    });
+    let unread = bake.unread.get(name).map(|why| (Read::Failed, Some(why.as_str())));
     CacheRead {
-        place: place.name(),
-        read,
-        status: error.and_then(buildkit::http_status).filter(|_| read != Some(Read::Miss)),
-        error: error.filter(|_| read != Some(Read::Miss)),
+        place: name,
+        read: unread.or(reported).map(|(read, _)| read),
+        status: reported.and_then(|(_, error)| buildkit::http_status(error?)),
+        error: unread.or(reported).and_then(|(_, error)| error),
         seconds: outcome.and_then(Outcome::seconds),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use xshell::Shell;
@@ -14,16 +13,18 @@ use crate::output;
 
 /// Fails if an image is missing. The base images of those are listed in `failed.txt`, beside the
 /// report, for `--base-images`; where nothing is missing, an older list is removed.
-///
-/// # Errors
-/// See above; or a list that can't be written.
 pub fn check(sh: &Shell, request: &Request, built: &Built) -> Result<()> {
     let missing = built.missing();
     let beside = request.report.as_ref().and_then(|report| Some(report.parent()?.to_owned()));
     let folder = beside.unwrap_or_else(|| sh.current_dir().join("target/image"));
     let list = folder.join("failed.txt");
     if missing.is_empty() {
-        return remove(&list);
+        return match fs::remove_file(&list) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("{} can't be removed", list.display()))
+            }
+            _ => Ok(()),
+        };
     }
     if let ([_], Some(images)) = (built.rows.as_slice(), built.bakes.last()) {
         return images.bake.check();
@@ -40,13 +41,4 @@ pub fn check(sh: &Shell, request: &Request, built: &Built) -> Result<()> {
         built.rows.len(),
         list.display()
     )
-}
-
-fn remove(list: &PathBuf) -> Result<()> {
-    match fs::remove_file(list) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{} can't be removed", list.display()))
-        }
-        _ => Ok(()),
-    }
 }

@@ -95,19 +95,29 @@ impl ImageReport<'_> {
 
     /// Seconds by phase, `null` where they are not known. Phases overlap.
     fn phases(&self) -> Value {
-        let seconds = Phase::ALL.map(|phase| (phase.name().to_owned(), json!(self.seconds(phase))));
+        let seconds = Phase::ALL.map(|(phase, name)| (name.to_owned(), json!(self.seconds(phase))));
         Value::Object(Map::from_iter(seconds))
     }
 
     /// How long the image was in `phase`, in either bake; `None` where that is not known.
     pub fn seconds(&self, phase: Phase) -> Option<f64> {
-        let mut spans = self.bake()?.spans(&self.row.target.name, phase)?;
-        // Whatever these bakes do, they do for the caches.
-        if phase == Phase::CacheExport {
-            let exports = self.built.exports.bakes.iter();
-            spans.extend(exports.filter_map(|bake| bake.trace.whole()));
+        let bake = self.bake()?;
+        let mut spans = bake.spans(&self.row.target.name, phase)?;
+        let mut other = 0.0;
+        match phase {
+            // Whatever these bakes do, they do for the caches.
+            Phase::CacheExport => {
+                let exports = self.built.exports.bakes.iter();
+                spans.extend(exports.filter_map(|bake| bake.trace.whole()));
+            }
+            Phase::ImageExport => {
+                let push = bake.spans(&self.row.target.name, Phase::Push)?;
+                spans.extend(&push);
+                other = covered(push);
+            }
+            _ => {}
         }
-        Some(rounded(covered(spans)))
+        Some(rounded(covered(spans) - other))
     }
 
     pub fn count(&self) -> Option<Count> {

@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use anyhow::Result;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use xshell::Shell;
 
 use crate::digest::sha256;
@@ -21,7 +20,7 @@ use crate::output;
 /// The last build of a target.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
-    pub dockerfile: Rc<Dockerfile>,
+    pub dockerfile: String,
     /// Build arguments with their values.
     pub args: BTreeMap<String, String>,
     /// Files that steps can read, by name, each with a digest of its content.
@@ -30,13 +29,6 @@ pub struct Record {
     pub bases: BTreeMap<String, String>,
     /// Seconds that each step took when it last ran.
     pub steps: BTreeMap<String, f64>,
-}
-
-/// A Dockerfile, which the thousand records of a batch share, in memory and on the disk.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Dockerfile {
-    pub digest: String,
-    pub text: String,
 }
 
 /// In bytes.
@@ -58,12 +50,10 @@ impl Record {
     pub fn inputs(sh: &Shell, prebuilt: Option<&Path>) -> Self {
         let folder = sh.current_dir().join(FOLDER);
         let mut files = digests(&folder);
-        let dockerfile = Dockerfile {
-            digest: files.remove("Dockerfile").unwrap_or_default(),
-            text: fs::read_to_string(folder.join("Dockerfile")).unwrap_or_default(),
-        };
+        files.remove("Dockerfile");
+        let dockerfile = fs::read_to_string(folder.join("Dockerfile")).unwrap_or_default();
         files.extend(prebuilt.map(digests).unwrap_or_default());
-        Record { dockerfile: dockerfile.into(), files, ..Record::default() }
+        Record { dockerfile, files, ..Record::default() }
     }
 
     /// Adds what `target` is made of, and the steps in `trace`. A cached step takes as long as it
@@ -81,48 +71,31 @@ impl Record {
     }
 
     /// The record of the last build, if there is one that this version can read.
-    pub fn load(path: &Path, now: &Record) -> Option<Self> {
+    pub fn load(path: &Path) -> Option<Self> {
         let value: Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
         let texts = |key: &str| -> Option<BTreeMap<String, String>> {
             let entries = value[key].as_object()?.iter();
             entries.map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
         };
         let steps = value["steps"].as_object()?.iter();
-        let digest = value["dockerfile"].as_str()?.to_owned();
-        let dockerfile = if digest == now.dockerfile.digest {
-            Rc::clone(&now.dockerfile)
-        } else {
-            let text = fs::read_to_string(beside(path, &digest)).ok()?;
-            Rc::new(Dockerfile { digest, text })
-        };
+        let steps = steps.map(|(name, seconds)| Some((name.clone(), seconds.as_f64()?)));
         Some(Record {
-            dockerfile,
+            dockerfile: value["dockerfile"].as_str()?.to_owned(),
             args: texts("args")?,
             files: texts("files")?,
             bases: texts("bases")?,
-            steps: steps
-                .map(|(name, s)| Some((name.clone(), s.as_f64()?)))
-                .collect::<Option<_>>()?,
+            steps: steps.collect::<Option<_>>()?,
         })
     }
 
     /// Keeps this as the last build.
-    ///
-    /// # Errors
-    /// A file that can't be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let Dockerfile { digest, text } = &*self.dockerfile;
-        let dockerfile = beside(path, digest);
-        if !dockerfile.exists() {
-            output::save(&dockerfile, text)?;
-        }
-        let steps = self.steps.iter().map(|(name, seconds)| (name.clone(), json!(seconds)));
         let record = json!({
-            "dockerfile": digest,
+            "dockerfile": self.dockerfile,
             "args": self.args,
             "files": self.files,
             "bases": self.bases,
-            "steps": steps.collect::<Map<_, _>>(),
+            "steps": self.steps,
         });
         output::save(path, format!("{record:#}\n"))
     }
@@ -135,11 +108,6 @@ pub fn path(sh: &Shell, request: &Request, target: &Target) -> PathBuf {
     let key = [&request.image, &request.target, &target.name, &target.base_image, arch, &platforms];
     let name = &sha256(key.join("\n"))[..16];
     sh.current_dir().join("target/image").join(format!("{}-{name}.json", request.target))
-}
-
-/// Where the text of the Dockerfile of a record at `path` is kept.
-fn beside(path: &Path, digest: &str) -> PathBuf {
-    path.with_file_name(format!("{digest}.Dockerfile"))
 }
 
 /// The digests of the files in `folder` itself; only the sizes of large ones, which would take too
@@ -188,11 +156,14 @@ pub fn explain(target: &str, steps: Option<&[Step]>, build: &Build) -> Vec<Strin
 fn differences(step: &str, now: &Record, last: &Record) -> Vec<String> {
     let mut found = Vec::new();
     for (name, was, is) in changes(&last.bases, &now.bases) {
-        found.push(format!("base image {name}: {} before, now {}", or_none(was), or_none(is)));
+        let [was, is] = [was, is].map(|digest| digest.map_or("none", String::as_str));
+        found.push(format!("base image {name}: {was} before, now {is}"));
     }
     for (name, was, is) in changes(&last.args, &now.args) {
+        let [was, is] =
+            [was, is].map(|v| v.map_or("none".to_owned(), |value| format!("{value:?}")));
         if !OF_COMMIT.contains(&name) {
-            found.push(format!("build argument {name}: {} before, now {}", value(was), value(is)));
+            found.push(format!("build argument {name}: {was} before, now {is}"));
         }
     }
     for (name, was, is) in changes(&last.files, &now.files) {
@@ -204,7 +175,7 @@ fn differences(step: &str, now: &Record, last: &Record) -> Vec<String> {
         let read = if step.contains(name) { "which this step reads, " } else { "" };
         found.push(format!("the file {name}, {read}{how}"));
     }
-    if let Some((number, line)) = first_line(&last.dockerfile.text, &now.dockerfile.text) {
+    if let Some((number, line)) = first_line(&last.dockerfile, &now.dockerfile) {
         found.push(format!("Dockerfile line {number}, the first that differs: {line}"));
     }
     found
@@ -216,29 +187,13 @@ fn changes<'a>(
     now: &'a BTreeMap<String, String>,
 ) -> impl Iterator<Item = (&'a str, Option<&'a String>, Option<&'a String>)> {
     let gone = last.keys().filter(|name| !now.contains_key(*name));
-    let names = now.keys().chain(gone);
-    names
-        .map(|name| (name.as_str(), last.get(name), now.get(name)))
-        .filter(|(_, was, is)| was != is)
-}
-
-fn or_none(text: Option<&String>) -> &str {
-    text.map_or("none", String::as_str)
-}
-
-fn value(text: Option<&String>) -> String {
-    text.map_or("none".to_owned(), |text| format!("{text:?}"))
+    let all = now.keys().chain(gone).map(|name| (name.as_str(), last.get(name), now.get(name)));
+    all.filter(|(_, was, is)| was != is)
 }
 
 /// The number and text of the first line in which `now` is not as it `was`.
 fn first_line<'a>(was: &str, now: &'a str) -> Option<(usize, &'a str)> {
-    let mut old = was.lines();
-    let mut count = 0;
-    for line in now.lines() {
-        count += 1;
-        if old.next() != Some(line) {
-            return Some((count, line.trim()));
-        }
-    }
-    old.next().map(|_| (count + 1, "the end"))
+    let same = was.lines().zip(now.lines()).take_while(|(old, new)| old == new).count();
+    let is_equal = same == was.lines().count() && same == now.lines().count();
+    (!is_equal).then(|| (same + 1, now.lines().nth(same).map_or("the end", str::trim)))
 }

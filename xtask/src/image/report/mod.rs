@@ -3,7 +3,6 @@
 
 pub mod build_info;
 pub mod cache_read;
-pub mod console;
 pub mod failed;
 pub mod github;
 pub mod image;
@@ -12,7 +11,6 @@ pub mod progress;
 pub mod screen;
 pub mod table;
 pub mod text;
-pub mod work;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -20,38 +18,36 @@ use serde_json::{Map, Value, json};
 use self::image::Report;
 use self::text::rounded;
 use super::build::images::ImagesBaked;
-use super::build::observer::Observer;
 use crate::error::Interrupted;
+use crate::message;
 use crate::output;
 
 /// The version of the report for programs.
 const SCHEMA: u64 = 1;
 
-/// Shows the report on standard error and on the page of a GitHub job, and writes the file of
-/// `--report`.
-///
-/// # Errors
-/// A file that can't be written.
-pub fn publish(report: &Report, observer: &dyn Observer) -> Result<()> {
+/// Shows the report on standard error and on the page of a GitHub job, writes the file of
+/// `--report`, and keeps what the next builds are compared with.
+pub fn publish(report: &Report) -> Result<()> {
     for warning in table::warnings(report) {
-        observer.warn(&warning);
+        message::warn(&warning);
     }
     if report.request.explain {
         for image in &report.images {
             let Some(build) = &image.build else { continue };
             let steps = image.steps();
             for line in last_build::explain(&image.row.target.name, steps.as_deref(), build) {
-                observer.say(&line);
+                message::say(&line);
             }
         }
     }
     let table = table::table(report);
-    table.lines().for_each(|line| observer.say(line));
+    table.lines().for_each(message::say);
     github::write_page(&github::fenced("text", &table))?;
-    match &report.request.report {
-        Some(path) => output::save(path, format!("{:#}\n", json(report))),
-        None => Ok(()),
+    if let Some(path) = &report.request.report {
+        output::save(path, format!("{:#}\n", json(report)))?;
     }
+    let mut builds = report.images.iter().filter_map(|image| image.build.as_ref());
+    builds.try_for_each(|build| build.now.save(&build.path))
 }
 
 /// The report for programs.

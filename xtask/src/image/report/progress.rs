@@ -1,20 +1,53 @@
 //! Shows people what a build does: at a terminal the steps that run, with their times; elsewhere
 //! a line whenever something begins or ends, in the words of buildx's own plain progress.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::github;
 use super::screen::Screen;
-use super::text;
-use super::work::{End, Work};
-use crate::image::build::buildkit;
+use super::text::{self, Lines};
+use crate::image::build::buildkit::{self, Cause};
+use crate::image::build::buildx::Watcher;
 use crate::image::build::events::{Event, Log, Status, VertexEvent};
-use crate::image::build::observer::Watcher;
+use crate::image::request::{Request, Style};
+use crate::message;
 use crate::output;
 
 /// Work that is no step, and parts of work, are shown where they took so many seconds.
 const LONG: f64 = 1.0;
+
+/// How many lines of its output are kept of work that may fail.
+const LAST_LINES: usize = 30;
+
+/// A step, or other work of a build.
+struct Work {
+    number: usize,
+    name: String,
+    started: Option<Instant>,
+    /// When it began, by buildx's clock.
+    began: Option<f64>,
+    ended: bool,
+    /// The last lines of its output.
+    output: VecDeque<String>,
+    /// Output without the end of its line.
+    lines: Lines,
+}
+
+impl Work {
+    fn new(number: usize, name: &str) -> Self {
+        let (name, lines) = (text::step(&message::one_line(name)), Lines::default());
+        let (started, began, ended, output) = (None, None, false, VecDeque::new());
+        Work { number, name, started, began, ended, output, lines }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.started.map_or(0.0, |started| started.elapsed().as_secs_f64())
+    }
+
+    fn is_running(&self) -> bool {
+        self.started.is_some() && !self.ended
+    }
+}
 
 /// Progress on standard error.
 pub struct Progress {
@@ -34,11 +67,10 @@ impl Watcher for Progress {
             Event::Status(status) => self.status(status),
             Event::Log(log) => self.log(log),
             Event::Warning(warning) => {
-                let warning = github::warning(&warning.text);
                 self.erase();
-                output::note(warning);
+                message::warn(warning);
             }
-            Event::Text(text) => self.whole(&format!("buildx: {}", text::one_line(text))),
+            Event::Text(text) => self.whole(&format!("buildx: {}", message::one_line(text))),
         }
     }
 
@@ -69,10 +101,12 @@ impl Watcher for Progress {
 }
 
 impl Progress {
-    /// `plain` asks for lines on a terminal too; of an export, only that is shown.
-    pub fn new(plain: bool, is_export: bool) -> Self {
-        let screen = if plain { None } else { Screen::of_stderr() };
-        Progress { screen, is_export, works: HashMap::new(), begun: Instant::now() }
+    /// Watches one bake for `request`; of an export, only that is shown.
+    pub fn watch(request: &Request, is_export: bool) -> Box<dyn Watcher> {
+        // The log of a CI job keeps every frame that a terminal would draw over.
+        let is_drawn = request.progress == Style::Auto && !request.ci;
+        let screen = if is_drawn { Screen::of_stderr() } else { None };
+        Box::new(Progress { screen, is_export, works: HashMap::new(), begun: Instant::now() })
     }
 
     fn vertex(&mut self, vertex: &VertexEvent) {
@@ -105,27 +139,40 @@ impl Progress {
         }
         if let Some(seconds) = seconds {
             self.last_line(&vertex.digest);
-            self.end_work(&vertex.digest, &End::of(vertex, seconds));
+            self.end_work(vertex, seconds);
         }
     }
 
-    fn end_work(&mut self, digest: &str, end: &End) {
-        let Some(work) = self.works.get_mut(digest) else { return };
-        let (number, output) = (work.number, std::mem::take(&mut work.output));
-        let shown = format!("=> {:<11} {}", end.name(), work.name);
-        match (end, self.screen.is_some()) {
-            (End::Failed(error), false) => self.line(&format!("#{number} ERROR: {error}")),
-            (end, false) => self.line(&format!("#{number} {}", end.name())),
-            (End::Canceled, true) => {}
-            (End::Failed(error), true) => {
-                for line in output {
-                    self.whole(&format!("   {line}"));
-                }
-                self.line(&shown);
-                self.whole(&format!("   {}", text::shortened(error)));
-            }
-            (_, true) => self.line(&shown),
+    /// Shows how work of so many seconds ended.
+    fn end_work(&mut self, vertex: &VertexEvent, seconds: f64) {
+        let Some(work) = self.works.get_mut(&vertex.digest) else { return };
+        let (number, name) = (work.number, work.name.clone());
+        let output = std::mem::take(&mut work.output);
+        let end = match vertex.error.as_deref() {
+            // An equal step of another target does the work.
+            Some(error) if Cause::of(error) == Cause::Canceled => "CANCELED",
+            Some(error) if buildkit::is_missing_cache(&vertex.name, error) => "MISS",
+            Some(error) => return self.fail(number, &name, output, error),
+            None if vertex.cached => "CACHED",
+            None => &format!("DONE {seconds:.1}s"),
+        };
+        if self.screen.is_none() {
+            self.line(&format!("#{number} {end}"));
+        } else if end != "CANCELED" {
+            self.line(&format!("=> {end:<11} {name}"));
         }
+    }
+
+    /// Shows that work failed, at a terminal with the last lines of its output.
+    fn fail(&mut self, number: usize, name: &str, output: VecDeque<String>, error: &str) {
+        if self.screen.is_none() {
+            return self.line(&format!("#{number} ERROR: {error}"));
+        }
+        for line in output {
+            self.whole(&format!("   {line}"));
+        }
+        self.line(&format!("=> {:<11} {name}", "ERROR"));
+        self.whole(&format!("   {}", text::shortened(error)));
     }
 
     fn status(&mut self, status: &Status) {
@@ -134,7 +181,7 @@ impl Progress {
             && completed - started >= LONG
             && let Some(work) = self.works.get(&status.vertex)
         {
-            let (number, id) = (work.number, text::one_line(&status.id));
+            let (number, id) = (work.number, message::one_line(&status.id));
             self.line(&format!("#{number} {id} {:.1}s done", completed - started));
         }
     }
@@ -158,7 +205,9 @@ impl Progress {
     fn output(&mut self, digest: &str, lines: &[String]) {
         let Some(work) = self.works.get_mut(digest) else { return };
         let (number, seconds) = (work.number, work.seconds());
-        work.keep(lines);
+        work.output.extend(lines.iter().cloned());
+        let surplus = work.output.len().saturating_sub(LAST_LINES);
+        work.output.drain(..surplus);
         if self.screen.is_none() {
             for line in lines {
                 self.line(&format!("#{number} {seconds:.3} {line}"));

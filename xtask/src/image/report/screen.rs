@@ -29,22 +29,19 @@ impl Screen {
     /// Prints one line for good, as much of it as fits.
     pub fn print(&mut self, line: &str) {
         self.erase();
-        output::note(text::cut(line, columns()));
+        output::note(text::cut(line, size().0 - 1));
     }
 
     /// Prints all of a text for good, in as many lines as it takes.
     pub fn print_whole(&mut self, text: &str) {
         self.erase();
-        for line in text::folded(text, columns()) {
-            output::note(line);
-        }
+        output::note(text);
     }
 
     /// How many lines can be drawn now; `None` where the last ones are still fresh.
     pub fn room(&self) -> Option<usize> {
         let is_due = self.last_draw.is_none_or(|last| last.elapsed() >= REDRAW);
-        let (_, rows) = process::terminal_size().unwrap_or((80, 24));
-        is_due.then(|| MOST.min(rows.saturating_sub(1)).max(2))
+        is_due.then(|| MOST.min(size().1 - 1).max(2))
     }
 
     /// Draws `lines` in place of those that were drawn before.
@@ -52,7 +49,8 @@ impl Screen {
         self.last_draw = Some(Instant::now());
         self.erase();
         for line in lines {
-            output::note(text::cut(line, columns()));
+            // Without line wrap: some characters are two columns wide.
+            output::note(format_args!("\x1b[?7l{}\x1b[?7h", text::cut(line, size().0 - 1)));
         }
         self.drawn = lines.len();
     }
@@ -66,8 +64,7 @@ impl Screen {
     }
 }
 
-/// The longest line. In the last column, some terminals begin the next one.
-fn columns() -> usize {
-    let (columns, _) = process::terminal_size().unwrap_or((80, 24));
-    columns.saturating_sub(1)
+/// The columns and rows, of which the last are not used: there, some terminals begin the next line.
+fn size() -> (usize, usize) {
+    process::terminal_size().unwrap_or((80, 24))
 }

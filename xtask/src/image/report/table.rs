@@ -2,10 +2,11 @@
 
 use super::cache_read::Read;
 use super::image::{Count, ImageReport, Report};
-use super::text::{bytes, one_line, or_unknown, shortened};
+use super::text::{bytes, or_unknown, shortened};
 use crate::image::build::batch::Image;
 use crate::image::build::export::Outcome;
 use crate::image::build::trace::Phase;
+use crate::message::one_line;
 
 /// With more images than this, only what went wrong is shown.
 const SHOWN: usize = 8;
@@ -30,10 +31,10 @@ pub fn table(report: &Report) -> String {
 }
 
 fn add_image(image: &ImageReport, lines: &mut Vec<String>) {
-    let phases = Phase::ALL.map(|phase| {
+    let phases = Phase::ALL.map(|(phase, name)| {
         let seconds =
             image.seconds(phase).map_or("?".to_owned(), |seconds| format!("{seconds:.1}"));
-        format!("{} {seconds}", phase.name().replace('_', " "))
+        format!("{} {seconds}", name.replace('_', " "))
     });
     lines.push(format!("{}: {} (seconds)", image.row.target.name, phases.join(", ")));
     for read in image.reads() {

@@ -1,8 +1,6 @@
-//! Text that fits its line: cut, folded, and without what would move the cursor of a terminal or
-//! command a CI runner.
+//! Text that fits its line, and numbers as people write them.
 
-use std::iter::Peekable;
-use std::str::Chars;
+use crate::message::one_line;
 
 /// The longest line of a log.
 pub const LONGEST: usize = 200;
@@ -11,131 +9,12 @@ const LONGEST_NAME: usize = 150;
 /// The most output that may come without the end of a line, in bytes.
 const LONGEST_REST: usize = 1 << 16;
 
-/// `text` without commands to a terminal or a CI runner, as one line.
-pub fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    let mut chars = text.trim_end().chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '\x1b' => skip_command(&mut chars),
-            // The 8-bit CSI.
-            '\u{9b}' => skip_to_final(&mut chars),
-            // Separators of lines, and what changes the direction of writing.
-            c if c.is_control()
-                || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-            {
-                line.push(' ');
-            }
-            c => line.push(c),
-        }
-    }
-    without_runner_commands(&line)
-}
-
-/// Skips the rest of a terminal's command, after its ESC.
-fn skip_command(chars: &mut Peekable<Chars>) {
-    match chars.next() {
-        Some('[') => skip_to_final(chars),
-        // These hold text, such as a window's title, up to BEL or to ESC and a backslash.
-        Some(']' | 'P' | 'X' | '^' | '_') => {
-            while let Some(c) = chars.next_if(|&c| c != '\n') {
-                match c {
-                    '\x07' | '\u{9c}' => break,
-                    '\x1b' => {
-                        chars.next_if_eq(&'\\');
-                        break;
-                    }
-                    _ => {}
-                }
-            }
-        }
-        // An escape of several characters, which ends like a CSI but earlier.
-        Some(' '..='/') => {
-            while chars.next_if(|c| (' '..='/').contains(c)).is_some() {}
-            chars.next_if(|c| ('0'..='~').contains(c));
-        }
-        _ => {}
-    }
-}
-
-/// Skips the parameters of a control sequence and the character that ends it.
-fn skip_to_final(chars: &mut Peekable<Chars>) {
-    while chars.next_if(|c| (' '..='?').contains(c)).is_some() {}
-    chars.next_if(|c| ('@'..='~').contains(c));
-}
-
-/// `line` with a blank in what a CI runner would take for a command: GitHub `::name::` and
-/// `::name key=value::` at the start and `##[name]` anywhere, others `##vso[` and the like.
-fn without_runner_commands(line: &str) -> String {
-    let mut safe = String::new();
-    let mut rest = line;
-    while let Some(at) = rest.find(['#', ':']) {
-        let (before, from) = rest.split_at(at);
-        safe.push_str(before);
-        let (first, after) = from.split_at(1);
-        safe.push_str(first);
-        if is_runner_command(from) {
-            safe.push(' ');
-        }
-        rest = after;
-    }
-    safe + rest
-}
-
-/// Does `text` begin with what a CI runner takes for a command?
-fn is_runner_command(text: &str) -> bool {
-    let name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if let Some(text) = text.strip_prefix("::") {
-        return text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.contains("::");
-    }
-    text.strip_prefix("##").is_some_and(|text| text.trim_start_matches(name).starts_with('['))
-}
-
 /// `text` up to `columns` of a terminal.
 pub fn cut(text: &str, columns: usize) -> String {
-    let (head, rest) = split(text, columns);
-    match rest {
-        "" => head.to_owned(),
-        _ => format!("{}…", split(head, columns.saturating_sub(1)).0),
+    match text.char_indices().nth(columns) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
     }
-}
-
-/// `text` in lines of up to `columns` of a terminal.
-pub fn folded(text: &str, columns: usize) -> Vec<&str> {
-    let (mut lines, mut rest) = (Vec::new(), text);
-    loop {
-        let (line, more) = split(rest, columns.max(2));
-        lines.push(line);
-        if more.is_empty() {
-            return lines;
-        }
-        rest = more;
-    }
-}
-
-/// What of `text` fits into `columns`, and the rest.
-fn split(text: &str, columns: usize) -> (&str, &str) {
-    let mut width = 0;
-    let end = text.char_indices().find(|(_, c)| {
-        width += if is_wide(*c) { 2 } else { 1 };
-        width > columns
-    });
-    text.split_at(end.map_or(text.len(), |(at, _)| at))
-}
-
-/// Does a terminal take two columns for `c`, as for Chinese, Japanese, Korean and pictures?
-fn is_wide(c: char) -> bool {
-    matches!(
-        c,
-        '\u{1100}'..='\u{115f}'
-            | '\u{2e80}'..='\u{a4cf}'
-            | '\u{ac00}'..='\u{d7a3}'
-            | '\u{f900}'..='\u{faff}'
-            | '\u{fe30}'..='\u{fe6f}'
-            | '\u{ff00}'..='\u{ff60}'
-            | '\u{1f300}'..='\u{1faff}'
-            | '\u{20000}'..='\u{3fffd}'
-    )
 }
 
 /// An error on one line that can be read: the middle is left out of a long one, because a step's
@@ -160,12 +39,12 @@ pub fn step(name: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The stage and the comment in `[stage 1/2] RUN <<EOF (# comment...)`, which is how `BuildKit`
-/// names the step of a heredoc by its first line.
+/// The stage and the comment in `[stage 1/2] RUN <<EOF (# comment...)`, as `BuildKit` names the
+/// step of a heredoc by its first line.
 fn titled(name: &str) -> Option<(&str, &str)> {
     let (stage, instruction) = name.split_once("] RUN ")?;
     let (before, first_line) = instruction.strip_suffix(')')?.split_once(" (#")?;
-    let title = first_line.strip_suffix("...").unwrap_or(first_line).trim();
+    let title = first_line.trim_end_matches("...").trim();
     let is_title = before.contains("<<") && !title.is_empty() && !title.starts_with('!');
     is_title.then_some((stage, title))
 }

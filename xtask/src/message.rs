@@ -1,0 +1,108 @@
+//! Messages on standard error that are safe to show: what others wrote in them commands neither a
+//! terminal nor a CI runner.
+
+use std::env;
+use std::iter::Peekable;
+use std::str::Chars;
+
+use crate::output;
+
+/// Shows how far a run is.
+pub fn say(text: &str) {
+    output::note(one_line(text));
+}
+
+/// Shows something that is no error, but has to be seen: as GitHub shows it beside a job, or
+/// elsewhere as people read it in a log.
+pub fn warn(text: &str) {
+    let text = one_line(text);
+    if is_runner() {
+        output::note(format_args!("::warning::{}", text.replace('%', "%25")));
+    } else {
+        output::note(format_args!("warning: {text}"));
+    }
+}
+
+/// Does a runner of GitHub Actions, or of what is compatible with it, read this log?
+fn is_runner() -> bool {
+    env::var_os("GITHUB_ACTIONS").is_some_and(|value| !value.is_empty() && value != "false")
+}
+
+/// `text` without commands to a terminal or a CI runner, as one line.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    let mut chars = text.trim_end().chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\x1b' => skip_command(&mut chars),
+            // The 8-bit CSI.
+            '\u{9b}' => skip_to_final(&mut chars),
+            // Separators of lines, and what changes the direction of writing.
+            c if c.is_control()
+                || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
+                line.push(' ');
+            }
+            c => line.push(c),
+        }
+    }
+    without_runner_commands(&line)
+}
+
+/// Skips the rest of a terminal's command, after its ESC.
+fn skip_command(chars: &mut Peekable<Chars>) {
+    match chars.next() {
+        Some('[') => skip_to_final(chars),
+        // These hold text, such as a window's title, up to BEL or to ESC and a backslash.
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            while let Some(c) = chars.next_if(|&c| c != '\n') {
+                match c {
+                    '\x07' | '\u{9c}' => break,
+                    '\x1b' => {
+                        chars.next_if_eq(&'\\');
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // An escape of several characters, which ends like a CSI but earlier.
+        Some(' '..='/') => {
+            while chars.next_if(|c| (' '..='/').contains(c)).is_some() {}
+            chars.next_if(|c| ('0'..='~').contains(c));
+        }
+        _ => {}
+    }
+}
+
+/// Skips the parameters of a control sequence and the character that ends it.
+fn skip_to_final(chars: &mut Peekable<Chars>) {
+    while chars.next_if(|c| (' '..='?').contains(c)).is_some() {}
+    chars.next_if(|c| ('@'..='~').contains(c));
+}
+
+/// `line` with a blank in what a CI runner would take for a command: GitHub `::name::` and
+/// `::name key=value::` at the start and `##[name]` anywhere, others `##vso[` and the like.
+fn without_runner_commands(line: &str) -> String {
+    let mut safe = String::new();
+    for (at, c) in line.char_indices() {
+        safe.push(c);
+        if is_runner_command(&line[at..]) {
+            safe.push(' ');
+        }
+    }
+    safe
+}
+
+/// Does `text` begin with what a CI runner takes for a command?
+fn is_runner_command(text: &str) -> bool {
+    let name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if let Some(text) = text.strip_prefix("::") {
+        return text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.contains("::");
+    }
+    text.strip_prefix("##").is_some_and(|text| text.trim_start_matches(name).starts_with('['))
+}
+
+#[cfg(test)]
+#[path = "../../tests/unit/message.rs"]
+mod tests;
