@@ -17,9 +17,7 @@ pub fn sha256(content: impl AsRef<[u8]>) -> String {
 }
 
 /// Random bytes from the system, in hex.
-///
-/// # Errors
-/// A system without `/dev/urandom`.
+/// Errors: a system without `/dev/urandom`.
 pub fn random(bytes: usize) -> Result<String> {
     let mut random = vec![0_u8; bytes];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random));

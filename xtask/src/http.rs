@@ -16,9 +16,7 @@ pub struct Response {
 
 /// GETs `path` from the server at `address`. `limit` is the longest wait for a connection, and
 /// for the next bytes.
-///
-/// # Errors
-/// If there is no answer within the limit, or it is not HTTP.
+/// Errors: if there is no answer within the limit, or it is not HTTP.
 pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response> {
     let stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
@@ -27,9 +25,7 @@ pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response>
 
 /// Sends a request without a body to the server at the Unix socket `socket`. `limit` is the
 /// longest wait for the next bytes.
-///
-/// # Errors
-/// If there is no answer within the limit, or it is not HTTP.
+/// Errors: if there is no answer within the limit, or it is not HTTP.
 pub fn unix(socket: &Path, method: &str, path: &str, limit: Duration) -> Result<Response> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(limit))?;

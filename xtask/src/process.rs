@@ -143,9 +143,7 @@ impl Signals {
 
 /// Waits for `child` and returns its status. A caught signal is passed on to it once; a child that
 /// has not ended `grace` after that is killed.
-///
-/// # Errors
-/// Those of the system, if the child can't be waited for.
+/// Errors: those of the system, if the child can't be waited for.
 pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
     let mut signals = Signals::default();
     loop {
@@ -160,9 +158,7 @@ pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus
 /// Waits for `child`, and passes the bytes of `pipe` to `show`, which is called with an empty slice
 /// on each idle tick. Where `show` returns `false`, the child is ended. A caught signal is passed on
 /// to the child once. Returns the child's status, or `None` if `show` had it ended.
-///
-/// # Errors
-/// Those of the system, if the child can't be waited for.
+/// Errors: those of the system, if the child can't be waited for.
 pub fn follow(
     child: &mut Child,
     pipe: impl Read + Send + 'static,
@@ -236,9 +232,7 @@ fn read_chunks(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 }
 
 /// Runs `command` to its end and returns its output; `None` if it takes longer than `limit`.
-///
-/// # Errors
-/// Those of the system, if the command can't be started; [`Interrupted`] on a signal.
+/// Errors: those of the system, if the command can't be started; [`Interrupted`] on a signal.
 pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
     let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = pipes.spawn()?;
@@ -263,9 +257,7 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
 /// Kills the children of `child`, and then `child` itself, unless it ends by itself within ten
 /// seconds: a program that waits for its own children leaves none of them behind, and `unshare`
 /// ends when all of its namespace has.
-///
-/// # Errors
-/// Those of the system, if the child can't be waited for.
+/// Errors: those of the system, if the child can't be waited for.
 pub fn end(child: &mut Child) -> io::Result<()> {
     let below = children(child.id());
     for &process in &below {
@@ -279,9 +271,7 @@ pub fn end(child: &mut Child) -> io::Result<()> {
 }
 
 /// Returns an error once a signal was caught.
-///
-/// # Errors
-/// [`Interrupted`].
+/// Errors: [`Interrupted`].
 pub fn check_signals() -> Result<()> {
     caught().map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
 }

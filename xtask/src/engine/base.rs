@@ -39,9 +39,7 @@ pub struct Base {
 impl Base {
     /// Makes the parts that `downloads` does not have; with `emulate` also that of the
     /// other architecture.
-    ///
-    /// # Errors
-    /// If one can't be made; `Interrupted` on a signal.
+    /// Errors: if one can't be made; `Interrupted` on a signal.
     pub fn get(downloads: &Path, programs: &Programs, emulate: bool) -> Result<Base> {
         let mut architectures = vec!["amd64", "arm64"];
         if !architectures.contains(&programs.arch.as_str()) {
@@ -62,9 +60,7 @@ impl Base {
     }
 
     /// Loads the image into the engine, if it is not there for these architectures.
-    ///
-    /// # Errors
-    /// If it can't be loaded; `Interrupted` on a signal.
+    /// Errors: if it can't be loaded; `Interrupted` on a signal.
     pub fn load(&self, programs: &Programs, data: &Data, daemons: &Daemons) -> Result<()> {
         let loaded = data.path("base-image");
         let architectures = self.architectures.join(" ");

@@ -38,9 +38,7 @@ pub struct Daemons {
 
 impl Daemons {
     /// Starts both and waits until they answer.
-    ///
-    /// # Errors
-    /// If one does not start, with the end of its log; `Interrupted` on a signal.
+    /// Errors: if one does not start, with the end of its log; `Interrupted` on a signal.
     pub fn start(programs: &Programs, data: &Data, claim: &Claim) -> Result<Daemons> {
         // The networks of the last engine had addresses that may not be this one's.
         let _ = fs::remove_dir_all(data.path("docker/network"));
@@ -95,9 +93,7 @@ impl Daemons {
     }
 
     /// Docker's answer to a request without a body.
-    ///
-    /// # Errors
-    /// If it does not answer.
+    /// Errors: if it does not answer.
     pub fn ask(&self, method: &str, path: &str) -> Result<Response> {
         http::unix(&self.socket, method, path, ANSWER_LIMIT)
     }

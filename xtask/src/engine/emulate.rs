@@ -22,9 +22,7 @@ const WANTED: &str = "emulates";
 const MOUNTED: &str = "binfmt-mounted";
 
 /// Lets the kernel run programs of the other architecture, for the engine with the folder `engine`.
-///
-/// # Errors
-/// If QEMU can't be downloaded, or the kernel refuses it; `Interrupted` on a signal.
+/// Errors: if QEMU can't be downloaded, or the kernel refuses it; `Interrupted` on a signal.
 pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<()> {
     let other = match programs.arch.as_str() {
         "amd64" => "aarch64",

@@ -21,9 +21,7 @@ const REDIRECTS: &str = "/proc/sys/net/ipv4/conf/all/accept_redirects";
 const INSTEAD: &str = "Install Docker, start it, and run the command without `cargo xtask engine`.";
 
 /// Refuses a host on which no engine can run, and a `path` that its programs can't use.
-///
-/// # Errors
-/// What is missing, and what to do instead; a usage error for the path.
+/// Errors: what is missing, and what to do instead; a usage error for the path.
 pub fn check(path: &Path) -> Result<()> {
     // PATH, overlay mounts and apt's configuration have no way to quote these.
     let path = path.display().to_string();
@@ -64,9 +62,7 @@ pub struct Claim<'a> {
 impl<'a> Claim<'a> {
     /// Takes the first free number and sets up what belongs to it. What killed engines left is
     /// removed first.
-    ///
-    /// # Errors
-    /// If no number is free, or the kernel refuses something.
+    /// Errors: if no number is free, or the kernel refuses something.
     pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
         let (number, folder) = take_number(programs)?;
         // Without a range there is nothing to restore yet but the folder.

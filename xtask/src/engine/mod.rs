@@ -55,9 +55,7 @@ The command finds in its environment:
   XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    the paths of their logs";
 
 /// Runs the task; the repository's `root` has the folder for downloads and data.
-///
-/// # Errors
-/// A usage error for a wrong request, `Interrupted` on a signal while the engine starts; any
+/// Errors: a usage error for a wrong request, `Interrupted` on a signal while the engine starts; any
 /// other error if it can't run here or does not start.
 pub fn main(_sh: &Shell, root: &Path, args: Arguments) -> Result<ExitCode> {
     let folder = root.join("target/engine");

@@ -83,9 +83,7 @@ pub fn private(program: &str) -> Command {
 }
 
 /// Runs `command` to its end and returns its standard output.
-///
-/// # Errors
-/// If it fails, with its last lines; `Interrupted` on a signal.
+/// Errors: if it fails, with its last lines; `Interrupted` on a signal.
 pub fn run(what: &str, command: &mut Command) -> Result<String> {
     let Some(output) = process::output(command, NO_LIMIT)? else {
         bail!("{what} took too long.");

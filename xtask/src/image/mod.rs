@@ -76,9 +76,7 @@ const TASKS: &[Task] = &[
 ];
 
 /// Runs the subcommand that `args` begin with.
-///
-/// # Errors
-/// A usage error for a wrong request; any other error for a build or a container that failed.
+/// Errors: a usage error for a wrong request; any other error for a build or a container that failed.
 pub fn main(sh: &Shell, args: Arguments) -> Result<ExitCode> {
     let (mut args, bake_args) = split_at_dashes(args);
     let wants_help = args.contains(["-h", "--help"]);

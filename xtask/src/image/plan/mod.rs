@@ -79,9 +79,7 @@ struct Places {
 
 impl Plan {
     /// Finds out tags, caches and arguments of every image.
-    ///
-    /// # Errors
-    /// A usage error for a variant, target or platform that the definition does not have, and for
+    /// Errors: a usage error for a variant, target or platform that the definition does not have, and for
     /// a request in which two images would get the same tag.
     pub fn new(request: &Request, definition: &Definition, source: &Source) -> Result<Self> {
         check_name("target", &request.target, definition.stages.iter())?;
@@ -225,9 +223,7 @@ fn labels(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static
 }
 
 /// The variants that are asked for by name, by `all`, or by naming none.
-///
-/// # Errors
-/// A usage error for a name that the definition does not have.
+/// Errors: a usage error for a name that the definition does not have.
 pub fn variants<'a>(asked: &'a [String], definition: &'a Definition) -> Result<Vec<&'a String>> {
     for name in asked.iter().filter(|name| *name != "all") {
         check_name("variant", name, definition.variants.keys())?;
@@ -293,9 +289,7 @@ fn target_name(variant: &str, base_image: &str) -> String {
 }
 
 /// Fails unless `name` is one of `accepted`; `kind` is what it should be the name of.
-///
-/// # Errors
-/// A usage error that lists what is accepted.
+/// Errors: a usage error that lists what is accepted.
 pub fn check_name<'a>(
     kind: &str,
     name: &str,

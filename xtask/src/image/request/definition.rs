@@ -40,9 +40,7 @@ pub struct Variant {
 
 impl Definition {
     /// Reads the image's folder below the shell's directory.
-    ///
-    /// # Errors
-    /// A usage error for a file that is missing or broken, with the place in it.
+    /// Errors: a usage error for a file that is missing or broken, with the place in it.
     pub fn read(sh: &Shell) -> Result<Self> {
         let read = |path| sh.read_file(path).with_context(|| format!("{path} can't be read"));
         let definition = read(BAKE_FILE).and_then(|bake| Self::parse(&bake, &read(DOCKERFILE)?));
@@ -50,9 +48,7 @@ impl Definition {
     }
 
     /// Reads the texts of the bake file and of the Dockerfile.
-    ///
-    /// # Errors
-    /// What is broken in the bake file.
+    /// Errors: what is broken in the bake file.
     pub fn parse(bake: &str, dockerfile: &str) -> Result<Self> {
         let mut bake: Value =
             serde_json::from_str(bake).with_context(|| format!("{BAKE_FILE} is not JSON"))?;

@@ -39,9 +39,7 @@ pub struct Prebuilt {
 
 impl Prebuilt {
     /// Looks at `path`: an sdist, a wheel, or a folder of them.
-    ///
-    /// # Errors
-    /// A usage error for a path without an archive, for one that is not a regular file or too
+    /// Errors: a usage error for a path without an archive, for one that is not a regular file or too
     /// large, and for two archives of one package.
     pub fn open(sh: &Shell, path: &Path) -> Result<Self> {
         let archives = find(path)?;
@@ -79,9 +77,7 @@ impl Prebuilt {
     }
 
     /// Fills the folder.
-    ///
-    /// # Errors
-    /// A disk that does not take it.
+    /// Errors: a disk that does not take it.
     pub fn stage(&self) -> Result<()> {
         let copy = || -> io::Result<()> {
             fs::create_dir_all(&self.folder)?;

@@ -22,9 +22,7 @@ pub struct Package {
 
 /// Checks the workspace called `name`, whose files `read` returns by path, and returns its
 /// packages.
-///
-/// # Errors
-/// A usage error for a part that is missing, or for a lock that does not fit a manifest.
+/// Errors: a usage error for a part that is missing, or for a lock that does not fit a manifest.
 pub fn packages(name: &str, read: impl Fn(&str) -> Option<String>) -> Result<Vec<Package>> {
     let part = |path: &str| {
         read(path).ok_or_else(|| {
