@@ -25,8 +25,8 @@ fn runner(arch: &str) -> Option<&'static str> {
 /// # Errors
 /// A usage error for a wrong request; see [`matrix`].
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
-    let variants = request::variants(&mut args)?;
-    let platforms = request::platforms(&mut args)?;
+    let variants = request::flags::VARIANT.list(&mut args)?;
+    let platforms = request::flags::PLATFORMS.list(&mut args)?;
     request::flags::finish(args, request::flags::Subcommand::Matrix)?;
     let matrix = matrix(&Definition::read(sh)?, &variants, &platforms)?.to_string();
     output::write(&matrix)?;
