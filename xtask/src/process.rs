@@ -88,12 +88,11 @@ pub fn children(parent: u32) -> Vec<u32> {
 fn group_below(root: u32) -> Vec<u32> {
     let entries: Vec<Entry> = running().collect();
     let group = entries.iter().find(|entry| entry.pid == root).map(|entry| entry.group);
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(&parent) = found.get(next) {
-        let below = entries.iter().filter(|entry| entry.parent == parent);
-        found.extend(below.filter(|entry| Some(entry.group) == group).map(|entry| entry.pid));
-        next += 1;
+    let (mut found, mut parents) = (vec![root], vec![root]);
+    while let Some(parent) = parents.pop() {
+        let below = entries.iter().filter(|e| e.parent == parent && Some(e.group) == group);
+        parents.extend(below.clone().map(|entry| entry.pid));
+        found.extend(below.map(|entry| entry.pid));
     }
     found
 }
@@ -185,7 +184,11 @@ pub fn follow(
         }
         signals.pass_on(child, None)?;
         if !wanted {
-            stop(child)?;
+            // As Ctrl-C does; docker then cleans up.
+            kill(child.id(), SIGINT);
+            if !ends_within(child, Duration::from_secs(5))? {
+                end(child)?;
+            }
             drain(&chunks, &mut show);
             return Ok(None);
         }
@@ -197,12 +200,6 @@ fn drain(chunks: &Receiver<Vec<u8>>, show: &mut impl FnMut(&[u8]) -> bool) {
     while let Ok(bytes) = chunks.recv_timeout(5 * TICK) {
         show(&bytes);
     }
-}
-
-/// Asks `child` to end, as Ctrl-C does, and kills it if it has not ended after five seconds.
-fn stop(child: &mut Child) -> io::Result<()> {
-    kill(child.id(), SIGINT);
-    if ends_within(child, Duration::from_secs(5))? { Ok(()) } else { end(child) }
 }
 
 /// Whether `child` ends within `limit`.

@@ -65,15 +65,14 @@ impl Plan {
             (_, Delivery::Load) => "type=docker",
         };
         let context = |target: &&Target| target.variant_bake.get("context").cloned();
-        let is_shared = how.shared_inputs && is_same_of_several(targets.iter().map(context));
+        let is_alike = targets.windows(2).all(|pair| context(&pair[0]) == context(&pair[1]));
+        let is_shared = how.shared_inputs && targets.len() > 1 && is_alike;
         let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
         let targets = targets.iter().map(|target| {
             let mut bake = self.target(target, how.without);
             let exports = target.cache_written.iter().filter(|_| how.with_exports);
             let exports = exports.map(|place| literal(&place.write_entry(self.cache_mode)));
-            bake.insert("cache-to".to_owned(), exports.collect());
-            bake.insert("tags".to_owned(), json!(target.tags));
-            bake.insert("output".to_owned(), json!([output]));
+            deliver(&mut bake, exports.collect(), &target.tags, output);
             if is_shared {
                 extend(&mut bake, "contexts", [("inputs", json!(format!("target:{INPUTS}")))]);
             }
@@ -88,9 +87,7 @@ impl Plan {
             let mut bake = self.target(target, without);
             bake.insert("target".to_owned(), json!(CHECK));
             extend(&mut bake, "args", [("CHECK", literal(&self.stage))]);
-            bake.insert("cache-to".to_owned(), json!([]));
-            bake.insert("tags".to_owned(), json!([]));
-            bake.insert("output".to_owned(), json!(["type=cacheonly"]));
+            deliver(&mut bake, json!([]), &[], "type=cacheonly");
             (target.name.clone(), bake)
         });
         bake_file(targets.collect(), None, false)
@@ -100,12 +97,8 @@ impl Plan {
     pub fn exports(&self, exports: &[CacheExport], without: &BTreeSet<String>) -> BakeFile {
         let targets = exports.iter().map(|export| {
             let mut bake = self.target(export.target, without);
-            bake.insert(
-                "cache-to".to_owned(),
-                json!([literal(&export.place.export_entry(self.cache_mode))]),
-            );
-            bake.insert("tags".to_owned(), json!([]));
-            bake.insert("output".to_owned(), json!(["type=cacheonly"]));
+            let entry = literal(&export.place.export_entry(self.cache_mode));
+            deliver(&mut bake, json!([entry]), &[], "type=cacheonly");
             (export.name.clone(), bake)
         });
         bake_file(targets.collect(), None, true)
@@ -159,6 +152,13 @@ impl Target {
     }
 }
 
+/// Says where the caches and the image of a target go.
+fn deliver(bake: &mut Map<String, Value>, cache_to: Value, tags: &[String], output: &str) {
+    bake.insert("cache-to".to_owned(), cache_to);
+    bake.insert("tags".to_owned(), json!(tags));
+    bake.insert("output".to_owned(), json!([output]));
+}
+
 /// Adds `entries` to the object `key` of a target.
 fn extend<'a>(
     bake: &mut Map<String, Value>,
@@ -195,13 +195,6 @@ fn bake_file(
     let all = targets.chain(helper).collect::<Map<_, _>>();
     let json = json!({ "group": { "default": { "targets": names } }, "target": all });
     BakeFile { json, targets: names, is_export }
-}
-
-/// Are there several items, and all alike?
-fn is_same_of_several<T: PartialEq>(mut items: impl Iterator<Item = T>) -> bool {
-    let first = items.next();
-    let mut others = items.peekable();
-    others.peek().is_some() && others.all(|other| Some(other) == first)
 }
 
 /// `text` as a bake value.

@@ -3,17 +3,18 @@
 
 pub mod bake_file;
 pub mod cache;
-pub mod shard;
 pub mod tag;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
 
 use self::cache::Place;
+use self::tag::Naming;
 use crate::error::usage;
+use crate::image::request::base_images::Shard;
 use crate::image::request::definition::{CHECK, Definition, Variant};
 use crate::image::request::source::{Source, UNKNOWN};
 use crate::image::request::{AcpProvider, Capability, Check, Delivery, Mode, Request};
@@ -71,12 +72,6 @@ struct Choice<'a> {
     custom_tags: Vec<String>,
 }
 
-/// Where a target may write its cache besides its own scope.
-struct Places {
-    writes_shared: bool,
-    folder: Option<String>,
-}
-
 impl Plan {
     /// Finds out tags, caches and arguments of every image.
     /// Errors: a usage error for a variant, target or platform that the definition does not have, and for
@@ -85,21 +80,19 @@ impl Plan {
         check_name("target", &request.target, definition.stages.iter())?;
         let can_check = definition.stages.iter().any(|stage| stage == CHECK);
         let choices = choices(request, definition)?;
-        let alone = choices.len() == 1;
         let mut targets = Vec::new();
-        for choice in choices {
+        for choice in &choices {
             for platform in &request.platforms {
                 check_name("platform", platform, choice.variant.platforms.iter())?;
             }
-            let places = Places {
-                // One target writes the shared cache, or all would write the same tag at once.
-                writes_shared: request.shared_export && targets.is_empty(),
-                // An export replaces a folder's index, so each target needs its own folder.
-                folder: request.cache_dir.as_ref().map(|folder| {
-                    if alone { folder.clone() } else { format!("{folder}/{}", choice.name) }
-                }),
-            };
-            targets.push(Target::new(request, source, &choice, &places));
+            // One target writes the shared cache, or all would write the same tag at once.
+            let writes_shared = request.shared_export && targets.is_empty();
+            // An export replaces a folder's index, so each target needs its own folder.
+            let folder = request.cache_dir.as_ref().map(|folder| match choices.len() {
+                1 => folder.clone(),
+                _ => format!("{folder}/{}", choice.name),
+            });
+            targets.push(Target::new(request, source, choice, writes_shared, folder));
         }
         let mut plan = Plan {
             targets,
@@ -115,9 +108,20 @@ impl Plan {
         // Only now, so that tags, names and the writer of the shared cache are the same in every
         // shard, and a request is refused by all jobs of a run or by none.
         if let Some(shard) = request.shard {
-            plan.targets = shard::cut(shard, plan.targets, |target| &target.name);
+            plan.cut(shard);
         }
         Ok(plan)
+    }
+
+    /// Keeps the targets that are `shard`'s. All shards together have each target once, and none
+    /// has more than one more than another. The cut depends on the names alone: jobs that list the
+    /// same base images in different orders still miss none. Neighbours in the order of names,
+    /// which are often much alike, go to different shards.
+    fn cut(&mut self, shard: Shard) {
+        let names = self.targets.iter().map(|target| target.name.clone()).collect::<BTreeSet<_>>();
+        let own = names.into_iter().skip(shard.number - 1).step_by(shard.of);
+        let own = own.collect::<BTreeSet<_>>();
+        self.targets.retain(|target| own.contains(&target.name));
     }
 
     /// Takes away every cache that was to be written; says whether there was any.
@@ -150,8 +154,15 @@ impl Plan {
 }
 
 impl Target {
-    fn new(request: &Request, source: &Source, choice: &Choice, places: &Places) -> Self {
-        let naming = tag::Naming {
+    fn new(
+        request: &Request,
+        source: &Source,
+        choice: &Choice,
+        writes_shared: bool,
+        folder: Option<String>,
+    ) -> Self {
+        let naming = Naming {
+            image: &request.image,
             sha: &source.sha,
             git_ref: &source.git_ref,
             version: request.versioned_tag.then(|| version(request, source)),
@@ -164,14 +175,23 @@ impl Target {
         let references = |tags: Vec<String>| -> Vec<String> {
             tags.into_iter().map(|tag| format!("{}:{tag}", request.image)).collect()
         };
-        let (cache_read, cache_written) = caches(request, source, choice, places);
+        let folder = Vec::from_iter(folder.map(Place::Folder));
+        let (cache_read, mut cache_written) = match (request.delivery, request.ci) {
+            (Delivery::Push, _) => (naming.caches_read(), naming.caches_written(writes_shared)),
+            // A fork's pull request reads what others wrote and writes nothing.
+            (Delivery::Load, true) => (naming.caches_read(), Vec::new()),
+            (Delivery::Load, false) => (folder.clone(), folder),
+        };
+        if request.cache_mode == Mode::Off {
+            cache_written.clear();
+        }
         Target {
             name: choice.name.clone(),
             variant: choice.variant_name.cloned(),
             built_as: choice.built_as.clone(),
             base_image: choice.base_image.to_owned(),
             tags: references(naming.tags()),
-            manifest_tags: references(tag::Naming { arch: None, ..naming }.tags()),
+            manifest_tags: references(Naming { arch: None, ..naming }.tags()),
             release_tags: references(naming.release_tags()),
             cache_read,
             cache_written,
@@ -293,45 +313,14 @@ fn target_name(variant: &str, base_image: &str) -> String {
 pub fn check_name<'a>(
     kind: &str,
     name: &str,
-    mut accepted: impl Iterator<Item = &'a String> + Clone,
+    accepted: impl Iterator<Item = &'a String>,
 ) -> Result<()> {
-    if accepted.clone().any(|accepted| accepted == name) {
+    let accepted = accepted.map(String::as_str).collect::<Vec<_>>();
+    if accepted.contains(&name) {
         return Ok(());
     }
-    let mut names = accepted.next().cloned().unwrap_or_default();
-    for next in accepted {
-        names = format!("{names}, {next}");
-    }
+    let names = accepted.join(", ");
     Err(usage(format!("there is no {kind} {name:?}: use one of {names}.")))
-}
-
-/// What a target reads and what it writes. A push reads and writes the registry, a build outside of
-/// CI the folder that it was given.
-fn caches(
-    request: &Request,
-    source: &Source,
-    choice: &Choice,
-    places: &Places,
-) -> (Vec<Place>, Vec<Place>) {
-    let naming = cache::Naming {
-        image: &request.image,
-        target: &request.target,
-        base_image: choice.base_image,
-        flavor: request.flavor,
-        arch: request.arch.as_deref(),
-        git_ref: &source.git_ref,
-    };
-    let folder = || places.folder.clone().map(Place::Folder).into_iter().collect();
-    let (read, write) = match (request.delivery, request.ci) {
-        (Delivery::Push, _) => {
-            let shared = places.writes_shared.then(|| naming.shared_scope());
-            (naming.read(), [naming.image_scope()].into_iter().chain(shared).collect())
-        }
-        // A fork's pull request reads what others wrote and writes nothing.
-        (Delivery::Load, true) => (naming.read(), Vec::new()),
-        (Delivery::Load, false) => (folder(), folder()),
-    };
-    (read, if request.cache_mode == Mode::Off { Vec::new() } else { write })
 }
 
 /// The architecture of a platform as tags and jobs name it: `linux/arm64` is `arm64`.

@@ -15,8 +15,10 @@ const DIGEST_LENGTH: usize = 12;
 /// The ref of the branch main.
 pub const MAIN: &str = "refs/heads/main";
 
-/// What the tags of one image are made of.
+/// What the tags and the cache names of one image are made of.
 pub struct Naming<'a> {
+    /// The repository.
+    pub image: &'a str,
     pub sha: &'a str,
     pub git_ref: &'a str,
     /// Set when release tags are asked for: the version, which may be [`UNKNOWN`].

@@ -126,22 +126,15 @@ fn section<'a>(text: &'a str, header: &str) -> &'a str {
 
 /// The text that `key` is set to.
 fn value(section: &str, key: &str) -> Option<String> {
-    let values =
-        section.lines().filter_map(|line| line.strip_prefix(key)?.trim().strip_prefix('='));
-    let mut values = values.map(|value| value.split('#').next().unwrap_or_default().trim());
-    values.next().map(|value| value.trim_matches(['"', '\'']).to_owned())
+    let value =
+        section.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_prefix('='))?;
+    Some(value.split('#').next()?.trim().trim_matches(['"', '\'']).to_owned())
 }
 
 /// The items of the list that `key` is set to, without their quotes: one a line or all on one.
 fn list<'a>(section: &'a str, key: &str) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
-    let start = section.lines().find(|line| {
-        line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
-    })?;
-    let at = section.find(start)?;
-    let (_, items) = section[at..].split_once('[')?;
-    let is_end = |line: &&str| line.trim() == "]";
-    let lines = items.lines().take_while(move |line| !is_end(line));
-    Some(lines.flat_map(items_of))
+    let (_, list) = section.split_once(&format!("\n{key} = ["))?;
+    Some(list.lines().take_while(|line| line.trim() != "]").flat_map(items_of))
 }
 
 /// The items on one line of a list: tables, or texts in quotes.
