@@ -38,7 +38,7 @@ const TASKS: &[Task] = &[
         name: "engine",
         help: "run a command with a throw-away Docker engine",
         // The engine's command runs where the caller stands.
-        main: |sh, args| engine::main(sh, &root()?, args),
+        main: |_, args| engine::main(&root()?, args),
     },
 ];
 

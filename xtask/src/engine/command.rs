@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::daemons::Daemons;
+use super::daemons::{DOCKER_LOG, Daemons, REGISTRY_LOG};
 use super::data::Data;
 use super::sandbox::Programs;
 use super::shared::say;
@@ -40,16 +40,13 @@ pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
     let is_program = |path: &Path| {
         path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
     };
-    let is_there = if name.to_string_lossy().contains('/') {
-        is_program(Path::new(name))
-    } else {
-        env::split_paths(&path(programs)?).any(|folder| is_program(&folder.join(name)))
-    };
-    if !is_there {
-        let name = name.display();
-        return Err(usage(format!("there is no command {name}: use one that PATH finds.")));
+    let is_path = name.to_string_lossy().contains('/');
+    let mut folders = env::split_paths(&path(programs)?).collect::<Vec<_>>().into_iter();
+    if is_path && is_program(Path::new(name)) || folders.any(|f| is_program(&f.join(name))) {
+        return Ok(());
     }
-    Ok(())
+    let name = name.display();
+    Err(usage(format!("there is no command {name}: use one that PATH finds.")))
 }
 
 /// Runs the command, or a shell if there is none, and returns its exit status as a shell does.
@@ -73,9 +70,9 @@ pub fn run(
         .env("PATH", path(programs)?)
         .env("DOCKER_HOST", format!("unix://{}", daemons.socket.display()))
         .env("DOCKER_CONFIG", client_config(programs, data)?)
-        .env("XTASK_REGISTRY", daemons.registry.to_string())
-        .env("XTASK_ENGINE_LOG", data.docker_log())
-        .env("XTASK_REGISTRY_LOG", data.registry_log());
+        .env("XTASK_REGISTRY", daemons.address.to_string())
+        .env("XTASK_ENGINE_LOG", data.path(DOCKER_LOG))
+        .env("XTASK_REGISTRY_LOG", data.path(REGISTRY_LOG));
     let mut child = process.spawn().context("can't run setpriv")?;
     let status = process::wait(&mut child, Some(GRACE));
     end_leftovers(&daemons.processes());

@@ -43,7 +43,9 @@ impl Data {
         let mut folders =
             (0_u32..).map(|number| Folder::try_take(&parent.join(number.to_string())));
         let folder = folders.find_map(Result::transpose).context("there are enough numbers.")??;
-        let on_overlay = measure("stat --file-system --format=%T", &folder.path)? == "overlayfs";
+        let mut stat = Command::new("stat");
+        stat.args(["--file-system", "--format=%T"]).arg(&folder.path);
+        let on_overlay = run("stat", &mut stat)?.trim() == "overlayfs";
         if on_overlay {
             let path = engine.display();
             say(format_args!("{path} is on an overlay; a volume there would be faster"));
@@ -52,7 +54,11 @@ impl Data {
         if size > LIMIT_MB {
             let path = folder.path.display();
             say(format_args!("emptying {path}: it has {size} MB, more than {LIMIT_MB}"));
-            empty(&folder.path)?;
+            // But not the folder itself, which is locked.
+            run(
+                "find",
+                Command::new("find").arg(&folder.path).args(["-mindepth", "1", "-delete"]),
+            )?;
         }
         Ok(Data { folder, fresh, on_overlay })
     }
@@ -60,16 +66,6 @@ impl Data {
     /// The path `name` in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path.join(name)
-    }
-
-    /// Where dockerd's output goes.
-    pub fn docker_log(&self) -> PathBuf {
-        self.path("dockerd.log")
-    }
-
-    /// Where the registry's output goes, requests included.
-    pub fn registry_log(&self) -> PathBuf {
-        self.path("registry.log")
     }
 }
 
@@ -110,25 +106,9 @@ pub fn prune(engine: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what is in `folder`, but not `folder` itself, which is locked.
-fn empty(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
-    }
-    Ok(())
-}
-
 /// How many MB the files in `folder` take.
 fn size(folder: &Path) -> Result<u64> {
-    let size = measure("du --summarize --block-size=1M", folder)?;
+    let mut du = Command::new("du");
+    let size = run("du", du.args(["--summarize", "--block-size=1M"]).arg(folder))?;
     size.split_whitespace().next().and_then(|size| size.parse().ok()).context("du reports no size")
-}
-
-/// The output of `command`, a program and its flags, for `path`.
-fn measure(command: &str, path: &Path) -> Result<String> {
-    let mut words = command.split(' ');
-    let mut process = Command::new(words.next().unwrap_or_default());
-    process.args(words).arg(path);
-    Ok(run(command, &mut process)?.trim().to_owned())
 }

@@ -21,7 +21,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use pico_args::Arguments;
-use xshell::Shell;
 
 use self::base::Base;
 use self::daemons::Daemons;
@@ -55,9 +54,8 @@ The command finds in its environment:
   XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    the paths of their logs";
 
 /// Runs the task; the repository's `root` has the folder for downloads and data.
-/// Errors: a usage error for a wrong request, `Interrupted` on a signal while the engine starts; any
-/// other error if it can't run here or does not start.
-pub fn main(_sh: &Shell, root: &Path, args: Arguments) -> Result<ExitCode> {
+/// Errors: a usage error for a wrong request; `Interrupted` on a signal while the engine starts.
+pub fn main(root: &Path, args: Arguments) -> Result<ExitCode> {
     let folder = root.join("target/engine");
     match Options::parse(args)? {
         None => output::write(HELP)?,
@@ -135,7 +133,7 @@ fn run(folder: &Path, options: &Options) -> Result<u8> {
     let daemons = Daemons::start(&programs, &data, &claim)?;
     base.load(&programs, &data, &daemons)?;
     let seconds = started.elapsed().as_secs_f64();
-    say(format_args!("ready in {seconds:.1} s, registry {}", daemons.registry));
+    say(format_args!("ready in {seconds:.1} s, registry {}", daemons.address));
 
     let status = command::run(&options.command, &programs, &data, &daemons);
     daemons.stop(options.fresh);

@@ -36,16 +36,13 @@ impl Range {
     }
 
     fn free(number: u8, routes: &str, resolv: &str) -> Option<Range> {
-        let taken: Vec<(u32, u32)> = parse_routes(routes)
-            .chain(resolv.lines().filter_map(|line| {
-                let server: Ipv4Addr = line.strip_prefix("nameserver")?.trim().parse().ok()?;
-                Some((server.to_bits(), u32::MAX))
-            }))
-            .collect();
-        PREFIXES
-            .iter()
-            .map(|[a, b]| Range(u32::from_be_bytes([*a, *b, number * RANGE_STEP, 0])))
-            .find(|range| !taken.iter().any(|(net, mask)| (net ^ range.0) & mask & RANGE_MASK == 0))
+        let server = |line: &str| line.strip_prefix("nameserver")?.trim().parse::<Ipv4Addr>().ok();
+        let servers = resolv.lines().filter_map(server).map(|server| (server.to_bits(), u32::MAX));
+        let taken: Vec<(u32, u32)> = parse_routes(routes).chain(servers).collect();
+        let mut ranges =
+            PREFIXES.map(|[a, b]| u32::from_be_bytes([a, b, number * RANGE_STEP, 0])).into_iter();
+        let is_taken = |own: u32| taken.iter().any(|(n, mask)| (n ^ own) & mask & RANGE_MASK == 0);
+        ranges.find(|range| !is_taken(*range)).map(Range)
     }
 
     /// Reads what [`Range::to_string`] wrote.
@@ -86,12 +83,12 @@ fn parse_routes(routes: &str) -> impl Iterator<Item = (u32, u32)> {
 /// The largest packet that fits on its way out: the MTU of the default route's interface.
 pub fn mtu() -> u32 {
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let mut fields = routes.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let default = fields.find(|fields| fields.get(1) == Some(&"00000000"));
-    default
-        .and_then(|fields| fs::read_to_string(format!("/sys/class/net/{}/mtu", fields[0])).ok())
-        .and_then(|mtu| mtu.trim().parse().ok())
-        .unwrap_or(1500)
+    let mtu = routes.lines().find_map(|line| {
+        let (interface, rest) = line.split_once('\t')?;
+        let is_default = rest.starts_with("00000000");
+        is_default.then(|| fs::read_to_string(format!("/sys/class/net/{interface}/mtu")).ok())?
+    });
+    mtu.and_then(|mtu| mtu.trim().parse().ok()).unwrap_or(1500)
 }
 
 /// The name of the bridge of the engine with this number.
@@ -108,14 +105,11 @@ fn table(number: u8) -> String {
 pub fn up(programs: &Programs, number: u8, range: Range, scratch: &Path) -> Result<()> {
     let (bridge, table, gateway, mtu) = (bridge(number), table(number), range.gateway(), mtu());
     let links = scratch.join("links");
-    fs::write(
-        &links,
-        format!(
-            "link add {bridge} type bridge\n\
-             address add {gateway}/24 dev {bridge}\n\
-             link set {bridge} mtu {mtu} up\n"
-        ),
-    )?;
+    let commands = format!(
+        "link add {bridge} type bridge\naddress add {gateway}/24 dev {bridge}\n\
+         link set {bridge} mtu {mtu} up\n"
+    );
+    fs::write(&links, commands)?;
     run("making a network bridge", programs.command("ip").arg("-batch").arg(links))?;
     let rules = format!(
         "table ip {table} {{ chain out {{ type nat hook postrouting priority srcnat; \

@@ -1,7 +1,6 @@
 //! How the engine's programs are run: in a mount and PID namespace of their own, where the
 //! unpacked packages stand in for the host's `/usr`.
 
-use std::ffi::OsStr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,18 +48,13 @@ pub struct Programs {
 impl Programs {
     /// `program` of the unpacked ones, on the host's network.
     pub fn command(&self, program: &str) -> Command {
-        self.enter(None, program)
+        self.daemon(Path::new(""), program)
     }
 
     /// The same, for a daemon that is to find `run` as its `/run`.
     pub fn daemon(&self, run: &Path, program: &str) -> Command {
-        self.enter(Some(run), program)
-    }
-
-    fn enter(&self, run: Option<&Path>, program: &str) -> Command {
         let mut command = private("sh");
-        command.args(["-c", ENTER, "sh"]).arg(self.folder.join("usr"));
-        command.arg(run.map_or(OsStr::new(""), Path::as_os_str)).arg(program);
+        command.args(["-c", ENTER, "sh"]).arg(self.folder.join("usr")).arg(run).arg(program);
         command.current_dir("/");
         command
     }
