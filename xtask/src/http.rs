@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// A server's answer.
 pub struct Response {
     pub status: u16,
     pub body: String,

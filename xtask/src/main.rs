@@ -17,14 +17,12 @@ use anyhow::{Context as _, Result};
 use pico_args::Arguments;
 use xshell::Shell;
 
-/// A task of this program.
 struct Task {
     name: &'static str,
     help: &'static str,
     main: fn(&Shell, Arguments) -> Result<ExitCode>,
 }
 
-/// For dispatch, help and errors.
 const TASKS: &[Task] = &[
     Task {
         name: "image",

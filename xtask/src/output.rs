@@ -9,7 +9,6 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// The largest file that is read as a whole.
 const LARGEST: u64 = 64 << 20;
 
 /// Writes `text` and the end of its line. A reader that has seen enough, such as `head`, is no
@@ -50,7 +49,6 @@ pub fn read(input: impl Read) -> io::Result<Vec<u8>> {
 /// Writes `content` to `path`, and makes the folders that it lies in. A file is replaced as a
 /// whole, so nobody ever reads half of it, and keeps its mode and owner. Symbolic links are
 /// followed. What is no regular file, such as a device or `/dev/stdout`, is written to.
-/// Errors: a file that can't be written.
 pub fn save(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     save_to(path, content.as_ref())
         .with_context(|| format!("{:?} can't be written", path.to_string_lossy()))

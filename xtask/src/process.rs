@@ -38,7 +38,6 @@ pub fn catch_signals() {
     }
 }
 
-/// The last signal that was caught, if any.
 pub fn caught() -> Option<i32> {
     match CAUGHT.load(Ordering::SeqCst) {
         0 => None,
@@ -57,7 +56,6 @@ pub fn kill(pid: u32, signal: i32) {
     }
 }
 
-/// A running process, its parent, and its process group.
 struct Entry {
     pid: u32,
     parent: u32,
@@ -108,7 +106,6 @@ pub fn adopt_orphans() {
     }
 }
 
-/// Passes caught signals on to a child.
 #[derive(Default)]
 struct Signals {
     passed_on: i32,
@@ -142,7 +139,6 @@ impl Signals {
 
 /// Waits for `child` and returns its status. A caught signal is passed on to it once; a child that
 /// has not ended `grace` after that is killed.
-/// Errors: those of the system, if the child can't be waited for.
 pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
     let mut signals = Signals::default();
     loop {
@@ -157,7 +153,6 @@ pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus
 /// Waits for `child`, and passes the bytes of `pipe` to `show`, which is called with an empty slice
 /// on each idle tick. Where `show` returns `false`, the child is ended. A caught signal is passed on
 /// to the child once. Returns the child's status, or `None` if `show` had it ended.
-/// Errors: those of the system, if the child can't be waited for.
 pub fn follow(
     child: &mut Child,
     pipe: impl Read + Send + 'static,
@@ -254,7 +249,6 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
 /// Kills the children of `child`, and then `child` itself, unless it ends by itself within ten
 /// seconds: a program that waits for its own children leaves none of them behind, and `unshare`
 /// ends when all of its namespace has.
-/// Errors: those of the system, if the child can't be waited for.
 pub fn end(child: &mut Child) -> io::Result<()> {
     let below = children(child.id());
     for &process in &below {
@@ -268,7 +262,6 @@ pub fn end(child: &mut Child) -> io::Result<()> {
 }
 
 /// Returns an error once a signal was caught.
-/// Errors: [`Interrupted`].
 pub fn check_signals() -> Result<()> {
     caught().map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
 }

@@ -39,7 +39,6 @@ pub struct Base {
 impl Base {
     /// Makes the parts that `downloads` does not have; with `emulate` also that of the
     /// other architecture.
-    /// Errors: if one can't be made; `Interrupted` on a signal.
     pub fn get(downloads: &Path, programs: &Programs, emulate: bool) -> Result<Base> {
         let mut architectures = vec!["amd64", "arm64"];
         if !architectures.contains(&programs.arch.as_str()) {
@@ -60,7 +59,6 @@ impl Base {
     }
 
     /// Loads the image into the engine, if it is not there for these architectures.
-    /// Errors: if it can't be loaded; `Interrupted` on a signal.
     pub fn load(&self, programs: &Programs, data: &Data, daemons: &Daemons) -> Result<()> {
         let loaded = data.path("base-image");
         let architectures = self.architectures.join(" ");
@@ -121,7 +119,6 @@ fn descriptor(media_type: &str, digest: &str, size: u64) -> Value {
     json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": size})
 }
 
-/// Makes the part of the image for `arch`.
 fn make(programs: &Programs, arch: &str, partial: &Path) -> Result<PathBuf> {
     let part = partial.join("part");
     let blobs = part.join("blobs/sha256");

@@ -34,7 +34,6 @@ const FOREIGN: [&str; 6] = [
 ];
 
 /// Refuses a command that does not exist, before anything is started for it.
-/// Errors: a usage error.
 pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
     let Some(name) = command.first() else { return Ok(()) };
     let is_program = |path: &Path| {
@@ -50,7 +49,6 @@ pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
 }
 
 /// Runs the command, or a shell if there is none, and returns its exit status as a shell does.
-/// Errors: if it can't be run.
 pub fn run(
     command: &[OsString],
     programs: &Programs,

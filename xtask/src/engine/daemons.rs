@@ -34,9 +34,7 @@ const FOREIGN: [&str; 2] = ["DOCKER_", "REGISTRY_"];
 pub struct Daemons {
     docker: Daemon,
     registry: Daemon,
-    /// Docker's socket.
     pub socket: PathBuf,
-    /// The registry's.
     pub address: SocketAddr,
 }
 
@@ -95,7 +93,6 @@ impl Daemons {
     }
 
     /// Docker's answer to a request without a body.
-    /// Errors: if it does not answer.
     pub fn ask(&self, method: &str, path: &str) -> Result<Response> {
         http::unix(&self.socket, method, path, ANSWER_LIMIT)
     }

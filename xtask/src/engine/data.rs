@@ -27,7 +27,6 @@ impl Data {
     /// The first data folder below `engine` that no other engine owns. It is empty, and removed
     /// in the end, if it is to be `fresh`. Each `release` of Docker has its own, since an older
     /// one may not be able to read a newer one's data.
-    /// Errors: those of the file system.
     pub fn take(engine: &Path, release: &str, fresh: bool) -> Result<Data> {
         let fresh_ones = engine.join("fresh");
         for killed in Folder::abandoned(&fresh_ones) {
@@ -63,7 +62,6 @@ impl Data {
         Ok(Data { folder, fresh, on_overlay })
     }
 
-    /// The path `name` in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path.join(name)
     }
@@ -106,7 +104,6 @@ pub fn prune(engine: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How many MB the files in `folder` take.
 fn size(folder: &Path) -> Result<u64> {
     let mut du = Command::new("du");
     let size = run("du", du.args(["--summarize", "--block-size=1M"]).arg(folder))?;

@@ -62,7 +62,6 @@ pub struct Claim<'a> {
 impl<'a> Claim<'a> {
     /// Takes the first free number and sets up what belongs to it. What killed engines left is
     /// removed first.
-    /// Errors: if no number is free, or the kernel refuses something.
     pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
         let (number, folder) = take_number(programs)?;
         // Without a range there is nothing to restore yet but the folder.
@@ -104,7 +103,6 @@ fn take_number(programs: &Programs) -> Result<(u8, Folder)> {
     bail!("{MAX_ENGINES} engines are running on this host already, and no more can: end one.");
 }
 
-/// Cleans up after engines that were killed.
 fn sweep(programs: &Programs) {
     for killed in Folder::abandoned(&common("")) {
         clean_up(programs, &killed);

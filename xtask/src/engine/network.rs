@@ -26,7 +26,6 @@ pub struct Range(u32);
 
 impl Range {
     /// A range for the engine with this number that neither a route nor a name server is in.
-    /// Errors: if there is none.
     pub fn choose(number: u8) -> Result<Range> {
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
         let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -91,7 +90,6 @@ pub fn mtu() -> u32 {
     mtu.and_then(|mtu| mtu.trim().parse().ok()).unwrap_or(1500)
 }
 
-/// The name of the bridge of the engine with this number.
 pub fn bridge(number: u8) -> String {
     format!("xtask-{number}")
 }
@@ -101,7 +99,6 @@ fn table(number: u8) -> String {
 }
 
 /// Makes the bridge and the table. `scratch` is for the file that `ip` reads.
-/// Errors: if the kernel refuses it.
 pub fn up(programs: &Programs, number: u8, range: Range, scratch: &Path) -> Result<()> {
     let (bridge, table, gateway, mtu) = (bridge(number), table(number), range.gateway(), mtu());
     let links = scratch.join("links");

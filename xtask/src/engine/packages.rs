@@ -58,7 +58,6 @@ Dir::Etc::PreferencesParts "/dev/null";
 "#;
 
 /// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them.
-/// Errors: if they can't be fetched or unpacked; `Interrupted` on a signal.
 pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
     let mut dpkg = Command::new("dpkg");
     let arch = run("dpkg", dpkg.arg("--print-architecture"))?.trim().to_owned();
@@ -79,7 +78,6 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
 }
 
 /// Fetches `packages` of `release` and what they depend on, and returns the files' paths.
-/// Errors: if one can't be fetched; `Interrupted` on a signal.
 pub fn fetch(release: &str, partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
     let apt = Apt::new(partial.join("apt"), DEBIAN_CONF)?;
     fs::write(apt.0.join("etc/apt/sources.list"), format!("deb {MIRROR} {release} main\n"))?;
@@ -93,7 +91,6 @@ pub fn fetch(release: &str, partial: &Path, packages: &[&str]) -> Result<Vec<Pat
 }
 
 /// Unpacks the package file `deb` into `folder`.
-/// Errors: if it can't be unpacked; `Interrupted` on a signal.
 pub fn unpack(deb: &Path, folder: &Path) -> Result<()> {
     let mut dpkg = private("dpkg-deb");
     run("unpacking a package", dpkg.arg("--extract").arg(deb).arg(folder)).map(drop)
@@ -157,7 +154,6 @@ impl Apt {
 }
 
 /// How the host's apt reaches the network, proxies included, without the indexes that it loads.
-/// Errors: if apt can't report it; `Interrupted` on a signal.
 pub fn network_settings() -> Result<String> {
     let mut dump = Command::new("apt-config");
     let settings = run("apt-config", dump.args(["dump", "--format", "%F \"%v\";%n", "Acquire"]))?;
@@ -167,7 +163,6 @@ pub fn network_settings() -> Result<String> {
     Ok(lines.chain(ours).collect::<Vec<_>>().join("\n"))
 }
 
-/// The package files in `folder`.
 fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
     let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
     let is_deb = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");

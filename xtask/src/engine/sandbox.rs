@@ -13,7 +13,6 @@ use crate::process;
 /// Longer than any download; only a signal ends a step before that.
 const NO_LIMIT: Duration = Duration::from_secs(86_400);
 
-/// Where programs are, on the host and in packages.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Mounts the programs' own `/usr`, and `/run` if there is one for them. The host's
@@ -37,11 +36,9 @@ mount -n --rbind "$usr" /usr
 exec "$@"
 "#;
 
-/// The programs unpacked from Debian's packages.
 pub struct Programs {
     /// Holds `usr`, and `path` with what the command may see of it.
     pub folder: PathBuf,
-    /// Debian's name of the machine's architecture.
     pub arch: String,
 }
 

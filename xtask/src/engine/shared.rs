@@ -17,7 +17,6 @@ use crate::process::{self, TICK};
 /// more than 108 bytes.
 const ENGINES: &str = "/run/xtask-engine";
 
-/// The number of engines that a host can have at once.
 pub const MAX_ENGINES: u8 = 16;
 
 /// Prints a message on standard error: standard output is the command's.
@@ -34,7 +33,6 @@ pub struct Folder {
 
 impl Folder {
     /// The folder `path`, created if need be; `None` if another process owns it.
-    /// Errors: those of the file system.
     pub fn try_take(path: &Path) -> Result<Option<Folder>> {
         loop {
             fs::create_dir_all(path).with_context(|| format!("can't make {}", path.display()))?;
@@ -56,7 +54,6 @@ impl Folder {
     }
 
     /// The same, but waits for it. `waiting` is called now and then; its error ends the wait.
-    /// Errors: those of the file system and of `waiting`.
     pub fn wait_for(path: &Path, mut waiting: impl FnMut() -> Result<()>) -> Result<Folder> {
         loop {
             if let Some(folder) = Folder::try_take(path)? {
@@ -114,7 +111,6 @@ pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<
 
 /// Keeps all other engines from changing what they share while it is held, which is never long:
 /// no signal ends the wait for it.
-/// Errors: those of the file system.
 pub fn gate() -> Result<Folder> {
     Folder::wait_for(Path::new(ENGINES), || Ok(()))
 }
@@ -124,7 +120,6 @@ pub fn common(name: &str) -> PathBuf {
     Path::new(ENGINES).join(name)
 }
 
-/// The folder of the engine with this number.
 pub fn folder(number: u8) -> PathBuf {
     common(&number.to_string())
 }

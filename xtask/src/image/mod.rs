@@ -26,7 +26,6 @@ use crate::output;
 use crate::process;
 use crate::similar::suggestion;
 
-/// A subcommand.
 struct Task {
     command: Subcommand,
     help: &'static str,
@@ -35,7 +34,6 @@ struct Task {
     main: fn(&Shell, Arguments, Vec<OsString>) -> Result<()>,
 }
 
-/// For dispatch, help and errors.
 const TASKS: &[Task] = &[
     Task {
         command: Subcommand::Build,
@@ -91,7 +89,6 @@ pub fn main(sh: &Shell, args: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The subcommand's name, empty for the build.
 fn subcommand(args: &mut Arguments) -> Result<String> {
     Ok(args.subcommand().map_err(|error| usage(format!("{error}.")))?.unwrap_or_default())
 }

@@ -18,7 +18,6 @@ pub struct BakeFile {
     pub is_export: bool,
 }
 
-/// How images are baked.
 pub struct ImageBake<'a> {
     /// Whether caches are exported by the same bake.
     pub with_exports: bool,
@@ -152,14 +151,12 @@ impl Target {
     }
 }
 
-/// Says where the caches and the image of a target go.
 fn deliver(bake: &mut Map<String, Value>, cache_to: Value, tags: &[String], output: &str) {
     bake.insert("cache-to".to_owned(), cache_to);
     bake.insert("tags".to_owned(), json!(tags));
     bake.insert("output".to_owned(), json!([output]));
 }
 
-/// Adds `entries` to the object `key` of a target.
 fn extend<'a>(
     bake: &mut Map<String, Value>,
     key: &str,
@@ -170,7 +167,6 @@ fn extend<'a>(
     }
 }
 
-/// Adds `items` to the list `key` of a target.
 fn append(bake: &mut Map<String, Value>, key: &str, items: impl IntoIterator<Item = Value>) {
     if let Value::Array(list) = bake.entry(key).or_insert_with(|| json!([])) {
         list.extend(items);
@@ -197,7 +193,6 @@ fn bake_file(
     BakeFile { json, targets: names, is_export }
 }
 
-/// `text` as a bake value.
 pub fn literal(text: &str) -> Value {
     json!(escaped(text))
 }

@@ -62,12 +62,10 @@ fn scope(cache: &str, base_image: &str, git_ref: &str) -> String {
 pub enum Place {
     /// A reference.
     Registry(String),
-    /// A folder of this machine.
     Folder(String),
 }
 
 impl Place {
-    /// The reference or the folder.
     pub fn name(&self) -> &str {
         match self {
             Place::Registry(name) | Place::Folder(name) => name,

@@ -62,7 +62,6 @@ pub struct Target {
 
 /// A variant on a base image, with the custom tags that it gets.
 struct Choice<'a> {
-    /// The name of its bake target.
     name: String,
     /// The name of the variant where that is what was asked for, and not only a base image.
     variant_name: Option<&'a String>,
@@ -202,7 +201,6 @@ impl Target {
     }
 }
 
-/// The build arguments that the request decides.
 fn args(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static str, String)> {
     let capabilities = request.capabilities.iter().map(|one| Capability::name(*one));
     let mut providers = request.acp_providers.clone();
@@ -221,7 +219,6 @@ fn args(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static s
     args
 }
 
-/// The version of the image.
 fn version<'a>(request: &'a Request, source: &'a Source) -> &'a str {
     request.version.as_deref().unwrap_or_else(|| source.version())
 }

@@ -5,19 +5,15 @@ use crate::digest::sha256;
 use crate::image::request::source::UNKNOWN;
 use crate::image::request::{Flavor, without_repeats};
 
-/// The most characters that a registry takes in a tag.
 const MAX_LENGTH: usize = 128;
-/// The most characters of a base image's slug.
 const MAX_SLUG: usize = 64;
 /// Hex digits of a digest that closes a name, 48 bits.
 const DIGEST_LENGTH: usize = 12;
 
-/// The ref of the branch main.
 pub const MAIN: &str = "refs/heads/main";
 
 /// What the tags and the cache names of one image are made of.
 pub struct Naming<'a> {
-    /// The repository.
     pub image: &'a str,
     pub sha: &'a str,
     pub git_ref: &'a str,
@@ -119,7 +115,6 @@ pub fn short_sha(sha: &str) -> &str {
     sha.char_indices().nth(7).map_or(sha, |(end, _)| &sha[..end])
 }
 
-/// Is `git_ref` the branch main itself?
 pub fn is_main(git_ref: &str) -> bool {
     ["main", MAIN].contains(&git_ref)
 }
@@ -223,7 +218,6 @@ fn cut(text: &str, length: usize) -> String {
     text.chars().take(length).collect()
 }
 
-/// The first hex digits of the SHA-256 of `text`.
 fn digest(text: &str) -> String {
     cut(&sha256(text), DIGEST_LENGTH)
 }

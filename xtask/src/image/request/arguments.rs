@@ -12,7 +12,6 @@ use super::values::{SWITCH, choose, split, without_repeats};
 use crate::error::usage;
 
 impl Flag {
-    /// Is the switch among `args`?
     pub fn is_given(&self, args: &mut Arguments) -> bool {
         args.contains(self.name)
     }
@@ -100,7 +99,6 @@ pub fn variable(name: &str) -> Result<Option<String>> {
 }
 
 /// Is this a CI system's run? Some set `CI` to their own name, so only the words for off are off.
-/// Errors: as [`variable`].
 pub fn is_ci() -> Result<bool> {
     let is_set = |value: &String| choose(value, SWITCH) != Ok(false);
     let (ci, actions) = (variable("CI")?, variable("GITHUB_ACTIONS")?);

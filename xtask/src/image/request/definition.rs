@@ -32,7 +32,6 @@ pub struct Definition {
 /// One bake target, its `inherits` resolved.
 pub struct Variant {
     pub base_image: String,
-    /// The platforms that it is published for.
     pub platforms: Vec<String>,
     /// Everything the bake file says of it.
     pub bake: Map<String, Value>,
@@ -48,7 +47,6 @@ impl Definition {
     }
 
     /// Reads the texts of the bake file and of the Dockerfile.
-    /// Errors: what is broken in the bake file.
     pub fn parse(bake: &str, dockerfile: &str) -> Result<Self> {
         let mut bake: Value =
             serde_json::from_str(bake).with_context(|| format!("{BAKE_FILE} is not JSON"))?;
@@ -126,7 +124,6 @@ fn merge(under: &mut Map<String, Value>, over: Map<String, Value>) {
     }
 }
 
-/// The list of strings that `value` is, if it is one.
 fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
@@ -148,7 +145,6 @@ fn stages(dockerfile: &str) -> Vec<String> {
     stages
 }
 
-/// The packages of the server, with the versions that the requirements pin.
 pub fn pinned_packages(sh: &Shell) -> Vec<Package> {
     let requirements = sh.read_file(REQUIREMENTS).unwrap_or_default();
     let version = |name: &str| {

@@ -7,7 +7,6 @@ use pico_args::Arguments;
 use crate::error::usage;
 use crate::similar::suggestion;
 
-/// A subcommand of `cargo xtask image`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subcommand {
     /// Without a name: builds.
@@ -143,7 +142,6 @@ table! {
 }
 
 impl Flag {
-    /// How errors call it.
     pub fn label(&self) -> String {
         match (self.name, self.variable) {
             ("", name) | (name, "") => name.to_owned(),
@@ -151,7 +149,6 @@ impl Flag {
         }
     }
 
-    /// As it is typed.
     fn synopsis(&self) -> String {
         format!("{} {}", self.name, self.value).trim_end().to_owned()
     }
@@ -182,9 +179,7 @@ pub fn unexpected(word: &str, command: Subcommand) -> anyhow::Error {
     usage(format!("unexpected argument {word:?}:{reason} {help}"))
 }
 
-/// The width of a terminal that shows the help.
 const WIDTH: usize = 80;
-/// Where the help's explanations begin.
 const INDENT: usize = 32;
 
 /// The flags and variables of `command`, for its help.

@@ -33,17 +33,14 @@ pub struct Request {
     pub variants: Vec<String>,
     /// Replace the variants' own.
     pub base_images: Vec<String>,
-    /// The part of the run to build; `None` for all of it.
     pub shard: Option<Shard>,
     /// `None` when custom tags were not mentioned.
     pub custom_tags: Option<Vec<String>>,
-    /// The repository, without tag.
     pub image: String,
     pub flavor: Flavor,
     pub target: String,
     pub capabilities: Vec<Capability>,
     pub acp_providers: Vec<AcpProvider>,
-    /// The SDK checkout that was named.
     pub sdk_project_root: Option<PathBuf>,
     pub prebuilt_sdist: Option<PathBuf>,
     /// Whether a checkout with uncommitted changes may be pushed.
@@ -63,30 +60,23 @@ pub struct Request {
     pub version: Option<String>,
     /// The host's own CA bundle, for RUN steps behind a proxy that intercepts TLS.
     pub ca_bundle: Option<String>,
-    /// The host's proxy variables.
     pub proxies: Vec<(&'static str, String)>,
     /// A buildx builder other than the one that buildx would take.
     pub builder: Option<String>,
-    /// Where build information is written.
     pub build_info: Option<String>,
     /// How many targets are built in one bake, at least 1.
     pub jobs: usize,
     /// Whether images that the registry has are left out.
     pub skip_existing: bool,
-    /// How long cache exports may take.
     pub cache_timeout: Duration,
-    /// Whether a cache that was not written fails the run.
     pub strict_cache: bool,
-    /// Where the report goes, besides standard error.
     pub report: Option<PathBuf>,
-    /// Whether to say why steps ran.
     pub explain: bool,
     pub progress: Style,
     /// The arguments behind `--`, for bake, without `--progress`.
     pub bake_args: Vec<OsString>,
 }
 
-/// The variables that hold the host's proxies.
 const PROXIES: &str = "HTTP_PROXY HTTPS_PROXY FTP_PROXY NO_PROXY ALL_PROXY \
                        http_proxy https_proxy ftp_proxy no_proxy all_proxy";
 

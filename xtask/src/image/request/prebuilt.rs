@@ -114,7 +114,6 @@ impl Archive {
     }
 }
 
-/// The archives at `path`, in the order of their names.
 fn find(path: &Path) -> Result<Vec<Archive>> {
     let mut paths = vec![path.to_owned()];
     if path.is_dir() {

@@ -25,16 +25,13 @@ macro_rules! choice {
 /// Where a finished image goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// To its registry.
     Push,
-    /// Into the local engine.
     Load,
 }
 
 choice! {
     /// How much of the build cache is exported.
     Mode {
-        /// Nothing.
         Off "off",
         /// The layers of the image itself.
         Min "min",
@@ -55,7 +52,6 @@ choice! {
 }
 
 choice! {
-    /// A part of the full base image that can be left out.
     Capability {
         VsCode "vscode",
         Browser "browser",
@@ -64,7 +60,6 @@ choice! {
 }
 
 choice! {
-    /// A program that speaks the Agent Client Protocol.
     AcpProvider {
         ClaudeCode "claude-code",
         Codex "codex",
@@ -119,7 +114,6 @@ impl Style {
     }
 }
 
-/// The words for a switch.
 pub const SWITCH: &[(&str, bool)] = &[
     ("1", true),
     ("true", true),
@@ -162,7 +156,6 @@ pub fn time(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// How many images go into one bake: at least one.
 pub fn jobs(text: &str) -> Result<usize, String> {
     let jobs = number(text).and_then(|jobs| usize::try_from(jobs).ok()).filter(|&jobs| jobs > 0);
     jobs.ok_or_else(|| "is not a number of images: use 1 or more, as in 8.".to_owned())
@@ -193,7 +186,6 @@ pub fn arch(text: &str) -> Result<String, String> {
     Err("can't be part of a tag: use letters, digits, '_', '.' and '-', as in arm64.".to_owned())
 }
 
-/// A repository.
 pub fn repository(text: &str) -> Result<String, String> {
     let hint = "is not a repository: write it in lower case and without a tag, as in \
                 ghcr.io/openhands/agent-server.";

@@ -73,7 +73,6 @@ fn difference(package: &str, manifest: &str, lock: &str) -> Option<String> {
     Some(format!("{}{} is {place}", other.name, other.specifier))
 }
 
-/// A requirement of a package on another.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Dependency {
     /// Normalized as `PyPI` does.
@@ -124,7 +123,6 @@ fn section<'a>(text: &'a str, header: &str) -> &'a str {
     rest.split("\n[").next().unwrap_or_default()
 }
 
-/// The text that `key` is set to.
 fn value(section: &str, key: &str) -> Option<String> {
     let value =
         section.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_prefix('='))?;
