@@ -24,14 +24,8 @@ const GRACE: Duration = Duration::from_secs(30);
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
 
 /// The caller's own settings, for another engine.
-const FOREIGN: [&str; 6] = [
-    "BUILDX_BUILDER",
-    "BUILDX_CONFIG",
-    "DOCKER_CERT_PATH",
-    "DOCKER_CONTEXT",
-    "DOCKER_TLS",
-    "DOCKER_TLS_VERIFY",
-];
+const FOREIGN: &str = "BUILDX_BUILDER BUILDX_CONFIG DOCKER_CERT_PATH DOCKER_CONTEXT DOCKER_TLS \
+                       DOCKER_TLS_VERIFY";
 
 /// Refuses a command that does not exist, before anything is started for it.
 pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
@@ -61,7 +55,7 @@ pub fn run(
     // If this process is killed, the command gets SIGTERM.
     let mut process = Command::new("setpriv");
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
-    for name in FOREIGN {
+    for name in FOREIGN.split(' ') {
         process.env_remove(name);
     }
     process

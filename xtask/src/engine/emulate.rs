@@ -33,7 +33,7 @@ pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<
     once(&folder, |partial| {
         say("downloading QEMU from Debian, once (70 MB)");
         let (all, made) = (partial.join("all"), partial.join("qemu"));
-        for deb in fetch(RELEASE, partial, &["qemu-user"])? {
+        for deb in fetch(RELEASE, partial, "qemu-user")? {
             unpack(&deb, &all)?;
         }
         fs::create_dir(&made)?;

@@ -17,20 +17,8 @@ pub const RELEASE: &str = "trixie";
 
 /// The packages, their dependencies aside. All of them are from one release, the C
 /// library too, so the host's own does not matter.
-const PACKAGES: &[&str] = &[
-    "?essential",
-    "arch-test",
-    "debian-archive-keyring",
-    "docker-buildx",
-    "docker-cli",
-    "docker-registry",
-    "docker.io",
-    "iproute2",
-    "mmdebstrap",
-    "mount",
-    "nftables",
-    "tini",
-];
+const PACKAGES: &str = "?essential arch-test debian-archive-keyring docker-buildx docker-cli \
+                        docker-registry docker.io iproute2 mmdebstrap mount nftables tini";
 
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -61,7 +49,7 @@ Dir::Etc::PreferencesParts "/dev/null";
 pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
     let mut dpkg = Command::new("dpkg");
     let arch = run("dpkg", dpkg.arg("--print-architecture"))?.trim().to_owned();
-    let recipe = sha256([&PACKAGES.join(" "), APT_CONF, DEBIAN_CONF].concat());
+    let recipe = sha256([PACKAGES, APT_CONF, DEBIAN_CONF].concat());
     let folder = downloads.join(format!("programs-{release}-{arch}-{}", &recipe[..8]));
     once(&folder, |partial| {
         say(format_args!("downloading Docker and its tools from Debian {release}, once (140 MB)"));
@@ -78,14 +66,14 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
 }
 
 /// Fetches `packages` of `release` and what they depend on, and returns the files' paths.
-pub fn fetch(release: &str, partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
+pub fn fetch(release: &str, partial: &Path, packages: &str) -> Result<Vec<PathBuf>> {
     let apt = Apt::new(partial.join("apt"), DEBIAN_CONF)?;
     fs::write(apt.0.join("etc/apt/sources.list"), format!("deb {MIRROR} {release} main\n"))?;
     fs::write(apt.0.join("var/lib/apt/status"), "")?;
     fs::copy(keyring(partial)?, apt.0.join("etc/apt/trusted.gpg"))?;
     run("downloading Debian's package lists", apt.get().arg("update"))?;
     let mut install = apt.get();
-    install.args(["--yes", "--download-only", "install"]).args(packages);
+    install.args(["--yes", "--download-only", "install"]).args(packages.split(' '));
     run("downloading Debian's packages", &mut install)?;
     debs(&apt.0.join("var/cache/apt/archives"))
 }

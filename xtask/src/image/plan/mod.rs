@@ -17,7 +17,7 @@ use crate::error::usage;
 use crate::image::request::base_images::Shard;
 use crate::image::request::definition::{CHECK, Definition, Variant};
 use crate::image::request::source::{Source, UNKNOWN};
-use crate::image::request::{AcpProvider, Capability, Check, Delivery, Mode, Request};
+use crate::image::request::{Check, Delivery, Flavor, Mode, Request};
 
 /// A run, or the shard of one that was asked for.
 pub struct Plan {
@@ -202,15 +202,15 @@ impl Target {
 }
 
 fn args(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static str, String)> {
-    let capabilities = request.capabilities.iter().map(|one| Capability::name(*one));
-    let mut providers = request.acp_providers.clone();
-    providers.retain(|_| request.flavor.has_acp_providers());
-    let providers = providers.into_iter().map(AcpProvider::name);
+    let providers = match request.flavor {
+        Flavor::Default => request.acp_providers.join(","),
+        Flavor::Slim | Flavor::Minimal => String::new(),
+    };
     let mut args = vec![
         ("BASE_IMAGE", base_image.to_owned()),
         ("IMAGE_FLAVOR", request.flavor.name().to_owned()),
-        ("INSTALL_CAPABILITIES", capabilities.collect::<Vec<_>>().join(",")),
-        ("INSTALL_ACP_PROVIDERS", providers.collect::<Vec<_>>().join(",")),
+        ("INSTALL_CAPABILITIES", request.capabilities.join(",")),
+        ("INSTALL_ACP_PROVIDERS", providers),
         ("SERVER", source.server.name().to_owned()),
         ("OPENHANDS_BUILD_GIT_SHA", source.sha.clone()),
         ("OPENHANDS_BUILD_GIT_REF", source.git_ref.clone()),

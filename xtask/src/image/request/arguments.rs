@@ -54,23 +54,19 @@ impl Flag {
         Ok(without_repeats(items))
     }
 
-    /// Those of `table` that the comma list of the flag or its variable names, in the table's
-    /// order, so that the same set is always the same build argument. All of them where neither is
-    /// set; an empty variable is set here.
+    /// Those of `all` that the comma list of the flag or its variable names, in the order of `all`,
+    /// so that the same set is always the same build argument. All of them where neither is set; an
+    /// empty variable is set here.
     /// Errors: as [`Flag::text`], and a usage error for another name.
-    pub fn set<T: Copy + PartialEq>(
-        &self,
-        args: &mut Arguments,
-        table: &[(&str, T)],
-    ) -> Result<Vec<T>> {
-        let all = table.iter().map(|(_, value)| *value);
+    pub fn set(&self, args: &mut Arguments, all: &[&'static str]) -> Result<Vec<&'static str>> {
         let named = match self.text(args)? {
-            None if env::var_os(self.variable).is_none() => return Ok(all.collect()),
+            None if env::var_os(self.variable).is_none() => return Ok(all.to_vec()),
             named => split(&named.unwrap_or_default()),
         };
-        let named = named.iter().map(|name| self.parse(name, |name| choose(name, table)));
+        let table = all.iter().map(|name| (*name, *name)).collect::<Vec<_>>();
+        let named = named.iter().map(|name| self.parse(name, |name| choose(name, &table)));
         let named = named.collect::<Result<Vec<_>>>()?;
-        Ok(all.filter(|value| named.contains(value)).collect())
+        Ok(all.iter().copied().filter(|name| named.contains(name)).collect())
     }
 
     /// The variable as a switch, if it is set.

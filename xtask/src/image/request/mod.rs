@@ -20,9 +20,7 @@ pub use self::arguments::{files, variable};
 use self::base_images::{Shard, is_reference, read_list};
 use self::flags::Flag;
 use self::values::choose;
-pub use self::values::{
-    AcpProvider, Capability, Check, Delivery, Flavor, Mode, Style, is_repository, without_repeats,
-};
+pub use self::values::{Check, Delivery, Flavor, Mode, Style, is_repository, without_repeats};
 use crate::error::usage;
 
 /// A build as it was asked for; names are checked against what can be built later.
@@ -39,8 +37,8 @@ pub struct Request {
     pub image: String,
     pub flavor: Flavor,
     pub target: String,
-    pub capabilities: Vec<Capability>,
-    pub acp_providers: Vec<AcpProvider>,
+    pub capabilities: Vec<&'static str>,
+    pub acp_providers: Vec<&'static str>,
     pub sdk_project_root: Option<PathBuf>,
     pub prebuilt_sdist: Option<PathBuf>,
     /// Whether a checkout with uncommitted changes may be pushed.
@@ -113,8 +111,8 @@ impl Request {
                 .unwrap_or_else(|| "ghcr.io/openhands/agent-server".to_owned()),
             flavor: flavor.unwrap_or(Flavor::Default),
             target: flags::TARGET.text(args)?.unwrap_or_else(|| "binary".to_owned()),
-            capabilities: flags::INSTALL_CAPABILITIES.set(args, Capability::NAMED)?,
-            acp_providers: flags::INSTALL_ACP_PROVIDERS.set(args, AcpProvider::NAMED)?,
+            capabilities: flags::INSTALL_CAPABILITIES.set(args, values::CAPABILITIES)?,
+            acp_providers: flags::INSTALL_ACP_PROVIDERS.set(args, values::ACP_PROVIDERS)?,
             sdk_project_root: flags::SDK_PROJECT_ROOT.text(args)?.map(PathBuf::from),
             prebuilt_sdist: flags::PREBUILT_SDIST.text(args)?.map(PathBuf::from),
             allow_dirty: flags::ALLOW_DIRTY.is_given(args),

@@ -51,21 +51,10 @@ choice! {
     }
 }
 
-choice! {
-    Capability {
-        VsCode "vscode",
-        Browser "browser",
-        Docker "docker",
-    }
-}
-
-choice! {
-    AcpProvider {
-        ClaudeCode "claude-code",
-        Codex "codex",
-        GeminiCli "gemini-cli",
-    }
-}
+/// The parts of the full base image that can be left out.
+pub const CAPABILITIES: &[&str] = &["vscode", "browser", "docker"];
+/// The programs that speak the Agent Client Protocol.
+pub const ACP_PROVIDERS: &[&str] = &["claude-code", "codex", "gemini-cli"];
 
 /// Which images are started in the build before they get a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +75,6 @@ impl Flavor {
     /// without a flavor keep the names they always had.
     pub fn suffix(self) -> String {
         if self == Flavor::Default { String::new() } else { format!("-{}", self.name()) }
-    }
-
-    pub fn has_acp_providers(self) -> bool {
-        self == Flavor::Default
     }
 }
 

@@ -64,51 +64,43 @@ fn difference(package: &str, manifest: &str, lock: &str) -> Option<String> {
     {
         return Some(format!("the version is {here} here and {there} in the lock"));
     }
-    let wanted = list(project, "dependencies")?.map(dependency).collect::<BTreeSet<_>>();
-    let locked = list(entry, "requires-dist").into_iter().flatten();
-    let locked = locked.filter(|line| !line.contains("extra ==")).map(locked_dependency);
-    let locked = locked.collect::<BTreeSet<_>>();
+    let wanted = list(project, "dependencies")?.map(wanted).collect::<BTreeSet<_>>();
+    let lines = list(entry, "requires-dist").into_iter().flatten();
+    let locked = lines.filter(|line| !line.contains("extra ==")).map(locked).collect();
     let other = wanted.symmetric_difference(&locked).next()?;
-    let place = if wanted.contains(other) { "only in the manifest" } else { "only in the lock" };
-    Some(format!("{}{} is {place}", other.name, other.specifier))
+    let place = if wanted.contains(other) { "manifest" } else { "lock" };
+    Some(format!("{other} is only in the {place}"))
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Dependency {
-    /// Normalized as `PyPI` does.
-    name: String,
-    /// Without blanks, its parts sorted.
-    specifier: String,
-}
-
-impl Dependency {
-    fn new(name: &str, specifier: &str) -> Self {
-        let name = normalized(name);
-        // A package of the workspace is locked without a specifier.
-        let specifier = if PACKAGES.contains(&name.as_str()) { "" } else { specifier };
-        let mut parts = specifier.split(',').map(str::trim).collect::<Vec<_>>();
-        parts.sort_unstable();
-        Dependency { name, specifier: parts.join(",").replace(' ', "") }
-    }
+/// A requirement in one form, so that two of them can be compared: the name as `PyPI` compares it,
+/// and the parts of the specifier sorted, without blanks.
+fn requirement(name: &str, specifier: &str) -> String {
+    let name = normalized(name);
+    // A package of the workspace is locked without a specifier.
+    let specifier = if PACKAGES.contains(&name.as_str()) { "" } else { specifier };
+    let specifier = specifier.replace(' ', "");
+    let mut parts = specifier.split(',').collect::<Vec<_>>();
+    parts.sort_unstable();
+    name + &parts.join(",")
 }
 
 /// Reads a line of a manifest, such as `"httpx[socks] >= 0.27; python_version < '4'"`.
-fn dependency(line: &str) -> Dependency {
+fn wanted(line: &str) -> String {
     let text = line.split(';').next().unwrap_or_default();
     let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
     let (name, rest) = text.split_at(end.unwrap_or(text.len()));
     let specifier = rest.split_once(']').map_or(rest, |(_, specifier)| specifier);
     // An address is locked as such.
-    Dependency::new(name, if specifier.trim_start().starts_with('@') { "" } else { specifier })
+    requirement(name, if specifier.trim_start().starts_with('@') { "" } else { specifier })
 }
 
 /// Reads a line of the lock, such as `{ name = "httpx", specifier = ">=0.27" }`.
-fn locked_dependency(line: &str) -> Dependency {
+fn locked(line: &str) -> String {
     let field = |key: &str| {
         let (_, rest) = line.split_once(&format!("{key} = \""))?;
         rest.split('"').next()
     };
-    Dependency::new(field("name").unwrap_or_default(), field("specifier").unwrap_or_default())
+    requirement(field("name").unwrap_or_default(), field("specifier").unwrap_or_default())
 }
 
 /// A package's name as `PyPI` compares it: in lower case, with `-` for every run of `-`, `_`, `.`.
