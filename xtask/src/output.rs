@@ -13,7 +13,6 @@ const LARGEST: u64 = 64 << 20;
 
 /// Writes `text` and the end of its line. A reader that has seen enough, such as `head`, is no
 /// error.
-/// Errors: standard output that takes no more, such as a file on a full disk.
 pub fn write(text: impl std::fmt::Display) -> Result<()> {
     match writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -50,8 +49,8 @@ pub fn read(input: impl Read) -> io::Result<Vec<u8>> {
 /// whole, so nobody ever reads half of it, and keeps its mode and owner. Symbolic links are
 /// followed. What is no regular file, such as a device or `/dev/stdout`, is written to.
 pub fn save(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
-    save_to(path, content.as_ref())
-        .with_context(|| format!("{:?} can't be written", path.to_string_lossy()))
+    let saved = save_to(path, content.as_ref());
+    saved.with_context(|| format!("{:?} can't be written", path.to_string_lossy()))
 }
 
 fn save_to(path: &Path, content: &[u8]) -> io::Result<()> {

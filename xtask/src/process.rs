@@ -150,9 +150,8 @@ pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus
     }
 }
 
-/// Waits for `child`, and passes the bytes of `pipe` to `show`, which is called with an empty slice
-/// on each idle tick. Where `show` returns `false`, the child is ended. A caught signal is passed on
-/// to the child once. Returns the child's status, or `None` if `show` had it ended.
+/// Waits as [`wait`], and passes the bytes of `pipe` to `show`, which is called with an empty slice
+/// on each idle tick. Where it returns `false`, the child is ended, and there is no status.
 pub fn follow(
     child: &mut Child,
     pipe: impl Read + Send + 'static,
@@ -246,9 +245,8 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
     Ok(Some(Output { status, stdout: all(stdout), stderr: all(stderr) }))
 }
 
-/// Kills the children of `child`, and then `child` itself, unless it ends by itself within ten
-/// seconds: a program that waits for its own children leaves none of them behind, and `unshare`
-/// ends when all of its namespace has.
+/// Kills the children of `child`, and `child` itself only if it does not end by that: a program
+/// that waits for its children leaves none behind, and `unshare` ends when its namespace has.
 pub fn end(child: &mut Child) -> io::Result<()> {
     let below = children(child.id());
     for &process in &below {

@@ -24,9 +24,8 @@ pub struct Data {
 }
 
 impl Data {
-    /// The first data folder below `engine` that no other engine owns. It is empty, and removed
-    /// in the end, if it is to be `fresh`. Each `release` of Docker has its own, since an older
-    /// one may not be able to read a newer one's data.
+    /// The first data folder below `engine` that no other engine owns; a `fresh` one is removed in
+    /// the end. Each `release` has its own: an older one may not read a newer one's data.
     pub fn take(engine: &Path, release: &str, fresh: bool) -> Result<Data> {
         let fresh_ones = engine.join("fresh");
         for killed in Folder::abandoned(&fresh_ones) {
@@ -77,8 +76,7 @@ impl Drop for Data {
     }
 }
 
-/// Removes all data folders below `engine` that no running engine owns, and says how much that
-/// was.
+/// Removes all data folders below `engine` that no running engine owns.
 /// Errors: those of the file system; a folder in use, after the others were removed.
 pub fn prune(engine: &Path) -> Result<()> {
     let (mut freed, mut used) = (0, Vec::new());

@@ -114,7 +114,7 @@ fn clean_up(programs: &Programs, folder: &Folder) {
     let name = folder.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if let Ok(number) = name.parse() {
         let range = fs::read_to_string(folder.path.join("range")).unwrap_or_default();
-        network::down(programs, number, Range::parse(&range));
+        network::down(programs, number, &range);
         cgroup::remove(number);
     }
     folder.remove();

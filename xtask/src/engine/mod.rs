@@ -1,6 +1,5 @@
-//! `cargo xtask engine`: runs a command with a private Docker engine and a registry, on machines
-//! that have none. Its programs and data are below `target/engine`; what it changes on the host
-//! while it runs, it restores.
+//! `cargo xtask engine`: runs a command with a private Docker engine and a registry. Its programs
+//! and data are below `target/engine`; what it changes on the host, it restores.
 
 mod base;
 mod cgroup;

@@ -80,8 +80,7 @@ impl Folder {
 }
 
 /// Makes `path` with `make`, in a scratch folder, unless it exists. Only one process makes
-/// anything at a time, and what exists is complete.
-/// Errors: those of `make` and of the file system; `Interrupted` on a signal during the wait.
+/// anything at a time, and what exists is complete. `Interrupted` on a signal during the wait.
 pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<()> {
     if path.exists() {
         return Ok(());

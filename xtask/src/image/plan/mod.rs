@@ -73,8 +73,8 @@ struct Choice<'a> {
 
 impl Plan {
     /// Finds out tags, caches and arguments of every image.
-    /// Errors: a usage error for a variant, target or platform that the definition does not have, and for
-    /// a request in which two images would get the same tag.
+    /// Errors: a usage error for a name that the definition does not have, and for a request in
+    /// which two images would get the same tag.
     pub fn new(request: &Request, definition: &Definition, source: &Source) -> Result<Self> {
         check_name("target", &request.target, definition.stages.iter())?;
         let can_check = definition.stages.iter().any(|stage| stage == CHECK);
@@ -112,10 +112,9 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Keeps the targets that are `shard`'s. All shards together have each target once, and none
-    /// has more than one more than another. The cut depends on the names alone: jobs that list the
-    /// same base images in different orders still miss none. Neighbours in the order of names,
-    /// which are often much alike, go to different shards.
+    /// Keeps the targets that are `shard`'s. The cut depends on the names alone: jobs that list the
+    /// same base images in different orders still miss none. Neighbours, which are often much
+    /// alike, go to different shards.
     fn cut(&mut self, shard: Shard) {
         let names = self.targets.iter().map(|target| target.name.clone()).collect::<BTreeSet<_>>();
         let own = names.into_iter().skip(shard.number - 1).step_by(shard.of);

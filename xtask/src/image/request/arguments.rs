@@ -36,8 +36,7 @@ impl Flag {
         self.text(args)?.map(|text| self.parse(&text, parse)).transpose()
     }
 
-    /// The items of the flag, which is repeated or has a comma list, else of its variable; each
-    /// item once.
+    /// The items of the flag, which may be repeated, else of its variable; each once.
     /// Errors: as [`Flag::text`], and a usage error for a flag without any item.
     pub fn list(&self, args: &mut Arguments) -> Result<Vec<String>> {
         let given: Vec<String> =
@@ -54,9 +53,8 @@ impl Flag {
         Ok(without_repeats(items))
     }
 
-    /// Those of `all` that the comma list of the flag or its variable names, in the order of `all`,
-    /// so that the same set is always the same build argument. All of them where neither is set; an
-    /// empty variable is set here.
+    /// Those of `all` that the flag or its variable names; all where neither is set, and an empty
+    /// variable is set here. In the order of `all`: the same set is the same build argument.
     /// Errors: as [`Flag::text`], and a usage error for another name.
     pub fn set(&self, args: &mut Arguments, all: &[&'static str]) -> Result<Vec<&'static str>> {
         let named = match self.text(args)? {

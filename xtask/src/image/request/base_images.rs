@@ -11,10 +11,8 @@ use super::values::number;
 use crate::error::usage;
 use crate::output;
 
-/// The base images that the list in the file `path` names, or standard input where that is `-`:
-/// one a line, in its order.
-/// Errors: a usage error for a list that can't be read, is not UTF-8, has anything but references,
-/// or has none.
+/// The base images in the list `path`, which is a file or, as `-`, standard input.
+/// Errors: a usage error for a list that can't be read, or has anything but references, or none.
 pub fn read_list(path: &str) -> Result<Vec<String>> {
     let (list, content) = match path {
         "-" => ("standard input".to_owned(), output::read(io::stdin())),

@@ -86,9 +86,8 @@ const JOBS: usize = 8;
 const CACHE_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Request {
-    /// Takes the flags of a build out of `args`, and its variables from the environment. Flags that
-    /// are left in `args` are the caller's, see [`flags::finish`].
-    /// Errors: a usage error for a value that is not accepted.
+    /// Takes the flags of a build out of `args`, and its variables from the environment.
+    /// Errors: a usage error for a value that is not accepted. What is left is for the caller.
     pub fn read(args: &mut Arguments, bake_args: Vec<OsString>) -> Result<Self> {
         let ci = arguments::is_ci()?;
         let delivery = delivery(args, ci)?;
@@ -156,8 +155,13 @@ fn progress(args: &mut Arguments, bake_args: Vec<OsString>) -> Result<(Style, Ve
     let mut bake_args = Arguments::from_vec(bake_args);
     let named = bake_args.values_from_str::<_, String>("--progress");
     let mut named = named.map_err(|error| usage(format!("{error}.")))?;
-    let name = named.pop().or(flags::PROGRESS.text(args)?);
-    Ok((name.as_deref().map_or(Style::Auto, Style::named), bake_args.finish()))
+    let style = match named.pop().or(flags::PROGRESS.text(args)?) {
+        None => Style::Auto,
+        Some(name) if name == "auto" => Style::Auto,
+        Some(name) if name == "plain" => Style::Plain,
+        Some(name) => Style::Buildx(name),
+    };
+    Ok((style, bake_args.finish()))
 }
 
 /// The base images that flags name, one by one and in a list; the variable's where none does.

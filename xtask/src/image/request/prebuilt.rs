@@ -1,7 +1,6 @@
 //! Packages that are built already (`--prebuilt-sdist`): either the SDK's whole workspace as one
-//! archive, or wheels and sdists of single packages that replace the pinned ones. Only names are
-//! read here. An archive is unpacked inside the build's sandbox and nowhere else, so what is in it
-//! can do no more than any other build step.
+//! archive, or wheels and sdists of single packages that replace the pinned ones. They are unpacked
+//! in the build's sandbox and nowhere else: what is in them can do no more than any build step.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -37,8 +36,7 @@ pub struct Prebuilt {
 
 impl Prebuilt {
     /// Looks at `path`: an sdist, a wheel, or a folder of them.
-    /// Errors: a usage error for a path without an archive, for one that is not a regular file or
-    /// too large, and for two archives of one package.
+    /// Errors: a usage error for anything else, and for two archives of one package.
     pub fn open(sh: &Shell, path: &Path) -> Result<Self> {
         let archives = find(path)?;
         let mut content = String::new();

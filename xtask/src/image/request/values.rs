@@ -89,16 +89,6 @@ pub enum Style {
     Buildx(String),
 }
 
-impl Style {
-    pub fn named(name: &str) -> Self {
-        match name {
-            "auto" => Style::Auto,
-            "plain" => Style::Plain,
-            name => Style::Buildx(name.to_owned()),
-        }
-    }
-}
-
 pub const SWITCH: &[(&str, bool)] = &[
     ("1", true),
     ("true", true),

@@ -20,8 +20,7 @@ pub struct Package {
     pub version: Option<String>,
 }
 
-/// Checks the workspace called `name`, whose files `read` returns by path, and returns its
-/// packages.
+/// The packages of the workspace called `name`, whose files `read` returns by path.
 /// Errors: a usage error for a part that is missing, or for a lock that does not fit a manifest.
 pub fn packages(name: &str, read: impl Fn(&str) -> Option<String>) -> Result<Vec<Package>> {
     let part = |path: &str| {
@@ -50,8 +49,8 @@ pub fn packages(name: &str, read: impl Fn(&str) -> Option<String>) -> Result<Vec
     Ok(packages)
 }
 
-/// How the entry of `package` in `lock` differs from its manifest, if it does. Only what is certain:
-/// a version or a list that the manifest leaves to its build is not compared.
+/// How the entry of `package` in `lock` differs from its manifest, if it does. A version or a list
+/// that the manifest leaves to its build is not compared.
 fn difference(package: &str, manifest: &str, lock: &str) -> Option<String> {
     let name = format!("name = \"{package}\"");
     let mut entries = lock.split("[[package]]");
@@ -133,20 +132,9 @@ fn items_of(line: &str) -> Vec<&str> {
     if line.starts_with('{') {
         return vec![line];
     }
-    let Some(quote) = line.chars().find(|c| ['"', '\'', '#'].contains(c)) else {
-        return Vec::new();
-    };
-    let mut items = Vec::new();
-    let mut rest = line;
-    while let Some((before, from)) = rest.split_once(quote) {
-        let Some((item, after)) = from.split_once(quote) else { break };
-        if before.contains('#') {
-            break;
-        }
-        items.push(item);
-        rest = after;
-    }
-    items
+    let code = line.split('#').next().unwrap_or_default();
+    let quote = code.chars().find(|c| ['"', '\''].contains(c));
+    quote.map_or_else(Vec::new, |quote| code.split(quote).skip(1).step_by(2).collect())
 }
 
 #[cfg(test)]
