@@ -33,9 +33,12 @@ pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
     let is_program = |path: &Path| {
         path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
     };
-    let is_path = name.to_string_lossy().contains('/');
-    let mut folders = env::split_paths(&path(programs)?).collect::<Vec<_>>().into_iter();
-    if is_path && is_program(Path::new(name)) || folders.any(|f| is_program(&f.join(name))) {
+    let is_there = if name.to_string_lossy().contains('/') {
+        is_program(Path::new(name))
+    } else {
+        env::split_paths(&path(programs)?).any(|folder| is_program(&folder.join(name)))
+    };
+    if is_there {
         return Ok(());
     }
     let name = name.display();

@@ -53,10 +53,8 @@ impl Data {
             let path = folder.path.display();
             say(format_args!("emptying {path}: it has {size} MB, more than {LIMIT_MB}"));
             // But not the folder itself, which is locked.
-            run(
-                "find",
-                Command::new("find").arg(&folder.path).args(["-mindepth", "1", "-delete"]),
-            )?;
+            let mut find = Command::new("find");
+            run("find", find.arg(&folder.path).args(["-mindepth", "1", "-delete"]))?;
         }
         Ok(Data { folder, fresh, on_overlay })
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::packages::{RELEASE, fetch, unpack};
+use super::packages::{RELEASE, fetch};
 use super::sandbox::{Programs, run, run_anyway};
 use super::shared::{common, folders, gate, once, say};
 
@@ -33,9 +33,7 @@ pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<
     once(&folder, |partial| {
         say("downloading QEMU from Debian, once (70 MB)");
         let (all, made) = (partial.join("all"), partial.join("qemu"));
-        for deb in fetch(RELEASE, partial, "qemu-user")? {
-            unpack(&deb, &all)?;
-        }
+        fetch(RELEASE, partial, "qemu-user", &all)?;
         fs::create_dir(&made)?;
         fs::rename(all.join(format!("usr/bin/qemu-{other}")), made.join("qemu"))?;
         let format = format!("usr/share/qemu/binfmt.d/qemu-{other}.conf");

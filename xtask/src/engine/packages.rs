@@ -53,20 +53,16 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
     let folder = downloads.join(format!("programs-{release}-{arch}-{}", &recipe[..8]));
     once(&folder, |partial| {
         say(format_args!("downloading Docker and its tools from Debian {release}, once (140 MB)"));
-        let debs = fetch(release, partial, PACKAGES)?;
-        say("unpacking them");
         let programs = partial.join("programs");
-        for deb in debs {
-            unpack(&deb, &programs)?;
-        }
+        fetch(release, partial, PACKAGES, &programs)?;
         arrange(&programs)?;
         Ok(programs)
     })?;
     Ok(Programs { folder, arch })
 }
 
-/// Fetches `packages` of `release` and what they depend on, and returns the files' paths.
-pub fn fetch(release: &str, partial: &Path, packages: &str) -> Result<Vec<PathBuf>> {
+/// Fetches `packages` of `release` and what they depend on, and unpacks them into `folder`.
+pub fn fetch(release: &str, partial: &Path, packages: &str, folder: &Path) -> Result<()> {
     let apt = Apt::new(partial.join("apt"), DEBIAN_CONF)?;
     fs::write(apt.0.join("etc/apt/sources.list"), format!("deb {MIRROR} {release} main\n"))?;
     fs::write(apt.0.join("var/lib/apt/status"), "")?;
@@ -75,13 +71,20 @@ pub fn fetch(release: &str, partial: &Path, packages: &str) -> Result<Vec<PathBu
     let mut install = apt.get();
     install.args(["--yes", "--download-only", "install"]).args(packages.split(' '));
     run("downloading Debian's packages", &mut install)?;
-    debs(&apt.0.join("var/cache/apt/archives"))
+    say("unpacking them");
+    unpack(&apt.0.join("var/cache/apt/archives"), folder)
 }
 
-/// Unpacks the package file `deb` into `folder`.
-pub fn unpack(deb: &Path, folder: &Path) -> Result<()> {
-    let mut dpkg = private("dpkg-deb");
-    run("unpacking a package", dpkg.arg("--extract").arg(deb).arg(folder)).map(drop)
+/// Unpacks the packages in `archives` into `folder`.
+fn unpack(archives: &Path, folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(archives)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            let mut dpkg = private("dpkg-deb");
+            run("unpacking a package", dpkg.arg("--extract").arg(path).arg(folder))?;
+        }
+    }
+    Ok(())
 }
 
 /// Does what the packages' own scripts would have done, as far as it is needed, and removes what
@@ -112,9 +115,7 @@ fn keyring(partial: &Path) -> Result<PathBuf> {
     let mut download = apt.get();
     download.current_dir(&apt.0).args(["download", "debian-archive-keyring"]);
     run("downloading the package debian-archive-keyring", &mut download)?;
-    for deb in debs(&apt.0)? {
-        unpack(&deb, &apt.0)?;
-    }
+    unpack(&apt.0, &apt.0)?;
     Ok(apt.0.join(KEYRING.trim_start_matches('/')))
 }
 
@@ -149,10 +150,4 @@ pub fn network_settings() -> Result<String> {
     // Behind the host's own, so that these count.
     let ours = ["Acquire::Languages \"none\";", "Acquire::Retries \"3\";", ""];
     Ok(lines.chain(ours).collect::<Vec<_>>().join("\n"))
-}
-
-fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
-    let is_deb = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
-    paths.filter(|path| path.as_ref().map_or(true, is_deb)).collect()
 }

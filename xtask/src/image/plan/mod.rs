@@ -60,7 +60,7 @@ pub struct Target {
     variant_bake: Map<String, Value>,
 }
 
-/// A variant on a base image, with the custom tags that it gets.
+/// A variant on a base image.
 struct Choice<'a> {
     name: String,
     /// The name of the variant where that is what was asked for, and not only a base image.
@@ -68,7 +68,6 @@ struct Choice<'a> {
     built_as: &'a String,
     variant: &'a Variant,
     base_image: &'a str,
-    custom_tags: Vec<String>,
 }
 
 impl Plan {
@@ -159,13 +158,14 @@ impl Target {
         writes_shared: bool,
         folder: Option<String>,
     ) -> Self {
+        let own_tag = choice.variant_name.map(std::slice::from_ref).unwrap_or_default();
         let naming = Naming {
             image: &request.image,
             sha: &source.sha,
             git_ref: &source.git_ref,
             version: request.versioned_tag.then(|| version(request, source)),
             base_image: choice.base_image,
-            custom_tags: &choice.custom_tags,
+            custom_tags: request.custom_tags.as_deref().unwrap_or(own_tag),
             flavor: request.flavor,
             arch: request.arch.as_deref(),
             target: &request.target,
@@ -269,10 +269,6 @@ fn choices<'a>(request: &'a Request, definition: &'a Definition) -> Result<Vec<C
             let variant_name = by_variant.then_some(name);
             choices.push(Choice {
                 name: variant_name.cloned().unwrap_or_else(|| target_name(name, base_image)),
-                custom_tags: request
-                    .custom_tags
-                    .clone()
-                    .unwrap_or_else(|| variant_name.into_iter().cloned().collect()),
                 variant,
                 variant_name,
                 built_as: name,
