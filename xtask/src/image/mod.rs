@@ -105,21 +105,19 @@ fn unknown(name: &str) -> anyhow::Error {
 
 /// What `task` does and takes. The build's help lists the other subcommands too.
 fn help(task: &Task) -> String {
-    let mut help = format!("Usage: {} {}\n", task.command.call(), task.usage);
+    let mut about = format!("It can {}.\n", task.help);
     if task.command == Subcommand::Build {
-        help.push_str("\nBuilds the agent server's container images, or:\n");
-        for task in TASKS.iter().filter(|task| task.command != Subcommand::Build) {
-            help.push_str(&format!("  {:<9} {}\n", task.command.name(), task.help));
-        }
-        help.push_str(
-            "`cargo xtask image help NAME` explains one.\n\n\
+        let others = TASKS.iter().filter(|task| task.command != Subcommand::Build);
+        let row = |task: &Task| format!("  {:<9} {}\n", task.command.name(), task.help);
+        about = format!(
+            "Builds the agent server's container images, or:\n{}\
+             `cargo xtask image help NAME` explains one.\n\n\
              A flag beats its variable. A switch's variable is 1 or 0.\n",
+            others.map(row).collect::<String>()
         );
-    } else {
-        help.push_str(&format!("\nIt can {}.\n", task.help));
     }
     let options = flags::help(task.command);
-    format!("{help}{}", options.trim_end())
+    format!("Usage: {} {}\n\n{about}{}", task.command.call(), task.usage, options.trim_end())
 }
 
 fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {

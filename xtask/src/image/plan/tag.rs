@@ -148,27 +148,21 @@ pub fn slug(base_image: &str) -> String {
 
 /// `X`, `X.Y` and `X.Y.Z` of a release; any other version as it is, cleaned.
 fn release_aliases(version: &str) -> Vec<String> {
-    match semver(version) {
-        Some([major, minor, _]) => {
-            vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()]
-        }
-        None => {
-            let cleaned = squeeze(version, is_tag_character);
-            let cleaned = cleaned.trim_matches(['.', '-']);
-            vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()]
-        }
+    if let Some([major, minor, _]) = semver(version) {
+        return vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()];
     }
+    let cleaned = squeeze(version, is_tag_character);
+    let cleaned = cleaned.trim_matches(['.', '-']);
+    vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()]
 }
 
 /// The three numbers of `X.Y.Z`, the first with its `v` if it has one. Leading zeros and
 /// pre-releases are no release.
 fn semver(version: &str) -> Option<[&str; 3]> {
-    let numbers = version.split('.').collect::<Vec<_>>();
-    let &[major, minor, patch] = numbers.as_slice() else {
-        return None;
-    };
+    let numbers = <[&str; 3]>::try_from(version.split('.').collect::<Vec<_>>()).ok()?;
+    let [major, minor, patch] = numbers;
     let number = major.strip_prefix('v').unwrap_or(major);
-    [number, minor, patch].into_iter().all(is_release_number).then_some([major, minor, patch])
+    [number, minor, patch].into_iter().all(is_release_number).then_some(numbers)
 }
 
 fn is_release_number(number: &str) -> bool {
