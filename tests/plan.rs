@@ -462,7 +462,7 @@ fn a_wrong_request_is_refused_with_what_is_accepted() {
             &["\"x\"", "claude-code, codex, gemini-cli"],
         ),
         (&["image", "--check", "none"], "", "", &["none", "first, all, off"]),
-        (&["image", "--base-images", "/dev/full"], "", "", &["/dev/full", "16 MiB"]),
+        (&["image", "--base-images", "/dev/full"], "", "", &["/dev/full", "64 MiB"]),
         (&["image", "--prebuilt-sdist", "/dev/full"], "", "", &["/dev/full"]),
         (&["image", "--target"], "", "", &["--target"]),
         (&["image", "bild"], "", "", &["bild"]),

@@ -6,7 +6,6 @@ use std::io::Read as _;
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
-/// `bytes` in hex digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -17,9 +16,6 @@ pub fn sha256(content: impl AsRef<[u8]>) -> String {
 }
 
 /// Random bytes from the system, in hex.
-///
-/// # Errors
-/// A system without `/dev/urandom`.
 pub fn random(bytes: usize) -> Result<String> {
     let mut random = vec![0_u8; bytes];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random));

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A request that was wrong: reported in one or two sentences, exit status 2, nothing built.
 #[derive(Debug)]
-pub struct Usage(pub String);
+pub struct Usage(String);
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,19 +26,16 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// An error for a wrong request; `message` says what was wrong, with the value, then what is
-/// accepted.
+/// A [`Usage`] error; `message` says what was wrong, with the value, then what is accepted.
 pub fn usage(message: impl Into<String>) -> anyhow::Error {
     Usage(message.into()).into()
 }
 
 /// The exit status that `error` asks for: 2 a wrong request, 128 + signal, else 1.
 pub fn exit_status(error: &anyhow::Error) -> u8 {
-    if error.is::<Usage>() {
-        2
-    } else if let Some(Interrupted(signal)) = error.downcast_ref() {
-        u8::try_from(128 + signal).unwrap_or(1)
-    } else {
-        1
+    match error.downcast_ref() {
+        Some(Interrupted(signal)) => u8::try_from(128 + signal).unwrap_or(1),
+        None if error.is::<Usage>() => 2,
+        None => 1,
     }
 }

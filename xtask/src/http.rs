@@ -8,28 +8,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// A server's answer.
 pub struct Response {
     pub status: u16,
     pub body: String,
 }
 
-/// GETs `path` from the server at `address`. `limit` is the longest wait for a connection, and
-/// for the next bytes.
-///
-/// # Errors
-/// If there is no answer within the limit, or it is not HTTP.
+/// GETs `path` from the server at `address`. An error if there is no connection within `limit`, no
+/// more of the answer within another, or the answer is not HTTP.
 pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response> {
     let stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     request(stream, "GET", path)
 }
 
-/// Sends a request without a body to the server at the Unix socket `socket`. `limit` is the
-/// longest wait for the next bytes.
-///
-/// # Errors
-/// If there is no answer within the limit, or it is not HTTP.
+/// As [`get`], of the server at the Unix socket `socket`, and with any method that needs no body.
 pub fn unix(socket: &Path, method: &str, path: &str, limit: Duration) -> Result<Response> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(limit))?;

@@ -18,14 +18,12 @@ use anyhow::{Context as _, Result};
 use pico_args::Arguments;
 use xshell::Shell;
 
-/// A task of this program.
 struct Task {
     name: &'static str,
     help: &'static str,
     main: fn(&Shell, Arguments) -> Result<ExitCode>,
 }
 
-/// For dispatch, help and errors.
 const TASKS: &[Task] = &[
     Task {
         name: "image",
@@ -39,7 +37,7 @@ const TASKS: &[Task] = &[
         name: "engine",
         help: "run a command with a throw-away Docker engine",
         // The engine's command runs where the caller stands.
-        main: |sh, args| engine::main(sh, &root()?, args),
+        main: |_, args| engine::main(&root()?, args),
     },
 ];
 
@@ -52,35 +50,17 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode> {
-    let mut args = Arguments::from_env();
-    let name = args.subcommand().map_err(|error| error::usage(format!("{error}.")))?;
-    let is_help = name.as_deref() == Some("help");
-    match name {
-        Some(name) if !is_help => match TASKS.iter().find(|task| task.name == name) {
-            Some(task) => (task.main)(&Shell::new()?, args),
-            None => Err(unknown_task(&name)),
+    let mut words = env::args_os().skip(1).peekable();
+    let is_help = words.next_if(|word| word == "help").is_some();
+    let name = words.next().unwrap_or_default();
+    let args = if is_help { vec!["--help".into()] } else { words.collect() };
+    match name.to_string_lossy().as_ref() {
+        "" | "-h" | "--help" => output::write(overview())?,
+        "-V" | "--version" => output::write(concat!("xtask ", env!("CARGO_PKG_VERSION")))?,
+        name => match TASKS.iter().find(|task| task.name == name) {
+            Some(task) => return (task.main)(&Shell::new()?, Arguments::from_vec(args)),
+            None => return Err(unknown_task(name)),
         },
-        _ => help(is_help, args),
-    }
-}
-
-/// Prints the help, or that of the task that `help` names, or the version.
-fn help(is_help: bool, args: Arguments) -> Result<ExitCode> {
-    let words = args.finish();
-    let words = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
-    match words.first().map(AsRef::as_ref) {
-        None | Some("-h" | "--help") => output::write(overview())?,
-        Some("-V" | "--version") => output::write(concat!("xtask ", env!("CARGO_PKG_VERSION")))?,
-        Some(name) if is_help => {
-            let task = TASKS.iter().find(|task| task.name == name);
-            let task = task.ok_or_else(|| unknown_task(name))?;
-            return (task.main)(&Shell::new()?, Arguments::from_vec(vec!["--help".into()]));
-        }
-        Some(flag) => {
-            return Err(error::usage(format!(
-                "unexpected argument {flag:?}: `cargo xtask --help` lists the tasks."
-            )));
-        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -95,12 +75,10 @@ fn overview() -> String {
 }
 
 fn unknown_task(name: &str) -> anyhow::Error {
-    let names = || TASKS.iter().map(|task| task.name);
-    error::usage(format!(
-        "there is no task {name:?}:{} The tasks are {}.",
-        similar::suggestion(name, names()),
-        names().collect::<Vec<_>>().join(", ")
-    ))
+    let names = TASKS.iter().map(|task| task.name);
+    let suggestion = similar::suggestion(name, names.clone());
+    let names = names.collect::<Vec<_>>().join(", ");
+    error::usage(format!("there is no task {name:?}:{suggestion} The tasks are {names}."))
 }
 
 /// The repository's root: the parent of this crate's folder. `cargo run` names the folder, which

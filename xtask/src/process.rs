@@ -38,7 +38,6 @@ pub fn catch_signals() {
     }
 }
 
-/// The last signal that was caught, if any.
 pub fn caught() -> Option<i32> {
     match CAUGHT.load(Ordering::SeqCst) {
         0 => None,
@@ -57,7 +56,6 @@ pub fn kill(pid: u32, signal: i32) {
     }
 }
 
-/// A running process, its parent, and its process group.
 struct Entry {
     pid: u32,
     parent: u32,
@@ -88,12 +86,11 @@ pub fn children(parent: u32) -> Vec<u32> {
 fn group_below(root: u32) -> Vec<u32> {
     let entries: Vec<Entry> = running().collect();
     let group = entries.iter().find(|entry| entry.pid == root).map(|entry| entry.group);
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(&parent) = found.get(next) {
-        let below = entries.iter().filter(|entry| entry.parent == parent);
-        found.extend(below.filter(|entry| Some(entry.group) == group).map(|entry| entry.pid));
-        next += 1;
+    let (mut found, mut parents) = (vec![root], vec![root]);
+    while let Some(parent) = parents.pop() {
+        let below = entries.iter().filter(|e| e.parent == parent && Some(e.group) == group);
+        parents.extend(below.clone().map(|entry| entry.pid));
+        found.extend(below.map(|entry| entry.pid));
     }
     found
 }
@@ -109,7 +106,6 @@ pub fn adopt_orphans() {
     }
 }
 
-/// Passes caught signals on to a child.
 #[derive(Default)]
 struct Signals {
     passed_on: i32,
@@ -143,9 +139,6 @@ impl Signals {
 
 /// Waits for `child` and returns its status. A caught signal is passed on to it once; a child that
 /// has not ended `grace` after that is killed.
-///
-/// # Errors
-/// Those of the system, if the child can't be waited for.
 pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
     let mut signals = Signals::default();
     loop {
@@ -157,12 +150,8 @@ pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus
     }
 }
 
-/// Waits for `child`, and passes the bytes of `pipe` to `show`, which is called with an empty slice
-/// on each idle tick. Where `show` returns `false`, the child is ended. A caught signal is passed on
-/// to the child once. Returns the child's status, or `None` if `show` had it ended.
-///
-/// # Errors
-/// Those of the system, if the child can't be waited for.
+/// Waits as [`wait`], and passes the bytes of `pipe` to `show`, which is called with an empty slice
+/// on each idle tick. Where it returns `false`, the child is ended, and there is no status.
 pub fn follow(
     child: &mut Child,
     pipe: impl Read + Send + 'static,
@@ -189,7 +178,11 @@ pub fn follow(
         }
         signals.pass_on(child, None)?;
         if !wanted {
-            stop(child)?;
+            // As Ctrl-C does; docker then cleans up.
+            kill(child.id(), SIGINT);
+            if !ends_within(child, Duration::from_secs(5))? {
+                end(child)?;
+            }
             drain(&chunks, &mut show);
             return Ok(None);
         }
@@ -201,12 +194,6 @@ fn drain(chunks: &Receiver<Vec<u8>>, show: &mut impl FnMut(&[u8]) -> bool) {
     while let Ok(bytes) = chunks.recv_timeout(5 * TICK) {
         show(&bytes);
     }
-}
-
-/// Asks `child` to end, as Ctrl-C does, and kills it if it has not ended after five seconds.
-fn stop(child: &mut Child) -> io::Result<()> {
-    kill(child.id(), SIGINT);
-    if ends_within(child, Duration::from_secs(5))? { Ok(()) } else { end(child) }
 }
 
 /// Whether `child` ends within `limit`.
@@ -236,9 +223,7 @@ fn read_chunks(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 }
 
 /// Runs `command` to its end and returns its output; `None` if it takes longer than `limit`.
-///
-/// # Errors
-/// Those of the system, if the command can't be started; [`Interrupted`] on a signal.
+/// Errors: those of the system, if the command can't be started; [`Interrupted`] on a signal.
 pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
     let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = pipes.spawn()?;
@@ -260,12 +245,8 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
     Ok(Some(Output { status, stdout: all(stdout), stderr: all(stderr) }))
 }
 
-/// Kills the children of `child`, and then `child` itself, unless it ends by itself within ten
-/// seconds: a program that waits for its own children leaves none of them behind, and `unshare`
-/// ends when all of its namespace has.
-///
-/// # Errors
-/// Those of the system, if the child can't be waited for.
+/// Kills the children of `child`, and `child` itself only if it does not end by that: a program
+/// that waits for its children leaves none behind, and `unshare` ends when its namespace has.
 pub fn end(child: &mut Child) -> io::Result<()> {
     let below = children(child.id());
     for &process in &below {
@@ -279,9 +260,6 @@ pub fn end(child: &mut Child) -> io::Result<()> {
 }
 
 /// Returns an error once a signal was caught.
-///
-/// # Errors
-/// [`Interrupted`].
 pub fn check_signals() -> Result<()> {
     caught().map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
 }

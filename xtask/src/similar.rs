@@ -3,18 +3,13 @@
 /// The most edits after which two words still look like one mistyped.
 const MOST_EDITS: usize = 3;
 
-/// The one of `known` that is nearest to `word`, if it is near enough to suggest.
-pub fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+/// `" did you mean …?"` with the one of `known` that is nearest to `word`, if it is near enough.
+pub fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     // A short word is near to every other short word, so its length limits the edits.
     let limit = MOST_EDITS.min(word.trim_start_matches('-').chars().count() / 2);
     let ranked = known.map(|known| (distance(word, known), known));
-    let (_, nearest) = ranked.filter(|(edits, _)| (1..=limit).contains(edits)).min()?;
-    Some(nearest)
-}
-
-/// `" did you mean …?"` where a known word is near to `word`, else nothing.
-pub fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
-    closest(word, known).map(|known| format!(" did you mean {known}?")).unwrap_or_default()
+    let nearest = ranked.filter(|(edits, _)| (1..=limit).contains(edits)).min();
+    nearest.map(|(_, known)| format!(" did you mean {known}?")).unwrap_or_default()
 }
 
 /// How many characters must be inserted, removed or replaced to make `b` of `a`.

@@ -1,6 +1,7 @@
 //! `debian:trixie-slim`, made from Debian's packages: a part for each architecture, kept with the
 //! downloads, and one image of them for an engine that does not have it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +17,7 @@ use super::shared::{once, say};
 use crate::digest::sha256;
 
 const NAME: &str = "debian:trixie-slim";
+const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
 const KEYS: &str = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
 const MIRROR: &str = "http://deb.debian.org";
 
@@ -29,47 +31,35 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// The parts of the image, one an architecture: each a folder with its blobs, and `manifest.json`
-/// with the descriptor of its manifest.
-pub struct Base {
-    parts: Vec<PathBuf>,
-    architectures: Vec<&'static str>,
-}
+/// The parts of the image, by architecture: each a folder with its blobs, and `manifest.json` with
+/// the descriptor of its manifest.
+pub struct Base(BTreeMap<&'static str, PathBuf>);
 
 impl Base {
     /// Makes the parts that `downloads` does not have; with `emulate` also that of the
     /// other architecture.
-    ///
-    /// # Errors
-    /// If one can't be made; `Interrupted` on a signal.
     pub fn get(downloads: &Path, programs: &Programs, emulate: bool) -> Result<Base> {
-        let mut architectures = vec!["amd64", "arm64"];
-        if !architectures.contains(&programs.arch.as_str()) {
+        if !ARCHITECTURES.contains(&programs.arch.as_str()) {
             bail!("the engine runs on amd64 and arm64; this machine is {}.", programs.arch);
         }
-        architectures.retain(|&arch| emulate || arch == programs.arch);
-        let mut parts = Vec::new();
-        for &arch in &architectures {
+        let mut parts = BTreeMap::new();
+        for arch in ARCHITECTURES.into_iter().filter(|arch| emulate || *arch == programs.arch) {
             let part = downloads.join(format!("debian-trixie-{arch}"));
             once(&part, |partial| {
                 let time = if arch == programs.arch { "" } else { ", which takes two minutes" };
                 say(format_args!("making {NAME} for {arch} from Debian's packages, once{time}"));
                 make(programs, arch, partial)
             })?;
-            parts.push(part);
+            parts.insert(arch, part);
         }
-        Ok(Base { parts, architectures })
+        Ok(Base(parts))
     }
 
     /// Loads the image into the engine, if it is not there for these architectures.
-    ///
-    /// # Errors
-    /// If it can't be loaded; `Interrupted` on a signal.
     pub fn load(&self, programs: &Programs, data: &Data, daemons: &Daemons) -> Result<()> {
         let loaded = data.path("base-image");
-        let architectures = self.architectures.join(" ");
         let has = fs::read_to_string(&loaded).unwrap_or_default();
-        let covered = self.architectures.iter().all(|arch| has.contains(arch));
+        let covered = self.0.keys().all(|arch| has.contains(arch));
         let image = daemons.ask("GET", &format!("/images/{NAME}/json"))?;
         if covered && image.status == 200 {
             return Ok(());
@@ -81,7 +71,7 @@ impl Base {
         let mut tar = Command::new("tar");
         tar.arg("--create").arg("--file").arg(&archive).arg("--directory").arg(&layout);
         tar.args(["oci-layout", "index.json", "blobs"]);
-        for part in &self.parts {
+        for part in self.0.values() {
             tar.arg("--directory").arg(part).arg("blobs");
         }
         run("packing the base image", &mut tar)?;
@@ -89,7 +79,8 @@ impl Base {
         docker.arg("--host").arg(format!("unix://{}", daemons.socket.display()));
         run("loading the base image", docker.args(["load", "--input"]).arg(&archive))?;
         fs::remove_dir_all(&layout)?;
-        Ok(fs::write(loaded, architectures)?)
+        let architectures = self.0.keys().copied().collect::<Vec<_>>();
+        Ok(fs::write(loaded, architectures.join(" "))?)
     }
 
     /// An OCI image layout in the folder `layout`, without the blobs of the parts.
@@ -97,7 +88,7 @@ impl Base {
         let blobs = layout.join("blobs/sha256");
         fs::create_dir_all(&blobs)?;
         let mut manifests = Vec::new();
-        for part in &self.parts {
+        for part in self.0.values() {
             let manifest = fs::read_to_string(part.join("manifest.json"))?;
             manifests.push(serde_json::from_str::<Value>(&manifest)?);
         }
@@ -125,7 +116,6 @@ fn descriptor(media_type: &str, digest: &str, size: u64) -> Value {
     json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": size})
 }
 
-/// Makes the part of the image for `arch`.
 fn make(programs: &Programs, arch: &str, partial: &Path) -> Result<PathBuf> {
     let part = partial.join("part");
     let blobs = part.join("blobs/sha256");
@@ -139,18 +129,17 @@ fn make(programs: &Programs, arch: &str, partial: &Path) -> Result<PathBuf> {
     let layer_digest = digest(&layer)?;
     let size = fs::metadata(&layer)?.len();
     fs::rename(layer, blobs.join(&layer_digest))?;
-    let mut platform = json!({"architecture": arch, "os": "linux"});
-    if arch == "arm64" {
-        platform["variant"] = "v8".into();
-    }
-    let mut config = platform.clone();
-    config["created"] = CREATED.into();
-    config["config"] = json!({
-        "Cmd": ["bash"],
-        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+    let variant = if arch == "arm64" { "v8" } else { "" };
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let config = json!({
+        "architecture": arch,
+        "variant": variant,
+        "os": "linux",
+        "created": CREATED,
+        "config": {"Cmd": ["bash"], "Env": [path]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created": CREATED, "created_by": "mmdebstrap trixie"}],
     });
-    config["rootfs"] = json!({"type": "layers", "diff_ids": [diff_id]});
-    config["history"] = json!([{"created": CREATED, "created_by": "mmdebstrap trixie"}]);
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -158,7 +147,7 @@ fn make(programs: &Programs, arch: &str, partial: &Path) -> Result<PathBuf> {
         "layers": [descriptor(LAYER, &layer_digest, size)],
     });
     let mut manifest = write_blob(&blobs, MANIFEST, &manifest)?;
-    manifest["platform"] = platform;
+    manifest["platform"] = json!({"architecture": arch, "variant": variant, "os": "linux"});
     fs::write(part.join("manifest.json"), manifest.to_string())?;
     Ok(part)
 }

@@ -46,9 +46,6 @@ fn remove_all(group: &Path) {
 
 /// Moves processes out of the root group, if need be. In a container with version 2 they are in
 /// it, and a group with processes may have no groups with controllers below it.
-///
-/// # Errors
-/// If the kernel refuses it.
 pub fn prepare() -> Result<()> {
     let _gate = gate()?;
     let root = Path::new(UNIFIED);

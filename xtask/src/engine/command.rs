@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::daemons::Daemons;
+use super::daemons::{DOCKER_LOG, Daemons, REGISTRY_LOG};
 use super::data::Data;
 use super::sandbox::Programs;
 use super::shared::say;
@@ -24,19 +24,10 @@ const GRACE: Duration = Duration::from_secs(30);
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
 
 /// The caller's own settings, for another engine.
-const FOREIGN: [&str; 6] = [
-    "BUILDX_BUILDER",
-    "BUILDX_CONFIG",
-    "DOCKER_CERT_PATH",
-    "DOCKER_CONTEXT",
-    "DOCKER_TLS",
-    "DOCKER_TLS_VERIFY",
-];
+const FOREIGN: &str = "BUILDX_BUILDER BUILDX_CONFIG DOCKER_CERT_PATH DOCKER_CONTEXT DOCKER_TLS \
+                       DOCKER_TLS_VERIFY";
 
 /// Refuses a command that does not exist, before anything is started for it.
-///
-/// # Errors
-/// A usage error.
 pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
     let Some(name) = command.first() else { return Ok(()) };
     let is_program = |path: &Path| {
@@ -47,17 +38,14 @@ pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
     } else {
         env::split_paths(&path(programs)?).any(|folder| is_program(&folder.join(name)))
     };
-    if !is_there {
-        let name = name.display();
-        return Err(usage(format!("there is no command {name}: use one that PATH finds.")));
+    if is_there {
+        return Ok(());
     }
-    Ok(())
+    let name = name.display();
+    Err(usage(format!("there is no command {name}: use one that PATH finds.")))
 }
 
 /// Runs the command, or a shell if there is none, and returns its exit status as a shell does.
-///
-/// # Errors
-/// If it can't be run.
 pub fn run(
     command: &[OsString],
     programs: &Programs,
@@ -70,16 +58,16 @@ pub fn run(
     // If this process is killed, the command gets SIGTERM.
     let mut process = Command::new("setpriv");
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
-    for name in FOREIGN {
+    for name in FOREIGN.split(' ') {
         process.env_remove(name);
     }
     process
         .env("PATH", path(programs)?)
         .env("DOCKER_HOST", format!("unix://{}", daemons.socket.display()))
         .env("DOCKER_CONFIG", client_config(programs, data)?)
-        .env("XTASK_REGISTRY", daemons.registry.to_string())
-        .env("XTASK_ENGINE_LOG", data.docker_log())
-        .env("XTASK_REGISTRY_LOG", data.registry_log());
+        .env("XTASK_REGISTRY", daemons.address.to_string())
+        .env("XTASK_ENGINE_LOG", data.path(DOCKER_LOG))
+        .env("XTASK_REGISTRY_LOG", data.path(REGISTRY_LOG));
     let mut child = process.spawn().context("can't run setpriv")?;
     let status = process::wait(&mut child, Some(GRACE));
     end_leftovers(&daemons.processes());

@@ -23,24 +23,24 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// Removing a container takes a while; a daemon that does not answer for this long hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
+/// The daemons' output, in the data folder; the registry's has its requests.
+pub const DOCKER_LOG: &str = "dockerd.log";
+pub const REGISTRY_LOG: &str = "registry.log";
+
 /// Variables with these prefixes would override the daemons' configuration.
 const FOREIGN: [&str; 2] = ["DOCKER_", "REGISTRY_"];
 
 /// The running daemons; killed when dropped, if they have not been stopped.
 pub struct Daemons {
     docker: Daemon,
-    registry_daemon: Daemon,
-    /// Docker's socket.
+    registry: Daemon,
     pub socket: PathBuf,
-    /// The registry's address.
-    pub registry: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Daemons {
     /// Starts both and waits until they answer.
-    ///
-    /// # Errors
-    /// If one does not start, with the end of its log; `Interrupted` on a signal.
+    /// Errors: if one does not start, with the end of its log; `Interrupted` on a signal.
     pub fn start(programs: &Programs, data: &Data, claim: &Claim) -> Result<Daemons> {
         // The networks of the last engine had addresses that may not be this one's.
         let _ = fs::remove_dir_all(data.path("docker/network"));
@@ -53,20 +53,20 @@ impl Daemons {
         let mut docker = Daemon::start(
             programs.daemon(&claim.path(""), "tini").env("TMPDIR", scratch),
             &["dockerd", "--config-file", "/run/docker.json"],
-            data.docker_log(),
+            data.path(DOCKER_LOG),
         )?;
-        let (mut registry_daemon, registry) = start_registry(programs, data, claim)?;
+        let (mut registry, address) = start_registry(programs, data, claim)?;
         let is_ok = |answer: Result<Response>| answer.is_ok_and(|answer| answer.status == 200);
-        registry_daemon.wait_until(|| is_ok(http::get(registry, "/v2/", ANSWER_LIMIT)))?;
+        registry.wait_until(|| is_ok(http::get(address, "/v2/", ANSWER_LIMIT)))?;
         docker.wait_until(|| is_ok(http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT)))?;
-        let daemons = Daemons { docker, registry_daemon, socket, registry };
+        let daemons = Daemons { docker, registry, socket, address };
         daemons.remove_containers();
         Ok(daemons)
     }
 
     /// The children of this program that the daemons run in.
     pub fn processes(&self) -> [u32; 2] {
-        [self.docker.child.id(), self.registry_daemon.child.id()]
+        [self.docker.child.id(), self.registry.child.id()]
     }
 
     /// Stops both; `abruptly` if nobody will read the data again.
@@ -79,25 +79,20 @@ impl Daemons {
 
     /// Removes all containers and the networks that were made for them.
     fn remove_containers(&self) {
-        for container in self.list("/containers/json?all=1") {
-            let id = container["Id"].as_str().unwrap_or_default();
-            let _ = self.ask("DELETE", &format!("/containers/{id}?force=1&v=1"));
+        let own = "filters=%7B%22type%22:%7B%22custom%22:true%7D%7D";
+        for (kind, list, remove) in [
+            ("containers", "/containers/json?all=1".to_owned(), "?force=1&v=1"),
+            ("networks", format!("/networks?{own}"), ""),
+        ] {
+            let found = self.ask("GET", &list).map(|answer| answer.body).unwrap_or_default();
+            for item in serde_json::from_str::<Vec<Value>>(&found).unwrap_or_default() {
+                let id = item["Id"].as_str().unwrap_or_default();
+                let _ = self.ask("DELETE", &format!("/{kind}/{id}{remove}"));
+            }
         }
-        for network in self.list("/networks?filters=%7B%22type%22:%7B%22custom%22:true%7D%7D") {
-            let id = network["Id"].as_str().unwrap_or_default();
-            let _ = self.ask("DELETE", &format!("/networks/{id}"));
-        }
-    }
-
-    fn list(&self, path: &str) -> Vec<Value> {
-        let answer = self.ask("GET", path).map(|answer| answer.body);
-        serde_json::from_str(&answer.unwrap_or_default()).unwrap_or_default()
     }
 
     /// Docker's answer to a request without a body.
-    ///
-    /// # Errors
-    /// If it does not answer.
     pub fn ask(&self, method: &str, path: &str) -> Result<Response> {
         http::unix(&self.socket, method, path, ANSWER_LIMIT)
     }
@@ -156,7 +151,7 @@ fn start_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<(Da
     let daemon = Daemon::start(
         &mut programs.daemon(&claim.path(""), "tini"),
         &["docker-registry", "serve", "/run/registry.yml"],
-        data.registry_log(),
+        data.path(REGISTRY_LOG),
     )?;
     Ok((daemon, address))
 }
@@ -205,18 +200,12 @@ impl Daemon {
     /// Asks it to end, and waits until it has, or has no children any more: dockerd sleeps for a
     /// second after its containerd has ended. Dropping it kills the rest.
     fn stop(&mut self) {
-        let below = |parents: &[u32]| -> Vec<u32> {
-            parents.iter().flat_map(|&parent| process::children(parent)).collect()
-        };
-        let inits = process::children(self.child.id());
-        for &init in &inits {
-            process::kill(init, SIGTERM);
-        }
+        let Some(&init) = process::children(self.child.id()).first() else { return };
+        process::kill(init, SIGTERM);
+        let daemons = process::children(init);
+        let is_up = || daemons.iter().any(|&daemon| !process::children(daemon).is_empty());
         let deadline = Instant::now() + STOP_LIMIT;
-        while matches!(self.child.try_wait(), Ok(None))
-            && !below(&below(&inits)).is_empty()
-            && Instant::now() < deadline
-        {
+        while is_up() && Instant::now() < deadline {
             thread::sleep(TICK);
         }
     }

@@ -24,12 +24,8 @@ pub struct Data {
 }
 
 impl Data {
-    /// The first data folder below `engine` that no other engine owns. It is empty, and removed
-    /// in the end, if it is to be `fresh`. Each `release` of Docker has its own, since an older
-    /// one may not be able to read a newer one's data.
-    ///
-    /// # Errors
-    /// Those of the file system.
+    /// The first data folder below `engine` that no other engine owns; a `fresh` one is removed in
+    /// the end. Each `release` has its own: an older one may not read a newer one's data.
     pub fn take(engine: &Path, release: &str, fresh: bool) -> Result<Data> {
         let fresh_ones = engine.join("fresh");
         for killed in Folder::abandoned(&fresh_ones) {
@@ -45,7 +41,9 @@ impl Data {
         let mut folders =
             (0_u32..).map(|number| Folder::try_take(&parent.join(number.to_string())));
         let folder = folders.find_map(Result::transpose).context("there are enough numbers.")??;
-        let on_overlay = measure("stat --file-system --format=%T", &folder.path)? == "overlayfs";
+        let mut stat = Command::new("stat");
+        stat.args(["--file-system", "--format=%T"]).arg(&folder.path);
+        let on_overlay = run("stat", &mut stat)?.trim() == "overlayfs";
         if on_overlay {
             let path = engine.display();
             say(format_args!("{path} is on an overlay; a volume there would be faster"));
@@ -54,24 +52,15 @@ impl Data {
         if size > LIMIT_MB {
             let path = folder.path.display();
             say(format_args!("emptying {path}: it has {size} MB, more than {LIMIT_MB}"));
-            empty(&folder.path)?;
+            // But not the folder itself, which is locked.
+            let mut find = Command::new("find");
+            run("find", find.arg(&folder.path).args(["-mindepth", "1", "-delete"]))?;
         }
         Ok(Data { folder, fresh, on_overlay })
     }
 
-    /// The path `name` in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path.join(name)
-    }
-
-    /// Where dockerd's output goes.
-    pub fn docker_log(&self) -> PathBuf {
-        self.path("dockerd.log")
-    }
-
-    /// Where the registry's output goes, requests included.
-    pub fn registry_log(&self) -> PathBuf {
-        self.path("registry.log")
     }
 }
 
@@ -85,11 +74,8 @@ impl Drop for Data {
     }
 }
 
-/// Removes all data folders below `engine` that no running engine owns, and says how much that
-/// was.
-///
-/// # Errors
-/// Those of the file system; a folder in use, after the others were removed.
+/// Removes all data folders below `engine` that no running engine owns.
+/// Errors: those of the file system; a folder in use, after the others were removed.
 pub fn prune(engine: &Path) -> Result<()> {
     let (mut freed, mut used) = (0, Vec::new());
     for entry in fs::read_dir(engine).into_iter().flatten().flatten() {
@@ -114,25 +100,8 @@ pub fn prune(engine: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what is in `folder`, but not `folder` itself, which is locked.
-fn empty(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
-    }
-    Ok(())
-}
-
-/// How many MB the files in `folder` take.
 fn size(folder: &Path) -> Result<u64> {
-    let size = measure("du --summarize --block-size=1M", folder)?;
+    let mut du = Command::new("du");
+    let size = run("du", du.args(["--summarize", "--block-size=1M"]).arg(folder))?;
     size.split_whitespace().next().and_then(|size| size.parse().ok()).context("du reports no size")
-}
-
-/// The output of `command`, a program and its flags, for `path`.
-fn measure(command: &str, path: &Path) -> Result<String> {
-    let mut words = command.split(' ');
-    let mut process = Command::new(words.next().unwrap_or_default());
-    process.args(words).arg(path);
-    Ok(run(command, &mut process)?.trim().to_owned())
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::packages::{RELEASE, fetch, unpack};
+use super::packages::{RELEASE, fetch};
 use super::sandbox::{Programs, run, run_anyway};
 use super::shared::{common, folders, gate, once, say};
 
@@ -22,9 +22,7 @@ const WANTED: &str = "emulates";
 const MOUNTED: &str = "binfmt-mounted";
 
 /// Lets the kernel run programs of the other architecture, for the engine with the folder `engine`.
-///
-/// # Errors
-/// If QEMU can't be downloaded, or the kernel refuses it; `Interrupted` on a signal.
+/// Errors: if QEMU can't be downloaded, or the kernel refuses it; `Interrupted` on a signal.
 pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<()> {
     let other = match programs.arch.as_str() {
         "amd64" => "aarch64",
@@ -35,9 +33,7 @@ pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<
     once(&folder, |partial| {
         say("downloading QEMU from Debian, once (70 MB)");
         let (all, made) = (partial.join("all"), partial.join("qemu"));
-        for deb in fetch(RELEASE, partial, &["qemu-user"])? {
-            unpack(&deb, &all)?;
-        }
+        fetch(RELEASE, partial, "qemu-user", &all)?;
         fs::create_dir(&made)?;
         fs::rename(all.join(format!("usr/bin/qemu-{other}")), made.join("qemu"))?;
         let format = format!("usr/share/qemu/binfmt.d/qemu-{other}.conf");

@@ -21,9 +21,7 @@ const REDIRECTS: &str = "/proc/sys/net/ipv4/conf/all/accept_redirects";
 const INSTEAD: &str = "Install Docker, start it, and run the command without `cargo xtask engine`.";
 
 /// Refuses a host on which no engine can run, and a `path` that its programs can't use.
-///
-/// # Errors
-/// What is missing, and what to do instead; a usage error for the path.
+/// Errors: what is missing, and what to do instead; a usage error for the path.
 pub fn check(path: &Path) -> Result<()> {
     // PATH, overlay mounts and apt's configuration have no way to quote these.
     let path = path.display().to_string();
@@ -64,9 +62,6 @@ pub struct Claim<'a> {
 impl<'a> Claim<'a> {
     /// Takes the first free number and sets up what belongs to it. What killed engines left is
     /// removed first.
-    ///
-    /// # Errors
-    /// If no number is free, or the kernel refuses something.
     pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
         let (number, folder) = take_number(programs)?;
         // Without a range there is nothing to restore yet but the folder.
@@ -108,7 +103,6 @@ fn take_number(programs: &Programs) -> Result<(u8, Folder)> {
     bail!("{MAX_ENGINES} engines are running on this host already, and no more can: end one.");
 }
 
-/// Cleans up after engines that were killed.
 fn sweep(programs: &Programs) {
     for killed in Folder::abandoned(&common("")) {
         clean_up(programs, &killed);
@@ -120,7 +114,7 @@ fn clean_up(programs: &Programs, folder: &Folder) {
     let name = folder.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if let Ok(number) = name.parse() {
         let range = fs::read_to_string(folder.path.join("range")).unwrap_or_default();
-        network::down(programs, number, Range::parse(&range));
+        network::down(programs, number, &range);
         cgroup::remove(number);
     }
     folder.remove();

@@ -1,6 +1,5 @@
-//! `cargo xtask engine`: runs a command with a private Docker engine and a registry, on machines
-//! that have none. Its programs and data are below `target/engine`; what it changes on the host
-//! while it runs, it restores.
+//! `cargo xtask engine`: runs a command with a private Docker engine and a registry. Its programs
+//! and data are below `target/engine`; what it changes on the host, it restores.
 
 mod base;
 mod cgroup;
@@ -21,7 +20,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use pico_args::Arguments;
-use xshell::Shell;
 
 use self::base::Base;
 use self::daemons::Daemons;
@@ -55,91 +53,74 @@ The command finds in its environment:
   XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    the paths of their logs";
 
 /// Runs the task; the repository's `root` has the folder for downloads and data.
-///
-/// # Errors
-/// A usage error for a wrong request, `Interrupted` on a signal while the engine starts; any
-/// other error if it can't run here or does not start.
-pub fn main(_sh: &Shell, root: &Path, args: Arguments) -> Result<ExitCode> {
+/// Errors: a usage error for a wrong request; `Interrupted` on a signal while the engine starts.
+pub fn main(root: &Path, args: Arguments) -> Result<ExitCode> {
+    let mut words = args.finish();
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let command: Vec<OsString> = words.split_off(end).into_iter().skip(1).collect();
+    let mut flags = Arguments::from_vec(words);
+    if flags.contains(["-h", "--help"]) {
+        output::write(HELP)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let release: Option<String> =
+        flags.opt_value_from_str("--release").map_err(|error| usage(format!("{error}.")))?;
+    let release = release.unwrap_or_else(|| packages::RELEASE.to_owned());
+    let [prune, fresh, emulate] =
+        ["--prune", "--fresh", "--emulate"].map(|flag| flags.contains(flag));
+    if let Some(other) = flags.finish().first() {
+        return Err(usage(format!(
+            "unexpected or repeated argument {:?}: the flags of engine are --fresh, --emulate, \
+             --release and --prune; the command comes after `--`.",
+            other.to_string_lossy()
+        )));
+    }
+    // The name becomes part of paths and of apt's sources.
+    if release.is_empty() || !release.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        return Err(usage(format!(
+            "--release {release:?} is no release of Debian: use a code name, such as trixie or \
+             forky."
+        )));
+    }
     let folder = root.join("target/engine");
-    match Options::parse(args)? {
-        None => output::write(HELP)?,
-        Some(options) if options.prune => data::prune(&folder)?,
-        Some(options) => return run(&folder, &options).map(ExitCode::from),
+    if !prune {
+        return run(&folder, &command, &release, fresh, emulate).map(ExitCode::from);
     }
+    if !command.is_empty() {
+        return Err(usage("--prune runs no command: leave out what comes after `--`."));
+    }
+    data::prune(&folder)?;
     Ok(ExitCode::SUCCESS)
-}
-
-struct Options {
-    prune: bool,
-    fresh: bool,
-    emulate: bool,
-    release: String,
-    command: Vec<OsString>,
-}
-
-impl Options {
-    /// `None` if the request is for help.
-    fn parse(args: Arguments) -> Result<Option<Options>> {
-        let mut flags = args.finish();
-        let end = flags.iter().position(|arg| arg == "--").unwrap_or(flags.len());
-        let command: Vec<OsString> = flags.split_off(end).into_iter().skip(1).collect();
-        let mut flags = Arguments::from_vec(flags);
-        if flags.contains(["-h", "--help"]) {
-            return Ok(None);
-        }
-        let release = flags.opt_value_from_str("--release");
-        let release: Option<String> = release.map_err(|error| usage(format!("{error}.")))?;
-        let options = Options {
-            prune: flags.contains("--prune"),
-            fresh: flags.contains("--fresh"),
-            emulate: flags.contains("--emulate"),
-            release: release.unwrap_or_else(|| packages::RELEASE.to_owned()),
-            command,
-        };
-        if let Some(other) = flags.finish().first() {
-            return Err(usage(format!(
-                "unexpected or repeated argument {:?}: the flags of engine are --fresh, --emulate, \
-                 --release and --prune; the command comes after `--`.",
-                other.to_string_lossy()
-            )));
-        }
-        // The name becomes part of paths and of apt's sources.
-        let name = &options.release;
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase()) {
-            return Err(usage(format!(
-                "--release {name:?} is no release of Debian: use a code name, such as trixie or \
-                 forky."
-            )));
-        }
-        if options.prune && !options.command.is_empty() {
-            return Err(usage("--prune runs no command: leave out what comes after `--`."));
-        }
-        Ok(Some(options))
-    }
 }
 
 /// Starts everything, runs the command, and takes everything down again: what is set up here is
 /// undone, in reverse order, when it goes out of scope.
-fn run(folder: &Path, options: &Options) -> Result<u8> {
+fn run(
+    folder: &Path,
+    command: &[OsString],
+    release: &str,
+    fresh: bool,
+    emulate: bool,
+) -> Result<u8> {
     host::check(folder)?;
     process::catch_signals();
     let downloads = folder.join("downloads");
-    let programs = packages::get(&downloads, &options.release)?;
-    command::check(&options.command, &programs)?;
+    let programs = packages::get(&downloads, release)?;
+    command::check(command, &programs)?;
 
     let started = Instant::now();
-    let data = Data::take(folder, &options.release, options.fresh)?;
+    let data = Data::take(folder, release, fresh)?;
     let claim = Claim::take(&programs)?;
-    if options.emulate {
+    if emulate {
         emulate::register(&claim.path(""), &programs, &downloads)?;
     }
-    let base = Base::get(&downloads, &programs, options.emulate)?;
+    let base = Base::get(&downloads, &programs, emulate)?;
     let daemons = Daemons::start(&programs, &data, &claim)?;
     base.load(&programs, &data, &daemons)?;
     let seconds = started.elapsed().as_secs_f64();
-    say(format_args!("ready in {seconds:.1} s, registry {}", daemons.registry));
+    say(format_args!("ready in {seconds:.1} s, registry {}", daemons.address));
 
-    let status = command::run(&options.command, &programs, &data, &daemons);
-    daemons.stop(options.fresh);
+    let status = command::run(command, &programs, &data, &daemons);
+    daemons.stop(fresh);
     status
 }

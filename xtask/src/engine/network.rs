@@ -7,7 +7,6 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
 
 use super::sandbox::{Programs, run, run_anyway};
 use super::shared::MAX_ENGINES;
@@ -21,14 +20,11 @@ const RANGE_MASK: u32 = 0xffff_f000;
 const RANGE_STEP: u8 = u8::MAX / MAX_ENGINES + 1;
 
 /// The addresses of an engine's networks: 16 networks of 256 addresses.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy)]
 pub struct Range(u32);
 
 impl Range {
     /// A range for the engine with this number that neither a route nor a name server is in.
-    ///
-    /// # Errors
-    /// If there is none.
     pub fn choose(number: u8) -> Result<Range> {
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
         let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -38,31 +34,13 @@ impl Range {
     }
 
     fn free(number: u8, routes: &str, resolv: &str) -> Option<Range> {
-        let taken: Vec<(u32, u32)> = parse_routes(routes)
-            .chain(resolv.lines().filter_map(|line| {
-                let server: Ipv4Addr = line.strip_prefix("nameserver")?.trim().parse().ok()?;
-                Some((server.to_bits(), u32::MAX))
-            }))
-            .collect();
-        PREFIXES
-            .iter()
-            .map(|[a, b]| Range(u32::from_be_bytes([*a, *b, number * RANGE_STEP, 0])))
-            .find(|range| !taken.iter().any(|(net, mask)| (net ^ range.0) & mask & RANGE_MASK == 0))
-    }
-
-    /// Reads what [`Range::to_string`] wrote.
-    pub fn parse(text: &str) -> Option<Range> {
-        let address: Ipv4Addr = text.trim().strip_suffix("/20")?.parse().ok()?;
-        Some(Range(address.to_bits()))
-    }
-
-    fn contains(self, address: Ipv4Addr) -> bool {
-        address.to_bits() & RANGE_MASK == self.0
-    }
-
-    /// The bridge's own address, in the range's first network.
-    fn gateway(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.0 + 1)
+        let server = |line: &str| line.strip_prefix("nameserver")?.trim().parse::<Ipv4Addr>().ok();
+        let servers = resolv.lines().filter_map(server).map(|server| (server.to_bits(), u32::MAX));
+        let taken: Vec<(u32, u32)> = parse_routes(routes).chain(servers).collect();
+        let mut ranges =
+            PREFIXES.map(|[a, b]| u32::from_be_bytes([a, b, number * RANGE_STEP, 0])).into_iter();
+        let is_taken = |own: u32| taken.iter().any(|(n, mask)| (n ^ own) & mask & RANGE_MASK == 0);
+        ranges.find(|range| !is_taken(*range)).map(Range)
     }
 }
 
@@ -88,15 +66,14 @@ fn parse_routes(routes: &str) -> impl Iterator<Item = (u32, u32)> {
 /// The largest packet that fits on its way out: the MTU of the default route's interface.
 pub fn mtu() -> u32 {
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let mut fields = routes.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let default = fields.find(|fields| fields.get(1) == Some(&"00000000"));
-    default
-        .and_then(|fields| fs::read_to_string(format!("/sys/class/net/{}/mtu", fields[0])).ok())
-        .and_then(|mtu| mtu.trim().parse().ok())
-        .unwrap_or(1500)
+    let mtu = routes.lines().find_map(|line| {
+        let (interface, rest) = line.split_once('\t')?;
+        let is_default = rest.starts_with("00000000");
+        is_default.then(|| fs::read_to_string(format!("/sys/class/net/{interface}/mtu")).ok())?
+    });
+    mtu.and_then(|mtu| mtu.trim().parse().ok()).unwrap_or(1500)
 }
 
-/// The name of the bridge of the engine with this number.
 pub fn bridge(number: u8) -> String {
     format!("xtask-{number}")
 }
@@ -106,20 +83,16 @@ fn table(number: u8) -> String {
 }
 
 /// Makes the bridge and the table. `scratch` is for the file that `ip` reads.
-///
-/// # Errors
-/// If the kernel refuses it.
 pub fn up(programs: &Programs, number: u8, range: Range, scratch: &Path) -> Result<()> {
-    let (bridge, table, gateway, mtu) = (bridge(number), table(number), range.gateway(), mtu());
+    let (bridge, table, mtu) = (bridge(number), table(number), mtu());
+    // The bridge's own address, in the range's first network.
+    let gateway = Ipv4Addr::from_bits(range.0 + 1);
     let links = scratch.join("links");
-    fs::write(
-        &links,
-        format!(
-            "link add {bridge} type bridge\n\
-             address add {gateway}/24 dev {bridge}\n\
-             link set {bridge} mtu {mtu} up\n"
-        ),
-    )?;
+    let commands = format!(
+        "link add {bridge} type bridge\naddress add {gateway}/24 dev {bridge}\n\
+         link set {bridge} mtu {mtu} up\n"
+    );
+    fs::write(&links, commands)?;
     run("making a network bridge", programs.command("ip").arg("-batch").arg(links))?;
     let rules = format!(
         "table ip {table} {{ chain out {{ type nat hook postrouting priority srcnat; \
@@ -129,20 +102,15 @@ pub fn up(programs: &Programs, number: u8, range: Range, scratch: &Path) -> Resu
 }
 
 /// Removes the bridge and the table of the engine with this number, and the bridges of networks
-/// that were made in it, which are known by their `range`.
-pub fn down(programs: &Programs, number: u8, range: Option<Range>) {
-    let table = table(number);
-    run_anyway(programs.command("nft").args(["delete", "table", "ip", &table]));
-    let bridges =
-        run_anyway(programs.command("ip").args(["-json", "address", "show", "type", "bridge"]));
-    let bridges = serde_json::from_str(&bridges).unwrap_or(Value::Null);
-    for link in bridges.as_array().into_iter().flatten() {
-        let addresses = link["addr_info"].as_array().into_iter().flatten();
-        let mut addresses = addresses.filter_map(|info| info["local"].as_str()?.parse().ok());
-        let in_range = addresses.any(|address| range.is_some_and(|range| range.contains(address)));
-        let name = link["ifname"].as_str().unwrap_or_default();
-        if in_range || name == bridge(number) {
-            run_anyway(programs.command("ip").args(["link", "delete", name]));
+/// that were made in its `range`, which is empty if it had none yet.
+pub fn down(programs: &Programs, number: u8, range: &str) {
+    run_anyway(programs.command("nft").args(["delete", "table", "ip", &table(number)]));
+    run_anyway(programs.command("ip").args(["link", "delete", &bridge(number)]));
+    if !range.is_empty() {
+        let show = ["-brief", "address", "show", "to", range, "type", "bridge"];
+        let bridges = run_anyway(programs.command("ip").args(show));
+        for bridge in bridges.lines().filter_map(|line| line.split_whitespace().next()) {
+            run_anyway(programs.command("ip").args(["link", "delete", bridge]));
         }
     }
 }

@@ -17,20 +17,8 @@ pub const RELEASE: &str = "trixie";
 
 /// The packages, their dependencies aside. All of them are from one release, the C
 /// library too, so the host's own does not matter.
-const PACKAGES: &[&str] = &[
-    "?essential",
-    "arch-test",
-    "debian-archive-keyring",
-    "docker-buildx",
-    "docker-cli",
-    "docker-registry",
-    "docker.io",
-    "iproute2",
-    "mmdebstrap",
-    "mount",
-    "nftables",
-    "tini",
-];
+const PACKAGES: &str = "?essential arch-test debian-archive-keyring docker-buildx docker-cli \
+                        docker-registry docker.io iproute2 mmdebstrap mount nftables tini";
 
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -58,51 +46,45 @@ Dir::Etc::PreferencesParts "/dev/null";
 "#;
 
 /// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them.
-///
-/// # Errors
-/// If they can't be fetched or unpacked; `Interrupted` on a signal.
 pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
     let mut dpkg = Command::new("dpkg");
     let arch = run("dpkg", dpkg.arg("--print-architecture"))?.trim().to_owned();
-    let recipe = sha256([&PACKAGES.join(" "), APT_CONF, DEBIAN_CONF].concat());
+    let recipe = sha256([PACKAGES, APT_CONF, DEBIAN_CONF].concat());
     let folder = downloads.join(format!("programs-{release}-{arch}-{}", &recipe[..8]));
     once(&folder, |partial| {
         say(format_args!("downloading Docker and its tools from Debian {release}, once (140 MB)"));
-        let debs = fetch(release, partial, PACKAGES)?;
-        say("unpacking them");
         let programs = partial.join("programs");
-        for deb in debs {
-            unpack(&deb, &programs)?;
-        }
+        fetch(release, partial, PACKAGES, &programs)?;
         arrange(&programs)?;
         Ok(programs)
     })?;
     Ok(Programs { folder, arch })
 }
 
-/// Fetches `packages` of `release` and what they depend on, and returns the files' paths.
-///
-/// # Errors
-/// If one can't be fetched; `Interrupted` on a signal.
-pub fn fetch(release: &str, partial: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
+/// Fetches `packages` of `release` and what they depend on, and unpacks them into `folder`.
+pub fn fetch(release: &str, partial: &Path, packages: &str, folder: &Path) -> Result<()> {
     let apt = Apt::new(partial.join("apt"), DEBIAN_CONF)?;
     fs::write(apt.0.join("etc/apt/sources.list"), format!("deb {MIRROR} {release} main\n"))?;
     fs::write(apt.0.join("var/lib/apt/status"), "")?;
     fs::copy(keyring(partial)?, apt.0.join("etc/apt/trusted.gpg"))?;
     run("downloading Debian's package lists", apt.get().arg("update"))?;
     let mut install = apt.get();
-    install.args(["--yes", "--download-only", "install"]).args(packages);
+    install.args(["--yes", "--download-only", "install"]).args(packages.split(' '));
     run("downloading Debian's packages", &mut install)?;
-    debs(&apt.0.join("var/cache/apt/archives"))
+    say("unpacking them");
+    unpack(&apt.0.join("var/cache/apt/archives"), folder)
 }
 
-/// Unpacks the package file `deb` into `folder`.
-///
-/// # Errors
-/// If it can't be unpacked; `Interrupted` on a signal.
-pub fn unpack(deb: &Path, folder: &Path) -> Result<()> {
-    let mut dpkg = private("dpkg-deb");
-    run("unpacking a package", dpkg.arg("--extract").arg(deb).arg(folder)).map(drop)
+/// Unpacks the packages in `archives` into `folder`.
+fn unpack(archives: &Path, folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(archives)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            let mut dpkg = private("dpkg-deb");
+            run("unpacking a package", dpkg.arg("--extract").arg(path).arg(folder))?;
+        }
+    }
+    Ok(())
 }
 
 /// Does what the packages' own scripts would have done, as far as it is needed, and removes what
@@ -133,9 +115,7 @@ fn keyring(partial: &Path) -> Result<PathBuf> {
     let mut download = apt.get();
     download.current_dir(&apt.0).args(["download", "debian-archive-keyring"]);
     run("downloading the package debian-archive-keyring", &mut download)?;
-    for deb in debs(&apt.0)? {
-        unpack(&deb, &apt.0)?;
-    }
+    unpack(&apt.0, &apt.0)?;
     Ok(apt.0.join(KEYRING.trim_start_matches('/')))
 }
 
@@ -163,9 +143,6 @@ impl Apt {
 }
 
 /// How the host's apt reaches the network, proxies included, without the indexes that it loads.
-///
-/// # Errors
-/// If apt can't report it; `Interrupted` on a signal.
 pub fn network_settings() -> Result<String> {
     let mut dump = Command::new("apt-config");
     let settings = run("apt-config", dump.args(["dump", "--format", "%F \"%v\";%n", "Acquire"]))?;
@@ -173,11 +150,4 @@ pub fn network_settings() -> Result<String> {
     // Behind the host's own, so that these count.
     let ours = ["Acquire::Languages \"none\";", "Acquire::Retries \"3\";", ""];
     Ok(lines.chain(ours).collect::<Vec<_>>().join("\n"))
-}
-
-/// The package files in `folder`.
-fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
-    let is_deb = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
-    paths.filter(|path| path.as_ref().map_or(true, is_deb)).collect()
 }

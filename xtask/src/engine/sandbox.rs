@@ -1,7 +1,6 @@
 //! How the engine's programs are run: in a mount and PID namespace of their own, where the
 //! unpacked packages stand in for the host's `/usr`.
 
-use std::ffi::OsStr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +13,6 @@ use crate::process;
 /// Longer than any download; only a signal ends a step before that.
 const NO_LIMIT: Duration = Duration::from_secs(86_400);
 
-/// Where programs are, on the host and in packages.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Mounts the programs' own `/usr`, and `/run` if there is one for them. The host's
@@ -38,29 +36,22 @@ mount -n --rbind "$usr" /usr
 exec "$@"
 "#;
 
-/// The programs unpacked from Debian's packages.
 pub struct Programs {
     /// Holds `usr`, and `path` with what the command may see of it.
     pub folder: PathBuf,
-    /// Debian's name of the machine's architecture.
     pub arch: String,
 }
 
 impl Programs {
     /// `program` of the unpacked ones, on the host's network.
     pub fn command(&self, program: &str) -> Command {
-        self.enter(None, program)
+        self.daemon(Path::new(""), program)
     }
 
     /// The same, for a daemon that is to find `run` as its `/run`.
     pub fn daemon(&self, run: &Path, program: &str) -> Command {
-        self.enter(Some(run), program)
-    }
-
-    fn enter(&self, run: Option<&Path>, program: &str) -> Command {
         let mut command = private("sh");
-        command.args(["-c", ENTER, "sh"]).arg(self.folder.join("usr"));
-        command.arg(run.map_or(OsStr::new(""), Path::as_os_str)).arg(program);
+        command.args(["-c", ENTER, "sh"]).arg(self.folder.join("usr")).arg(run).arg(program);
         command.current_dir("/");
         command
     }
@@ -83,9 +74,7 @@ pub fn private(program: &str) -> Command {
 }
 
 /// Runs `command` to its end and returns its standard output.
-///
-/// # Errors
-/// If it fails, with its last lines; `Interrupted` on a signal.
+/// Errors: if it fails, with its last lines; `Interrupted` on a signal.
 pub fn run(what: &str, command: &mut Command) -> Result<String> {
     let Some(output) = process::output(command, NO_LIMIT)? else {
         bail!("{what} took too long.");

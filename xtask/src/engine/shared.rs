@@ -17,7 +17,6 @@ use crate::process::{self, TICK};
 /// more than 108 bytes.
 const ENGINES: &str = "/run/xtask-engine";
 
-/// The number of engines that a host can have at once.
 pub const MAX_ENGINES: u8 = 16;
 
 /// Prints a message on standard error: standard output is the command's.
@@ -34,9 +33,6 @@ pub struct Folder {
 
 impl Folder {
     /// The folder `path`, created if need be; `None` if another process owns it.
-    ///
-    /// # Errors
-    /// Those of the file system.
     pub fn try_take(path: &Path) -> Result<Option<Folder>> {
         loop {
             fs::create_dir_all(path).with_context(|| format!("can't make {}", path.display()))?;
@@ -58,9 +54,6 @@ impl Folder {
     }
 
     /// The same, but waits for it. `waiting` is called now and then; its error ends the wait.
-    ///
-    /// # Errors
-    /// Those of the file system and of `waiting`.
     pub fn wait_for(path: &Path, mut waiting: impl FnMut() -> Result<()>) -> Result<Folder> {
         loop {
             if let Some(folder) = Folder::try_take(path)? {
@@ -87,10 +80,7 @@ impl Folder {
 }
 
 /// Makes `path` with `make`, in a scratch folder, unless it exists. Only one process makes
-/// anything at a time, and what exists is complete.
-///
-/// # Errors
-/// Those of `make` and of the file system; `Interrupted` on a signal during the wait.
+/// anything at a time, and what exists is complete. `Interrupted` on a signal during the wait.
 pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<()> {
     if path.exists() {
         return Ok(());
@@ -120,9 +110,6 @@ pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<
 
 /// Keeps all other engines from changing what they share while it is held, which is never long:
 /// no signal ends the wait for it.
-///
-/// # Errors
-/// Those of the file system.
 pub fn gate() -> Result<Folder> {
     Folder::wait_for(Path::new(ENGINES), || Ok(()))
 }
@@ -132,7 +119,6 @@ pub fn common(name: &str) -> PathBuf {
     Path::new(ENGINES).join(name)
 }
 
-/// The folder of the engine with this number.
 pub fn folder(number: u8) -> PathBuf {
     common(&number.to_string())
 }

@@ -16,8 +16,8 @@ const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu
 
 /// Prints the matrix, and makes it an output of the GitHub Actions step, if this is one.
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
-    let variants = request::variants(&mut args)?;
-    let platforms = request::platforms(&mut args)?;
+    let variants = request::flags::VARIANT.list(&mut args)?;
+    let platforms = request::flags::PLATFORMS.list(&mut args)?;
     request::flags::finish(args, request::flags::Subcommand::Matrix)?;
     let matrix = matrix(&Definition::read(sh)?, &variants, &platforms)?.to_string();
     output::write(&matrix)?;

@@ -33,8 +33,8 @@ struct Group {
 pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     process::catch_signals();
     let allow_partial = request::flags::ALLOW_PARTIAL.is_given(&mut args);
-    let asked = request::platforms(&mut args)?;
-    let docker = Docker::new(sh, request::flags::BUILDER.value(&mut args)?.as_deref());
+    let asked = request::flags::PLATFORMS.list(&mut args)?;
+    let docker = Docker::new(sh, request::flags::BUILDER.text(&mut args)?.as_deref());
     let definition = Definition::read(sh)?;
     let groups = groups(&request::files(args, request::flags::Subcommand::Merge)?)?;
     for group in &groups {

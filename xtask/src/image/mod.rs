@@ -25,22 +25,14 @@ use crate::output;
 use crate::process;
 use crate::similar::suggestion;
 
-/// A subcommand.
 struct Task {
     command: Subcommand,
     help: &'static str,
     usage: &'static str,
-    main: fn(&Shell, Call) -> Result<()>,
+    /// Gets the arguments, and those behind `--`.
+    main: fn(&Shell, Arguments, Vec<OsString>) -> Result<()>,
 }
 
-/// What a subcommand is called with.
-struct Call {
-    args: Arguments,
-    /// The arguments behind `--`.
-    bake_args: Vec<OsString>,
-}
-
-/// For dispatch, help and errors.
 const TASKS: &[Task] = &[
     Task {
         command: Subcommand::Build,
@@ -52,88 +44,82 @@ const TASKS: &[Task] = &[
         command: Subcommand::Run,
         help: "build, load and start one image, and print address and key",
         usage: "[OPTIONS] [-- BAKE ARGS]",
-        main: |sh, call| run::main(sh, call.args, call.bake_args),
+        main: run::main,
     },
     Task {
         command: Subcommand::Matrix,
         help: "print the jobs of a CI run as JSON",
         usage: "[OPTIONS]",
-        main: |sh, call| matrix::main(sh, call.args),
+        main: |sh, args, _| matrix::main(sh, args),
     },
     Task {
         command: Subcommand::Merge,
         help: "join architectures under one tag",
         usage: "[OPTIONS] FILE...",
-        main: |sh, call| merge::main(sh, call.args),
+        main: |sh, args, _| merge::main(sh, args),
     },
     Task {
         command: Subcommand::Summary,
         help: "print Markdown on what was built",
         usage: "[OPTIONS] FILE...",
-        main: |_, call| summary::main(call.args),
+        main: |_, args, _| summary::main(args),
     },
 ];
 
 /// Runs the subcommand that `args` begin with.
-///
-/// # Errors
-/// A usage error for a wrong request; any other error for a build or a container that failed.
+/// Errors: a usage error for a wrong request; any other error for a build or container that failed.
 pub fn main(sh: &Shell, args: Arguments) -> Result<ExitCode> {
     let (mut args, bake_args) = split_at_dashes(args);
-    let wants_help = args.contains(["-h", "--help"]);
+    let mut wants_help = args.contains(["-h", "--help"]);
     let mut name = subcommand(&mut args)?;
-    let is_help = name == "help";
-    if is_help {
+    if name == "help" {
+        wants_help = true;
         name = subcommand(&mut args)?;
     }
     let task = TASKS.iter().find(|task| task.command.name() == name);
     let task = task.ok_or_else(|| unknown(&name))?;
-    if wants_help || is_help {
-        output::write(help(task))?;
-    } else {
-        let takes_bake_args = task.usage.ends_with("BAKE ARGS]");
-        if let (false, Some(arg)) = (takes_bake_args, bake_args.first()) {
+    match bake_args.first() {
+        _ if wants_help => output::write(help(task))?,
+        Some(arg) if !task.usage.ends_with("BAKE ARGS]") => {
             return Err(flags::unexpected(&arg.to_string_lossy(), task.command));
         }
-        (task.main)(sh, Call { args, bake_args })?;
+        _ => (task.main)(sh, args, bake_args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The subcommand's name, empty for the build.
 fn subcommand(args: &mut Arguments) -> Result<String> {
     Ok(args.subcommand().map_err(|error| usage(format!("{error}.")))?.unwrap_or_default())
 }
 
 fn unknown(name: &str) -> anyhow::Error {
     let names = TASKS.iter().map(|task| task.command.name()).filter(|name| !name.is_empty());
+    let suggestion = suggestion(name, names.clone());
+    let names = names.collect::<Vec<_>>().join(", ");
     usage(format!(
-        "there is no image task {name:?}:{} There are {}; without one, images are built.",
-        suggestion(name, names.clone()),
-        names.collect::<Vec<_>>().join(", ")
+        "there is no image task {name:?}:{suggestion} There are {names}; without one, images are \
+         built."
     ))
 }
 
 /// What `task` does and takes. The build's help lists the other subcommands too.
 fn help(task: &Task) -> String {
-    let mut help = format!("Usage: {} {}\n", task.command.call(), task.usage);
+    let mut about = format!("It can {}.\n", task.help);
     if task.command == Subcommand::Build {
-        help.push_str("\nBuilds the agent server's container images, or:\n");
-        for task in TASKS.iter().filter(|task| task.command != Subcommand::Build) {
-            help.push_str(&format!("  {:<9} {}\n", task.command.name(), task.help));
-        }
-        help.push_str(
-            "`cargo xtask image help NAME` explains one.\n\n\
+        let others = TASKS.iter().filter(|task| task.command != Subcommand::Build);
+        let row = |task: &Task| format!("  {:<9} {}\n", task.command.name(), task.help);
+        about = format!(
+            "Builds the agent server's container images, or:\n{}\
+             `cargo xtask image help NAME` explains one.\n\n\
              A flag beats its variable. A switch's variable is 1 or 0.\n",
+            others.map(row).collect::<String>()
         );
-    } else {
-        help.push_str(&format!("\nIt can {}.\n", task.help));
     }
     let options = flags::help(task.command);
-    format!("{help}{}", options.trim_end())
+    format!("Usage: {} {}\n\n{about}{}", task.command.call(), task.usage, options.trim_end())
 }
 
-fn image(sh: &Shell, Call { mut args, bake_args }: Call) -> Result<()> {
+fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()> {
     let print = flags::PRINT.is_given(&mut args);
     let request = Request::read(&mut args, bake_args)?;
     flags::finish(args, Subcommand::Build)?;

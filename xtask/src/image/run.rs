@@ -86,7 +86,7 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
 
 /// The port to publish on.
 fn port(args: &mut Arguments) -> Result<u16> {
-    match flags::PORT.value(args)? {
+    match flags::PORT.text(args)? {
         None => Ok(8000),
         Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or_else(|| {
             usage(format!("--port {port:?} is no port: use a number from 1 to 65535."))

@@ -21,7 +21,7 @@ const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
 /// Prints the summary of the files that are named, puts it into the file of `--update`, and
 /// appends it to the page of a GitHub job. A usage error for files that can't be read.
 pub fn main(mut args: Arguments) -> Result<()> {
-    let update = request::flags::UPDATE.value(&mut args)?.map(PathBuf::from);
+    let update = request::flags::UPDATE.text(&mut args)?.map(PathBuf::from);
     let infos = request::files(args, request::flags::Subcommand::Summary)?;
     let infos = infos.iter().map(|path| BuildInfo::read(path)).collect::<Result<Vec<_>>>()?;
     let summary = summary(&infos);

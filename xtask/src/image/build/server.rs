@@ -71,7 +71,7 @@ impl Found {
         let copy = copy.transpose()?;
         let folder = match (&copy, &prebuilt) {
             (Some(copy), _) => Some(copy.folder.clone()),
-            (None, prebuilt) => prebuilt.as_ref().map(|prebuilt| prebuilt.folder().to_owned()),
+            (None, prebuilt) => prebuilt.as_ref().map(|prebuilt| prebuilt.folder.clone()),
         };
         let (sha, git_ref) = checkout::commit(sh, &git);
         let is_head = request.sha.is_none() || request.sha == sha;

@@ -18,7 +18,6 @@ pub struct BakeFile {
     pub is_export: bool,
 }
 
-/// How images are baked.
 pub struct ImageBake<'a> {
     /// Whether caches are exported by the same bake.
     pub with_exports: bool,
@@ -65,15 +64,14 @@ impl Plan {
             (_, Delivery::Load) => "type=docker",
         };
         let context = |target: &&Target| target.variant_bake.get("context").cloned();
-        let is_shared = how.shared_inputs && is_same_of_several(targets.iter().map(context));
+        let is_alike = targets.windows(2).all(|pair| context(&pair[0]) == context(&pair[1]));
+        let is_shared = how.shared_inputs && targets.len() > 1 && is_alike;
         let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
         let targets = targets.iter().map(|target| {
             let mut bake = self.target(target, how.without);
             let exports = target.cache_written.iter().filter(|_| how.with_exports);
             let exports = exports.map(|place| literal(&place.write_entry(self.cache_mode)));
-            bake.insert("cache-to".to_owned(), exports.collect());
-            bake.insert("tags".to_owned(), json!(target.tags));
-            bake.insert("output".to_owned(), json!([output]));
+            deliver(&mut bake, exports.collect(), &target.tags, output);
             if is_shared {
                 extend(&mut bake, "contexts", [("inputs", json!(format!("target:{INPUTS}")))]);
             }
@@ -88,9 +86,7 @@ impl Plan {
             let mut bake = self.target(target, without);
             bake.insert("target".to_owned(), json!(CHECK));
             extend(&mut bake, "args", [("CHECK", literal(&self.stage))]);
-            bake.insert("cache-to".to_owned(), json!([]));
-            bake.insert("tags".to_owned(), json!([]));
-            bake.insert("output".to_owned(), json!(["type=cacheonly"]));
+            deliver(&mut bake, json!([]), &[], "type=cacheonly");
             (target.name.clone(), bake)
         });
         bake_file(targets.collect(), None, false)
@@ -100,12 +96,8 @@ impl Plan {
     pub fn exports(&self, exports: &[CacheExport], without: &BTreeSet<String>) -> BakeFile {
         let targets = exports.iter().map(|export| {
             let mut bake = self.target(export.target, without);
-            bake.insert(
-                "cache-to".to_owned(),
-                json!([literal(&export.place.export_entry(self.cache_mode))]),
-            );
-            bake.insert("tags".to_owned(), json!([]));
-            bake.insert("output".to_owned(), json!(["type=cacheonly"]));
+            let entry = literal(&export.place.export_entry(self.cache_mode));
+            deliver(&mut bake, json!([entry]), &[], "type=cacheonly");
             (export.name.clone(), bake)
         });
         bake_file(targets.collect(), None, true)
@@ -159,7 +151,12 @@ impl Target {
     }
 }
 
-/// Adds `entries` to the object `key` of a target.
+fn deliver(bake: &mut Map<String, Value>, cache_to: Value, tags: &[String], output: &str) {
+    bake.insert("cache-to".to_owned(), cache_to);
+    bake.insert("tags".to_owned(), json!(tags));
+    bake.insert("output".to_owned(), json!([output]));
+}
+
 fn extend<'a>(
     bake: &mut Map<String, Value>,
     key: &str,
@@ -170,7 +167,6 @@ fn extend<'a>(
     }
 }
 
-/// Adds `items` to the list `key` of a target.
 fn append(bake: &mut Map<String, Value>, key: &str, items: impl IntoIterator<Item = Value>) {
     if let Value::Array(list) = bake.entry(key).or_insert_with(|| json!([])) {
         list.extend(items);
@@ -197,14 +193,6 @@ fn bake_file(
     BakeFile { json, targets: names, is_export }
 }
 
-/// Are there several items, and all alike?
-fn is_same_of_several<T: PartialEq>(mut items: impl Iterator<Item = T>) -> bool {
-    let first = items.next();
-    let mut others = items.peekable();
-    others.peek().is_some() && others.all(|other| Some(other) == first)
-}
-
-/// `text` as a bake value.
 pub fn literal(text: &str) -> Value {
     json!(escaped(text))
 }

@@ -1,42 +1,24 @@
 //! Build caches: what they are called and where they are kept.
 
-use super::tag::{self, MAIN};
+use super::tag::{self, MAIN, Naming};
 use crate::image::request::source::UNKNOWN;
-use crate::image::request::{Flavor, Mode, without_repeats};
-
-/// What a cache's name is made of.
-pub struct Naming<'a> {
-    pub image: &'a str,
-    pub target: &'a str,
-    pub base_image: &'a str,
-    pub flavor: Flavor,
-    pub arch: Option<&'a str>,
-    pub git_ref: &'a str,
-}
+use crate::image::request::{Mode, without_repeats};
 
 impl Naming<'_> {
-    /// The refs to read, in this order, each once: the image's scope, then main's; the shared
+    /// The caches to read, in this order, each once: the image's scope, then main's; the shared
     /// cache's scope, then main's.
-    pub fn read(&self) -> Vec<Place> {
-        let image = self.image_cache();
-        let shared = self.shared_cache();
-        let scopes = without_repeats(vec![
-            self.scoped(&image, self.git_ref),
-            self.scoped(&image, MAIN),
-            self.scoped(&shared, self.git_ref),
-            self.scoped(&shared, MAIN),
-        ]);
-        scopes.into_iter().map(Place::Registry).collect()
+    pub fn caches_read(&self) -> Vec<Place> {
+        let caches = [self.image_cache(), self.shared_cache()];
+        let scopes = caches.iter().flat_map(|cache| [self.git_ref, MAIN].map(|r| (cache, r)));
+        let scopes = scopes.map(|(cache, git_ref)| self.scoped(cache, git_ref)).collect();
+        without_repeats(scopes).into_iter().map(Place::Registry).collect()
     }
 
-    /// The ref that this image's cache is written to.
-    pub fn image_scope(&self) -> Place {
-        Place::Registry(self.scoped(&self.image_cache(), self.git_ref))
-    }
-
-    /// The ref that the cache shared by all base images is written to.
-    pub fn shared_scope(&self) -> Place {
-        Place::Registry(self.scoped(&self.shared_cache(), self.git_ref))
+    /// The caches to write: the image's, and where asked for the one that all base images share.
+    pub fn caches_written(&self, with_shared: bool) -> Vec<Place> {
+        let shared = with_shared.then(|| self.shared_cache());
+        let caches = [self.image_cache()].into_iter().chain(shared);
+        caches.map(|cache| Place::Registry(self.scoped(&cache, self.git_ref))).collect()
     }
 
     fn image_cache(&self) -> String {
@@ -80,12 +62,10 @@ fn scope(cache: &str, base_image: &str, git_ref: &str) -> String {
 pub enum Place {
     /// A reference.
     Registry(String),
-    /// A folder of this machine.
     Folder(String),
 }
 
 impl Place {
-    /// The reference or the folder.
     pub fn name(&self) -> &str {
         match self {
             Place::Registry(name) | Place::Folder(name) => name,

@@ -3,20 +3,21 @@
 
 pub mod bake_file;
 pub mod cache;
-pub mod shard;
 pub mod tag;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
 
 use self::cache::Place;
+use self::tag::Naming;
 use crate::error::usage;
+use crate::image::request::base_images::Shard;
 use crate::image::request::definition::{CHECK, Definition, Variant};
 use crate::image::request::source::{Source, UNKNOWN};
-use crate::image::request::{AcpProvider, Capability, Check, Delivery, Mode, Request};
+use crate::image::request::{Check, Delivery, Flavor, Mode, Request};
 
 /// A run, or the shard of one that was asked for.
 pub struct Plan {
@@ -59,49 +60,37 @@ pub struct Target {
     variant_bake: Map<String, Value>,
 }
 
-/// A variant on a base image, with the custom tags that it gets.
+/// A variant on a base image.
 struct Choice<'a> {
-    /// The name of its bake target.
     name: String,
     /// The name of the variant where that is what was asked for, and not only a base image.
     variant_name: Option<&'a String>,
     built_as: &'a String,
     variant: &'a Variant,
     base_image: &'a str,
-    custom_tags: Vec<String>,
-}
-
-/// Where a target may write its cache besides its own scope.
-struct Places {
-    writes_shared: bool,
-    folder: Option<String>,
 }
 
 impl Plan {
     /// Finds out tags, caches and arguments of every image.
-    ///
-    /// # Errors
-    /// A usage error for a variant, target or platform that the definition does not have, and for
-    /// a request in which two images would get the same tag.
+    /// Errors: a usage error for a name that the definition does not have, and for a request in
+    /// which two images would get the same tag.
     pub fn new(request: &Request, definition: &Definition, source: &Source) -> Result<Self> {
         check_name("target", &request.target, definition.stages.iter())?;
         let can_check = definition.stages.iter().any(|stage| stage == CHECK);
         let choices = choices(request, definition)?;
-        let alone = choices.len() == 1;
         let mut targets = Vec::new();
-        for choice in choices {
+        for choice in &choices {
             for platform in &request.platforms {
                 check_name("platform", platform, choice.variant.platforms.iter())?;
             }
-            let places = Places {
-                // One target writes the shared cache, or all would write the same tag at once.
-                writes_shared: request.shared_export && targets.is_empty(),
-                // An export replaces a folder's index, so each target needs its own folder.
-                folder: request.cache_dir.as_ref().map(|folder| {
-                    if alone { folder.clone() } else { format!("{folder}/{}", choice.name) }
-                }),
-            };
-            targets.push(Target::new(request, source, &choice, &places));
+            // One target writes the shared cache, or all would write the same tag at once.
+            let writes_shared = request.shared_export && targets.is_empty();
+            // An export replaces a folder's index, so each target needs its own folder.
+            let folder = request.cache_dir.as_ref().map(|folder| match choices.len() {
+                1 => folder.clone(),
+                _ => format!("{folder}/{}", choice.name),
+            });
+            targets.push(Target::new(request, source, choice, writes_shared, folder));
         }
         let mut plan = Plan {
             targets,
@@ -117,9 +106,19 @@ impl Plan {
         // Only now, so that tags, names and the writer of the shared cache are the same in every
         // shard, and a request is refused by all jobs of a run or by none.
         if let Some(shard) = request.shard {
-            plan.targets = shard::cut(shard, plan.targets, |target| &target.name);
+            plan.cut(shard);
         }
         Ok(plan)
+    }
+
+    /// Keeps the targets that are `shard`'s. The cut depends on the names alone: jobs that list the
+    /// same base images in different orders still miss none. Neighbours, which are often much
+    /// alike, go to different shards.
+    fn cut(&mut self, shard: Shard) {
+        let names = self.targets.iter().map(|target| target.name.clone()).collect::<BTreeSet<_>>();
+        let own = names.into_iter().skip(shard.number - 1).step_by(shard.of);
+        let own = own.collect::<BTreeSet<_>>();
+        self.targets.retain(|target| own.contains(&target.name));
     }
 
     /// Takes away every cache that was to be written; says whether there was any.
@@ -152,13 +151,21 @@ impl Plan {
 }
 
 impl Target {
-    fn new(request: &Request, source: &Source, choice: &Choice, places: &Places) -> Self {
-        let naming = tag::Naming {
+    fn new(
+        request: &Request,
+        source: &Source,
+        choice: &Choice,
+        writes_shared: bool,
+        folder: Option<String>,
+    ) -> Self {
+        let own_tag = choice.variant_name.map(std::slice::from_ref).unwrap_or_default();
+        let naming = Naming {
+            image: &request.image,
             sha: &source.sha,
             git_ref: &source.git_ref,
             version: request.versioned_tag.then(|| version(request, source)),
             base_image: choice.base_image,
-            custom_tags: &choice.custom_tags,
+            custom_tags: request.custom_tags.as_deref().unwrap_or(own_tag),
             flavor: request.flavor,
             arch: request.arch.as_deref(),
             target: &request.target,
@@ -166,14 +173,23 @@ impl Target {
         let references = |tags: Vec<String>| -> Vec<String> {
             tags.into_iter().map(|tag| format!("{}:{tag}", request.image)).collect()
         };
-        let (cache_read, cache_written) = caches(request, source, choice, places);
+        let folder = Vec::from_iter(folder.map(Place::Folder));
+        let (cache_read, mut cache_written) = match (request.delivery, request.ci) {
+            (Delivery::Push, _) => (naming.caches_read(), naming.caches_written(writes_shared)),
+            // A fork's pull request reads what others wrote and writes nothing.
+            (Delivery::Load, true) => (naming.caches_read(), Vec::new()),
+            (Delivery::Load, false) => (folder.clone(), folder),
+        };
+        if request.cache_mode == Mode::Off {
+            cache_written.clear();
+        }
         Target {
             name: choice.name.clone(),
             variant: choice.variant_name.cloned(),
             built_as: choice.built_as.clone(),
             base_image: choice.base_image.to_owned(),
             tags: references(naming.tags()),
-            manifest_tags: references(tag::Naming { arch: None, ..naming }.tags()),
+            manifest_tags: references(Naming { arch: None, ..naming }.tags()),
             release_tags: references(naming.release_tags()),
             cache_read,
             cache_written,
@@ -184,17 +200,16 @@ impl Target {
     }
 }
 
-/// The build arguments that the request decides.
 fn args(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static str, String)> {
-    let capabilities = request.capabilities.iter().map(|one| Capability::name(*one));
-    let mut providers = request.acp_providers.clone();
-    providers.retain(|_| request.flavor.has_acp_providers());
-    let providers = providers.into_iter().map(AcpProvider::name);
+    let providers = match request.flavor {
+        Flavor::Default => request.acp_providers.join(","),
+        Flavor::Slim | Flavor::Minimal => String::new(),
+    };
     let mut args = vec![
         ("BASE_IMAGE", base_image.to_owned()),
         ("IMAGE_FLAVOR", request.flavor.name().to_owned()),
-        ("INSTALL_CAPABILITIES", capabilities.collect::<Vec<_>>().join(",")),
-        ("INSTALL_ACP_PROVIDERS", providers.collect::<Vec<_>>().join(",")),
+        ("INSTALL_CAPABILITIES", request.capabilities.join(",")),
+        ("INSTALL_ACP_PROVIDERS", providers),
         ("SERVER", source.server.name().to_owned()),
         ("OPENHANDS_BUILD_GIT_SHA", source.sha.clone()),
         ("OPENHANDS_BUILD_GIT_REF", source.git_ref.clone()),
@@ -203,7 +218,6 @@ fn args(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static s
     args
 }
 
-/// The version of the image.
 fn version<'a>(request: &'a Request, source: &'a Source) -> &'a str {
     request.version.as_deref().unwrap_or_else(|| source.version())
 }
@@ -225,9 +239,7 @@ fn labels(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static
 }
 
 /// The variants that are asked for by name, by `all`, or by naming none.
-///
-/// # Errors
-/// A usage error for a name that the definition does not have.
+/// Errors: a usage error for a name that the definition does not have.
 pub fn variants<'a>(asked: &'a [String], definition: &'a Definition) -> Result<Vec<&'a String>> {
     for name in asked.iter().filter(|name| *name != "all") {
         check_name("variant", name, definition.variants.keys())?;
@@ -257,10 +269,6 @@ fn choices<'a>(request: &'a Request, definition: &'a Definition) -> Result<Vec<C
             let variant_name = by_variant.then_some(name);
             choices.push(Choice {
                 name: variant_name.cloned().unwrap_or_else(|| target_name(name, base_image)),
-                custom_tags: request
-                    .custom_tags
-                    .clone()
-                    .unwrap_or_else(|| variant_name.into_iter().cloned().collect()),
                 variant,
                 variant_name,
                 built_as: name,
@@ -293,51 +301,18 @@ fn target_name(variant: &str, base_image: &str) -> String {
 }
 
 /// Fails unless `name` is one of `accepted`; `kind` is what it should be the name of.
-///
-/// # Errors
-/// A usage error that lists what is accepted.
+/// Errors: a usage error that lists what is accepted.
 pub fn check_name<'a>(
     kind: &str,
     name: &str,
-    mut accepted: impl Iterator<Item = &'a String> + Clone,
+    accepted: impl Iterator<Item = &'a String>,
 ) -> Result<()> {
-    if accepted.clone().any(|accepted| accepted == name) {
+    let accepted = accepted.map(String::as_str).collect::<Vec<_>>();
+    if accepted.contains(&name) {
         return Ok(());
     }
-    let mut names = accepted.next().cloned().unwrap_or_default();
-    for next in accepted {
-        names = format!("{names}, {next}");
-    }
+    let names = accepted.join(", ");
     Err(usage(format!("there is no {kind} {name:?}: use one of {names}.")))
-}
-
-/// What a target reads and what it writes. A push reads and writes the registry, a build outside of
-/// CI the folder that it was given.
-fn caches(
-    request: &Request,
-    source: &Source,
-    choice: &Choice,
-    places: &Places,
-) -> (Vec<Place>, Vec<Place>) {
-    let naming = cache::Naming {
-        image: &request.image,
-        target: &request.target,
-        base_image: choice.base_image,
-        flavor: request.flavor,
-        arch: request.arch.as_deref(),
-        git_ref: &source.git_ref,
-    };
-    let folder = || places.folder.clone().map(Place::Folder).into_iter().collect();
-    let (read, write) = match (request.delivery, request.ci) {
-        (Delivery::Push, _) => {
-            let shared = places.writes_shared.then(|| naming.shared_scope());
-            (naming.read(), [naming.image_scope()].into_iter().chain(shared).collect())
-        }
-        // A fork's pull request reads what others wrote and writes nothing.
-        (Delivery::Load, true) => (naming.read(), Vec::new()),
-        (Delivery::Load, false) => (folder(), folder()),
-    };
-    (read, if request.cache_mode == Mode::Off { Vec::new() } else { write })
 }
 
 /// The architecture of a platform as tags and jobs name it: `linux/arm64` is `arm64`.

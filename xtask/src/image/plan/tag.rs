@@ -5,18 +5,16 @@ use crate::digest::sha256;
 use crate::image::request::source::UNKNOWN;
 use crate::image::request::{Flavor, without_repeats};
 
-/// The most characters that a registry takes in a tag.
 const MAX_LENGTH: usize = 128;
-/// The most characters of a base image's slug.
 const MAX_SLUG: usize = 64;
 /// Hex digits of a digest that closes a name, 48 bits.
 const DIGEST_LENGTH: usize = 12;
 
-/// The ref of the branch main.
 pub const MAIN: &str = "refs/heads/main";
 
-/// What the tags of one image are made of.
+/// What the tags and the cache names of one image are made of.
 pub struct Naming<'a> {
+    pub image: &'a str,
     pub sha: &'a str,
     pub git_ref: &'a str,
     /// Set when release tags are asked for: the version, which may be [`UNKNOWN`].
@@ -117,7 +115,6 @@ pub fn short_sha(sha: &str) -> &str {
     sha.char_indices().nth(7).map_or(sha, |(end, _)| &sha[..end])
 }
 
-/// Is `git_ref` the branch main itself?
 pub fn is_main(git_ref: &str) -> bool {
     ["main", MAIN].contains(&git_ref)
 }
@@ -151,27 +148,21 @@ pub fn slug(base_image: &str) -> String {
 
 /// `X`, `X.Y` and `X.Y.Z` of a release; any other version as it is, cleaned.
 fn release_aliases(version: &str) -> Vec<String> {
-    match semver(version) {
-        Some([major, minor, _]) => {
-            vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()]
-        }
-        None => {
-            let cleaned = squeeze(version, is_tag_character);
-            let cleaned = cleaned.trim_matches(['.', '-']);
-            vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()]
-        }
+    if let Some([major, minor, _]) = semver(version) {
+        return vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()];
     }
+    let cleaned = squeeze(version, is_tag_character);
+    let cleaned = cleaned.trim_matches(['.', '-']);
+    vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()]
 }
 
 /// The three numbers of `X.Y.Z`, the first with its `v` if it has one. Leading zeros and
 /// pre-releases are no release.
 fn semver(version: &str) -> Option<[&str; 3]> {
-    let numbers = version.split('.').collect::<Vec<_>>();
-    let &[major, minor, patch] = numbers.as_slice() else {
-        return None;
-    };
+    let numbers = <[&str; 3]>::try_from(version.split('.').collect::<Vec<_>>()).ok()?;
+    let [major, minor, patch] = numbers;
     let number = major.strip_prefix('v').unwrap_or(major);
-    [number, minor, patch].into_iter().all(is_release_number).then_some([major, minor, patch])
+    [number, minor, patch].into_iter().all(is_release_number).then_some(numbers)
 }
 
 fn is_release_number(number: &str) -> bool {
@@ -221,7 +212,6 @@ fn cut(text: &str, length: usize) -> String {
     text.chars().take(length).collect()
 }
 
-/// The first hex digits of the SHA-256 of `text`.
 fn digest(text: &str) -> String {
     cut(&sha256(text), DIGEST_LENGTH)
 }

@@ -1,143 +1,106 @@
 //! Takes flags out of the arguments, and variables out of the environment. A flag beats its
 //! variable, and an empty variable counts as unset unless said.
 
-use std::env::{self, VarError};
+use std::env;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use pico_args::Arguments;
 
 use super::flags::{self, Flag, Subcommand};
-use super::values::{self, split, without_repeats};
+use super::values::{SWITCH, choose, split, without_repeats};
 use crate::error::usage;
 
 impl Flag {
-    /// Is the switch among `args`?
     pub fn is_given(&self, args: &mut Arguments) -> bool {
         args.contains(self.name)
     }
 
-    /// The flag's value, if it is given; its variable is not looked at.
-    ///
-    /// # Errors
-    /// A usage error for a flag without a value, or with one that is not UTF-8.
-    pub fn value(&self, args: &mut Arguments) -> Result<Option<String>> {
-        args.opt_value_from_str(self.name).map_err(|error| usage(format!("{error}.")))
-    }
-
     /// The value of the flag, else of its variable, unless that is empty.
-    ///
-    /// # Errors
-    /// A usage error for a flag without a value, or for a value that is not UTF-8.
+    /// Errors: a usage error for a flag without a value, or for a value that is not UTF-8.
     pub fn text(&self, args: &mut Arguments) -> Result<Option<String>> {
-        Ok(self.value(args)?.or(variable(self.variable)?))
-    }
-
-    /// As [`Flag::text`], where an empty variable means something else than an unset one.
-    ///
-    /// # Errors
-    /// As [`Flag::text`].
-    pub fn text_or_empty(&self, args: &mut Arguments) -> Result<Option<String>> {
-        Ok(self.value(args)?.or(set_variable(self.variable)?))
-    }
-
-    /// The items of the flag, which is repeated or has a comma list, else of its variable; each
-    /// item once.
-    ///
-    /// # Errors
-    /// As [`Flag::text`], and for a flag without any item.
-    pub fn list(&self, args: &mut Arguments) -> Result<Vec<String>> {
-        let items = self.items(args)?;
-        let items = match items.as_slice() {
-            [] => variable(self.variable)?.map(|items| split(&items)).unwrap_or_default(),
-            _ => items,
+        let given = match self.name {
+            "" => None,
+            name => args.opt_value_from_str(name).map_err(|error| usage(format!("{error}.")))?,
         };
-        Ok(without_repeats(items))
+        Ok(given.or(variable(self.variable)?))
     }
 
-    /// The items of the flag alone; none where it is not given.
-    ///
-    /// # Errors
-    /// As [`Flag::list`].
-    pub fn items(&self, args: &mut Arguments) -> Result<Vec<String>> {
+    /// The same, as `parse` reads it. Its error is the end of a sentence on the value.
+    /// Errors: as [`Flag::text`], and a usage error with what `parse` says.
+    pub fn read<T>(
+        &self,
+        args: &mut Arguments,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>> {
+        self.text(args)?.map(|text| self.parse(&text, parse)).transpose()
+    }
+
+    /// The items of the flag, which may be repeated, else of its variable; each once.
+    /// Errors: as [`Flag::text`], and a usage error for a flag without any item.
+    pub fn list(&self, args: &mut Arguments) -> Result<Vec<String>> {
         let given: Vec<String> =
             args.values_from_str(self.name).map_err(|error| usage(format!("{error}.")))?;
-        let items = given.iter().flat_map(|items| split(items)).collect::<Vec<_>>();
-        if items.is_empty() && !given.is_empty() {
+        if given.is_empty() {
+            let items = variable(self.variable)?.unwrap_or_default();
+            return Ok(without_repeats(split(&items)));
+        }
+        let items = split(&given.join(","));
+        if items.is_empty() {
             let name = self.name;
             return Err(usage(format!("{name} names nothing: give it a value, or leave it out.")));
         }
-        Ok(items)
+        Ok(without_repeats(items))
+    }
+
+    /// Those of `all` that the flag or its variable names; all where neither is set, and an empty
+    /// variable is set here. In the order of `all`: the same set is the same build argument.
+    /// Errors: as [`Flag::text`], and a usage error for another name.
+    pub fn set(&self, args: &mut Arguments, all: &[&'static str]) -> Result<Vec<&'static str>> {
+        let named = match self.text(args)? {
+            None if env::var_os(self.variable).is_none() => return Ok(all.to_vec()),
+            named => split(&named.unwrap_or_default()),
+        };
+        let table = all.iter().map(|name| (*name, *name)).collect::<Vec<_>>();
+        let named = named.iter().map(|name| self.parse(name, |name| choose(name, &table)));
+        let named = named.collect::<Result<Vec<_>>>()?;
+        Ok(all.iter().copied().filter(|name| named.contains(name)).collect())
     }
 
     /// The variable as a switch, if it is set.
-    ///
-    /// # Errors
-    /// A usage error for a word that is neither on nor off.
+    /// Errors: a usage error for a word that is neither on nor off.
     pub fn switch(&self) -> Result<Option<bool>> {
-        let value = variable(self.variable)?;
-        value.map(|value| values::switch(self.variable, &value)).transpose()
+        let word = variable(self.variable)?;
+        word.map(|word| self.parse(&word, |word| choose(word, SWITCH))).transpose()
     }
 
-    /// The variable's path, absolute, since bake runs in another folder than the caller.
-    ///
-    /// # Errors
-    /// A usage error for a value that is not UTF-8; a working directory that is gone.
-    pub fn path(&self) -> Result<Option<String>> {
-        let path = variable(self.variable)?.map(std::path::absolute).transpose()?;
-        Ok(path.map(|path| path.to_string_lossy().into_owned()))
+    fn parse<T>(&self, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T> {
+        parse(text).map_err(|why| usage(format!("{} {text:?} {why}", self.label())))
     }
 }
 
 /// The value of the environment variable `name`, unless it is unset or empty.
-///
-/// # Errors
-/// A usage error for a value that is not UTF-8.
+/// Errors: a usage error for a value that is not UTF-8.
 pub fn variable(name: &str) -> Result<Option<String>> {
-    Ok(set_variable(name)?.filter(|value| !value.is_empty()))
-}
-
-fn set_variable(name: &str) -> Result<Option<String>> {
-    match env::var(name) {
-        Ok(value) => Ok(Some(value)),
-        Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(value)) => {
+    let value = env::var_os(name).filter(|value| !value.is_empty());
+    let text = value.map(|value| {
+        value.into_string().map_err(|value| {
             let value = value.to_string_lossy();
-            Err(usage(format!("{name}={value:?} is not UTF-8: set it to text, or unset it.")))
-        }
-    }
+            usage(format!("{name}={value:?} is not UTF-8: set it to text, or unset it."))
+        })
+    });
+    text.transpose()
 }
 
-/// The first of the variables that is set.
-///
-/// # Errors
-/// As [`variable`].
-pub fn first_of(names: [&str; 2]) -> Result<Option<String>> {
-    for name in names {
-        if let Some(value) = variable(name)? {
-            return Ok(Some(value));
-        }
-    }
-    Ok(None)
-}
-
-/// Is this a CI system's run?
-///
-/// # Errors
-/// As [`variable`].
+/// Is this a CI system's run? Some set `CI` to their own name, so only the words for off are off.
 pub fn is_ci() -> Result<bool> {
-    for name in ["CI", "GITHUB_ACTIONS"] {
-        if variable(name)?.is_some_and(|value| !values::is_off(&value)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let is_set = |value: &String| choose(value, SWITCH) != Ok(false);
+    let (ci, actions) = (variable("CI")?, variable("GITHUB_ACTIONS")?);
+    Ok(ci.iter().chain(&actions).any(is_set))
 }
 
 /// The files that are named where all flags have been taken out of `args`.
-///
-/// # Errors
-/// A usage error for a flag that is left, or where no file is named.
+/// Errors: a usage error for a flag that is left, or where no file is named.
 pub fn files(args: Arguments, command: Subcommand) -> Result<Vec<PathBuf>> {
     let files = args.finish();
     match files.iter().find(|file| file.to_string_lossy().starts_with('-')) {

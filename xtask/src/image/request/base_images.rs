@@ -2,75 +2,46 @@
 //! several CI jobs builds.
 
 use std::fmt;
-use std::fs;
-use std::io::{self, Read as _};
+use std::io;
+use std::path::Path;
 
 use anyhow::Result;
 
 use super::values::number;
 use crate::error::usage;
+use crate::output;
 
-/// The most bytes of a list, enough for a hundred thousand references. A device has no end.
-const LARGEST: u64 = 16 << 20;
-
-/// The base images that the list in the file `path` names, or standard input where that is `-`:
-/// one a line, in its order.
-///
-/// # Errors
-/// A usage error for a list that can't be read, is too long, is not UTF-8, has anything but
-/// references, or has none.
+/// The base images in the list `path`, which is a file or, as `-`, standard input.
+/// Errors: a usage error for a list that can't be read, or has anything but references, or none.
 pub fn read_list(path: &str) -> Result<Vec<String>> {
-    let list = if path == "-" { "standard input".to_owned() } else { format!("{path:?}") };
-    let mut bytes = Vec::new();
-    // One byte more than is accepted shows that there is too much.
-    let read = match path {
-        "-" => io::stdin().take(LARGEST + 1).read_to_end(&mut bytes),
-        path => {
-            fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
-        }
+    let (list, content) = match path {
+        "-" => ("standard input".to_owned(), output::read(io::stdin())),
+        path => (format!("{path:?}"), output::load(Path::new(path))),
     };
-    let read = read.map_err(|error| {
+    let refuse = |why: String| {
         usage(format!(
-            "--base-images: {list} can't be read ({error}): name a file of base images, one a \
-             line, or - for standard input."
+            "--base-images: {list}{why}: it must be UTF-8 text with base images, one a line, as in \
+             debian:trixie-slim."
         ))
-    })?;
-    if read as u64 > LARGEST {
-        return Err(usage(format!(
-            "--base-images: {list} has more than {} MiB: is it a list of base images?",
-            LARGEST >> 20
-        )));
-    }
+    };
+    let bytes = content.map_err(|error| refuse(format!(" can't be read ({error})")))?;
     let text = str::from_utf8(&bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].split(|&byte| byte == b'\n').count();
-        usage(format!("--base-images: {list}, line {line}, is not UTF-8: save it as such."))
+        refuse(format!(", line {line}, is not UTF-8"))
     })?;
-    references(&list, text)
-}
-
-/// The references in `text`, which is called `list` in errors.
-fn references(list: &str, text: &str) -> Result<Vec<String>> {
     let mut references = Vec::new();
     // Editors on Windows begin a file with a byte order mark, which is no part of a reference.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for (index, line) in text.lines().enumerate() {
+    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let reference = without_comment(line).trim();
-        if !reference.is_empty() {
-            if !is_reference(reference) {
-                return Err(usage(format!(
-                    "--base-images: {list}, line {}: {reference:?} is not an image reference: write \
-                     one a line, as in debian:trixie-slim.",
-                    index + 1
-                )));
-            }
+        if is_reference(reference) {
             references.push(reference.to_owned());
+        } else if !reference.is_empty() {
+            let line = index + 1;
+            return Err(refuse(format!(", line {line}: {reference:?} is not an image reference")));
         }
     }
     if references.is_empty() {
-        return Err(usage(format!(
-            "--base-images: {list} names no base image: write one a line, as in \
-             debian:trixie-slim."
-        )));
+        return Err(refuse(" names no base image".to_owned()));
     }
     Ok(references)
 }
@@ -96,19 +67,15 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Reads `K/N`.
-    ///
-    /// # Errors
-    /// A usage error for anything else.
-    pub fn parse(text: &str) -> Result<Self> {
+    /// Reads `K/N`. An error is the end of a sentence on the value.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let part = |text| usize::try_from(number(text)?).ok();
         let parsed = text.split_once('/').and_then(|(k, n)| Some((part(k)?, part(n)?)));
         let parsed = parsed.filter(|(number, of)| (1..=*of).contains(number));
         parsed.map(|(number, of)| Shard { number, of }).ok_or_else(|| {
-            usage(format!(
-                "--shard {text:?} is not a part of a run: write K/N, the part and how many there \
-                 are, as in 1/4 up to 4/4."
-            ))
+            "is not a part of a run: write K/N, the part and how many there are, as in 1/4 up to \
+             4/4."
+                .to_owned()
         })
     }
 }

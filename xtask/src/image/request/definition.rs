@@ -32,7 +32,6 @@ pub struct Definition {
 /// One bake target, its `inherits` resolved.
 pub struct Variant {
     pub base_image: String,
-    /// The platforms that it is published for.
     pub platforms: Vec<String>,
     /// Everything the bake file says of it.
     pub bake: Map<String, Value>,
@@ -40,24 +39,21 @@ pub struct Variant {
 
 impl Definition {
     /// Reads the image's folder below the shell's directory.
-    ///
-    /// # Errors
-    /// A usage error for a file that is missing or broken, with the place in it.
+    /// Errors: a usage error for a file that is missing or broken, with the place in it.
     pub fn read(sh: &Shell) -> Result<Self> {
         let read = |path| sh.read_file(path).with_context(|| format!("{path} can't be read"));
-        let definition = read(BAKE_FILE).and_then(|bake| Self::parse(&bake, &read(DOCKERFILE)?));
+        let definition = read(BAKE_FILE).and_then(|bake| {
+            let dockerfile = read(DOCKERFILE)?;
+            Self::parse(&bake, &dockerfile).context(BAKE_FILE)
+        });
         definition.map_err(|error| usage(format!("{error:#}")))
     }
 
     /// Reads the texts of the bake file and of the Dockerfile.
-    ///
-    /// # Errors
-    /// What is broken in the bake file.
     pub fn parse(bake: &str, dockerfile: &str) -> Result<Self> {
-        let mut bake: Value =
-            serde_json::from_str(bake).with_context(|| format!("{BAKE_FILE} is not JSON"))?;
+        let mut bake: Value = serde_json::from_str(bake).context("it is not JSON")?;
         let Some(Value::Object(targets)) = bake.get_mut("target").map(Value::take) else {
-            bail!("{BAKE_FILE}: \"target\" must be an object of targets.");
+            bail!("\"target\" must be an object of targets.");
         };
         let mut variants = BTreeMap::new();
         for name in targets.keys().filter(|name| !name.starts_with('_')) {
@@ -65,9 +61,7 @@ impl Definition {
         }
         let default_variants = strings(&bake["group"]["default"]["targets"])
             .filter(|names| !names.is_empty() && names.iter().all(|n| variants.contains_key(n)))
-            .with_context(|| {
-                format!("{BAKE_FILE}: \"group.default.targets\" must list targets of this file.")
-            })?;
+            .context("\"group.default.targets\" must list targets of this file.")?;
         Ok(Definition { variants, default_variants, stages: stages(dockerfile) })
     }
 }
@@ -77,12 +71,12 @@ impl Variant {
         let bake = resolve(targets, name, 0)?;
         let base_image = bake.get("args").and_then(|args| args["BASE_IMAGE"].as_str());
         let base_image = base_image.filter(|image| !image.is_empty()).map(str::to_owned);
-        let base_image = base_image.with_context(|| {
-            format!("{BAKE_FILE}: \"target.{name}.args.BASE_IMAGE\" must name an image.")
-        })?;
-        let platforms = bake.get("platforms").and_then(strings).with_context(|| {
-            format!("{BAKE_FILE}: \"target.{name}.platforms\" must list platforms.")
-        })?;
+        let base_image = base_image
+            .with_context(|| format!("\"target.{name}.args.BASE_IMAGE\" must name an image."))?;
+        let platforms = bake
+            .get("platforms")
+            .and_then(strings)
+            .with_context(|| format!("\"target.{name}.platforms\" must list platforms."))?;
         Ok(Variant { base_image, platforms, bake })
     }
 }
@@ -96,17 +90,16 @@ const APPENDED: [&str; 6] =
 /// each image and no others.
 fn resolve(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Map<String, Value>> {
     let Some(own) = targets.get(name).and_then(Value::as_object) else {
-        bail!("{BAKE_FILE}: \"target.{name}\" is inherited from but is no object.");
+        bail!("\"target.{name}\" is inherited from but is no object.");
     };
     if depth > targets.len() {
-        bail!("{BAKE_FILE}: \"target.{name}\" inherits from itself.");
+        bail!("\"target.{name}\" inherits from itself.");
     }
     let mut own = own.clone();
     let mut resolved = Map::new();
     if let Some(parents) = own.remove("inherits") {
-        let parents = strings(&parents).with_context(|| {
-            format!("{BAKE_FILE}: \"target.{name}.inherits\" must list targets.")
-        })?;
+        let parents = strings(&parents)
+            .with_context(|| format!("\"target.{name}.inherits\" must list targets."))?;
         for parent in parents {
             merge(&mut resolved, resolve(targets, &parent, depth + 1)?);
         }
@@ -130,7 +123,6 @@ fn merge(under: &mut Map<String, Value>, over: Map<String, Value>) {
     }
 }
 
-/// The list of strings that `value` is, if it is one.
 fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
@@ -138,18 +130,13 @@ fn strings(value: &Value) -> Option<Vec<String>> {
 /// The stages that a Dockerfile names, but for empty ones (`FROM scratch AS …`), which only hold
 /// a place for a named context.
 fn stages(dockerfile: &str) -> Vec<String> {
-    let mut stages = Vec::new();
-    for line in dockerfile.lines() {
+    let stage = |line: &str| {
         let words = line.split_whitespace().collect::<Vec<_>>();
-        if let [from, .., base, r#as, name] = words[..]
-            && from.eq_ignore_ascii_case("FROM")
-            && r#as.eq_ignore_ascii_case("AS")
-            && base != "scratch"
-        {
-            stages.push(name.to_owned());
-        }
-    }
-    stages
+        let [from, .., base, r#as, name] = words[..] else { return None };
+        let is_stage = from.eq_ignore_ascii_case("FROM") && r#as.eq_ignore_ascii_case("AS");
+        (is_stage && base != "scratch").then(|| name.to_owned())
+    };
+    dockerfile.lines().filter_map(stage).collect()
 }
 
 /// The packages of the server, with the versions that the requirements pin.
@@ -157,11 +144,10 @@ pub fn pinned_packages(sh: &Shell) -> Vec<Package> {
     let requirements = sh.read_file(REQUIREMENTS).unwrap_or_default();
     let version = |name: &str| {
         requirements.lines().find_map(|line| {
-            let rest = line.strip_prefix(name)?;
             // Extras may stand between, as in `openhands-sdk[boto3]==1.58.2`.
-            let pin =
-                rest.strip_prefix('[').map_or(Some(rest), |extra| Some(extra.split_once(']')?.1));
-            Some(pin?.strip_prefix("==")?.split_whitespace().next()?.to_owned())
+            let (extras, pin) = line.strip_prefix(name)?.split_once("==")?;
+            let is_own = extras.is_empty() || extras.starts_with('[');
+            pin.split_whitespace().next().filter(|_| is_own).map(str::to_owned)
         })
     };
     let package = |name: &str| Package { name: name.to_owned(), version: version(name) };

@@ -7,7 +7,6 @@ use pico_args::Arguments;
 use crate::error::usage;
 use crate::similar::suggestion;
 
-/// A subcommand of `cargo xtask image`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subcommand {
     /// Without a name: builds.
@@ -45,14 +44,14 @@ pub struct Flag {
     /// Empty where only the flag sets it.
     pub variable: &'static str,
     /// In words; with backticks around what can be typed.
-    default: &'static str,
-    help: &'static str,
-    commands: &'static [Subcommand],
+    pub default: &'static str,
+    pub help: &'static str,
+    pub commands: &'static [Subcommand],
 }
 
 const BUILD: &[Subcommand] = &[Subcommand::Build, Subcommand::Run];
 
-/// Makes a constant of each row, by which it is read, and a list of all.
+/// Makes a constant of each row, and a list of all.
 macro_rules! table {
     ($($id:ident $name:literal $value:literal $variable:literal $default:literal
        $commands:expr, $help:literal;)*) => {
@@ -94,8 +93,8 @@ table! {
     PREBUILT_SDIST "--prebuilt-sdist" "PATH" "PREBUILT_SDIST" "none: the pinned release" BUILD,
         "the SDK's archive, or packages that replace pinned ones, or a folder of them";
     ALLOW_DIRTY "--allow-dirty" "" "" "off" BUILD, "pushes a checkout with uncommitted changes";
-    PLATFORMS "--platforms" "LIST" "PLATFORMS"
-        "the engine's own" &[Subcommand::Build, Subcommand::Run, Subcommand::Matrix, Subcommand::Merge],
+    PLATFORMS "--platforms" "LIST" "PLATFORMS" "the engine's own"
+        &[Subcommand::Build, Subcommand::Run, Subcommand::Matrix, Subcommand::Merge],
         "such as `linux/amd64,linux/arm64`";
     ARCH "--arch" "SUFFIX" "ARCH" "none" BUILD, "ends tags and cache names";
     PUSH "--push" "" "PUSH" "on in CI" BUILD, "pushes the image";
@@ -113,7 +112,8 @@ table! {
     REPORT "--report" "FILE" "" "none" BUILD, "what the cache cost and saved, as JSON";
     STRICT_CACHE "--strict-cache" "" "" "off" BUILD, "fails if a cache was not written";
     EXPLAIN "--explain" "" "" "off" BUILD, "says why steps ran";
-    PRINT "--print" "" "" "off" &[Subcommand::Build], "prints the bake definition and builds nothing";
+    PRINT "--print" "" ""
+        "off" &[Subcommand::Build], "prints the bake definition and builds nothing";
     PORT "--port" "NUMBER" ""
         "`8000`" &[Subcommand::Run], "`run`: where the server listens on 127.0.0.1";
     LOGS "--logs" "" "" "off" &[Subcommand::Run], "`run`: shows the server's log once it answers";
@@ -142,25 +142,19 @@ table! {
 }
 
 impl Flag {
-    /// How errors call it.
     pub fn label(&self) -> String {
         match (self.name, self.variable) {
-            ("", variable) => variable.to_owned(),
-            (name, "") => name.to_owned(),
+            ("", name) | (name, "") => name.to_owned(),
             (name, variable) => format!("{name} ({variable})"),
         }
     }
 
-    /// As it is typed.
     fn synopsis(&self) -> String {
         format!("{} {}", self.name, self.value).trim_end().to_owned()
     }
 }
 
-/// Fails if an argument is left that nobody asked for.
-///
-/// # Errors
-/// A usage error with the first argument that is left, and what was probably meant.
+/// Fails with a usage error if an argument is left that nobody asked for.
 pub fn finish(args: Arguments, command: Subcommand) -> Result<()> {
     match args.finish().first() {
         None => Ok(()),
@@ -168,27 +162,24 @@ pub fn finish(args: Arguments, command: Subcommand) -> Result<()> {
     }
 }
 
-/// The error for `word`, which `command` does not take.
+/// The error for `word`, which `command` does not take: it says what was probably meant.
 pub fn unexpected(word: &str, command: Subcommand) -> anyhow::Error {
     let name = word.split('=').next().unwrap_or_default();
-    let is_own = |flag: &&Flag| flag.commands.contains(&command);
-    let known = TABLE.iter().filter(|flag| !flag.name.is_empty());
-    let reason = match known.clone().find(|flag| flag.name == name) {
-        Some(flag) if !is_own(&flag) => match flag.commands.first() {
-            Some(other) => format!(" it belongs to `{}`.", other.call()),
-            None => String::new(),
-        },
+    let known = || TABLE.iter().filter(|flag| !flag.name.is_empty());
+    let own = known().filter(|flag| flag.commands.contains(&command));
+    let reason = match known().find(|flag| flag.name == name) {
+        Some(flag) if !flag.commands.contains(&command) => {
+            format!(" it belongs to `{}`.", flag.commands[0].call())
+        }
         Some(flag) if flag.value.is_empty() && name != word => " it takes no value.".to_owned(),
         Some(_) => " it is given twice.".to_owned(),
-        None => suggestion(name, known.filter(is_own).map(|flag| flag.name)),
+        None => suggestion(name, own.map(|flag| flag.name)),
     };
     let help = format!("`{} --help` lists what is accepted.", command.call());
     usage(format!("unexpected argument {word:?}:{reason} {help}"))
 }
 
-/// The width of a terminal that shows the help.
 const WIDTH: usize = 80;
-/// Where the help's explanations begin.
 const INDENT: usize = 32;
 
 /// The flags and variables of `command`, for its help.
@@ -196,54 +187,31 @@ pub fn help(command: Subcommand) -> String {
     let own = TABLE.iter().filter(|flag| flag.commands.contains(&command));
     let (flags, variables): (Vec<_>, Vec<_>) = own.partition(|flag| !flag.name.is_empty());
     let mut help = String::new();
-    for (title, rows) in [("Options", flags), ("Variables", variables)] {
-        if !rows.is_empty() {
-            help.push_str(&format!("\n{title}, with [VARIABLE; default]:\n"));
-        }
-        for flag in rows {
-            help.push_str(&help_row(flag));
-        }
+    let options = flags.iter().map(|flag| help_row(&flag.synopsis(), flag.variable, flag));
+    help.push_str("\nOptions, with [VARIABLE; default]:\n");
+    help.extend(options);
+    if !variables.is_empty() {
+        help.push_str("\nVariables, with [default]:\n");
+        help.extend(variables.iter().map(|flag| help_row(flag.variable, "", flag)));
     }
-    help.replace("Variables, with [VARIABLE; default]", "Variables, with [default]")
+    help
 }
 
-fn help_row(flag: &Flag) -> String {
-    let (head, variable) = match flag.name {
-        "" => (flag.variable.to_owned(), ""),
-        _ => (flag.synopsis(), flag.variable),
-    };
-    let parts = [variable, flag.default].into_iter().filter(|part| !part.is_empty());
-    let end = format!("[{}]", parts.collect::<Vec<_>>().join("; "));
-    let mut row = format!("  {head}");
-    // What fits on one line stays together.
-    let end = if end.len() > WIDTH - INDENT { end } else { end.replace(' ', "\u{a0}") };
-    let text = format!("{} {}", flag.help, end).replace('`', "");
+/// `head` and beside it the explanation, which ends with `variable` and the default.
+fn help_row(head: &str, variable: &str, flag: &Flag) -> String {
+    let separator = if variable.is_empty() { "" } else { "; " };
+    let text = format!("{} [{variable}{separator}{}]", flag.help, flag.default).replace('`', "");
+    let mut row = format!("  {head:0$}", INDENT - 2);
+    let mut column = if row.len() > INDENT { WIDTH } else { INDENT };
     for word in text.split(' ') {
-        let column = row.rsplit('\n').next().unwrap_or_default().chars().count();
-        if column + 1 + word.chars().count() > WIDTH
-            || (row.ends_with(&head) && column + 2 > INDENT)
-        {
-            row.push_str(&format!("\n{:INDENT$}{word}", ""));
-        } else if row.ends_with(&head) {
-            row.push_str(&format!("{:1$}{word}", "", INDENT - column));
-        } else {
-            row.push_str(&format!(" {word}"));
+        if column + word.len() > WIDTH {
+            row = format!("{}\n{:INDENT$}", row.trim_end(), "");
+            column = INDENT;
         }
+        row.push_str(&format!("{word} "));
+        column += word.len() + 1;
     }
-    row.replace('\u{a0}', " ") + "\n"
-}
-
-/// The README's table of all flags and variables.
-#[cfg(test)]
-fn markdown() -> String {
-    let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
-    let row = |flag: &Flag| {
-        let (name, variable) = (code(&flag.synopsis()), code(flag.variable));
-        format!("| {name} | {variable} | {} | {} |\n", flag.default, flag.help)
-            .replace("|  |", "| |")
-    };
-    let head = "| flag | variable | default | |\n|---|---|---|---|\n".to_owned();
-    head + &TABLE.iter().map(row).collect::<String>()
+    row.trim_end().to_owned() + "\n"
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use super::workspace::{Package, SDK};
 /// The word for a commit, ref or version that is not known.
 pub const UNKNOWN: &str = "unknown";
 
-/// The kind of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// The release that the requirements pin, perhaps with some packages replaced.
@@ -44,12 +43,10 @@ pub struct Source {
     pub git_ref: String,
     /// When the commit was made, in RFC 3339.
     pub created: Option<String>,
-    /// Whether the checkout has changes that are not committed.
     pub is_dirty: bool,
     pub server: Server,
     /// The files that the server is built from, besides the pinned release.
     pub folder: Option<PathBuf>,
-    /// All packages of the server.
     pub packages: Vec<Package>,
 }
 

@@ -20,11 +20,8 @@ pub struct Package {
     pub version: Option<String>,
 }
 
-/// Checks the workspace called `name`, whose files `read` returns by path, and returns its
-/// packages.
-///
-/// # Errors
-/// A usage error for a part that is missing, or for a lock that does not fit a manifest.
+/// The packages of the workspace called `name`, whose files `read` returns by path.
+/// Errors: a usage error for a part that is missing, or for a lock that does not fit a manifest.
 pub fn packages(name: &str, read: impl Fn(&str) -> Option<String>) -> Result<Vec<Package>> {
     let part = |path: &str| {
         read(path).ok_or_else(|| {
@@ -52,8 +49,8 @@ pub fn packages(name: &str, read: impl Fn(&str) -> Option<String>) -> Result<Vec
     Ok(packages)
 }
 
-/// How the entry of `package` in `lock` differs from its manifest, if it does. Only what is certain:
-/// a version or a list that the manifest leaves to its build is not compared.
+/// How the entry of `package` in `lock` differs from its manifest, if it does. A version or a list
+/// that the manifest leaves to its build is not compared.
 fn difference(package: &str, manifest: &str, lock: &str) -> Option<String> {
     let name = format!("name = \"{package}\"");
     let mut entries = lock.split("[[package]]");
@@ -66,52 +63,43 @@ fn difference(package: &str, manifest: &str, lock: &str) -> Option<String> {
     {
         return Some(format!("the version is {here} here and {there} in the lock"));
     }
-    let wanted = list(project, "dependencies")?.map(dependency).collect::<BTreeSet<_>>();
-    let locked = list(entry, "requires-dist").into_iter().flatten();
-    let locked = locked.filter(|line| !line.contains("extra ==")).map(locked_dependency);
-    let locked = locked.collect::<BTreeSet<_>>();
+    let wanted = list(project, "dependencies")?.map(wanted).collect::<BTreeSet<_>>();
+    let lines = list(entry, "requires-dist").into_iter().flatten();
+    let locked = lines.filter(|line| !line.contains("extra ==")).map(locked).collect();
     let other = wanted.symmetric_difference(&locked).next()?;
-    let place = if wanted.contains(other) { "only in the manifest" } else { "only in the lock" };
-    Some(format!("{}{} is {place}", other.name, other.specifier))
+    let place = if wanted.contains(other) { "manifest" } else { "lock" };
+    Some(format!("{other} is only in the {place}"))
 }
 
-/// A requirement of a package on another.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Dependency {
-    /// Normalized as `PyPI` does.
-    name: String,
-    /// Without blanks, its parts sorted.
-    specifier: String,
-}
-
-impl Dependency {
-    fn new(name: &str, specifier: &str) -> Self {
-        let name = normalized(name);
-        // A package of the workspace is locked without a specifier.
-        let specifier = if PACKAGES.contains(&name.as_str()) { "" } else { specifier };
-        let mut parts = specifier.split(',').map(str::trim).collect::<Vec<_>>();
-        parts.sort_unstable();
-        Dependency { name, specifier: parts.join(",").replace(' ', "") }
-    }
+/// A requirement in one form, so that two of them can be compared: the name as `PyPI` compares it,
+/// and the parts of the specifier sorted, without blanks.
+fn requirement(name: &str, specifier: &str) -> String {
+    let name = normalized(name);
+    // A package of the workspace is locked without a specifier.
+    let specifier = if PACKAGES.contains(&name.as_str()) { "" } else { specifier };
+    let specifier = specifier.replace(' ', "");
+    let mut parts = specifier.split(',').collect::<Vec<_>>();
+    parts.sort_unstable();
+    name + &parts.join(",")
 }
 
 /// Reads a line of a manifest, such as `"httpx[socks] >= 0.27; python_version < '4'"`.
-fn dependency(line: &str) -> Dependency {
+fn wanted(line: &str) -> String {
     let text = line.split(';').next().unwrap_or_default();
     let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
     let (name, rest) = text.split_at(end.unwrap_or(text.len()));
     let specifier = rest.split_once(']').map_or(rest, |(_, specifier)| specifier);
     // An address is locked as such.
-    Dependency::new(name, if specifier.trim_start().starts_with('@') { "" } else { specifier })
+    requirement(name, if specifier.trim_start().starts_with('@') { "" } else { specifier })
 }
 
 /// Reads a line of the lock, such as `{ name = "httpx", specifier = ">=0.27" }`.
-fn locked_dependency(line: &str) -> Dependency {
+fn locked(line: &str) -> String {
     let field = |key: &str| {
         let (_, rest) = line.split_once(&format!("{key} = \""))?;
         rest.split('"').next()
     };
-    Dependency::new(field("name").unwrap_or_default(), field("specifier").unwrap_or_default())
+    requirement(field("name").unwrap_or_default(), field("specifier").unwrap_or_default())
 }
 
 /// A package's name as `PyPI` compares it: in lower case, with `-` for every run of `-`, `_`, `.`.
@@ -126,24 +114,16 @@ fn section<'a>(text: &'a str, header: &str) -> &'a str {
     rest.split("\n[").next().unwrap_or_default()
 }
 
-/// The text that `key` is set to.
 fn value(section: &str, key: &str) -> Option<String> {
-    let values =
-        section.lines().filter_map(|line| line.strip_prefix(key)?.trim().strip_prefix('='));
-    let mut values = values.map(|value| value.split('#').next().unwrap_or_default().trim());
-    values.next().map(|value| value.trim_matches(['"', '\'']).to_owned())
+    let value =
+        section.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_prefix('='))?;
+    Some(value.split('#').next()?.trim().trim_matches(['"', '\'']).to_owned())
 }
 
 /// The items of the list that `key` is set to, without their quotes: one a line or all on one.
 fn list<'a>(section: &'a str, key: &str) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
-    let start = section.lines().find(|line| {
-        line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
-    })?;
-    let at = section.find(start)?;
-    let (_, items) = section[at..].split_once('[')?;
-    let is_end = |line: &&str| line.trim() == "]";
-    let lines = items.lines().take_while(move |line| !is_end(line));
-    Some(lines.flat_map(items_of))
+    let (_, list) = section.split_once(&format!("\n{key} = ["))?;
+    Some(list.lines().take_while(|line| line.trim() != "]").flat_map(items_of))
 }
 
 /// The items on one line of a list: tables, or texts in quotes.
@@ -152,20 +132,9 @@ fn items_of(line: &str) -> Vec<&str> {
     if line.starts_with('{') {
         return vec![line];
     }
-    let Some(quote) = line.chars().find(|c| ['"', '\'', '#'].contains(c)) else {
-        return Vec::new();
-    };
-    let mut items = Vec::new();
-    let mut rest = line;
-    while let Some((before, from)) = rest.split_once(quote) {
-        let Some((item, after)) = from.split_once(quote) else { break };
-        if before.contains('#') {
-            break;
-        }
-        items.push(item);
-        rest = after;
-    }
-    items
+    let code = line.split('#').next().unwrap_or_default();
+    let quote = code.chars().find(|c| ['"', '\''].contains(c));
+    quote.map_or_else(Vec::new, |quote| code.split(quote).skip(1).step_by(2).collect())
 }
 
 #[cfg(test)]
