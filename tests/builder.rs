@@ -4,6 +4,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
+
 use crate::support::fake::{FakeDocker, INSPECTED};
 use crate::support::{Ended, Folder, Xtask, strings};
 
@@ -123,4 +125,33 @@ fn a_signal_ends_the_build_and_leaves_no_file() {
         assert_eq!(fs::read_dir(fake.file("tmp")).unwrap().count(), 0);
         fs::remove_file(fake.file("baked")).unwrap();
     }
+}
+
+#[test]
+fn a_load_is_for_the_engines_own_platform() {
+    let inspected = INSPECTED.replace("linux/amd64*, linux/386", "linux/amd64*, linux/arm64");
+    let fake = FakeDocker::with_builder("load-platforms", &inspected);
+    let platforms = ["image", "--variant=debian", "--platforms=linux/arm64,linux/amd64"];
+    let ended = fake.call(&[&platforms[..], &["--load"]].concat()).end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert_eq!(fake.baked().unwrap()["target"]["debian"]["platforms"], json!(["linux/amd64"]));
+    let warning = ended.stderr.lines().find(|line| line.starts_with("warning: ")).unwrap();
+    assert!(warning.contains("linux/amd64") && warning.contains("linux/arm64"), "{warning}");
+}
+
+#[test]
+fn a_variants_name_on_another_base_is_pushed_with_a_warning() {
+    let fake = FakeDocker::with_builder("other-base", INSPECTED);
+    for (args, warns) in [(&["--base-image=debian:12", "--push"][..], true), (&["--push"], false)] {
+        let ended = fake.call(&[&["image", "--variant=debian"], args].concat()).end();
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        let warning = ended.stderr.lines().find(|line| line.starts_with("warning: "));
+        assert_eq!(warning.is_some_and(|line| line.contains("debian:12")), warns, "{warning:?}");
+    }
+}
+
+#[test]
+fn a_context_alone_is_not_made() {
+    let said = Xtask::new(&["image", "--build-ctx-only"]).refused();
+    assert!(said.contains("--build-ctx-only") && said.contains("--print"), "{said}");
 }

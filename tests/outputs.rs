@@ -134,6 +134,21 @@ fn outputs_of_one_line_can_be_searched_for() {
 }
 
 #[test]
+fn jobs_find_what_the_helper_gave_them() {
+    let fake = fake("helper-outputs", &[], 0);
+    let checkout = Folder::checkout("helper-outputs-checkout");
+    let file = fake.file("outputs");
+    let args = ["--versioned-tag", "--arch=arm64", "--target=source"];
+    let call = call(&fake, &checkout.0, &args).env("SDK_VERSION", "1.58.2");
+    let ended = call.env("GITHUB_OUTPUT", &file).end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let outputs = fs::read_to_string(file).unwrap();
+    let lines = outputs.lines().collect::<Vec<_>>();
+    assert!(lines.contains(&"versioned_tags_csv=1-debian,1.58-debian,1.58.2-debian"), "{outputs}");
+    assert!(lines.contains(&"base_image_slug=debian_tag_trixie-slim"), "{outputs}");
+}
+
+#[test]
 fn results_are_written_to_what_is_no_file_and_through_links() {
     let fake = fake("places", &[], 0);
     let checkout = Folder::checkout("places-checkout");

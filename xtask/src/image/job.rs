@@ -145,6 +145,7 @@ impl Job {
         let targets = || done(built).map(|row| row.target);
         let tags = targets().flat_map(|target| &target.tags).cloned().collect::<Vec<_>>();
         let releases = targets().flat_map(|target| &target.release_tags).cloned();
+        let slugs = targets().map(|target| tag::slug(&target.base_image));
         let digests = done(built).map(|row| row.image.digest().unwrap_or_default());
         github::write_outputs(&[
             ("image", self.request.image.clone()),
@@ -152,6 +153,7 @@ impl Job {
             ("tags", tags.join("\n")),
             ("tags_csv", tags.join(",")),
             ("versioned_tags_csv", releases.collect::<Vec<_>>().join(",")),
+            ("base_image_slug", slugs.collect::<Vec<_>>().join(",")),
             ("digest", digests.collect::<Vec<_>>().join("\n")),
         ])
     }
@@ -166,6 +168,16 @@ fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<(
     let unread = probe.join().unwrap_or_default();
     let builder = builder?;
     server.describe();
+    let is_push = buildx.request.delivery == Delivery::Push;
+    for target in plan.targets.iter().filter(|target| is_push && !target.has_own_base) {
+        if let Some(variant) = &target.variant {
+            message::warn(&format!(
+                "the tags of the variant {variant:?} will name an image on {}, which is not its \
+                 own base image",
+                target.base_image
+            ));
+        }
+    }
     Ok((builder, unread))
 }
 

@@ -50,9 +50,9 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Groups the files by variant, base image and target.
+/// Groups the files by variant, base image, target and flavor.
 fn groups(files: &[PathBuf]) -> Result<Vec<Group>> {
-    let mut groups: BTreeMap<[String; 3], Group> = BTreeMap::new();
+    let mut groups: BTreeMap<[String; 4], Group> = BTreeMap::new();
     for file in files {
         let info = BuildInfo::read(file)?;
         // An earlier merge left its own record among its inputs.
@@ -62,7 +62,8 @@ fn groups(files: &[PathBuf]) -> Result<Vec<Group>> {
         let tags = manifest_tags(&info);
         check_values(file, &info, &tags)?;
         let variant = info.variant.clone().unwrap_or_default();
-        let key = [variant, info.base_image.clone(), info.target.clone()];
+        let flavor = info.flavor.clone().unwrap_or_default();
+        let key = [variant, info.base_image.clone(), info.target.clone(), flavor];
         let name = key.iter().filter(|part| !part.is_empty()).map(|part| tag::slug(part));
         let name = name.collect::<Vec<_>>().join("-").replace(['/', '@'], "-");
         let file = file.parent().unwrap_or(Path::new("")).join(format!("{name}.manifest.json"));
@@ -80,9 +81,9 @@ fn groups(files: &[PathBuf]) -> Result<Vec<Group>> {
 fn manifest_tags(info: &BuildInfo) -> Vec<String> {
     let mut tags = info.manifest_tags.clone();
     if let Some(variant) = info.variant.as_ref().filter(|_| tag::is_main(&info.git_ref)) {
-        let suffix =
-            if info.target == "binary" { String::new() } else { format!("-{}", info.target) };
-        tags.push(format!("{}:latest-{variant}{suffix}", info.image));
+        let flavor = info.flavor.as_ref().map(|flavor| format!("-{flavor}")).unwrap_or_default();
+        let target = tag::target_suffix(&info.target, &flavor);
+        tags.push(format!("{}:latest-{variant}{flavor}{target}", info.image));
     }
     tags
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use super::buildx::{Buildx, Docker, End};
 use crate::error::Interrupted;
 use crate::image::plan::Plan;
-use crate::image::request::Request;
+use crate::image::request::{Delivery, Request};
 use crate::message;
 use crate::process;
 
@@ -48,6 +48,17 @@ pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
                 builder.runs.join(", ")
             );
         }
+    }
+    // An engine runs its own platform, and older ones can't load another.
+    if let (Delivery::Load, [_, _, ..], Some(own)) =
+        (buildx.request.delivery, builder.platforms.as_slice(), builder.runs.first().cloned())
+    {
+        message::warn(&format!(
+            "only the image for {own}, the engine's own platform, is loaded; a push has all of {}",
+            builder.platforms.join(", ")
+        ));
+        plan.narrow(&own);
+        builder.platforms = vec![own];
     }
     if !builder.exports_cache && plan.drop_exports() {
         let name = &builder.name;

@@ -15,7 +15,7 @@ use self::cache::Place;
 use self::tag::Naming;
 use crate::error::usage;
 use crate::image::request::base_images::Shard;
-use crate::image::request::definition::{CHECK, Definition, Variant};
+use crate::image::request::definition::{Definition, Variant};
 use crate::image::request::source::{Source, UNKNOWN};
 use crate::image::request::{Check, Delivery, Flavor, Mode, Request};
 
@@ -43,12 +43,15 @@ pub struct Target {
     pub variant: Option<String>,
     /// The variant that it is built as, also where only a base image was asked for.
     pub built_as: String,
+    /// Whether its base image is the variant's own.
+    pub has_own_base: bool,
     pub base_image: String,
     /// References, with the repository.
     pub tags: Vec<String>,
     /// The references of its multi-architecture manifest: the tags without architecture.
     pub manifest_tags: Vec<String>,
-    /// Those of the tags that name a release.
+    /// The tags that name a release, without repository, architecture and target, as jobs read
+    /// them.
     pub release_tags: Vec<String>,
     /// Where its cache is read from and written to.
     pub cache_read: Vec<Place>,
@@ -76,7 +79,7 @@ impl Plan {
     /// which two images would get the same tag.
     pub fn new(request: &Request, definition: &Definition, source: &Source) -> Result<Self> {
         check_name("target", &request.target, definition.stages.iter())?;
-        let can_check = definition.stages.iter().any(|stage| stage == CHECK);
+        let can_check = definition.checkable.contains(&request.target);
         let choices = choices(request, definition)?;
         let mut targets = Vec::new();
         for choice in &choices {
@@ -119,6 +122,11 @@ impl Plan {
         let own = names.into_iter().skip(shard.number - 1).step_by(shard.of);
         let own = own.collect::<BTreeSet<_>>();
         self.targets.retain(|target| own.contains(&target.name));
+    }
+
+    /// Builds for no platform but this one.
+    pub fn narrow(&mut self, platform: &str) {
+        self.platforms = vec![platform.to_owned()];
     }
 
     /// Takes away every cache that was to be written; says whether there was any.
@@ -187,10 +195,11 @@ impl Target {
             name: choice.name.clone(),
             variant: choice.variant_name.cloned(),
             built_as: choice.built_as.clone(),
+            has_own_base: choice.base_image == choice.variant.base_image,
             base_image: choice.base_image.to_owned(),
             tags: references(naming.tags()),
             manifest_tags: references(Naming { arch: None, ..naming }.tags()),
-            release_tags: references(naming.release_tags()),
+            release_tags: Naming { arch: None, target: "binary", ..naming }.release_tags(),
             cache_read,
             cache_written,
             args: args(request, source, choice.base_image),

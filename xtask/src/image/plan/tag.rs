@@ -93,12 +93,16 @@ impl Naming<'_> {
         if let Some(arch) = self.arch {
             tag = format!("{tag}-{arch}");
         }
-        // The flavor's name already says that the minimal binary is meant.
-        let is_implied = self.flavor == Flavor::Minimal && self.target == "binary-minimal";
-        if self.target != "binary" && !is_implied {
-            tag = format!("{tag}-{}", self.target);
-        }
-        valid(tag, raw)
+        valid(tag + &target_suffix(self.target, &self.flavor.suffix()), raw)
+    }
+}
+
+/// What ends a tag of `target`, in the flavor with the suffix `flavor`: nothing for `binary`, nor
+/// where the flavor's name already says that the minimal binary is meant.
+pub fn target_suffix(target: &str, flavor: &str) -> String {
+    match (target, flavor) {
+        ("binary", _) | ("binary-minimal", "-minimal") => String::new(),
+        _ => format!("-{target}"),
     }
 }
 

@@ -46,6 +46,8 @@ pub struct BuildInfo {
     pub kind: Kind,
     /// `None` where only a base image was asked for.
     pub variant: Option<String>,
+    /// `None` for the default.
+    pub flavor: Option<String>,
     pub target: String,
     pub base_image: String,
     /// The repository.
@@ -107,6 +109,7 @@ impl BuildInfo {
     fn fields(&mut self) -> Vec<(&'static str, Field<'_>)> {
         let mut fields = vec![
             ("variant", Field::Optional(&mut self.variant)),
+            ("flavor", Field::Optional(&mut self.flavor)),
             ("target", Field::Text(&mut self.target)),
             ("base_image", Field::Text(&mut self.base_image)),
             ("image", Field::Text(&mut self.image)),
@@ -202,10 +205,12 @@ pub fn write(request: &Request, source: &Source, target: &Target, pushed: &Pushe
     let names = |places: &[Place]| places.iter().map(|place| place.name().to_owned()).collect();
     for platform in pushed.platforms {
         let arch = request.arch.clone().unwrap_or_else(|| arch(platform));
-        let file = format!("{}-{arch}.json", target.name);
+        let flavor = request.flavor.suffix();
+        let file = format!("{}{flavor}-{arch}.json", target.name);
         let info = BuildInfo {
             kind: Kind::Image,
             variant: target.variant.clone(),
+            flavor: flavor.strip_prefix('-').map(str::to_owned),
             target: request.target.clone(),
             base_image: target.base_image.clone(),
             image: request.image.clone(),

@@ -105,7 +105,9 @@ impl Record {
 pub fn path(sh: &Shell, request: &Request, target: &Target) -> PathBuf {
     let arch = request.arch.as_deref().unwrap_or_default();
     let platforms = request.platforms.join(",");
-    let key = [&request.image, &request.target, &target.name, &target.base_image, arch, &platforms];
+    let flavor = request.flavor.name();
+    let own = [&target.name, &target.base_image, flavor, arch, &platforms];
+    let key = [&[request.image.as_str(), &request.target][..], &own].concat();
     let name = &sha256(key.join("\n"))[..16];
     sh.current_dir().join("target/image").join(format!("{}-{name}.json", request.target))
 }

@@ -27,6 +27,8 @@ pub struct Definition {
     pub default_variants: Vec<String>,
     /// The Dockerfile's stages, each of which is a target.
     pub stages: Vec<String>,
+    /// Those of them that start something, if the Dockerfile has a stage that checks it.
+    pub checkable: Vec<String>,
 }
 
 /// One bake target, its `inherits` resolved.
@@ -62,7 +64,9 @@ impl Definition {
         let default_variants = strings(&bake["group"]["default"]["targets"])
             .filter(|names| !names.is_empty() && names.iter().all(|n| variants.contains_key(n)))
             .context("\"group.default.targets\" must list targets of this file.")?;
-        Ok(Definition { variants, default_variants, stages: stages(dockerfile) })
+        let (stages, mut checkable) = stages(dockerfile);
+        checkable.retain(|_| stages.iter().any(|stage| stage == CHECK));
+        Ok(Definition { variants, default_variants, stages, checkable })
     }
 }
 
@@ -128,15 +132,23 @@ fn strings(value: &Value) -> Option<Vec<String>> {
 }
 
 /// The stages that a Dockerfile names, but for empty ones (`FROM scratch AS …`), which only hold
-/// a place for a named context.
-fn stages(dockerfile: &str) -> Vec<String> {
-    let stage = |line: &str| {
-        let words = line.split_whitespace().collect::<Vec<_>>();
-        let [from, .., base, r#as, name] = words[..] else { return None };
-        let is_stage = from.eq_ignore_ascii_case("FROM") && r#as.eq_ignore_ascii_case("AS");
-        (is_stage && base != "scratch").then(|| name.to_owned())
-    };
-    dockerfile.lines().filter_map(stage).collect()
+/// a place for a named context; and those of them that have an entry point of their own.
+fn stages(dockerfile: &str) -> (Vec<String>, Vec<String>) {
+    let (mut stages, mut starting) = (Vec::new(), Vec::new());
+    for line in dockerfile.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [from, .., base, r#as, name]
+                if from.eq_ignore_ascii_case("FROM") && r#as.eq_ignore_ascii_case("AS") =>
+            {
+                stages.extend((base != "scratch").then(|| name.to_owned()));
+            }
+            [first, ..] if first.eq_ignore_ascii_case("ENTRYPOINT") => {
+                starting.extend(stages.last().cloned());
+            }
+            _ => {}
+        }
+    }
+    (stages, starting)
 }
 
 /// The packages of the server, with the versions that the requirements pin.

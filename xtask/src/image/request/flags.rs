@@ -168,6 +168,9 @@ pub fn unexpected(word: &str, command: Subcommand) -> anyhow::Error {
     let known = || TABLE.iter().filter(|flag| !flag.name.is_empty());
     let own = known().filter(|flag| flag.commands.contains(&command));
     let reason = match known().find(|flag| flag.name == name) {
+        None if name == "--build-ctx-only" => {
+            " no context is made apart; `--print` shows what buildx would get.".to_owned()
+        }
         Some(flag) if !flag.commands.contains(&command) => {
             format!(" it belongs to `{}`.", flag.commands[0].call())
         }
