@@ -66,7 +66,8 @@ fn difference(package: &str, manifest: &str, lock: &str) -> Option<String> {
     {
         return Some(format!("the version is {here} here and {there} in the lock"));
     }
-    let wanted = list(project, "dependencies")?.map(dependency).collect::<BTreeSet<_>>();
+    let wanted = list(project, "dependencies")?.into_iter().map(dependency);
+    let wanted = wanted.collect::<BTreeSet<_>>();
     let locked = list(entry, "requires-dist").into_iter().flatten();
     let locked = locked.filter(|line| !line.contains("extra ==")).map(locked_dependency);
     let locked = locked.collect::<BTreeSet<_>>();
@@ -134,38 +135,28 @@ fn value(section: &str, key: &str) -> Option<String> {
     values.next().map(|value| value.trim_matches(['"', '\'']).to_owned())
 }
 
-/// The items of the list that `key` is set to, without their quotes: one a line or all on one.
-fn list<'a>(section: &'a str, key: &str) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
+/// The items of the list that `key` is set to: texts without their quotes, tables without braces.
+fn list<'a>(section: &'a str, key: &str) -> Option<Vec<&'a str>> {
     let start = section.lines().find(|line| {
         line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
     })?;
-    let at = section.find(start)?;
-    let (_, items) = section[at..].split_once('[')?;
-    let is_end = |line: &&str| line.trim() == "]";
-    let lines = items.lines().take_while(move |line| !is_end(line));
-    Some(lines.flat_map(items_of))
-}
-
-/// The items on one line of a list: tables, or texts in quotes.
-fn items_of(line: &str) -> Vec<&str> {
-    let line = line.trim();
-    if line.starts_with('{') {
-        return vec![line];
-    }
-    let Some(quote) = line.chars().find(|c| ['"', '\'', '#'].contains(c)) else {
-        return Vec::new();
-    };
+    let (_, mut rest) = section[section.find(start)?..].split_once('[')?;
     let mut items = Vec::new();
-    let mut rest = line;
-    while let Some((before, from)) = rest.split_once(quote) {
-        let Some((item, after)) = from.split_once(quote) else { break };
-        if before.contains('#') {
-            break;
+    while let Some(at) = rest.find(['"', '\'', '{', '#', ']']) {
+        let (mark, after) = rest[at..].split_at(1);
+        let end = match mark {
+            "]" => break,
+            "#" => "\n",
+            "{" => "}",
+            quote => quote,
+        };
+        let (item, after) = after.split_once(end)?;
+        if mark != "#" {
+            items.push(item);
         }
-        items.push(item);
         rest = after;
     }
-    items
+    Some(items)
 }
 
 #[cfg(test)]
