@@ -50,6 +50,8 @@ fn print(path: &std::path::Path) -> Xtask {
 fn archives_reach_bake_as_a_context() {
     let folder = Folder::new("good");
     let checkout = Workspace::new("archives", "1.43.1");
+    // The first lock in the archive is not the workspace's.
+    checkout.write("examples/uv.lock", "version = 1\n");
     let workspace = checkout.archive("unknown-0.0.0");
     let wheel = write(&folder, "openhands_sdk-1.2.3-py3-none-any.whl", b"");
     for (path, server) in [(&workspace, "archive"), (&wheel, "release"), (&folder.0, "release")] {

@@ -89,7 +89,7 @@ impl Workspace {
         let path = folder.join(format!("{name}.tar.gz"));
         fs::create_dir_all(&folder).unwrap();
         let mut tar = Command::new("tar");
-        tar.arg("-czf").arg(&path).args(["--exclude=.git", "--transform"]);
+        tar.arg("-czf").arg(&path).args(["--exclude=.git", "--sort=name", "--transform"]);
         let status = tar.arg(format!("s,^\\.,{name},")).args(["-C", self.path(), "."]).status();
         assert!(status.unwrap().success());
         path

@@ -156,7 +156,9 @@ impl<'a> Archive<'a> {
             let path = path.to_string_lossy();
             usage(format!("--prebuilt-sdist {path:?} is no archive: {error:#}."))
         })?;
-        let folder = names.lines().find_map(|name| name.strip_suffix("/uv.lock"));
+        let mut folders = names.lines().filter_map(|name| name.strip_suffix("/uv.lock"));
+        // Examples in it may have locks of their own.
+        let folder = folders.find(|folder| !folder.contains('/'));
         Ok(folder.map(|folder| Archive { sh, path, folder: folder.to_owned() }))
     }
 
