@@ -96,6 +96,12 @@ fn what_is_no_archive_or_is_there_twice_is_refused() {
     }
     let said = print(&folder.0).refused();
     assert!(names.iter().all(|name| said.contains(name)), "{said}");
+    let beside = Folder::new("beside");
+    let workspace = Workspace::new("beside", "1.43.1");
+    fs::copy(workspace.archive("unknown-0.0.0"), beside.0.join("unknown-0.0.0.tar.gz")).unwrap();
+    write(&beside, names[0], b"");
+    let said = print(&beside.0).refused();
+    assert!(said.contains("unknown-0.0.0.tar.gz"), "{said}");
     let pipe = folder.0.join("pipe.tar.gz");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let said = print(&pipe).refused();

@@ -52,8 +52,8 @@ impl Found {
         let git = checkout.clone().unwrap_or_else(|| repository.clone());
         let prebuilt = request.prebuilt_sdist.as_deref().map(|path| Prebuilt::open(sh, path));
         let prebuilt = prebuilt.transpose()?;
-        let workspace = prebuilt.as_ref().and_then(Prebuilt::workspace);
-        let workspace = workspace.map(|path| Archive::open(sh, path)).transpose()?.flatten();
+        let workspace = prebuilt.as_ref().map(|prebuilt| Archive::of(sh, prebuilt)).transpose()?;
+        let workspace = workspace.flatten();
         let (server, packages) = match (workspace, &prebuilt, &checkout) {
             (Some(archive), ..) => (Server::Archive, archive.packages()?),
             (None, Some(prebuilt), _) => {
@@ -149,6 +149,22 @@ struct Archive<'a> {
 }
 
 impl<'a> Archive<'a> {
+    /// The one in `prebuilt`, if there is one; then nothing else may be beside it.
+    fn of(sh: &'a Shell, prebuilt: &'a Prebuilt) -> Result<Option<Self>> {
+        for path in prebuilt.workspaces() {
+            let Some(archive) = Self::open(sh, path)? else { continue };
+            if prebuilt.count() > 1 {
+                let path = path.to_string_lossy();
+                return Err(usage(format!(
+                    "--prebuilt-sdist: {path:?} holds the whole workspace, but there are other \
+                     archives beside it: name that one, or archives of single packages."
+                )));
+            }
+            return Ok(Some(archive));
+        }
+        Ok(None)
+    }
+
     /// `None` for an archive without a lock, which is that of a single package.
     fn open(sh: &'a Shell, path: &'a Path) -> Result<Option<Self>> {
         let mut tar = Command::from(cmd!(sh, "tar -tzf {path}"));
