@@ -167,33 +167,6 @@ fn check_refusals(engine: &Engine, checkout: &Workspace) {
 }
 
 #[test]
-fn an_archive_has_the_layers_of_its_checkout_and_a_cache_has_all_steps() {
-    let Some(engine) = Engine::get("an archive") else { return };
-    let sdk = Sdk::get(&engine);
-    let checkout = sdk.checkout("layers");
-    let root = ["--sdk-project-root", checkout.path(), "--push"];
-    let from_checkout = build(&engine, "checkout", "binary-minimal", &root);
-    let archive = ["--prebuilt-sdist", &sdk.path("archive"), "--push"];
-    let from_archive = build(&engine, "archive", "binary-minimal", &archive);
-    let layers = |name: &str, image: &str| {
-        let tag = image.rsplit(':').next().unwrap();
-        let manifest = engine.manifest(name, tag);
-        let layers = manifest["layers"].as_array().unwrap().iter();
-        layers.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    let of_checkout = layers("checkout", &from_checkout.image);
-    assert_eq!(of_checkout, layers("archive", &from_archive.image));
-    let server = Server::start(&from_archive.image, &[]);
-    let version = pinned("openhands-sdk");
-    check_versions(&server, PACKAGES.map(|package| (package, version.as_str())));
-
-    Engine::empty();
-    let again = build(&engine, "checkout", "binary-minimal", &root);
-    assert_eq!(again.ran, BTreeSet::new());
-    assert_eq!(layers("checkout", &again.image), of_checkout);
-}
-
-#[test]
 fn a_server_that_does_not_start_is_not_pushed() {
     let Some(engine) = Engine::get("a server that does not start") else { return };
     let wheels = Sdk::get(&engine).path("old");
@@ -241,7 +214,35 @@ fn custom_tools_import_all_of_python_and_all_that_is_installed() {
         let run = ["run", "--rm", &volume, "--env=OH_EXTRA_PYTHON_PATH=/extra", &image];
         let output = docker(&[&run[..], &["--import-modules=everything"]].concat());
         let result: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
-        assert!(result["installed"].as_u64() > Some(200), "{result:#}");
+        assert!(result["installed"].as_u64() > Some(150), "{result:#}");
         assert_eq!(result["failed"], json!({}), "{target}: {result:#}");
     }
+}
+
+// It empties the engine, so its name comes last.
+#[test]
+fn the_archive_has_its_checkouts_layers_and_a_cache_has_all_steps() {
+    let Some(engine) = Engine::get("an archive") else { return };
+    let sdk = Sdk::get(&engine);
+    let checkout = sdk.checkout("layers");
+    let root = ["--sdk-project-root", checkout.path(), "--push"];
+    let from_checkout = build(&engine, "checkout", "binary-minimal", &root);
+    let archive = ["--prebuilt-sdist", &sdk.path("archive"), "--push"];
+    let from_archive = build(&engine, "archive", "binary-minimal", &archive);
+    let layers = |name: &str, image: &str| {
+        let tag = image.rsplit(':').next().unwrap();
+        let manifest = engine.manifest(name, tag);
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        layers.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let of_checkout = layers("checkout", &from_checkout.image);
+    assert_eq!(of_checkout, layers("archive", &from_archive.image));
+    let server = Server::start(&from_archive.image, &[]);
+    let version = pinned("openhands-sdk");
+    check_versions(&server, PACKAGES.map(|package| (package, version.as_str())));
+
+    Engine::empty();
+    let again = build(&engine, "checkout", "binary-minimal", &root);
+    assert_eq!(again.ran, BTreeSet::new());
+    assert_eq!(layers("checkout", &again.image), of_checkout);
 }
