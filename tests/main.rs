@@ -5,6 +5,7 @@
 
 mod batch;
 mod builder;
+mod checkout;
 mod engine;
 mod engine_data;
 mod faults;

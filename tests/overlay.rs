@@ -1,16 +1,15 @@
 //! `overlay` on root file systems of many kinds: built by a real engine on bases in a real
 //! registry, and run. These tests need `cargo xtask engine -- cargo test`.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, fs};
 
-use crate::support::engine::{Engine, docker, http, send};
+use crate::support::engine::{Engine, docker, http};
+use crate::support::server::{KEY, Server, wait_until};
 use crate::support::{SHA, Xtask};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// A base image, and what the server's commands are to find on it.
 struct Base {
@@ -216,131 +215,11 @@ fn check_agent(server: &Server, base: &Base) {
     let shell = json!({"command": "echo \"$BASH ü\" && type -p git && pwd"});
     let file = json!({"command": "create", "path": "/workspace/text", "file_text": "text"});
     let read = json!({"command": "cat /workspace/text"});
-    let model = model(vec![("terminal", shell), ("file_editor", file), ("terminal", read)]);
-    let gateway = ["inspect", "--format", "{{.NetworkSettings.Gateway}}", &server.container];
-    let url = format!("http://{}:{}/v1", docker(&gateway), model.port());
-    let llm = json!({"usage_id": "a", "model": "openai/a", "api_key": "a", "base_url": url});
-    let tools = json!([{"name": "terminal"}, {"name": "file_editor"}]);
-    let text = json!([{"type": "text", "text": "Go"}]);
-    let conversation = server.post(
-        "/api/conversations",
-        &json!({
-            "agent": {"kind": "Agent", "llm": llm, "tools": tools},
-            "workspace": {"working_dir": "/workspace"},
-            "initial_message": {"role": "user", "content": text, "run": true},
-        }),
-    );
-    let path = format!("/api/conversations/{}", conversation["id"].as_str().unwrap());
-    let get = |path: &str| -> Value {
-        serde_json::from_str(&http(server.address, path, &[KEY]).unwrap().1).unwrap()
-    };
-    wait_until(base.name, || get(&path)["execution_status"] == "finished");
-    let events = get(&format!("{path}/events/search"));
-    let events = events["items"].as_array().unwrap().iter();
-    let observations = events.filter(|event| event["kind"] == "ObservationEvent");
-    let observations = observations.map(|event| &event["observation"]).collect::<Vec<_>>();
+    let calls = vec![("terminal", shell), ("file_editor", file), ("terminal", read)];
+    let observations = server.converse(calls);
     let said = |number: usize| observations[number]["content"][0]["text"].as_str().unwrap();
     assert_eq!(observations.len(), 3, "{}: {observations:#?}", base.name);
     let expected = format!("{} ü\n{}\n/workspace", base.shell, base.git);
     assert!(said(0).contains(&expected), "{}: {observations:#?}", base.name);
     assert!(said(2).contains("text"), "{}: {observations:#?}", base.name);
-}
-
-const KEY: (&str, &str) = ("X-Session-API-Key", "secret");
-
-/// A container with the server; removed with whatever it still does.
-struct Server {
-    container: String,
-    address: SocketAddr,
-}
-
-impl Server {
-    fn start(image: &str, args: &[&str]) -> Self {
-        let run = ["run", "--detach", "--publish=127.0.0.1::8000", "--env=SESSION_API_KEY=secret"];
-        let container = docker(&[&run[..], args, &[image]].concat());
-        let address = docker(&["port", &container, "8000/tcp"]).parse().unwrap();
-        let server = Server { container, address };
-        wait_until(image, || http(address, "/health", &[]).is_ok_and(|answer| answer.0 == 200));
-        server
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let headers = [KEY, ("Content-Type", "application/json")];
-        let (status, answer) =
-            send(self.address, "POST", path, &headers, &body.to_string()).unwrap();
-        assert!((200..300).contains(&status), "{path}: {status} {answer}");
-        serde_json::from_str(&answer).unwrap()
-    }
-
-    /// What a command writes that the server runs.
-    fn run(&self, command: &str) -> String {
-        let ended = self.post("/api/bash/execute_bash_command", &json!({"command": command}));
-        assert_eq!(ended["exit_code"], 0, "{command}: {ended:#}");
-        ended["stdout"].as_str().unwrap_or_default().trim().to_owned()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        docker(&["rm", "--force", "--volumes", &self.container]);
-    }
-}
-
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(90);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} takes too long");
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// The address of a language model that uses these tools, one after the other, and is done.
-fn model(calls: Vec<(&'static str, Value)>) -> SocketAddr {
-    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            // A server that has been removed no longer listens.
-            let _ = answer(stream.unwrap(), &calls);
-        }
-    });
-    address
-}
-
-fn answer(mut stream: TcpStream, calls: &[(&str, Value)]) -> std::io::Result<()> {
-    let mut reader = BufReader::new(&stream);
-    let mut length = 0;
-    let mut line = String::new();
-    while reader.read_line(&mut line)? > 2 {
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-        line.clear();
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let request: Value = serde_json::from_slice(&body).unwrap();
-    let messages = request["messages"].as_array().unwrap();
-    let done = messages.iter().filter(|message| message["role"] == "tool").count();
-    let mut message = json!({"role": "assistant", "content": "done"});
-    if let Some((name, arguments)) = calls.get(done) {
-        let function = json!({"name": name, "arguments": arguments.to_string()});
-        let id = format!("call-{done}");
-        message["tool_calls"] = json!([{"id": id, "type": "function", "function": function}]);
-    }
-    let answer = json!({
-        "id": "a",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "a",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-    });
-    let answer = answer.to_string();
-    let length = answer.len();
-    write!(
-        stream,
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n{answer}"
-    )
 }

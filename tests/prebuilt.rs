@@ -50,6 +50,8 @@ fn print(path: &std::path::Path) -> Xtask {
 fn archives_reach_bake_as_a_context() {
     let folder = Folder::new("good");
     let checkout = Workspace::new("archives", "1.43.1");
+    // The first lock in the archive is not the workspace's.
+    checkout.write("examples/uv.lock", "version = 1\n");
     let workspace = checkout.archive("unknown-0.0.0");
     let wheel = write(&folder, "openhands_sdk-1.2.3-py3-none-any.whl", b"");
     for (path, server) in [(&workspace, "archive"), (&wheel, "release"), (&folder.0, "release")] {
@@ -94,6 +96,12 @@ fn what_is_no_archive_or_is_there_twice_is_refused() {
     }
     let said = print(&folder.0).refused();
     assert!(names.iter().all(|name| said.contains(name)), "{said}");
+    let beside = Folder::new("beside");
+    let workspace = Workspace::new("beside", "1.43.1");
+    fs::copy(workspace.archive("unknown-0.0.0"), beside.0.join("unknown-0.0.0.tar.gz")).unwrap();
+    write(&beside, names[0], b"");
+    let said = print(&beside.0).refused();
+    assert!(said.contains("unknown-0.0.0.tar.gz"), "{said}");
     let pipe = folder.0.join("pipe.tar.gz");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let said = print(&pipe).refused();

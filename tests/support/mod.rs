@@ -3,6 +3,8 @@
 pub mod engine;
 pub mod fake;
 pub mod proxy;
+pub mod sdk;
+pub mod server;
 pub mod workspace;
 
 use std::ffi::OsStr;

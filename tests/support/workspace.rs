@@ -33,15 +33,35 @@ impl Workspace {
             ));
         }
         workspace.write("uv.lock", &lock);
-        workspace.git(&["init", "--quiet", "--initial-branch=feat/x"]);
-        workspace.commit();
-        workspace
+        workspace.init()
+    }
+
+    /// The workspace in `folder`, which git does not know yet.
+    pub fn commit_all(folder: Folder) -> Self {
+        Workspace(folder).init()
+    }
+
+    fn init(self) -> Self {
+        self.git(&["init", "--quiet", "--initial-branch=feat/x"]);
+        self.commit();
+        self
     }
 
     pub fn write(&self, path: &str, content: &str) {
         let path = self.0.0.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.0.0.join(path)).unwrap()
+    }
+
+    /// Replaces the first `old` in a file.
+    pub fn edit(&self, path: &str, old: &str, new: &str) {
+        let text = self.read(path);
+        assert!(text.contains(old), "{path} lacks {old:?}");
+        self.write(path, &text.replacen(old, new, 1));
     }
 
     pub fn path(&self) -> &str {
@@ -69,7 +89,7 @@ impl Workspace {
         let path = folder.join(format!("{name}.tar.gz"));
         fs::create_dir_all(&folder).unwrap();
         let mut tar = Command::new("tar");
-        tar.arg("-czf").arg(&path).args(["--exclude=.git", "--transform"]);
+        tar.arg("-czf").arg(&path).args(["--exclude=.git", "--sort=name", "--transform"]);
         let status = tar.arg(format!("s,^\\.,{name},")).args(["-C", self.path(), "."]).status();
         assert!(status.unwrap().success());
         path

@@ -37,7 +37,19 @@ requires-dist = [
 
 #[test]
 fn a_lock_fits_its_manifest() {
-    assert_eq!(difference("openhands-tools", MANIFEST, LOCK), None);
+    let comment = "dependencies = [\n    # see #1, \"or not\", and #2]\n";
+    let manifest = MANIFEST.replace("dependencies = [\n", comment);
+    for manifest in [MANIFEST, &manifest] {
+        assert_eq!(difference("openhands-tools", manifest, LOCK), None);
+    }
+}
+
+#[test]
+fn lists_of_one_line_end_there() {
+    let manifest = "[project]\ndependencies = ['y>=1']  # ]\nkeywords = [\n    \"a\",\n]\n";
+    let lock = "[[package]]\nname = \"openhands-tools\"\n[package.metadata]\nrequires-dist = \
+                [{ name = \"y\", specifier = \">=1\" }]\nprovides-extras = [\"x\"]\n";
+    assert_eq!(difference("openhands-tools", manifest, lock), None);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "edit/machine.rs"]
+mod machine;
 #[path = "../../tests/support/mod.rs"]
 // A part of it is enough here.
 #[allow(dead_code)]
@@ -15,6 +17,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use machine::{load, machine};
 use serde_json::Value;
 use support::engine::{Engine, docker};
 use support::{Ended, Folder, SHA, Xtask};
@@ -226,18 +229,4 @@ impl Bench {
 fn median(all: &mut [f64]) -> f64 {
     all.sort_by(f64::total_cmp);
     f64::midpoint(all[(all.len() - 1) / 2], all[all.len() / 2])
-}
-
-/// How busy the machine is.
-fn load() -> String {
-    fs::read_to_string("/proc/loadavg").unwrap().split(' ').next().unwrap().to_owned()
-}
-
-/// What this ran on.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().unwrap();
-    let memory = fs::read_to_string("/proc/meminfo").unwrap();
-    let kilobytes = memory.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    format!("{cores} cores, {} GB of memory, Linux {}", kilobytes / 1_000_000, kernel.trim())
 }

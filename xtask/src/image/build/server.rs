@@ -51,8 +51,8 @@ impl Found {
         let git = checkout.clone().unwrap_or_else(|| repository.clone());
         let prebuilt = request.prebuilt_sdist.as_deref().map(|path| Prebuilt::open(sh, path));
         let prebuilt = prebuilt.transpose()?;
-        let workspace = prebuilt.as_ref().and_then(Prebuilt::workspace);
-        let archived = workspace.map(|path| archived(sh, path)).transpose()?.flatten();
+        let archived = prebuilt.as_ref().map(|prebuilt| archived(sh, prebuilt)).transpose()?;
+        let archived = archived.flatten();
         let (server, packages) = match (archived, &prebuilt, &checkout) {
             (Some(packages), ..) => (Server::Archive, packages),
             (None, Some(prebuilt), _) => {
@@ -128,21 +128,32 @@ impl Found {
     }
 }
 
-/// The packages of the archive at `path`, if that is one of the SDK's workspace, which has a lock.
-/// Nothing of it is unpacked: its manifests are read from a pipe.
-fn archived(sh: &Shell, path: &Path) -> Result<Option<Vec<Package>>> {
-    let names = tar_output(&mut Command::from(cmd!(sh, "tar -tzf {path}"))).map_err(|error| {
-        usage(format!("--prebuilt-sdist {:?} is no archive: {error:#}.", path.to_string_lossy()))
-    })?;
-    // The name of the one folder in it means nothing.
-    let folder = names.lines().find_map(|name| name.strip_suffix("/uv.lock"));
-    let packages = folder.map(|folder| {
-        workspace::packages(&format!("the archive {}", path.display()), |file| {
+/// The packages of the archive of the SDK's workspace in `prebuilt`, if there is one. Nothing of it
+/// is unpacked: its manifests are read from a pipe.
+fn archived(sh: &Shell, prebuilt: &Prebuilt) -> Result<Option<Vec<Package>>> {
+    for path in prebuilt.workspaces() {
+        let name = path.to_string_lossy();
+        let names = tar_output(&mut Command::from(cmd!(sh, "tar -tzf {path}")));
+        let names = names.map_err(|error| {
+            usage(format!("--prebuilt-sdist {name:?} is no archive: {error:#}."))
+        })?;
+        // The name of the one folder in it means nothing. Examples in it may have locks of their
+        // own. Without a lock it is the archive of a single package.
+        let mut folders = names.lines().filter_map(|name| name.strip_suffix("/uv.lock"));
+        let Some(folder) = folders.find(|folder| !folder.contains('/')) else { continue };
+        if prebuilt.count() > 1 {
+            return Err(usage(format!(
+                "--prebuilt-sdist: {name:?} holds the whole workspace, but there are other \
+                 archives beside it: name that one, or archives of single packages."
+            )));
+        }
+        let packages = workspace::packages(&format!("the archive {name}"), |file| {
             let file = format!("{folder}/{file}");
             tar_output(&mut Command::from(cmd!(sh, "tar -xzOf {path} {file}"))).ok()
-        })
-    });
-    packages.transpose()
+        });
+        return packages.map(Some);
+    }
+    Ok(None)
 }
 
 /// What `tar` prints, which must be text.

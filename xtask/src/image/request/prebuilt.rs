@@ -48,12 +48,14 @@ impl Prebuilt {
         Ok(Prebuilt { archives, folder })
     }
 
-    /// The archive that may hold the whole workspace, if this is one.
-    pub fn workspace(&self) -> Option<&Path> {
-        match self.archives.as_slice() {
-            [archive] if archive.is_workspace() => Some(&archive.path),
-            _ => None,
-        }
+    /// The archives that may hold the whole workspace.
+    pub fn workspaces(&self) -> impl Iterator<Item = &Path> {
+        let may = self.archives.iter().filter(|archive| archive.is_workspace());
+        may.map(|archive| archive.path.as_path())
+    }
+
+    pub fn count(&self) -> usize {
+        self.archives.len()
     }
 
     /// The packages of the server, where these archives replace some of `pinned`.

@@ -63,7 +63,7 @@ fn difference(package: &str, manifest: &str, lock: &str) -> Option<String> {
     {
         return Some(format!("the version is {here} here and {there} in the lock"));
     }
-    let wanted = list(project, "dependencies")?.map(wanted).collect::<BTreeSet<_>>();
+    let wanted = list(project, "dependencies")?.into_iter().map(wanted).collect::<BTreeSet<_>>();
     let lines = list(entry, "requires-dist").into_iter().flatten();
     let locked = lines.filter(|line| !line.contains("extra ==")).map(locked).collect();
     let other = wanted.symmetric_difference(&locked).next()?;
@@ -120,21 +120,28 @@ fn value(section: &str, key: &str) -> Option<String> {
     Some(value.split('#').next()?.trim().trim_matches(['"', '\'']).to_owned())
 }
 
-/// The items of the list that `key` is set to, without their quotes: one a line or all on one.
-fn list<'a>(section: &'a str, key: &str) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
-    let (_, list) = section.split_once(&format!("\n{key} = ["))?;
-    Some(list.lines().take_while(|line| line.trim() != "]").flat_map(items_of))
-}
-
-/// The items on one line of a list: tables, or texts in quotes.
-fn items_of(line: &str) -> Vec<&str> {
-    let line = line.trim();
-    if line.starts_with('{') {
-        return vec![line];
+/// The items of the list that `key` is set to: texts without their quotes, tables without braces.
+fn list<'a>(section: &'a str, key: &str) -> Option<Vec<&'a str>> {
+    let start = section.lines().find(|line| {
+        line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
+    })?;
+    let (_, mut rest) = section[section.find(start)?..].split_once('[')?;
+    let mut items = Vec::new();
+    while let Some(at) = rest.find(['"', '\'', '{', '#', ']']) {
+        let (mark, after) = rest[at..].split_at(1);
+        let end = match mark {
+            "]" => break,
+            "#" => "\n",
+            "{" => "}",
+            quote => quote,
+        };
+        let (item, after) = after.split_once(end)?;
+        if mark != "#" {
+            items.push(item);
+        }
+        rest = after;
     }
-    let code = line.split('#').next().unwrap_or_default();
-    let quote = code.chars().find(|c| ['"', '\''].contains(c));
-    quote.map_or_else(Vec::new, |quote| code.split(quote).skip(1).step_by(2).collect())
+    Some(items)
 }
 
 #[cfg(test)]

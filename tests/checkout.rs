@@ -1,0 +1,248 @@
+//! The SDK as people edit it, built by a real engine and run: a checkout, its archive, wheels.
+//! These tests need `cargo xtask engine -- cargo test`.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::support::engine::{Engine, docker};
+use crate::support::sdk::Sdk;
+use crate::support::server::Server;
+use crate::support::workspace::{PACKAGES, Workspace};
+use crate::support::{Ended, Folder, Xtask, root};
+use serde_json::{Value, json};
+
+const MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
+const TARGETS: [&str; 3] = ["source-minimal", "binary-minimal", "overlay"];
+const PYTHON: &str = "/agent-server/.venv/bin/python";
+/// What `/server_info` is made of.
+const DETAILS: &str = "openhands-agent-server/openhands/agent_server/server_details_router.py";
+const TITLE: &str = "\"OpenHands Agent Server\"";
+
+/// A build of what `args` name, with a report in `report`.
+fn call(engine: &Engine, name: &str, target: &str, args: &[&str]) -> Xtask {
+    let image = engine.image(name);
+    let always = ["image", "--variant=debian", "--target", target, "--image", &image];
+    Xtask::shipped(&[&always[..], args].concat()).in_engine()
+}
+
+/// A build that succeeded.
+struct Built {
+    image: String,
+    stderr: String,
+    /// The steps that ran, but for the start of the server.
+    ran: BTreeSet<String>,
+}
+
+fn build(engine: &Engine, name: &str, target: &str, args: &[&str]) -> Built {
+    let folder = Folder::new("report");
+    let report = folder.0.join("report.json");
+    let mut call = call(engine, name, target, args);
+    call.0.arg("--report").arg(&report);
+    let ended = call.end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let report: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    let steps = report["targets"]["debian"]["step_list"].as_array().unwrap();
+    assert!(steps.len() > 5, "{report:#}");
+    let ran = steps.iter().filter(|step| step["cached"] != true);
+    let ran = ran.map(|step| step["name"].as_str().unwrap().to_owned());
+    let ran = ran.filter(|name| !name.contains("/run/check.py")).collect();
+    let image = ended.stdout.lines().next().unwrap().to_owned();
+    Built { image, stderr: ended.stderr, ran }
+}
+
+/// The version that the requirements pin.
+fn pinned(package: &str) -> String {
+    let requirements = root().join("agent-server-image/requirements.txt");
+    let requirements = fs::read_to_string(requirements).unwrap();
+    let line = requirements.lines().find_map(|line| line.strip_prefix(&format!("{package}==")));
+    line.unwrap().split(' ').next().unwrap().to_owned()
+}
+
+/// The version of each package, by the server's own word and by Python's.
+fn check_versions(server: &Server, expected: [(&str, &str); 4]) {
+    let info = server.get("/server_info");
+    for (package, version) in expected {
+        let key = match package.trim_start_matches("openhands-") {
+            "agent-server" => "version".to_owned(),
+            name => format!("{name}_version"),
+        };
+        assert_eq!(info[&key], version, "{info:#}");
+        assert_eq!(version_of(server, package), version);
+    }
+}
+
+/// The version of an installed package.
+fn version_of(server: &Server, package: &str) -> String {
+    let code = format!("import importlib.metadata as m; print(m.version('{package}'))");
+    server.run(&format!("{PYTHON} -c \"{code}\""))
+}
+
+/// A label of an image in the engine.
+fn label(image: &str, name: &str) -> String {
+    docker(&["inspect", "--format", &format!("{{{{index .Config.Labels \"{name}\"}}}}"), image])
+}
+
+#[test]
+fn an_edit_is_in_every_target_and_builds_one_package_again() {
+    let Some(engine) = Engine::get("an edit") else { return };
+    let sdk = Sdk::get(&engine);
+    let checkout = sdk.checkout("edit");
+    let root = ["--sdk-project-root", checkout.path(), "--load"];
+    let sha = checkout.git(&["rev-parse", "HEAD"]);
+    let version = pinned("openhands-sdk");
+    for target in TARGETS {
+        let built = build(&engine, "edit", target, &root);
+        assert_eq!(label(&built.image, "dev.openhands.dirty"), "false");
+        let server = Server::start(&built.image, &[]);
+        check_versions(&server, PACKAGES.map(|package| (package, version.as_str())));
+        let info = server.get("/server_info");
+        assert_eq!(info["build_git_sha"], sha.as_str());
+        assert_eq!(info["build_git_ref"], "refs/heads/feat/x");
+        // The checkout's lock decides, not ours.
+        assert_ne!(pinned("wsproto"), "1.2.0");
+        assert_eq!(version_of(&server, "wsproto"), "1.2.0");
+        check_conversation(&server);
+        check_sources(&server);
+    }
+
+    // It imports a module of Python and an installed one, neither of which it had before.
+    let edited = "f\"edited {colorsys.__name__} {wsproto.__version__}\"";
+    checkout.edit(DETAILS, "import asyncio\n", "import asyncio\nimport colorsys\nimport wsproto\n");
+    checkout.edit(DETAILS, TITLE, edited);
+    for target in TARGETS {
+        let built = build(&engine, "edit", target, &root);
+        // The first target's build is there for the others.
+        let only = BTreeSet::from(["build openhands-agent-server".to_owned()]);
+        let expected = if target == TARGETS[0] { only } else { BTreeSet::new() };
+        assert_eq!(built.ran, expected, "{target}");
+        assert!(built.stderr.contains("uncommitted"), "{}", built.stderr);
+        assert_eq!(label(&built.image, "dev.openhands.dirty"), "true");
+        let info = Server::start(&built.image, &[]).get("/server_info");
+        assert_eq!(info["title"], "edited colorsys 1.2.0", "{info:#}");
+    }
+    check_refusals(&engine, &checkout);
+}
+
+/// An agent uses its tools.
+fn check_conversation(server: &Server) {
+    let file = json!({"command": "create", "path": "/workspace/made", "file_text": "by an agent"});
+    let tasks = json!({"command": "view"});
+    let read = json!({"command": "cat /workspace/made"});
+    let calls = vec![("file_editor", file), ("task_tracker", tasks), ("terminal", read)];
+    let observations = server.converse(calls);
+    assert_eq!(observations.len(), 3, "{observations:#?}");
+    let text = observations[2]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("by an agent"), "{observations:#?}");
+}
+
+/// Tracebacks show the lines of the packages.
+fn check_sources(server: &Server) {
+    for module in ["agent_server.api", "sdk.agent.agent", "tools.terminal", "workspace"] {
+        let code = format!("import inspect, openhands.{module} as m; inspect.getsource(m)");
+        server.run(&format!("{PYTHON} -c \"{code}\""));
+    }
+}
+
+/// What is not pushed: uncommitted changes that nobody allowed, and what the lock does not have.
+fn check_refusals(engine: &Engine, checkout: &Workspace) {
+    let root = ["--sdk-project-root", checkout.path()];
+    let push = |args: &[&str]| {
+        let args = [&root[..], &["--push"], args].concat();
+        call(engine, "refusals", "source-minimal", &args).env(MODE, "off")
+    };
+    let said = push(&[]).refused();
+    assert!(said.contains("--allow-dirty"), "{said}");
+    assert!(engine.tags("refusals").is_empty());
+    let ended = push(&["--allow-dirty"]).end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    checkout.commit();
+    let ended = push(&[]).end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+
+    let manifest = "openhands-tools/pyproject.toml";
+    checkout.edit(manifest, "    \"cachetools\",\n", "    \"cachetools>=1\",\n    \"humanize\",\n");
+    checkout.commit();
+    let said = push(&[]).refused();
+    assert!(said.contains(manifest) && said.contains("uv lock"), "{said}");
+}
+
+#[test]
+fn a_server_that_does_not_start_is_not_pushed() {
+    let Some(engine) = Engine::get("a server that does not start") else { return };
+    let wheels = Sdk::get(&engine).path("old");
+    let push = |args: &[&str]| -> Ended {
+        let args = [&["--prebuilt-sdist", &wheels, "--push"], args].concat();
+        call(&engine, "old", "binary-minimal", &args).env(MODE, "off").end()
+    };
+    let failed = push(&[]);
+    assert_eq!((failed.status, failed.stdout.as_str()), (1, ""), "{}", failed.stderr);
+    assert!(failed.stderr.contains("unexpected keyword argument 'lte'"), "{}", failed.stderr);
+    assert!(engine.tags("old").is_empty(), "{:?}", engine.tags("old"));
+    let unchecked = push(&["--check=off"]);
+    assert_eq!(unchecked.status, 0, "{}", unchecked.stderr);
+    assert!(!engine.tags("old").is_empty());
+}
+
+#[test]
+fn a_wheel_replaces_its_package_and_no_other() {
+    let Some(engine) = Engine::get("a wheel") else { return };
+    let wheel = Sdk::get(&engine).path("part");
+    let args = ["--prebuilt-sdist", &wheel, "--load"];
+    let built = build(&engine, "wheel", "source-minimal", &args);
+    let version = pinned("openhands-sdk");
+    let expected = PACKAGES.map(|package| {
+        (package, if package == "openhands-tools" { "1.58.1" } else { version.as_str() })
+    });
+    check_versions(&Server::start(&built.image, &[]), expected);
+    let list = expected.map(|(package, version)| format!("{package} {version}")).join(", ");
+    assert_eq!(label(&built.image, "dev.openhands.packages"), list);
+    let warning = built.stderr.lines().find(|line| line.starts_with("warning: "));
+    assert!(warning.is_some_and(|line| line.contains(&list)), "{}", built.stderr);
+}
+
+#[test]
+fn custom_tools_import_all_of_python_and_all_that_is_installed() {
+    let Some(engine) = Engine::get("custom tools") else { return };
+    let sdk = Sdk::get(&engine);
+    let checkout = sdk.checkout("tools");
+    let root = ["--sdk-project-root", checkout.path(), "--load"];
+    let folder = Folder::new("custom-tools");
+    fs::write(folder.0.join("everything.py"), include_str!("support/everything.py")).unwrap();
+    let volume = format!("--volume={}:/extra:ro", folder.0.display());
+    for target in ["source-minimal", "binary-minimal"] {
+        let image = build(&engine, "tools", target, &root).image;
+        let run = ["run", "--rm", &volume, "--env=OH_EXTRA_PYTHON_PATH=/extra", &image];
+        let output = docker(&[&run[..], &["--import-modules=everything"]].concat());
+        let result: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+        assert!(result["installed"].as_u64() > Some(150), "{result:#}");
+        assert_eq!(result["failed"], json!({}), "{target}: {result:#}");
+    }
+}
+
+// It empties the engine, so its name comes last.
+#[test]
+fn the_archive_has_its_checkouts_layers_and_a_cache_has_all_steps() {
+    let Some(engine) = Engine::get("an archive") else { return };
+    let sdk = Sdk::get(&engine);
+    let checkout = sdk.checkout("layers");
+    let root = ["--sdk-project-root", checkout.path(), "--push"];
+    let from_checkout = build(&engine, "checkout", "binary-minimal", &root);
+    let archive = ["--prebuilt-sdist", &sdk.path("archive"), "--push"];
+    let from_archive = build(&engine, "archive", "binary-minimal", &archive);
+    let layers = |name: &str, image: &str| {
+        let tag = image.rsplit(':').next().unwrap();
+        let manifest = engine.manifest(name, tag);
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        layers.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let of_checkout = layers("checkout", &from_checkout.image);
+    assert_eq!(of_checkout, layers("archive", &from_archive.image));
+    let server = Server::start(&from_archive.image, &[]);
+    let version = pinned("openhands-sdk");
+    check_versions(&server, PACKAGES.map(|package| (package, version.as_str())));
+
+    Engine::empty();
+    let again = build(&engine, "checkout", "binary-minimal", &root);
+    assert_eq!(again.ran, BTreeSet::new());
+    assert_eq!(layers("checkout", &again.image), of_checkout);
+}

@@ -1,0 +1,62 @@
+//! The real SDK as people edit it: put together by the engine from the sdists of the pinned
+//! release, once, and kept below `target`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::engine::Engine;
+use super::workspace::Workspace;
+use super::{Folder, root, sha256};
+
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+const DOCKERFILE: &[u8] = include_bytes!("sdk.Dockerfile");
+
+/// The folder that `sdk.Dockerfile` makes.
+pub struct Sdk(PathBuf);
+
+impl Sdk {
+    /// Makes it, if there is none of the pinned release.
+    pub fn get(_engine: &Engine) -> Self {
+        let requirements = fs::read(root().join("agent-server-image/requirements.txt")).unwrap();
+        let recipe = sha256(&[DOCKERFILE, &requirements].concat()).replace("sha256:", "");
+        let folder = root().join("target/tests");
+        let made = folder.join(format!("sdk-{}", &recipe[..16]));
+        if !made.is_dir() {
+            let _ = fs::remove_dir_all(&folder);
+            let partial = folder.join("partial");
+            make(&partial);
+            fs::rename(partial, &made).unwrap();
+        }
+        Sdk(made)
+    }
+
+    /// A checkout with everything committed. Its place is that of an earlier run's, so that the
+    /// builder knows the files that have not changed.
+    pub fn checkout(&self, name: &str) -> Workspace {
+        let folder = Folder(self.0.with_file_name(name));
+        let _ = fs::remove_dir_all(&folder.0);
+        let mut cp = Command::new("cp");
+        let status = cp.arg("-R").arg(self.0.join("checkout")).arg(&folder.0).status();
+        assert!(status.unwrap().success());
+        Workspace::commit_all(folder)
+    }
+
+    /// The path of `archive` (what `uv build --sdist` makes of the checkout), `old` (the four wheels
+    /// of an older release), `part` (one wheel) or `relocked` (the checkout's other lock).
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+fn make(folder: &Path) {
+    let mut docker = Command::new("docker");
+    docker.args(["buildx", "build", "--quiet", "--output"]);
+    docker.arg(format!("type=local,dest={}", folder.display()));
+    docker.arg("--file").arg(root().join("tests/support/sdk.Dockerfile"));
+    if Path::new(BUNDLE).exists() {
+        docker.args(["--secret", &format!("id=ca-certificates,src={BUNDLE}")]);
+    }
+    let output = docker.arg(root().join("agent-server-image")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,211 @@
+//! From an edit of the SDK to an image and to a server that answers: the way it is done today, which
+//! is an sdist of the checkout and a Dockerfile that copies all of it first, against
+//! `cargo xtask image`.
+//!
+//! `cargo xtask engine --fresh -- cargo bench --bench edit` prints a table. After another `--`, names
+//! of targets and of changes make only those rows.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod machine;
+#[path = "../../../tests/support/mod.rs"]
+// A part of it is enough here.
+#[allow(dead_code)]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use machine::{load, machine};
+use support::engine::Engine;
+use support::sdk::Sdk;
+use support::server::Server;
+use support::workspace::Workspace;
+use support::{Folder, Xtask, root};
+
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// What `/server_info` is made of.
+const DETAILS: &str = "openhands-agent-server/openhands/agent_server/server_details_router.py";
+const TARGETS: [&str; 3] = ["source-minimal", "binary-minimal", "overlay"];
+
+/// What was done to the checkout since the build before.
+type Change = fn(&Sdk, &Workspace);
+
+/// By name, in this order.
+const CHANGES: [(&str, Change); 5] = [
+    ("first", |_, _| ()),
+    ("nothing", |_, _| ()),
+    ("edit", |_, checkout| checkout.edit(DETAILS, "OpenHands Agent Server", "An edited server")),
+    ("import", |_, checkout| {
+        checkout.edit(
+            DETAILS,
+            "import asyncio\n",
+            "import asyncio\nimport colorsys\nimport wsproto\n",
+        );
+    }),
+    ("lock", |sdk, checkout| {
+        for file in ["pyproject.toml", "uv.lock"] {
+            let other = Path::new(&sdk.path("relocked")).join(file);
+            checkout.write(file, &fs::read_to_string(other).unwrap());
+        }
+    }),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Today,
+    /// The image is loaded without a start of its server before that.
+    Unchecked,
+    /// As it is by default.
+    Checked,
+}
+
+/// Seconds from the command.
+#[derive(Clone, Copy)]
+struct Times {
+    image: f64,
+    health: f64,
+}
+
+fn main() {
+    let args = std::env::args().skip(1).filter(|arg| arg != "--bench").collect::<Vec<_>>();
+    let changes = CHANGES.map(|(name, _)| name);
+    let known = |arg: &String| TARGETS.contains(&arg.as_str()) || changes.contains(&arg.as_str());
+    assert!(args.iter().all(known), "targets are {TARGETS:?}, changes {changes:?}");
+    let wanted = |names: &[&'static str]| {
+        let named = names.iter().copied().filter(|name| args.iter().any(|arg| arg == name));
+        let named = named.collect::<Vec<_>>();
+        if named.is_empty() { names.to_vec() } else { named }
+    };
+    let engine = Engine::get("the benchmark").expect("an engine: `cargo xtask engine --fresh --`");
+    let bench = Bench { sdk: Sdk::get(&engine), tools: tools() };
+    let changes = wanted(&changes);
+    println!("\n| target | change | way | image, s | healthy, s | times as fast |");
+    println!("|---|---|---|---|---|---|");
+    let before = load();
+    let mut today = BTreeMap::new();
+    for target in wanted(&TARGETS) {
+        for way in [Way::Today, Way::Unchecked, Way::Checked] {
+            // It has no such target.
+            if (way, target) == (Way::Today, "overlay") {
+                continue;
+            }
+            for (change, times) in bench.measure(way, target, &changes) {
+                if way == Way::Today {
+                    today.insert((target, change), times.image);
+                }
+                // `overlay` is compared with what is nearest to it.
+                let other = if target == "overlay" { "binary-minimal" } else { target };
+                let other = today.get(&(other, change));
+                let ratio = other.map(|other| format!("{:.1}", other / times.image));
+                let (ratio, Times { image, health }) = (ratio.unwrap_or_default(), times);
+                let name = way.name();
+                println!("| `{target}` | {change} | {name} | {image:.1} | {health:.1} | {ratio} |");
+            }
+        }
+    }
+    println!("\n{}; load {before} at the start, {} at the end.", machine(), load());
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Way::Today => "today",
+            Way::Unchecked => "xtask, `--check off`",
+            Way::Checked => "xtask",
+        }
+    }
+}
+
+struct Bench {
+    sdk: Sdk,
+    /// A virtual environment with uv.
+    tools: PathBuf,
+}
+
+impl Bench {
+    /// The first build, and one after each of `changes`.
+    fn measure(&self, way: Way, target: &str, changes: &[&str]) -> Vec<(&'static str, Times)> {
+        Engine::empty();
+        let checkout = self.sdk.checkout("bench");
+        let mut all = Vec::new();
+        for (name, change) in CHANGES {
+            if name != "first" && !changes.contains(&name) {
+                continue;
+            }
+            change(&self.sdk, &checkout);
+            let begun = Instant::now();
+            let image = match way {
+                Way::Today => self.today(target, &checkout),
+                Way::Unchecked => ours(target, &checkout, "off"),
+                Way::Checked => ours(target, &checkout, "first"),
+            };
+            let seconds = begun.elapsed().as_secs_f64();
+            let server = Server::start(&image, &[]);
+            let times = Times { image: seconds, health: begun.elapsed().as_secs_f64() };
+            check(&server, &checkout);
+            all.push((name, times));
+        }
+        all
+    }
+
+    /// An sdist of the checkout, unpacked, beside the Dockerfile.
+    fn today(&self, target: &str, checkout: &Workspace) -> String {
+        let folder = Folder::new("context");
+        let image = "bench/today".to_owned();
+        let mut uv = Command::new(self.tools.join("bin/uv"));
+        uv.args(["build", "--quiet", "--sdist", "--out-dir"]).arg(&folder.0);
+        run(uv.arg(checkout.path()));
+        let context = folder.0.join("context");
+        fs::create_dir(&context).unwrap();
+        let mut tar = Command::new("tar");
+        tar.args(["-xzf", "unknown-0.0.0.tar.gz", "--strip-components=1", "-C", "context"]);
+        run(tar.current_dir(&folder.0));
+        let requirements = root().join("agent-server-image/build-requirements.txt");
+        fs::copy(requirements, context.join("build-requirements.txt")).unwrap();
+        let mut docker = Command::new("docker");
+        docker.args(["buildx", "build", "--quiet", "--load", "--target", target, "--tag", &image]);
+        docker.arg("--file").arg(root().join("xtask/benches/edit/today.Dockerfile"));
+        if Path::new(BUNDLE).exists() {
+            docker.args(["--secret", &format!("id=ca-certificates,src={BUNDLE}")]);
+        }
+        run(docker.arg(&context).env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1"));
+        image
+    }
+}
+
+/// One call.
+fn ours(target: &str, checkout: &Workspace, check: &str) -> String {
+    let args = ["image", "--variant=debian", "--load", "--image=bench/xtask", "--target", target];
+    let rest = ["--sdk-project-root", checkout.path(), "--check", check];
+    let ended = Xtask::shipped(&[&args[..], &rest].concat()).in_engine().end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    ended.stdout.lines().next().unwrap().to_owned()
+}
+
+/// The server is that of the checkout as it is now.
+fn check(server: &Server, checkout: &Workspace) {
+    let info = server.get("/server_info");
+    let title = info["title"].as_str().unwrap();
+    assert!(checkout.read(DETAILS).contains(&format!("\"{title}\"")), "{title}");
+}
+
+/// A virtual environment with the uv that the image is built by.
+fn tools() -> PathBuf {
+    let tools = root().join("target/bench-tools");
+    let requirements = root().join("agent-server-image/build-requirements.txt");
+    run(Command::new("python3").args(["-m", "venv"]).arg(&tools));
+    let mut pip = Command::new(tools.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    run(pip.arg(requirements));
+    tools
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
