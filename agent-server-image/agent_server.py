@@ -2,6 +2,7 @@
 """Starts the server. Python runs isolated: neither PYTHON* variables of a base image nor files in
 the workspace are meant for it."""
 
+import contextlib
 import os
 import shutil
 import ssl
@@ -19,6 +20,10 @@ home = os.path.expanduser("~")
 # Some base images of `overlay` have no such folder.
 if not os.path.exists("/tmp"):
     os.environ.setdefault("TMPDIR", home)
+
+# A volume hides the folder of the image.
+with contextlib.suppress(OSError):
+    os.makedirs("/workspace/project", exist_ok=True)
 
 # A missing mount is easier to read here than in what fails for it.
 for folder in ("/workspace", home, os.environ.get("TMPDIR", "/tmp")):
