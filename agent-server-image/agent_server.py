@@ -1,13 +1,12 @@
 #!/agent-server/.venv/bin/python -Iu
-"""Starts the server. Python runs isolated: neither PYTHON* variables of a base image nor files in the
-workspace are meant for it."""
+"""Starts the server. Python runs isolated: neither PYTHON* variables of a base image nor files in
+the workspace are meant for it."""
 
 import os
 import shutil
 import ssl
 import subprocess
 import sys
-import tempfile
 
 import certifi
 
@@ -16,21 +15,22 @@ def first_of(*paths):
     return next(filter(os.path.exists, paths), None)
 
 
-# What the container was started without is easier to read here than in what fails for it.
-for folder, option in (("workspace", "--volume NAME:/workspace"), (tempfile.gettempdir, "--tmpfs /tmp")):
-    try:
-        folder = os.path.abspath(folder if isinstance(folder, str) else folder())
-    except FileNotFoundError:
-        folder = "/tmp"
+home = os.path.expanduser("~")
+# Some base images of `overlay` have no such folder.
+if not os.path.exists("/tmp"):
+    os.environ.setdefault("TMPDIR", home)
+
+# A missing mount is easier to read here than in what fails for it.
+for folder in ("/workspace", home, os.environ.get("TMPDIR", "/tmp")):
     if not os.access(folder, os.W_OK):
         print(
-            f"User {os.getuid()} can't write to {folder}. Start the container with {option}, or "
-            f"let this user write there.",
+            f"User {os.getuid()} can't write to {folder}: mount a folder there that this user "
+            f"owns, or start the container with `--tmpfs {folder}:mode=1777`.",
             file=sys.stderr,
         )
 
-# The rest is for the base images of `overlay`, and does nothing on a Debian with `ca-certificates`.
-# This OpenSSL knows only Debian's places of certificates.
+# The rest too does nothing on a Debian with `ca-certificates`. This OpenSSL knows only Debian's
+# places of certificates.
 known = ssl.get_default_verify_paths()
 if not (known.cafile or known.capath):
     os.environ["SSL_CERT_FILE"] = (
@@ -41,6 +41,11 @@ if not (known.cafile or known.capath):
         )
         or certifi.where()
     )
+
+# Where there is no glibc there is no locale for it either, and our tmux insists on UTF-8.
+locales = "/agent-server/tools/share/locale"
+if os.path.exists(locales) and not os.path.exists("/usr/lib/locale"):
+    os.environ["LOCPATH"] = locales
 
 # Python starts shells by this name only, so give it the one that PATH has.
 if not os.path.exists("/bin/sh"):

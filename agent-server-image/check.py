@@ -1,15 +1,12 @@
 """Starts the server of the image that this runs in, and fails unless it becomes healthy."""
 
+import http.client
 import os
-import pathlib
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 
 # Under emulation a start takes a minute and more.
 SECONDS = 300
@@ -20,19 +17,22 @@ with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
 address = ["--host", "127.0.0.1", "--port", str(port)]
-log = pathlib.Path(tempfile.mkstemp()[1])
+# A base image may have no folder to write to.
+log = open(os.memfd_create("log"), "w+b")
 started = time.monotonic()
-with log.open("w") as output:
-    command = [tini, "-s", "--", "/usr/local/bin/openhands-agent-server", *address]
-    server = subprocess.Popen(command, stdout=output, stderr=output)
+command = [tini, "-s", "--", "/usr/local/bin/openhands-agent-server", *address]
+server = subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def healthy():
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def failure():
@@ -54,6 +54,7 @@ if server.poll() is None:
     except subprocess.TimeoutExpired:
         server.kill()
 if failed:
-    lines = log.read_text(errors="replace").splitlines()[-LINES:]
+    log.seek(0)
+    lines = log.read().decode(errors="replace").splitlines()[-LINES:]
     sys.exit("\n".join([*lines, failed]))
 print(f"healthy after {seconds:.1f} s")

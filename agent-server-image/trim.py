@@ -105,7 +105,11 @@ def groups(folder):
 
 
 def move_sources(folder, home, sources):
-    """Moves the sources that bytecode lies beside."""
+    """Moves the sources beside bytecode, and the lists by which installers replace a package."""
+    for record in folder.glob("*.dist-info/RECORD"):
+        moved = sources / record.relative_to(home.parent)
+        moved.parent.mkdir(parents=True)
+        shutil.move(record, moved)
     tag = sys.implementation.cache_tag
     for bytecode in sorted(folder.rglob("*.pyc")):
         source = bytecode.with_suffix(".py")
