@@ -5,6 +5,8 @@
 
 mod batch;
 mod builder;
+mod clients;
+mod contract;
 mod engine;
 mod engine_data;
 mod faults;
