@@ -6,6 +6,8 @@
 mod batch;
 mod builder;
 mod checkout;
+mod clients;
+mod contract;
 mod engine;
 mod engine_data;
 mod faults;

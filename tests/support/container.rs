@@ -1,0 +1,58 @@
+//! Containers that run an image's server or a command in it.
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::engine::{docker, http};
+
+/// A container in the background; removed, with its volumes, when this is dropped.
+pub struct Container(pub String);
+
+impl Container {
+    /// Runs `image` with these options of `docker run` and these arguments.
+    pub fn start(options: &[&str], image: &str, args: &[&str]) -> Self {
+        Container(docker(&[&["run", "--detach"], options, &[image], args].concat()))
+    }
+
+    /// Where this machine reaches a published port.
+    pub fn address(&self, port: u16) -> SocketAddr {
+        docker(&["port", &self.0, &format!("{port}/tcp")]).parse().unwrap()
+    }
+
+    /// Waits until the server behind a published port answers, and returns its address.
+    pub fn serve(&self, port: u16) -> SocketAddr {
+        let address = self.address(port);
+        self.wait(|| http(address, "/health", &[]).is_ok_and(|answer| answer.0 == 200));
+        address
+    }
+
+    /// Waits for what must come true while the container runs.
+    pub fn wait(&self, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !holds() {
+            let runs = docker(&["inspect", "--format", "{{.State.Running}}", &self.0]) == "true";
+            assert!(runs && Instant::now() < deadline, "{}", self.logs());
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What a command in it writes to standard output.
+    pub fn exec(&self, command: &[&str]) -> String {
+        docker(&[&["exec", &self.0], command].concat())
+    }
+
+    /// All that it wrote.
+    pub fn logs(&self) -> String {
+        let Output { stdout, stderr, .. } =
+            Command::new("docker").args(["logs", &self.0]).output().unwrap();
+        String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned()
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        docker(&["rm", "--force", "--volumes", &self.0]);
+    }
+}
