@@ -58,7 +58,7 @@ fn images(plan: &Plan, how: &ImageBake) -> Value {
     let targets = plan.targets.iter().collect::<Vec<_>>();
     let bake = plan.images(&targets, how);
     let names = targets.iter().map(|target| target.name.clone()).collect::<Vec<_>>();
-    assert_eq!((bake.targets, bake.is_export), (names.clone(), false));
+    assert_eq!((bake.targets, bake.steps_were_shown), (names.clone(), false));
     assert_eq!(bake.json["group"]["default"]["targets"], json!(names));
     bake.json["target"].clone()
 }
@@ -131,7 +131,7 @@ fn an_export_writes_one_cache_and_nothing_else() {
         place,
     });
     let bake = plan.exports(&exports, &BTreeSet::new());
-    assert!(bake.is_export);
+    assert!(bake.steps_were_shown);
     assert_eq!(bake.targets, ["x", "y"]);
     let options = "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true";
     for (name, entry) in [

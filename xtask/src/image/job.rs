@@ -11,7 +11,7 @@ use super::build::builder::{self, Builder};
 use super::build::buildx::{Buildx, Docker, End};
 use super::build::cache_dir::Reading;
 use super::build::images::{self, Unread};
-use super::build::server;
+use super::build::{registry, server};
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
 use super::report::image::{ImageReport, Report};
@@ -72,7 +72,12 @@ impl Job {
         let tags = done(&built).flat_map(|row| row.target.tags.clone()).collect();
         let images = self.images(sh, &built);
         let (builder, built, seconds) = (&builder, &built, started.elapsed().as_secs_f64());
-        let report = Report { request, builder, built, images, ended: &ended, seconds };
+        let pushed = images.iter().filter_map(ImageReport::reference);
+        let pushed = pushed.filter(|_| request.report.is_some()).collect();
+        let contents = registry::contents(&docker, &pushed);
+        let (source, ended_so) = (&self.server.source, &ended);
+        let report =
+            Report { request, builder, built, images, source, contents, ended: ended_so, seconds };
         let published = self.write_outputs(built).and_then(|()| report::publish(&report));
         let ended = match built.missing().as_slice() {
             [] => published.and(ended.map_err(|error| error.context(self.delivered()))),

@@ -12,6 +12,7 @@ use crate::error::usage;
 use crate::image::build::registry;
 use crate::image::report::build_info::{BuildInfo, Kind};
 use crate::image::report::github::{self, fenced};
+use crate::image::report::text::bytes;
 use crate::image::request;
 use crate::output;
 
@@ -50,6 +51,9 @@ fn summary(infos: &[BuildInfo]) -> String {
     let mut lines = vec![START.to_owned(), "## Agent server images".to_owned(), String::new()];
     let repository = infos.first().map_or("", |info| &info.image);
     lines.push(format!("**Package:** {}", link(repository, package_page(repository))));
+    for server in infos.iter().filter_map(|info| info.server.as_ref()).collect::<BTreeSet<_>>() {
+        lines.extend([String::new(), format!("**Server:** {}", plain(server))]);
+    }
     lines.extend(table(&images));
     lines.push(String::new());
 
@@ -79,17 +83,19 @@ fn summary(infos: &[BuildInfo]) -> String {
     lines.join("\n")
 }
 
-/// A table of the variants and their base images, with the architectures of each.
+/// A table of the variants and their base images, with the architectures of each and their
+/// compressed sizes.
 fn table(images: &[&BuildInfo]) -> Vec<String> {
-    let mut rows: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    let mut rows: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
     for info in images {
         let variant = info.variant.as_deref().unwrap_or_default();
         let arches = rows.entry((variant, &info.base_image)).or_default();
-        arches.extend(info.arches.iter().map(String::as_str));
+        let size = info.bytes.map(|size| format!(" {}", bytes(size))).unwrap_or_default();
+        arches.extend(info.arches.iter().map(|arch| format!("{}{size}", code(arch))));
     }
     let head = ["", "| Variant | Architectures | Base image |", "|---|---|---|"];
     let rows = rows.into_iter().map(|((variant, base_image), arches)| {
-        let arches = arches.into_iter().map(code).collect::<Vec<_>>().join(", ");
+        let arches = arches.into_iter().collect::<Vec<_>>().join(", ");
         let base_image = link(base_image, package_page(base_image));
         format!("| {} | {arches} | {base_image} |", code(variant))
     });

@@ -198,9 +198,11 @@ pub fn is_internal(name: &str) -> bool {
     name.starts_with("[internal] ") || name.contains(" internal] ")
 }
 
-/// Is the vertex called `name`, of any target, the export of a cache?
-pub fn is_cache_export(name: &str) -> bool {
-    name.contains("exporting cache")
+/// Does the vertex called `name`, of any target, hand on what steps made: an image or a cache?
+pub fn is_delivery(name: &str) -> bool {
+    let own = name.strip_prefix('[').and_then(|name| name.split_once("] "));
+    let own = own.map_or(name, |(_, own)| own);
+    ["exporting ", "importing to ", "pushing "].iter().any(|start| own.starts_with(start))
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ pub struct Buildx<'a> {
     pub sh: &'a Shell,
     pub docker: &'a Docker,
     pub request: &'a Request,
-    /// Makes the watcher of a bake. Of one that only exports caches, the steps were shown before.
+    /// Makes the watcher of a bake. The steps of some were shown before.
     pub watch: fn(&Request, bool) -> Box<dyn Watcher>,
 }
 
@@ -143,7 +143,7 @@ impl Buildx<'_> {
             let _ = stdin.write_all(file.json.to_string().as_bytes());
         }
         let mut trace = Trace::new(file.targets.clone());
-        let watcher = (self.watch)(self.request, file.is_export);
+        let watcher = (self.watch)(self.request, file.steps_were_shown);
         let status = self.follow(&mut child, &mut trace, watcher, deadline)?;
         let end = match (process::caught(), status) {
             (Some(signal), _) => End::Stopped(signal),

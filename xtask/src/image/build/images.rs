@@ -119,7 +119,9 @@ impl Images<'_> {
         if check.bake.end != End::Done {
             return Ok(check);
         }
-        let images = self.bake(&check.unread, |unread| self.file(unread))?;
+        let steps_were_shown = self.checked.len() == self.targets.len();
+        let file = |unread: &Unread| BakeFile { steps_were_shown, ..self.file(unread) };
+        let images = self.bake(&check.unread, file)?;
         let (check, first_read) = (Some(check.bake.trace), check.first_read);
         Ok(ImagesBaked { check, first_read, ..images })
     }

@@ -44,6 +44,13 @@ pub struct Content {
     pub is_cache: bool,
 }
 
+impl Content {
+    /// The compressed size of all layers.
+    pub fn bytes(&self) -> u64 {
+        self.layers.values().sum()
+    }
+}
+
 /// Makes one list of the images `sources` (references by digest) and pushes it under `tags`;
 /// fails where the registry refuses, or does not recover in time.
 pub fn create(docker: &Docker, tags: &[String], sources: &[String]) -> Result<()> {

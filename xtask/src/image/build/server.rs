@@ -11,7 +11,6 @@ use xshell::{Shell, cmd};
 
 use super::checkout::{self, Copy};
 use crate::error::usage;
-use crate::image::plan::tag;
 use crate::image::request::definition;
 use crate::image::request::prebuilt::Prebuilt;
 use crate::image::request::source::{Server, Source, UNKNOWN};
@@ -106,18 +105,9 @@ impl Found {
 
     /// Says what the image gets.
     pub fn describe(&self) {
-        let Source { is_dirty, sha, packages, .. } = &self.source;
-        let checkout = self.checkout.as_deref().unwrap_or(Path::new("")).display();
-        let dirty = if *is_dirty { " with uncommitted changes" } else { "" };
-        let from = match self.source.server {
-            Server::Checkout => {
-                format!("the checkout {checkout} at {}{dirty}", tag::short_sha(sha))
-            }
-            Server::Archive => "the archive of a workspace".to_owned(),
-            Server::Release if self.prebuilt.is_some() => "the pinned release, in part".to_owned(),
-            Server::Release => "the pinned release".to_owned(),
-        };
-        message::say(&format!("server: {from}: {}", self.source.package_list()));
+        let path = self.checkout.as_ref().map(|path| format!(" ({})", path.display()));
+        message::say(&format!("server: {}{}", self.source.describe(), path.unwrap_or_default()));
+        let packages = &self.source.packages;
         let versions = packages.iter().filter_map(|package| package.version.as_ref());
         if versions.collect::<BTreeSet<_>>().len() > 1 {
             message::warn(&format!(

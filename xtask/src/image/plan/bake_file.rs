@@ -15,7 +15,8 @@ pub struct BakeFile {
     pub json: Value,
     /// The names of its targets in `BuildKit`'s events, without helper targets.
     pub targets: Vec<String>,
-    pub is_export: bool,
+    /// Whether an earlier bake ran its steps, so that nobody needs to see them again.
+    pub steps_were_shown: bool,
 }
 
 pub struct ImageBake<'a> {
@@ -183,14 +184,14 @@ fn is_read_as(entry: &Value, name: &str) -> bool {
 fn bake_file(
     targets: Vec<(String, Map<String, Value>)>,
     inputs: Option<Value>,
-    is_export: bool,
+    steps_were_shown: bool,
 ) -> BakeFile {
     let names = targets.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     let targets = targets.into_iter().map(|(name, target)| (name, Value::Object(target)));
     let helper = inputs.map(|inputs| (INPUTS.to_owned(), inputs));
     let all = targets.chain(helper).collect::<Map<_, _>>();
     let json = json!({ "group": { "default": { "targets": names } }, "target": all });
-    BakeFile { json, targets: names, is_export }
+    BakeFile { json, targets: names, steps_were_shown }
 }
 
 pub fn literal(text: &str) -> Value {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::usage;
 use crate::image::build::buildx::Docker;
-use crate::image::build::registry;
+use crate::image::build::registry::{self, Content};
 use crate::image::plan::cache::Place;
 use crate::image::plan::tag;
 use crate::image::plan::{Target, arch};
@@ -65,6 +65,10 @@ pub struct BuildInfo {
     pub manifest_tags: Vec<String>,
     /// `None` where the registry or the engine did not report it.
     pub digest: Option<String>,
+    /// The compressed size of an image; `None` where the registry did not say.
+    pub bytes: Option<u64>,
+    /// What the image got as server.
+    pub server: Option<String>,
     /// The caches of an image.
     pub cache_read: Vec<String>,
     pub cache_written: Vec<String>,
@@ -124,6 +128,8 @@ impl BuildInfo {
                 ("platform", Field::One(&mut self.platforms)),
                 ("arch", Field::One(&mut self.arches)),
                 ("manifest_tags", Field::List(&mut self.manifest_tags)),
+                ("bytes", Field::Number(&mut self.bytes)),
+                ("server", Field::Optional(&mut self.server)),
                 ("cache_read", Field::List(&mut self.cache_read)),
                 ("cache_written", Field::List(&mut self.cache_written)),
             ],
@@ -140,6 +146,7 @@ impl BuildInfo {
 enum Field<'a> {
     Text(&'a mut String),
     Optional(&'a mut Option<String>),
+    Number(&'a mut Option<u64>),
     /// A text, kept as a list of one.
     One(&'a mut Vec<String>),
     /// Empty where it is missing.
@@ -151,7 +158,8 @@ impl Field<'_> {
     fn read(self, value: &Value) -> Option<()> {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         match self {
-            Field::Optional(_) | Field::List(_) if value.is_null() => {}
+            Field::Optional(_) | Field::List(_) | Field::Number(_) if value.is_null() => {}
+            Field::Number(field) => *field = Some(value.as_u64()?),
             Field::Text(field) => *field = text(value)?,
             Field::Optional(field) => *field = Some(text(value)?),
             Field::One(field) => *field = vec![text(value)?],
@@ -166,6 +174,7 @@ impl Field<'_> {
         match self {
             Field::Text(field) => json!(field),
             Field::Optional(field) => json!(field),
+            Field::Number(field) => json!(field),
             Field::One(field) => json!(field.first()),
             Field::List(field) => json!(field),
         }
@@ -206,6 +215,9 @@ pub fn write(request: &Request, source: &Source, target: &Target, pushed: &Pushe
     for platform in pushed.platforms {
         let arch = request.arch.clone().unwrap_or_else(|| arch(platform));
         let flavor = request.flavor.suffix();
+        let digest = digest_for(request, platform, pushed)?;
+        let reference = digest.as_ref().map(|digest| format!("{}@{digest}", request.image));
+        let content = registry::contents(pushed.docker, &reference.into_iter().collect());
         let file = format!("{}{flavor}-{arch}.json", target.name);
         let info = BuildInfo {
             kind: Kind::Image,
@@ -221,7 +233,9 @@ pub fn write(request: &Request, source: &Source, target: &Target, pushed: &Pushe
             arches: vec![arch],
             tags: target.tags.clone(),
             manifest_tags: target.manifest_tags.clone(),
-            digest: digest_for(request, platform, pushed)?,
+            digest,
+            bytes: content.values().next().map(Content::bytes),
+            server: Some(source.describe()),
             cache_read: names(&target.cache_read),
             cache_written: names(&target.cache_written),
         };

@@ -1,5 +1,7 @@
 //! What is known of a run and of each of its images: steps, caches and times.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -10,8 +12,10 @@ use crate::image::build::batch::{Built, Image, Row};
 use crate::image::build::builder::Builder;
 use crate::image::build::export::Written;
 use crate::image::build::images::ImagesBaked;
+use crate::image::build::registry::Content;
 use crate::image::build::trace::{Phase, Step, covered};
 use crate::image::plan::cache::Place;
+use crate::image::request::source::Source;
 use crate::image::request::{Delivery, Request};
 
 /// A run that has ended, or could not continue.
@@ -20,6 +24,9 @@ pub struct Report<'a> {
     pub builder: &'a Builder,
     pub built: &'a Built<'a>,
     pub images: Vec<ImageReport<'a>>,
+    pub source: &'a Source,
+    /// What the registry holds of the images, by digest, where a program asked for it.
+    pub contents: BTreeMap<String, Content>,
     /// How the run ended.
     pub ended: &'a Result<()>,
     /// Of the whole run.
@@ -47,8 +54,10 @@ pub struct ImageReport<'a> {
 
 impl ImageReport<'_> {
     /// The image's part of the report for programs.
-    pub fn json(&self) -> Value {
+    pub fn json(&self, contents: &BTreeMap<String, Content>) -> Value {
         let target = self.row.target;
+        let content = self.reference().and_then(|reference| contents.get(&reference));
+        let layers = content.map(|content| &content.layers);
         let result = match self.row.image {
             Image::Waiting => "not reached",
             Image::Present { .. } => "present",
@@ -62,6 +71,8 @@ impl ImageReport<'_> {
                 "result": result,
                 "error": self.row.image.error(),
                 "digest": self.row.image.digest(),
+                "compressed_bytes": content.map(Content::bytes),
+                "layers": layers,
                 "tags": target.tags,
                 "base_image": target.base_image,
                 "pushed": self.row.image.is_there() && self.request.delivery == Delivery::Push,
@@ -79,6 +90,13 @@ impl ImageReport<'_> {
             "cache_written": self.written().map(|w| self.written_json(w)).collect::<Vec<_>>(),
             "step_list": steps.iter().map(step_json).collect::<Vec<_>>(),
         })
+    }
+
+    /// The image as the registry has it, if it is there.
+    pub fn reference(&self) -> Option<String> {
+        let digest = self.row.image.digest()?;
+        let is_push = self.request.delivery == Delivery::Push;
+        is_push.then(|| format!("{}@{digest}", self.request.image))
     }
 
     fn written_json(&self, written: &Written) -> Value {

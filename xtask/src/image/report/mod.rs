@@ -15,9 +15,10 @@ pub mod text;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use self::image::Report;
+use self::image::{ImageReport, Report};
 use self::text::rounded;
 use super::build::images::ImagesBaked;
+use super::request::source::Source;
 use crate::error::Interrupted;
 use crate::message;
 use crate::output;
@@ -52,7 +53,11 @@ pub fn publish(report: &Report) -> Result<()> {
 
 /// The report for programs.
 fn json(report: &Report) -> Value {
-    let targets = report.images.iter().map(|image| (image.row.target.name.clone(), image.json()));
+    let target =
+        |image: &ImageReport| (image.row.target.name.clone(), image.json(&report.contents));
+    let targets = report.images.iter().map(target);
+    let Source { sha, git_ref, is_dirty, server, packages, .. } = report.source;
+    let packages = packages.iter().map(|package| (package.name.clone(), json!(package.version)));
     let images = report.built.bakes.iter().map(ImagesBaked::context_bytes);
     let exports = report.built.exports.bakes.iter().map(|bake| bake.trace.context_bytes());
     let context_bytes = images.chain(exports).flatten();
@@ -68,6 +73,13 @@ fn json(report: &Report) -> Value {
         "builder": report.builder.name,
         "builder_was_empty": report.builder.was_empty,
         "context_bytes": context_bytes.reduce(|sum, bytes| sum + bytes),
+        "server": {
+            "from": server.name(),
+            "commit": sha,
+            "ref": git_ref,
+            "dirty": is_dirty,
+            "packages": packages.collect::<Map<_, _>>(),
+        },
         "targets": targets.collect::<Map<_, _>>(),
         "summary": table::summary(report),
     })

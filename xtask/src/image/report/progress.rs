@@ -54,7 +54,7 @@ pub struct Progress {
     /// `None` where lines are written, and nothing is drawn again.
     screen: Option<Screen>,
     /// Whether the steps have been shown already, by an earlier bake.
-    is_export: bool,
+    steps_were_shown: bool,
     /// By the digest of the vertex.
     works: HashMap<String, Work>,
     begun: Instant,
@@ -101,12 +101,17 @@ impl Watcher for Progress {
 }
 
 impl Progress {
-    /// Watches one bake for `request`; of an export, only that is shown.
-    pub fn watch(request: &Request, is_export: bool) -> Box<dyn Watcher> {
+    /// Watches one bake for `request`, perhaps one whose steps were shown before.
+    pub fn watch(request: &Request, steps_were_shown: bool) -> Box<dyn Watcher> {
         // The log of a CI job keeps every frame that a terminal would draw over.
         let is_drawn = request.progress == Style::Auto && !request.ci;
         let screen = if is_drawn { Screen::of_stderr() } else { None };
-        Box::new(Progress { screen, is_export, works: HashMap::new(), begun: Instant::now() })
+        Box::new(Progress {
+            screen,
+            steps_were_shown,
+            works: HashMap::new(),
+            begun: Instant::now(),
+        })
     }
 
     fn vertex(&mut self, vertex: &VertexEvent) {
@@ -124,8 +129,8 @@ impl Progress {
         work.ended = vertex.completed.is_some();
         let (number, name) = (work.number, work.name.clone());
         let seconds = vertex.completed.map(|end| end - vertex.started.unwrap_or(end));
-        let hidden = if self.is_export {
-            !buildkit::is_cache_export(&vertex.name)
+        let hidden = if self.steps_were_shown {
+            !buildkit::is_delivery(&vertex.name)
         } else {
             buildkit::is_internal(&vertex.name)
         };

@@ -57,6 +57,19 @@ impl Source {
         sdk.and_then(|sdk| sdk.version.as_deref()).unwrap_or(UNKNOWN)
     }
 
+    /// What the image gets, such as `the checkout at 0123456: openhands-sdk 1.58.2, …`.
+    pub fn describe(&self) -> String {
+        let dirty = if self.is_dirty { " with uncommitted changes" } else { "" };
+        let commit = self.sha.get(..7).unwrap_or(&self.sha);
+        let from = match (self.server, &self.folder) {
+            (Server::Checkout, _) => format!("the checkout at {commit}{dirty}"),
+            (Server::Archive, _) => "the archive of a workspace".to_owned(),
+            (Server::Release, Some(_)) => "the pinned release, in part replaced".to_owned(),
+            (Server::Release, None) => "the pinned release".to_owned(),
+        };
+        format!("{from}: {}", self.package_list())
+    }
+
     /// The packages and their versions, as `openhands-sdk 1.58.2, openhands-tools 1.58.2`.
     pub fn package_list(&self) -> String {
         let name = |package: &Package| {
