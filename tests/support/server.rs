@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,20 @@ impl Server {
         let container = docker(&[&run[..], args, &[image]].concat());
         let address = docker(&["port", &container, "8000/tcp"]).parse().unwrap();
         let server = Server { container, address };
-        wait_until(image, || http(address, "/health", &[]).is_ok_and(|answer| answer.0 == 200));
+        wait_until(image, || {
+            server.check_runs();
+            http(address, "/health", &[]).is_ok_and(|answer| answer.0 == 200)
+        });
         server
+    }
+
+    /// Fails with the end of the log if the server has ended.
+    fn check_runs(&self) {
+        let is_running = docker(&["inspect", "--format={{.State.Running}}", &self.container]);
+        if is_running != "true" {
+            let log = Command::new("docker").args(["logs", "--tail=20", &self.container]).output();
+            panic!("{log:?}");
+        }
     }
 
     /// The JSON that a path returns.

@@ -157,7 +157,8 @@ impl Bench {
         let folder = Folder::new("context");
         let image = "bench/today".to_owned();
         let mut uv = Command::new(self.tools.join("bin/uv"));
-        uv.args(["build", "--quiet", "--sdist", "--out-dir"]).arg(&folder.0);
+        uv.args(["build", "--quiet", "--sdist", "--python"]).arg(self.tools.join("bin/python"));
+        uv.arg("--out-dir").arg(&folder.0);
         run(uv.arg(checkout.path()));
         let context = folder.0.join("context");
         fs::create_dir(&context).unwrap();

@@ -39,7 +39,7 @@ for package in openhands.agent_server openhands.sdk openhands.tools openhands.wo
     set -- "$@" --collect-submodules "$package"
 done
 for package in openhands.agent_server openhands.sdk openhands.tools tiktoken litellm fastmcp mcp \
-    fakeredis; do
+    binaryornot browser_use fakeredis lmnr; do
     set -- "$@" --collect-data "$package"
 done
 for package in openhands-agent-server openhands-sdk openhands-tools openhands-workspace fastmcp \
@@ -49,8 +49,10 @@ done
 for package in tkinter matplotlib numpy scipy pandas IPython jupyter notebook mcp.cli; do
     set -- "$@" --exclude-module "$package"
 done
-.venv/bin/pyinstaller "$@" --onefile --strip --name openhands-agent-server --log-level WARN \
-    openhands-agent-server/openhands/agent_server/__main__.py
+# fakeredis reads its data from `model/../commands.json`.
+model=$(echo "$PWD"/.venv/lib/python3.*/site-packages/fakeredis/model/__init__.py)
+.venv/bin/pyinstaller "$@" --add-data "$model:fakeredis/model" --onefile --strip --log-level WARN \
+    --name openhands-agent-server openhands-agent-server/openhands/agent_server/__main__.py
 RUN
 
 FROM ${BASE_IMAGE} AS base-image-minimal
