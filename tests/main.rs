@@ -5,6 +5,7 @@
 
 mod batch;
 mod builder;
+mod capabilities;
 mod checkout;
 mod clients;
 mod contract;
