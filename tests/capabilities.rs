@@ -35,9 +35,9 @@ $CHROME_BIN $CHROMIUM_FLAGS --headless --dump-dom http://127.0.0.1:8123/ 2>/dev/
 const DOCKER: &str = r"
 sudo sh -c 'dockerd >/tmp/dockerd.log 2>&1 &'
 for try in $(seq 30); do sudo docker info >/dev/null 2>&1 && break; sleep 1; done
-tar -C /openhands/node -c . | sudo docker import - tiny >/dev/null
+tar -C / -c openhands/node | sudo docker import - tiny >/dev/null
 sudo docker buildx version >/dev/null && sudo docker compose version >/dev/null
-sudo docker run --rm tiny /bin/node --print '6 * 7'
+sudo docker run --rm tiny /openhands/node/bin/node --print '6 * 7'
 ";
 
 fn status(address: SocketAddr, path: &str) -> u16 {

@@ -97,7 +97,7 @@ fn an_edit_is_in_every_target_and_builds_one_package_again() {
     let version = pinned("openhands-sdk");
     for target in TARGETS {
         let built = build(&engine, "edit", target, &root);
-        assert_eq!(label(&built.image, "dev.openhands.dirty"), "");
+        assert_eq!(label(&built.image, "dev.openhands.dirty"), "false");
         let server = Server::start(&built.image, &[]);
         check_versions(&server, PACKAGES.map(|package| (package, version.as_str())));
         let info = server.get("/server_info");

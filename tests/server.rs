@@ -95,7 +95,10 @@ fn a_checkout_is_found_around_the_caller_or_around_this_repository() {
     .unwrap();
     let mut call = Xtask::within(&tool, &["image", "--print", "--variant=debian"]);
     call.0.current_dir("/");
-    assert_eq!(call.target()["args"]["SERVER"], "checkout");
+    let target = call.target();
+    assert_eq!(target["args"]["SERVER"], "checkout");
+    assert_eq!(target["labels"]["dev.openhands.dirty"], "false", "it is no change of the checkout");
+    assert!(context(&target).join("uv.lock").exists() && !context(&target).join("tool").exists());
 
     let mut call = Xtask::print(&["--variant=debian"]);
     call.0.current_dir("/");

@@ -18,7 +18,7 @@ use crate::error::usage;
 use crate::http;
 use crate::image::build::buildx::Docker;
 use crate::image::report::text;
-use crate::image::request::{Delivery, Request, flags};
+use crate::image::request::{Check, Delivery, Request, flags};
 use crate::message;
 use crate::output;
 use crate::process;
@@ -50,6 +50,8 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
     check_free(port)?;
     process::catch_signals();
     request.delivery = Delivery::Load;
+    // It is started here anyway.
+    request.check = Check::Off;
     let mut job = Job::new(sh, request)?;
     let [target] = job.plan.targets.as_slice() else {
         return Err(usage(format!(

@@ -42,16 +42,27 @@ pub fn commit_time(sh: &Shell, root: &Path) -> Option<String> {
     git.quiet().ignore_stderr().read().ok()
 }
 
+/// This repository, for git to leave out, where it lies in the checkout at `root`: it is no part of
+/// that.
+fn without_own(sh: &Shell, root: &Path) -> Option<String> {
+    let own = sh.current_dir();
+    let own = own.strip_prefix(root).ok().filter(|own| !own.as_os_str().is_empty())?;
+    Some(format!(":(exclude){}", own.display()))
+}
+
 /// Does the checkout at `root` hold changes that are not committed? Fails for a folder that git
 /// does not know.
 pub fn is_dirty(sh: &Shell, root: &Path) -> Result<bool> {
-    let git = cmd!(sh, "git -C {root} status --porcelain --untracked-files=normal -- .");
+    let own = without_own(sh, root);
+    let git = cmd!(sh, "git -C {root} status --porcelain --untracked-files=normal -- . {own...}");
     Ok(!git.quiet().read()?.is_empty())
 }
 
 /// The files of the checkout at `root` that git tracks, or neither tracks nor ignores.
 fn files(sh: &Shell, root: &Path) -> Result<Vec<PathBuf>> {
-    let git = cmd!(sh, "git -C {root} ls-files -z --cached --others --exclude-standard");
+    let own = without_own(sh, root);
+    let git =
+        cmd!(sh, "git -C {root} ls-files -z --cached --others --exclude-standard -- . {own...}");
     let listed = git.quiet().ignore_status().output()?;
     if !listed.status.success() {
         let root = root.to_string_lossy();

@@ -16,7 +16,7 @@ use self::tag::Naming;
 use crate::error::usage;
 use crate::image::request::base_images::Shard;
 use crate::image::request::definition::{Definition, Variant};
-use crate::image::request::source::{Source, UNKNOWN};
+use crate::image::request::source::{Server, Source, UNKNOWN};
 use crate::image::request::{Check, Delivery, Flavor, Mode, Request};
 
 /// A run, or the shard of one that was asked for.
@@ -235,6 +235,7 @@ fn version<'a>(request: &'a Request, source: &'a Source) -> &'a str {
 /// label.
 fn labels(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static str, String)> {
     let known = |text: &str| Some(text.to_owned()).filter(|text| text != UNKNOWN);
+    let is_checkout = source.server == Server::Checkout;
     let labels = [
         ("org.opencontainers.image.version", known(version(request, source))),
         ("org.opencontainers.image.revision", known(&source.sha)),
@@ -242,7 +243,7 @@ fn labels(request: &Request, source: &Source, base_image: &str) -> Vec<(&'static
         ("org.opencontainers.image.created", source.created.clone()),
         ("org.opencontainers.image.base.name", Some(base_image.to_owned())),
         ("dev.openhands.packages", Some(source.package_list())),
-        ("dev.openhands.dirty", source.is_dirty.then(|| "true".to_owned())),
+        ("dev.openhands.dirty", is_checkout.then(|| source.is_dirty.to_string())),
     ];
     labels.into_iter().filter_map(|(name, text)| Some((name, text?))).collect()
 }
