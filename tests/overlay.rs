@@ -68,8 +68,9 @@ fn built(engine: &Engine) -> &'static Built {
         let asked_before = requests().len();
         let image = engine.image("overlay");
         let args = ["image", "--variant=debian", "--target=overlay", "--push", "--image", &image];
-        // What an agent works with is the same layers on every base, and large.
-        let fewer = ["--install-capabilities=", "--install-acp-providers="];
+        // What an agent works with is the same layers on every base, and large. An image that is
+        // started needs its base's layers.
+        let fewer = ["--install-capabilities=", "--install-acp-providers=", "--check=off"];
         let bases = references.map(|reference| format!("--base-image={reference}"));
         let args = args.into_iter().chain(fewer).chain(bases.iter().map(String::as_str));
         let args = args.collect::<Vec<_>>();
