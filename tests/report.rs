@@ -283,14 +283,15 @@ fn what_is_in_the_cache_already_is_not_exported_and_still_serves() {
     had.extend(layers("main-debian-base-image-minimal"));
 
     // On this engine everything is there, and the cache is written again: no layer of it is new,
-    // but perhaps the few bytes of the stage `steps`: once, of many runs, they were.
+    // but perhaps those of the stages that only hold input files, which BuildKit does not always
+    // find again. Every step's own layer has many megabytes.
     let (_, second) = push(&engine, "needless", &folder);
     let target = &second["targets"]["debian"];
     assert_eq!(target["steps"]["cached"], target["steps"]["total"]);
     let new = layers(tag).into_iter().filter(|(digest, _)| !had.contains_key(digest));
     let new = new.map(|(_, size)| size).sum::<u64>();
     assert_eq!(target["cache_written"][0]["bytes_uploaded"], new, "{target:#}\n{first:#}");
-    assert!(new < 10_000, "{new}");
+    assert!(new < 1_000_000, "{new}");
 
     let digest = engine.digest("needless", tag);
     // Whoever pulls the image may know gzip alone; what only builders read is quicker to make.
