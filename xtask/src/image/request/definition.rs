@@ -16,7 +16,8 @@ const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
 const DOCKERFILE: &str = "agent-server-image/Dockerfile";
 const REQUIREMENTS: &str = "agent-server-image/requirements.txt";
 
-/// The stage that starts the server of the stage that the argument of this name says.
+/// The stage that starts the server of the target that the argument `CHECK` names, on the stage
+/// `check-TARGET`.
 pub const CHECK: &str = "check";
 
 /// What `agent-server-image/` offers.
@@ -27,7 +28,7 @@ pub struct Definition {
     pub default_variants: Vec<String>,
     /// The Dockerfile's stages, each of which is a target.
     pub stages: Vec<String>,
-    /// Those of them that start something, if the Dockerfile has a stage that checks it.
+    /// Those of them that the Dockerfile has a check for.
     pub checkable: Vec<String>,
 }
 
@@ -64,8 +65,9 @@ impl Definition {
         let default_variants = strings(&bake["group"]["default"]["targets"])
             .filter(|names| !names.is_empty() && names.iter().all(|n| variants.contains_key(n)))
             .context("\"group.default.targets\" must list targets of this file.")?;
-        let (stages, mut checkable) = stages(dockerfile);
-        checkable.retain(|_| stages.iter().any(|stage| stage == CHECK));
+        let stages = stages(dockerfile);
+        let checks = stages.iter().filter_map(|name| name.strip_prefix(CHECK)?.strip_prefix('-'));
+        let checkable = checks.map(str::to_owned).collect();
         Ok(Definition { variants, default_variants, stages, checkable })
     }
 }
@@ -132,23 +134,16 @@ fn strings(value: &Value) -> Option<Vec<String>> {
 }
 
 /// The stages that a Dockerfile names, but for empty ones (`FROM scratch AS …`), which only hold
-/// a place for a named context; and those of them that have an entry point of their own.
-fn stages(dockerfile: &str) -> (Vec<String>, Vec<String>) {
-    let (mut stages, mut starting) = (Vec::new(), Vec::new());
-    for line in dockerfile.lines() {
-        match line.split_whitespace().collect::<Vec<_>>()[..] {
-            [from, .., base, r#as, name]
-                if from.eq_ignore_ascii_case("FROM") && r#as.eq_ignore_ascii_case("AS") =>
-            {
-                stages.extend((base != "scratch").then(|| name.to_owned()));
-            }
-            [first, ..] if first.eq_ignore_ascii_case("ENTRYPOINT") => {
-                starting.extend(stages.last().cloned());
-            }
-            _ => {}
+/// a place for a named context.
+fn stages(dockerfile: &str) -> Vec<String> {
+    let name = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [from, .., base, r#as, name] => {
+            let is_stage = from.eq_ignore_ascii_case("FROM") && r#as.eq_ignore_ascii_case("AS");
+            (is_stage && base != "scratch").then(|| name.to_owned())
         }
-    }
-    (stages, starting)
+        _ => None,
+    };
+    dockerfile.lines().filter_map(name).collect()
 }
 
 /// The packages of the server, with the versions that the requirements pin.

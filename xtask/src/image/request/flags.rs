@@ -101,7 +101,7 @@ table! {
     LOAD "--load" "" "LOAD" "on elsewhere" BUILD, "loads it into the engine";
     VERSIONED_TAG "--versioned-tag" "" "VERSIONED_TAG"
         "off" BUILD, "adds tags `X`, `X.Y` and `X.Y.Z`";
-    CHECK "--check" "WHICH" "" "`first`" BUILD,
+    CHECK "--check" "WHICH" "" "`first` of a push, else `off`" BUILD,
         "which images must start before they are named: `first`, `all` or `off`";
     BUILDER "--builder" "NAME" "BUILDX_BUILDER" "buildx's own choice"
         &[Subcommand::Build, Subcommand::Run, Subcommand::Merge], "the builder";

@@ -121,7 +121,11 @@ impl Request {
             ci,
             versioned_tag: flags::VERSIONED_TAG.is_given(args)
                 || flags::VERSIONED_TAG.switch()? == Some(true),
-            check: check.unwrap_or(Check::First),
+            // Whoever loads an image starts it next.
+            check: check.unwrap_or(match delivery {
+                Delivery::Push => Check::First,
+                Delivery::Load => Check::Off,
+            }),
             cache_mode: mode.unwrap_or(Mode::Max),
             shared_export: flags::SHARED_EXPORT.switch()? == Some(true),
             cache_dir: flags::CACHE_DIR.read(args, values::absolute)?,
