@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
-use crate::support::engine::{Engine, docker};
+use crate::support::engine::{Engine, docker, http};
 use crate::support::sdk::Sdk;
-use crate::support::server::Server;
+use crate::support::server::{Server, free_port};
 use crate::support::workspace::{PACKAGES, Workspace};
 use crate::support::{Ended, Folder, Xtask, root};
 use serde_json::{Value, json};
@@ -220,6 +222,26 @@ fn custom_tools_import_all_of_python_and_all_that_is_installed() {
         assert!(result["installed"].as_u64() > Some(150), "{result:#}");
         assert_eq!(result["failed"], json!({}), "{target}: {result:#}");
     }
+}
+
+#[test]
+fn run_serves_the_edit() {
+    let Some(engine) = Engine::get("a run of an edit") else { return };
+    let checkout = Sdk::get(&engine).checkout("run");
+    checkout.edit(DETAILS, TITLE, "\"Edited and running\"");
+    let image = engine.image("run");
+    let args = ["image", "run", "--variant=debian", "--target=source-minimal"];
+    let port = free_port();
+    let rest = ["--port", &port, "--image", &image, "--sdk-project-root", checkout.path()];
+    let mut call = Xtask::shipped(&[&args[..], &rest].concat()).in_engine();
+    let mut run = call.0.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines.next().unwrap().replace("address: http://", "").parse().unwrap();
+    let key = lines.next().unwrap().replace("key:", "");
+    let info = http(address, "/server_info", &[("X-Session-API-Key", key.trim())]).unwrap();
+    assert!(info.1.contains("Edited and running"), "{info:?}");
+    assert!(Command::new("kill").arg(run.id().to_string()).status().unwrap().success());
+    assert_eq!(run.wait().unwrap().code(), Some(0));
 }
 
 // It empties the engine, so its name comes last.

@@ -98,6 +98,12 @@ impl Drop for Server {
     }
 }
 
+/// A port that nobody listens on.
+pub fn free_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port().to_string()
+}
+
 pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(90);
     while !holds() {
