@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Ended, Folder, Xtask, is_valid_tag, strings};
+use crate::support::{Ended, Folder, SHA, Xtask, is_valid_tag, strings};
 use serde_json::{Value, json};
 
 /// A folder with the file `list`, and the path of that.
@@ -116,6 +116,41 @@ fn tags_are_those_of_one_base_image_or_of_several() {
     let (_folder, path) = file("custom", "a:1\nb:1");
     let said = Xtask::print(&["--base-images", &path, "--custom-tags=t"]).refused();
     assert!([":0123456-t", "a:1", "b:1"].iter().all(|part| said.contains(part)), "{said}");
+}
+
+#[test]
+fn an_image_gets_the_names_that_its_line_gives_it() {
+    let content = "a:1 one,two  # both\n{\"base_image\": \"b:1\", \"custom_tags\": [\"three\"]}\nc:1\n\
+        {\"base_image\": \"d:1\"}\na:1\tfour\n{\"base_image\": \"e:1\", \"custom_tags\": \"five, six\"}";
+    let (_folder, path) = file("named", content);
+    let args = ["--base-images", &path, "--target=source-minimal", "--arch=amd64"];
+    let definition = Xtask::print(&args).on("refs/heads/x").definition();
+    assert_eq!(base_images(&definition), ["a:1", "b:1", "c:1", "d:1", "e:1"]);
+    let short = |name: &str| {
+        let tags = strings(&definition["target"][name]["tags"]);
+        let tags = tags.into_iter().filter_map(|tag| {
+            tag.rsplit_once(":0123456-")?.1.strip_suffix("-amd64-source-minimal")
+        });
+        tags.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(short("python-a_tag_1"), ["one", "two", "four", "a_tag_1"]);
+    assert_eq!(short("python-b_tag_1"), ["three", "b_tag_1"]);
+    assert_eq!(short("python-c_tag_1"), ["c_tag_1"]);
+    assert_eq!(short("python-d_tag_1"), ["d_tag_1"]);
+    assert_eq!(short("python-e_tag_1"), ["five", "six", "e_tag_1"]);
+    let tags = strings(&definition["target"]["python-b_tag_1"]["tags"]);
+    let image = "ghcr.io/openhands/agent-server";
+    let expected = [format!("{SHA}-three"), "x-three".to_owned()];
+    assert_eq!(tags[1..3], expected.map(|tag| format!("{image}:{tag}-amd64-source-minimal")));
+
+    let (_folder, path) = file("same-name", "a:1 t\nb:1 t");
+    let said = Xtask::print(&["--base-images", &path]).refused();
+    assert!([":0123456-t", "a:1", "b:1"].iter().all(|part| said.contains(part)), "{said}");
+    for line in ["a:1 b c", "a:1 b,c:d", "{\"base_image\": 1}", "{}", "{", "a:1 b/c"] {
+        let (_folder, path) = file("bad-line", &format!("x:1\n{line}"));
+        let said = Xtask::print(&["--base-images", &path]).refused();
+        assert!(said.contains("line 2") && said.contains(&format!("{line:?}")), "{said}");
+    }
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Target {
     /// Whether its base image is the variant's own.
     pub has_own_base: bool,
     pub base_image: String,
+    /// The custom tags that a list gives it.
+    pub listed_tags: Vec<String>,
     /// References, with the repository.
     pub tags: Vec<String>,
     /// The references of its multi-architecture manifest: the tags without architecture.
@@ -71,6 +73,8 @@ struct Choice<'a> {
     built_as: &'a String,
     variant: &'a Variant,
     base_image: &'a str,
+    /// Those that a list gives this image alone.
+    custom_tags: &'a [String],
 }
 
 impl Plan {
@@ -167,13 +171,17 @@ impl Target {
         folder: Option<String>,
     ) -> Self {
         let own_tag = choice.variant_name.map(std::slice::from_ref).unwrap_or_default();
+        let custom_tags = match choice.custom_tags {
+            [] => request.custom_tags.as_deref().unwrap_or(own_tag),
+            listed => listed,
+        };
         let naming = Naming {
             image: &request.image,
             sha: &source.sha,
             git_ref: &source.git_ref,
             version: request.versioned_tag.then(|| version(request, source)),
             base_image: choice.base_image,
-            custom_tags: request.custom_tags.as_deref().unwrap_or(own_tag),
+            custom_tags,
             flavor: request.flavor,
             arch: request.arch.as_deref(),
             target: &request.target,
@@ -197,6 +205,7 @@ impl Target {
             built_as: choice.built_as.clone(),
             has_own_base: choice.base_image == choice.variant.base_image,
             base_image: choice.base_image.to_owned(),
+            listed_tags: choice.custom_tags.to_vec(),
             tags: references(naming.tags()),
             manifest_tags: references(Naming { arch: None, ..naming }.tags()),
             release_tags: Naming { arch: None, target: "binary", ..naming }.release_tags(),
@@ -274,17 +283,21 @@ fn choices<'a>(request: &'a Request, definition: &'a Definition) -> Result<Vec<C
     let mut choices = Vec::new();
     for name in variants(&request.variants, definition)? {
         let variant = &definition.variants[name];
-        let own = std::slice::from_ref(&variant.base_image);
-        for base_image in if base_images.is_empty() { own } else { base_images } {
+        let own = (variant.base_image.as_str(), [].as_slice());
+        let own = base_images.is_empty().then_some(own);
+        let asked = base_images.iter().map(|base| (base.reference.as_str(), &*base.custom_tags));
+        choices.extend(own.into_iter().chain(asked).map(|(base_image, custom_tags)| {
             let variant_name = by_variant.then_some(name);
-            choices.push(Choice {
-                name: variant_name.cloned().unwrap_or_else(|| target_name(name, base_image)),
+            let name_of_base = || target_name(name, base_image);
+            Choice {
+                name: variant_name.cloned().unwrap_or_else(name_of_base),
                 variant,
                 variant_name,
                 built_as: name,
                 base_image,
-            });
-        }
+                custom_tags,
+            }
+        }));
     }
     tell_apart(&mut choices);
     Ok(choices)

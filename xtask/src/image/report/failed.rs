@@ -32,7 +32,8 @@ pub fn check(sh: &Shell, request: &Request, built: &Built) -> Result<()> {
     let mut text = String::new();
     for row in &missing {
         let error = shortened(row.image.error().unwrap_or("not reached"));
-        text.push_str(&format!("# {error}\n{}\n", row.target.base_image));
+        let (base_image, tags) = (&row.target.base_image, row.target.listed_tags.join(","));
+        text.push_str(&format!("# {error}\n{}\n", format!("{base_image} {tags}").trim_end()));
     }
     output::save(&list, text)?;
     bail!(

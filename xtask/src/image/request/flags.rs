@@ -74,7 +74,7 @@ table! {
     BASE_IMAGE "--base-image" "REF" "BASE_IMAGE" "the variant's" BUILD,
         "what the image stands on; repeat it for several";
     BASE_IMAGES "--base-images" "FILE" "" "none" BUILD,
-        "a list of more, one a line, `#` for comments; `-` is standard input";
+        "more, as `REF` or `REF TAG,TAG` a line, or as JSON; `-` is standard input";
     SHARD "--shard" "K/N" "" "all" BUILD, "builds only part `K` of `N`";
     CUSTOM_TAGS "--custom-tags" "A,B" "CUSTOM_TAGS" "the variant's name" BUILD,
         "what tags are made of; none by default with only a base image";

@@ -17,7 +17,7 @@ use anyhow::Result;
 use pico_args::Arguments;
 
 pub use self::arguments::{files, variable};
-use self::base_images::{Shard, is_reference, read_list};
+use self::base_images::{BaseImage, Shard, is_reference, joined, read_list};
 use self::flags::Flag;
 use self::values::choose;
 pub use self::values::{Check, Delivery, Flavor, Mode, Style, is_repository, without_repeats};
@@ -30,7 +30,7 @@ pub struct Request {
     /// Empty when no variant was named.
     pub variants: Vec<String>,
     /// Replace the variants' own.
-    pub base_images: Vec<String>,
+    pub base_images: Vec<BaseImage>,
     pub shard: Option<Shard>,
     /// `None` when custom tags were not mentioned.
     pub custom_tags: Option<Vec<String>>,
@@ -169,20 +169,20 @@ fn progress(args: &mut Arguments, bake_args: Vec<OsString>) -> Result<(Style, Ve
 }
 
 /// The base images that flags name, one by one and in a list; the variable's where none does.
-fn base_images(args: &mut Arguments) -> Result<Vec<String>> {
+fn base_images(args: &mut Arguments) -> Result<Vec<BaseImage>> {
     let list = flags::BASE_IMAGES.text(args)?;
     let variable = if list.is_some() { "" } else { flags::BASE_IMAGE.variable };
-    let mut references = Flag { variable, ..flags::BASE_IMAGE }.list(args)?;
+    let references = Flag { variable, ..flags::BASE_IMAGE }.list(args)?;
     if let Some(reference) = references.iter().find(|reference| !is_reference(reference)) {
         return Err(usage(format!(
             "the base image {reference:?} is not an image reference: write it as in \
              debian:trixie-slim."
         )));
     }
-    if let Some(path) = list {
-        references.extend(read_list(&path)?);
-    }
-    Ok(without_repeats(references))
+    let named = references.into_iter();
+    let named = named.map(|reference| BaseImage { reference, custom_tags: Vec::new() });
+    let listed = list.map(|path| read_list(&path)).transpose()?.unwrap_or_default();
+    Ok(joined(named.chain(listed).collect()))
 }
 
 /// Flags beat variables, and a run that asks for neither pushes in CI only.
