@@ -23,6 +23,7 @@ mod readme;
 mod report;
 mod server;
 mod shipped;
+mod state;
 mod summary;
 mod support;
 mod vectors;

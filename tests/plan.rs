@@ -136,7 +136,7 @@ fn the_shared_cache_is_exported_on_demand_by_one_target() {
 }
 
 #[test]
-fn a_forks_pull_request_reads_and_writes_nothing() {
+fn a_forks_pull_request_reads_caches_and_writes_none() {
     let fork = debian(&["--load"]).env("CI", "true").env("SDK_REF", "refs/pull/7/merge");
     let target = fork.env("BUILD_CACHE_DIR", "/cache").target();
     assert_eq!(

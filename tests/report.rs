@@ -15,7 +15,7 @@ const IMAGE: &str = "ghcr.io/openhands/agent-server";
 const CACHE: &str = "buildcache-binary-debian_tag_trixie-slim";
 
 /// A vertex as buildx tells of it when it has ended; times are seconds of one minute.
-fn vertex(name: &str, (from, to): (f64, f64), more: &Value) -> String {
+pub fn vertex(name: &str, (from, to): (f64, f64), more: &Value) -> String {
     let time = |second: f64| format!("2026-11-24T10:51:{second:06.3}Z");
     let mut vertex = json!({ "digest": name, "name": name, "started": time(from) });
     let begun = json!({ "vertexes": [vertex] });
@@ -29,7 +29,7 @@ fn import(tag: &str, error: &str) -> String {
     vertex(&name, (0.5, 0.75), &json!({ "error": error }))
 }
 
-fn steps(cached: bool) -> String {
+pub fn steps(cached: bool) -> String {
     let ran = |name: &str, times| vertex(name, times, &json!({}));
     let first = vertex("[builder 2/3] RUN one", (1.0, 1.0), &json!({ "cached": cached }));
     let from = ran("[builder 1/3] FROM debian:trixie-slim@sha256:aa", (1.0, 1.0));
@@ -39,7 +39,7 @@ fn steps(cached: bool) -> String {
 }
 
 /// A `docker` whose bakes tell `events` and `metadata`, the first entry at the first bake.
-fn fake(name: &str, bakes: &[(&str, &str)], ending: &str) -> FakeDocker {
+pub fn fake(name: &str, bakes: &[(&str, &str)], ending: &str) -> FakeDocker {
     let script = format!(
         "case \"$*\" in *du) echo 'Total: 0B'; exit;; *inspect*) [ ! -f gone ] || exit 1
          cat inspected; exit;; esac
@@ -59,11 +59,11 @@ fn fake(name: &str, bakes: &[(&str, &str)], ending: &str) -> FakeDocker {
     fake
 }
 
-const PUSHED: &str = r#"{"debian": {"containerimage.digest": "sha256:dd"}}"#;
-const EXPORTED: &str = r#"{"debian": {"cache.manifest": "{}"}}"#;
+pub const PUSHED: &str = r#"{"debian": {"containerimage.digest": "sha256:dd"}}"#;
+pub const EXPORTED: &str = r#"{"debian": {"cache.manifest": "{}"}}"#;
 
 /// Builds in a checkout of its own, which remembers nothing of other builds.
-fn build(fake: &FakeDocker, checkout: &Path, args: &[&str]) -> (Ended, Value) {
+pub fn build(fake: &FakeDocker, checkout: &Path, args: &[&str]) -> (Ended, Value) {
     let file = fake.file("report/report.json");
     let always = ["image", "--variant=debian", "--push", "--report", file.to_str().unwrap()];
     let call = Xtask::within(checkout, &[&always[..], args].concat());

@@ -25,3 +25,14 @@ fn what_others_wrote_commands_neither_terminal_nor_runner() {
         assert_eq!(one_line(safe), safe, "a second time");
     }
 }
+
+#[test]
+fn credentials_of_urls_are_cut_out() {
+    let cut = |text: &str, expected: &str| assert_eq!(one_line(text), expected, "{text}");
+    cut("by http://me:p%40ss@proxy:3128/ failed", "by http://***@proxy:3128/ failed");
+    cut("http://me:p@ss/w@rd@proxy", "http://***@proxy");
+    cut("http://me:p/ss@proxy \"https://a@b/c\"", "http://***@proxy \"https://***@b/c\"");
+    for url in ["https://a.io/@b/c", "http://a:80/b@c", "docker-image://a@sha256:bb", "a@b.c"] {
+        cut(url, url);
+    }
+}

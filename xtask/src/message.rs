@@ -28,7 +28,7 @@ fn is_runner() -> bool {
     env::var_os("GITHUB_ACTIONS").is_some_and(|value| !value.is_empty() && value != "false")
 }
 
-/// `text` without commands to a terminal or a CI runner, as one line.
+/// `text` without commands to a terminal or a CI runner and without credentials, as one line.
 pub fn one_line(text: &str) -> String {
     let mut line = String::new();
     let mut chars = text.trim_end().chars().peekable();
@@ -46,7 +46,27 @@ pub fn one_line(text: &str) -> String {
             c => line.push(c),
         }
     }
-    without_runner_commands(&line)
+    without_credentials(&without_runner_commands(&line))
+}
+
+/// `text` with `***` for what stands before the `@` of a URL: a user, and mostly a password.
+pub fn without_credentials(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut safe = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ends = |c: char| c.is_whitespace() || "\"'<>".contains(c);
+        let url = &part[..part.find(ends).unwrap_or(part.len())];
+        let host = url.split('/').next().unwrap_or_default();
+        // A password may hold what should have been escaped, such as a slash.
+        let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let has_user = host.contains('@') || !host.split(':').skip(1).all(is_port);
+        let cut = url.rfind('@').filter(|_| has_user);
+        // An image's digest stands behind such a sign as well.
+        let cut = cut.filter(|&at| !url[at..].starts_with("@sha256:"));
+        safe.push_str("://");
+        safe.push_str(&cut.map_or(part.to_owned(), |at| format!("***{}", &part[at..])));
+    }
+    safe
 }
 
 /// Skips the rest of a terminal's command, after its ESC.

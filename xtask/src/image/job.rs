@@ -125,9 +125,11 @@ impl Job {
             let images = built.bake(row).filter(|images| images.bake.end == End::Done)?;
             let path = last_build::path(sh, &self.request, row.target);
             let last = Record::load(&path);
+            let is_new = last.is_none() && self.request.explain;
+            let other = is_new.then(|| last_build::on_another_base(&path)).flatten();
             let mut now = inputs.clone();
             now.add(row.target, images.first_bake(&row.target.name), last.as_ref());
-            Some(Build { path, now, last })
+            Some(Build { path, now, last, other })
         };
         let request = &self.request;
         let image = |row| ImageReport { row, build: compared(row), built, request };

@@ -42,7 +42,7 @@ impl Phase {
 }
 
 /// A time from one moment to another, each in seconds since 1970.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
     pub from: f64,
     pub to: f64,
@@ -112,6 +112,14 @@ pub struct Step {
     pub seconds: Option<f64>,
     pub started: Option<f64>,
     pub error: Option<String>,
+}
+
+impl Step {
+    /// When it ran, where that is known.
+    pub fn span(&self) -> Option<Span> {
+        let from = self.started?;
+        Some(Span { from, to: from + self.seconds? })
+    }
 }
 
 /// Work that failed: the name of its vertex, and why.

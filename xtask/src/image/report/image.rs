@@ -10,10 +10,10 @@ use super::last_build::Build;
 use super::text::rounded;
 use crate::image::build::batch::{Built, Image, Row};
 use crate::image::build::builder::Builder;
-use crate::image::build::export::Written;
+use crate::image::build::export::{Outcome, Written};
 use crate::image::build::images::ImagesBaked;
 use crate::image::build::registry::Content;
-use crate::image::build::trace::{Phase, Step, covered};
+use crate::image::build::trace::{Phase, Span, Step, covered};
 use crate::image::plan::cache::Place;
 use crate::image::request::source::Source;
 use crate::image::request::{Delivery, Request};
@@ -83,7 +83,7 @@ impl ImageReport<'_> {
                 "from_builder": count.and_then(|count| count.from_builder),
                 format!("from_{}", self.import_source()):
                     count.and_then(|count| count.from_import),
-                "saved_seconds": self.saved().map(rounded),
+                "saved_seconds": self.saved().map(covered).map(rounded),
             },
             "seconds": self.phases(),
             "cache_read": self.reads().iter().map(read_json).collect::<Vec<_>>(),
@@ -123,10 +123,16 @@ impl ImageReport<'_> {
         let mut spans = bake.spans(&self.row.target.name, phase)?;
         let mut other = 0.0;
         match phase {
-            // Whatever these bakes do, they do for the caches.
             Phase::CacheExport => {
-                let exports = self.built.exports.bakes.iter();
-                spans.extend(exports.filter_map(|bake| bake.trace.whole()));
+                let exports = self.built.exports.bakes.as_slice();
+                if let ([_], _) | (_, []) = (self.built.rows.as_slice(), exports) {
+                    // Whatever these bakes do, they do for the image's caches.
+                    spans.extend(exports.iter().filter_map(|bake| bake.trace.whole()));
+                } else {
+                    let own = self.written().filter(|w| w.outcome != Outcome::Skipped);
+                    let own = own.map(|written| written.seconds).sum::<Option<f64>>()?;
+                    return Some(rounded(own));
+                }
             }
             Phase::ImageExport => {
                 let push = bake.spans(&self.row.target.name, Phase::Push)?;
@@ -177,13 +183,13 @@ impl ImageReport<'_> {
         written.filter(|written| written.target == self.row.target.name)
     }
 
-    /// Seconds that the cached steps took when they last ran, where all of that is known.
-    pub fn saved(&self) -> Option<f64> {
+    /// When the cached steps last ran, where that is known of all. What they save is the time that
+    /// these cover: parallel steps, and those that images share, save it once.
+    pub fn saved(&self) -> Option<Vec<Span>> {
         let last = self.build.as_ref()?.last.as_ref()?;
         let steps = self.steps()?;
         let cached = steps.iter().filter(|step| step.cached == Some(true));
-        let seconds = cached.map(|Step { name, .. }| last.steps.get(name).copied());
-        seconds.sum::<Option<f64>>().map(|sum| sum.max(0.0))
+        cached.map(|step| last.steps.get(&step.name).copied()).collect()
     }
 
     /// Where the caches are read from, in a word.

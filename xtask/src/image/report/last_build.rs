@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use xshell::Shell;
 
 use crate::digest::sha256;
-use crate::image::build::trace::{Step, Trace};
+use crate::image::build::trace::{Span, Step, Trace};
 use crate::image::plan::Target;
 use crate::image::report::text::shown;
 use crate::image::request::Request;
 use crate::image::request::definition::FOLDER;
+use crate::message::without_credentials;
 use crate::output;
 
 /// The last build of a target.
@@ -27,8 +28,8 @@ pub struct Record {
     pub files: BTreeMap<String, String>,
     /// Base images, each with the digest that it had.
     pub bases: BTreeMap<String, String>,
-    /// Seconds that each step took when it last ran.
-    pub steps: BTreeMap<String, f64>,
+    /// When each step last ran. Those of one build may overlap.
+    pub steps: BTreeMap<String, Span>,
 }
 
 /// In bytes.
@@ -43,6 +44,8 @@ pub struct Build {
     pub path: PathBuf,
     pub now: Record,
     pub last: Option<Record>,
+    /// The last build on another base image, where there is none on this one.
+    pub other: Option<Record>,
 }
 
 impl Record {
@@ -56,17 +59,17 @@ impl Record {
         Record { dockerfile, files, ..Record::default() }
     }
 
-    /// Adds what `target` is made of, and the steps in `trace`. A cached step takes as long as it
-    /// took last.
+    /// Adds what `target` is made of, and the steps in `trace`. A cached step last ran when it did
+    /// in the build before.
     pub fn add(&mut self, target: &Target, trace: &Trace, last: Option<&Record>) {
-        self.args = target.args();
+        self.args = target.args().into_iter().map(without_user).collect();
         self.bases = trace.bases(&target.name);
-        for Step { name, cached, seconds, .. } in trace.steps(&target.name).unwrap_or_default() {
-            let seconds = match cached {
-                Some(false) => seconds,
-                _ => last.and_then(|last| last.steps.get(&name).copied()),
+        for step in trace.steps(&target.name).unwrap_or_default() {
+            let span = match step.cached {
+                Some(false) => step.span(),
+                _ => last.and_then(|last| last.steps.get(&step.name).copied()),
             };
-            self.steps.extend(seconds.map(|seconds| (name, seconds)));
+            self.steps.extend(span.map(|span| (step.name, span)));
         }
     }
 
@@ -77,8 +80,11 @@ impl Record {
             let entries = value[key].as_object()?.iter();
             entries.map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
         };
+        let span = |times: &Value| {
+            Some(Span { from: times.get(0)?.as_f64()?, to: times.get(1)?.as_f64()? })
+        };
         let steps = value["steps"].as_object()?.iter();
-        let steps = steps.map(|(name, seconds)| Some((name.clone(), seconds.as_f64()?)));
+        let steps = steps.map(|(name, times)| Some((name.clone(), span(times)?)));
         Some(Record {
             dockerfile: value["dockerfile"].as_str()?.to_owned(),
             args: texts("args")?,
@@ -90,26 +96,52 @@ impl Record {
 
     /// Keeps this as the last build.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let steps = self.steps.iter().map(|(name, span)| (name, [span.from, span.to]));
         let record = json!({
             "dockerfile": self.dockerfile,
             "args": self.args,
             "files": self.files,
             "bases": self.bases,
-            "steps": self.steps,
+            "steps": steps.collect::<BTreeMap<_, _>>(),
         });
-        output::save(path, format!("{record:#}\n"))
+        output::save(path, without_credentials(&format!("{record:#}\n")))
     }
 }
 
-/// Where the record of `target` is kept.
+/// Where the record of `target` is kept. The name begins alike for all base images.
 pub fn path(sh: &Shell, request: &Request, target: &Target) -> PathBuf {
     let arch = request.arch.as_deref().unwrap_or_default();
     let platforms = request.platforms.join(",");
     let flavor = request.flavor.name();
-    let own = [&target.name, &target.base_image, flavor, arch, &platforms];
-    let key = [&[request.image.as_str(), &request.target][..], &own].concat();
-    let name = &sha256(key.join("\n"))[..16];
-    sh.current_dir().join("target/image").join(format!("{}-{name}.json", request.target))
+    let alike = [&request.image, &request.target, &target.built_as, flavor, arch, &platforms];
+    let own = [target.name.as_str(), &target.base_image];
+    let digest = |key: &[&str]| sha256(key.join("\n")).split_off(48);
+    let name = format!("{}-{}-{}.json", request.target, digest(&alike), digest(&own));
+    sh.current_dir().join("target/image").join(name)
+}
+
+/// The newest record of a build that differs from that at `path` by its base image. Its steps are
+/// others, so their times mean nothing here.
+pub fn on_another_base(path: &Path) -> Option<Record> {
+    let name = path.file_name()?.to_str()?;
+    let (alike, _) = name.rsplit_once('-')?;
+    let entries = fs::read_dir(path.parent()?).ok()?.flatten();
+    let is_alike = |entry: &fs::DirEntry| {
+        let other = entry.file_name().to_string_lossy().into_owned();
+        let stem = other.strip_suffix(".json").and_then(|stem| stem.rsplit_once('-'));
+        stem.is_some_and(|(head, _)| head == alike)
+    };
+    let entries = entries.filter(is_alike);
+    let newest = entries.max_by_key(|entry| entry.metadata().and_then(|file| file.modified()).ok());
+    Some(Record { steps: BTreeMap::new(), ..Record::load(&newest?.path())? })
+}
+
+/// A build argument as it may be kept: a proxy's address, which needs no scheme, may hold a
+/// password.
+fn without_user((name, value): (String, String)) -> (String, String) {
+    let user = value.rfind('@').filter(|_| name.to_ascii_lowercase().ends_with("_proxy"));
+    let value = user.map_or(without_credentials(&value), |at| format!("***{}", &value[at..]));
+    (name, value)
 }
 
 /// The digests of the files in `folder` itself; only the sizes of large ones, which would take too
@@ -138,10 +170,14 @@ pub fn explain(target: &str, steps: Option<&[Step]>, build: &Build) -> Vec<Strin
         return vec![format!("{target}: every step was cached.")];
     };
     let mut lines = vec![format!("{target}: the first step that ran is {}", shown(&first.name))];
-    let Some(last) = &build.last else {
+    let Some(last) = build.last.as_ref().or(build.other.as_ref()) else {
         lines.push("  no earlier build of it is recorded here to compare with.".to_owned());
         return lines;
     };
+    if build.last.is_none() {
+        let base = last.args.get("BASE_IMAGE").map_or("another base image", String::as_str);
+        lines.push(format!("  it is compared with the last build, which was on {base}:"));
+    }
     let found = differences(&first.name, &build.now, last);
     if found.is_empty() {
         lines.push(

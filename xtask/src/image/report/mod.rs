@@ -45,7 +45,7 @@ pub fn publish(report: &Report) -> Result<()> {
     table.lines().for_each(message::say);
     github::write_page(&github::fenced("text", &table))?;
     if let Some(path) = &report.request.report {
-        output::save(path, format!("{:#}\n", json(report)))?;
+        output::save(path, message::without_credentials(&format!("{:#}\n", json(report))))?;
     }
     let mut builds = report.images.iter().filter_map(|image| image.build.as_ref());
     builds.try_for_each(|build| build.now.save(&build.path))

@@ -5,7 +5,7 @@ use super::image::{Count, ImageReport, Report};
 use super::text::{bytes, or_unknown, shortened};
 use crate::image::build::batch::Image;
 use crate::image::build::export::Outcome;
-use crate::image::build::trace::Phase;
+use crate::image::build::trace::{Phase, covered};
 use crate::message::one_line;
 
 /// With more images than this, only what went wrong is shown.
@@ -65,6 +65,7 @@ pub fn summary(report: &Report) -> String {
     let exported = export_summary(report);
     match images.iter().map(|image| image.count()).collect::<Option<Vec<_>>>() {
         None => format!("cache: unknown which steps were cached; {exported}"),
+        Some(counts) if counts.is_empty() => format!("cache: no image was built; {exported}"),
         Some(counts) => format!("cache: {}; {exported}", cached(&images, &counts)),
     }
 }
@@ -82,8 +83,9 @@ fn cached(images: &[&ImageReport], counts: &[Count]) -> String {
         (Some(0), Some(_)) => source.to_owned(),
         _ => format!("builder or {source}"),
     };
-    let saved = images.iter().map(|image| image.saved()).sum::<Option<f64>>();
-    let saved = saved.filter(|_| cached > 0).map(|s| format!(", saved about {s:.0} s"));
+    let saved = images.iter().map(|image| image.saved()).collect::<Option<Vec<_>>>();
+    let saved = saved.filter(|_| cached > 0).map(|spans| covered(spans.concat()));
+    let saved = saved.map(|seconds| format!(", saved about {seconds:.0} s"));
     format!("{cached} of {total} steps from {from}{}", saved.unwrap_or_default())
 }
 
