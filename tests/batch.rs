@@ -147,7 +147,7 @@ fn an_image_gets_the_names_that_its_line_gives_it() {
     let said = Xtask::print(&["--base-images", &path]).refused();
     assert!([":0123456-t", "a:1", "b:1"].iter().all(|part| said.contains(part)), "{said}");
     for line in ["a:1 b c", "a:1 b,c:d", "{\"base_image\": 1}", "{}", "{", "a:1 b/c"] {
-        let (_folder, path) = file("bad-line", &format!("x:1\n{line}"));
+        let (_folder, path) = file("bad-line", format!("x:1\n{line}"));
         let said = Xtask::print(&["--base-images", &path]).refused();
         assert!(said.contains("line 2") && said.contains(&format!("{line:?}")), "{said}");
     }
