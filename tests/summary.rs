@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::support::fake::{FakeDocker, INSPECTED};
 use crate::support::{Folder, SHA, Xtask};
 use serde_json::{Value, json};
 
@@ -82,14 +83,129 @@ fn a_summary_tells_variants_pull_run_and_all_tags() {
     assert!(text.starts_with(START) && text.trim_end().ends_with(END), "{text}");
     for part in [
         "[`ghcr.io/openhands/agent-server`](https://ghcr.io/openhands/agent-server)",
-        "| `debian` | `amd64`, `arm64` | [`debian:trixie-slim`](https://hub.docker.com/_/debian) |",
+        "| `debian` | `amd64`, `arm64` | [`debian:trixie-slim`](https://hub.docker.com/_/debian) | \
+         `0123456-debian` |",
         "docker pull ghcr.io/openhands/agent-server:0123456-debian\n",
         "-p 127.0.0.1:8000:8000 -e SESSION_API_KEY",
+        "-H \"X-Session-API-Key: $SESSION_API_KEY\"",
+        "<details><summary>All 3 tags</summary>\n\n```\n",
         "0123456-debian-amd64\nghcr.io/openhands/agent-server:0123456-debian-arm64\n\
          ghcr.io/openhands/agent-server:0123456-debian\n",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
+}
+
+#[test]
+fn the_commands_name_the_default_variant() {
+    let folder = Folder::new("default");
+    let files = ["golang", "java", "python"]
+        .map(|name| write(&folder, &format!("{name}.json"), &info(name, "amd64", "debian:1")));
+    let text = summary(&files.each_ref().map(String::as_str));
+    assert!(text.contains("docker pull ghcr.io/openhands/agent-server:0123456-python-amd64\n"));
+    let text = summary(&[&files[1], &files[0]]);
+    assert!(text.contains("docker pull ghcr.io/openhands/agent-server:0123456-java-amd64\n"));
+}
+
+#[test]
+fn a_summary_says_how_large_how_fast_and_where_from() {
+    let folder = Folder::new("facts");
+    let mut image = info("debian", "amd64", "debian:1");
+    for (key, value) in [
+        ("bytes", 410_000_000),
+        ("main_bytes", 398_000_000),
+        ("seconds", 95),
+        ("steps", 17),
+        ("cached_steps", 14),
+    ] {
+        image[key] = json!(value);
+    }
+    let mut manifest = image.clone();
+    manifest["kind"] = json!("manifest");
+    manifest["missing"] = json!(["linux/arm64"]);
+    let [image, manifest] =
+        [("a.json", image), ("b.json", manifest)].map(|(name, info)| write(&folder, name, &info));
+    let call = Xtask::new(&["image", "summary", &image, &manifest]);
+    let call = call.env("GITHUB_SERVER_URL", "https://example.com").env("GITHUB_RUN_ID", "7");
+    let text = call.env("GITHUB_REPOSITORY", "me/fork").end().stdout;
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for part in [
+        format!("| `debian` `amd64` | `{digest}` | 410 MB (+12 MB) | 95 | 14 of 17 |"),
+        format!("[`0123456`](https://example.com/me/fork/commit/{SHA})"),
+        "[this run](https://example.com/me/fork/actions/runs/7)".to_owned(),
+        "**Missing:** `debian` has no image for `linux/arm64`.".to_owned(),
+    ] {
+        assert!(text.contains(&part), "{part:?} is not in {text}");
+    }
+    assert!(!summary(&[&image]).contains("this run"), "nobody knows the run's page here");
+}
+
+#[test]
+fn build_information_holds_what_a_summary_needs() {
+    let layers = |size: u64| json!({ "layers": [{ "digest": "sha256:1", "size": size }] });
+    let script = "case \"$*\" in *du) echo 'Total: 0B';; *--raw*:main-debian-a*) cat main;; \
+                  *--raw*@sha256*) cat own;; *--raw*) echo 'x: not found' >&2; exit 1;; \
+                  *inspect*) cat inspected;; *bake*) cat > /dev/null; cat events >&2; \
+                  while [ $1 != --metadata-file ]; do shift; done; cp metadata $2;; esac";
+    let fake = FakeDocker::new("facts", script);
+    let vertex = |digest: &str, cached: bool| {
+        let name = format!("[builder {digest}/2] RUN true");
+        let (from, to) = ("2026-11-24T10:51:00Z", "2026-11-24T10:51:07Z");
+        json!({ "vertexes": [
+            { "digest": digest, "name": name, "started": from, "completed": to, "cached": cached }
+        ]})
+    };
+    let digest = format!("sha256:{}", "1".repeat(64));
+    for (file, text) in [
+        ("main", layers(5).to_string()),
+        ("own", layers(7).to_string()),
+        ("inspected", INSPECTED.to_owned()),
+        ("events", format!("{}\n{}\n", vertex("1", true), vertex("2", false))),
+        ("metadata", json!({ "debian": { "containerimage.digest": digest } }).to_string()),
+    ] {
+        fs::write(fake.file(file), text).unwrap();
+    }
+    let page = fake.file("page.md");
+    let built = |git_ref: &str| -> Value {
+        let place = format!("{}/", fake.file("info").display());
+        let args = ["image", "--variant=debian", "--arch=a", "--push", "--build-info", &place];
+        let call = fake.call(&args).on(git_ref).env("OPENHANDS_BUILDKIT_CACHE_MODE", "off");
+        let ended = call.env("GITHUB_STEP_SUMMARY", &page).end();
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        let info = fs::read_to_string(fake.file("info/debian-a.json")).unwrap();
+        serde_json::from_str(&info).unwrap()
+    };
+    let info = built("topic");
+    let facts = ["bytes", "main_bytes", "seconds", "steps", "cached_steps"].map(|key| &info[key]);
+    assert_eq!(facts, [7, 5, 7, 2, 1]);
+    assert_eq!(built("refs/heads/main")["main_bytes"], Value::Null, "main's image is this one");
+    let page = fs::read_to_string(page).unwrap();
+    let heading = "### Image `ghcr.io/openhands/agent-server:0123456-debian-a`\n\n```text\n";
+    assert!(page.starts_with(heading), "{page}");
+}
+
+#[test]
+fn a_variant_that_is_not_merged_costs_no_other_and_what_is_missing_is_said() {
+    let folder = Folder::new("merge-others");
+    let script = "case \"$*\" in *create*debian*) exit 1;; *--raw*) cat list;; esac";
+    let fake = FakeDocker::new("merge-others", script);
+    let list = json!({ "manifests": [
+        { "platform": { "os": "linux", "architecture": "amd64" }, "digest": "sha256:1" },
+        { "platform": { "os": "unknown", "architecture": "unknown" }, "digest": "sha256:2" },
+    ]});
+    fs::write(fake.file("list"), list.to_string()).unwrap();
+    let files = ["debian", "python"]
+        .map(|name| write(&folder, &format!("{name}.json"), &info(name, "amd64", "debian:1")));
+    let args = ["image", "merge", "--allow-partial", &files[0], &files[1]];
+    let ended = Xtask::new(&args).env("PATH", fake.path()).end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("\"debian\" is not merged"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("\"python\" lacks an image for linux/arm64"), "{}", ended.stderr);
+    let image = "ghcr.io/openhands/agent-server";
+    assert_eq!(ended.stdout, format!("{image}:0123456-python\n{image}:latest-python\n"));
+    let merged = folder.0.join("python-debian_tag_1-binary.manifest.json");
+    let merged: Value = serde_json::from_str(&fs::read_to_string(merged).unwrap()).unwrap();
+    assert_eq!(merged["missing"], json!(["linux/arm64"]));
 }
 
 #[test]
@@ -123,7 +239,7 @@ fn no_value_breaks_the_table_or_adds_html() {
     assert_eq!((text.matches(START).count(), text.matches(END).count()), (1, 1), "{text}");
     assert!(!text.contains("<script"), "{text}");
     let row = text.lines().find(|line| line.starts_with("| `a")).unwrap();
-    assert_eq!(row.matches('|').count(), 4, "{row}");
+    assert_eq!(row.matches('|').count(), 5, "{row}");
     let fences = text.lines().filter(|line| line.starts_with("```")).collect::<Vec<_>>();
     assert_eq!(fences.len(), 6, "{text}");
     assert!(fences[4].starts_with("`````"), "{text}");

@@ -6,11 +6,11 @@ use std::time::Instant;
 use anyhow::Result;
 use xshell::Shell;
 
-use super::build::batch::{Built, Image, Row, Run};
+use super::build::batch::{Built, Row, Run};
 use super::build::builder::{self, Builder};
 use super::build::buildx::{Buildx, Docker, End};
 use super::build::cache_dir::Reading;
-use super::build::images::{self, Unread};
+use super::build::images::{self, ImagesBaked, Unread};
 use super::build::{registry, server};
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
@@ -100,9 +100,8 @@ impl Job {
             message::say(&format!("{count} of {all} images are in the registry, and skipped."));
         }
         let reading = Reading::open_all(&self.plan)?;
-        let on_done = |target: &Target, image: &Image| {
-            let (platforms, digest) = (&builder.platforms, image.digest());
-            let pushed = Pushed { docker, platforms, digest };
+        let on_done = |target: &Target, baked: &ImagesBaked| {
+            let pushed = Pushed { docker, platforms: &builder.platforms, baked };
             build_info::write(request, &self.server.source, target, &pushed)
         };
         let (plan, on_done) = (&self.plan, &on_done);

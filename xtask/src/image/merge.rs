@@ -8,13 +8,14 @@ use anyhow::{Result, bail};
 use pico_args::Arguments;
 use xshell::Shell;
 
-use crate::error::usage;
+use crate::error::{Interrupted, usage};
 use crate::image::build::buildx::Docker;
 use crate::image::build::registry;
 use crate::image::plan::tag;
 use crate::image::report::build_info::{BuildInfo, Kind};
 use crate::image::request;
 use crate::image::request::definition::Definition;
+use crate::message;
 use crate::output;
 use crate::process;
 
@@ -22,6 +23,8 @@ use crate::process;
 struct Group {
     /// Sorted by platform, at least one.
     images: Vec<BuildInfo>,
+    /// Platforms without an image.
+    missing: Vec<String>,
     /// References.
     tags: Vec<String>,
     /// Where the manifest's build information goes: beside that of the first image.
@@ -36,18 +39,26 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let asked = request::flags::PLATFORMS.list(&mut args)?;
     let docker = Docker::new(sh, request::flags::BUILDER.text(&mut args)?.as_deref());
     let definition = Definition::read(sh)?;
-    let groups = groups(&request::files(args, request::flags::Subcommand::Merge)?)?;
-    for group in &groups {
+    let mut groups = groups(&request::files(args, request::flags::Subcommand::Merge)?)?;
+    for group in &mut groups {
         group.check(allow_partial, &asked, &definition)?;
     }
     check_tags(&groups)?;
+    // What one lacks is no reason to keep back the others.
+    let mut ended = Ok(());
     for group in &groups {
-        group.push(&docker)?;
-        for tag in &group.tags {
-            output::write(tag)?;
+        match group.push(&docker) {
+            Ok(()) => group.tags.iter().try_for_each(output::write)?,
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Err(error) => {
+                let error = error.context(format!("{} is not merged", group.name()));
+                if let Err(earlier) = std::mem::replace(&mut ended, Err(error)) {
+                    message::warn(&format!("{earlier:#}"));
+                }
+            }
         }
     }
-    Ok(())
+    ended
 }
 
 /// Groups the files by variant, base image, target and flavor.
@@ -67,7 +78,12 @@ fn groups(files: &[PathBuf]) -> Result<Vec<Group>> {
         let name = key.iter().filter(|part| !part.is_empty()).map(|part| tag::slug(part));
         let name = name.collect::<Vec<_>>().join("-").replace(['/', '@'], "-");
         let file = file.parent().unwrap_or(Path::new("")).join(format!("{name}.manifest.json"));
-        let group = groups.entry(key).or_insert(Group { images: Vec::new(), tags, file });
+        let group = groups.entry(key).or_insert(Group {
+            images: Vec::new(),
+            missing: Vec::new(),
+            tags,
+            file,
+        });
         group.images.push(info);
     }
     let mut groups = groups.into_values().collect::<Vec<_>>();
@@ -122,7 +138,13 @@ fn check_tags(groups: &[Group]) -> Result<()> {
 }
 
 impl Group {
-    fn check(&self, allow_partial: bool, asked: &[String], definition: &Definition) -> Result<()> {
+    /// Checks that the images go together, and finds out which are missing.
+    fn check(
+        &mut self,
+        allow_partial: bool,
+        asked: &[String],
+        definition: &Definition,
+    ) -> Result<()> {
         let (name, first) = (self.name(), &self.images[0]);
         let tags = |info: &BuildInfo| info.manifest_tags.join(", ");
         for info in &self.images {
@@ -152,12 +174,20 @@ impl Group {
                 return Err(usage(format!("{name} has two images for {platform}: name one.")));
             }
         }
-        if !missing.is_empty() && !allow_partial {
-            return Err(usage(format!(
-                "{name} lacks an image for {}: build it, or allow that with --allow-partial.",
-                missing.join(", ")
-            )));
+        let platforms = missing.join(", ");
+        match (missing.is_empty(), allow_partial) {
+            (true, _) => {}
+            (false, true) => message::warn(&format!(
+                "{name} lacks an image for {platforms}: its tags will hold the others alone"
+            )),
+            (false, false) => {
+                return Err(usage(format!(
+                    "{name} lacks an image for {platforms}: build it, or allow that with \
+                     --allow-partial."
+                )));
+            }
         }
+        self.missing = missing;
         Ok(())
     }
 
@@ -190,6 +220,7 @@ impl Group {
             arches: self.images.iter().flat_map(|info| info.arches.clone()).collect(),
             tags: self.tags.clone(),
             digest: digests.into_values().next(),
+            missing: self.missing.clone(),
             ..first.clone()
         };
         info.save(&self.file)

@@ -62,7 +62,7 @@ const TASKS: &[Task] = &[
         command: Subcommand::Summary,
         help: "print Markdown on what was built",
         usage: "[OPTIONS] FILE...",
-        main: |_, args, _| summary::main(args),
+        main: |sh, args, _| summary::main(sh, args),
     },
 ];
 

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use pico_args::Arguments;
+use xshell::Shell;
 
 use crate::error::usage;
 use crate::image::build::registry;
 use crate::image::report::build_info::{BuildInfo, Kind};
-use crate::image::report::github::{self, fenced};
+use crate::image::report::github::{self, Pages, fenced};
 use crate::image::report::text::bytes;
 use crate::image::request;
+use crate::image::request::definition::Definition;
 use crate::output;
 
 const START: &str = "<!-- AGENT_SERVER_IMAGES_START -->";
@@ -21,11 +23,13 @@ const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
 
 /// Prints the summary of the files that are named, puts it into the file of `--update`, and
 /// appends it to the page of a GitHub job. A usage error for files that can't be read.
-pub fn main(mut args: Arguments) -> Result<()> {
+pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     let update = request::flags::UPDATE.text(&mut args)?.map(PathBuf::from);
     let infos = request::files(args, request::flags::Subcommand::Summary)?;
     let infos = infos.iter().map(|path| BuildInfo::read(path)).collect::<Result<Vec<_>>>()?;
-    let summary = summary(&infos);
+    // Somebody may sum up what another checkout built.
+    let default = Definition::read(sh).map(|found| found.default_variants).unwrap_or_default();
+    let summary = summary(&infos, &default, Pages::find()?.as_ref());
     if let Some(path) = update {
         output::save(&path, replaced(&content(&path)?, &summary))?;
     }
@@ -44,36 +48,37 @@ fn content(path: &Path) -> Result<Vec<u8>> {
     read(path).map_err(|error: io::Error| usage(format!("--update {name:?}: {error}.")))
 }
 
-/// The summary with its markers.
-fn summary(infos: &[BuildInfo]) -> String {
+/// The summary with its markers. Its commands name an image of the variants `default`, if there is
+/// one; `pages` are what it links to.
+fn summary(infos: &[BuildInfo], default: &[String], pages: Option<&Pages>) -> String {
     let (images, manifests): (Vec<_>, Vec<_>) =
         infos.iter().partition(|info| info.kind == Kind::Image);
     let mut lines = vec![START.to_owned(), "## Agent server images".to_owned(), String::new()];
-    let repository = infos.first().map_or("", |info| &info.image);
-    lines.push(format!("**Package:** {}", link(repository, package_page(repository))));
+    lines.push(origin(infos, pages));
     for server in infos.iter().filter_map(|info| info.server.as_ref()).collect::<BTreeSet<_>>() {
         lines.extend([String::new(), format!("**Server:** {}", plain(server))]);
     }
-    lines.extend(table(&images));
+    lines.extend(variants(&images));
+    for info in manifests.iter().filter(|info| !info.missing.is_empty()) {
+        let [variant, missing] = [name(info), &info.missing.join(", ")].map(code);
+        lines
+            .extend([String::new(), format!("**Missing:** {variant} has no image for {missing}.")]);
+    }
     lines.push(String::new());
 
-    let all_tags = |infos: &[&BuildInfo]| -> Vec<String> {
-        infos.iter().flat_map(|info| &info.tags).map(|tag| plain(tag)).collect()
+    let is_default =
+        |info: &&&BuildInfo| info.variant.as_ref().is_some_and(|v| default.contains(v));
+    let first = |infos: &[&BuildInfo]| {
+        let info = infos.iter().find(is_default).or(infos.first())?;
+        info.tags.first().map(|tag| plain(tag))
     };
-    let (image_tags, manifest_tags) = (all_tags(&images), all_tags(&manifests));
-    let mut block = |title: &str, language: &str, code: &str| {
-        lines.extend([format!("**{title}**"), fenced(language, code), String::new()]);
-    };
-    if let Some(tag) = manifest_tags.first().or(image_tags.first()) {
-        block("Pull", "bash", &format!("docker pull {tag}"));
-        let run = [
-            "export SESSION_API_KEY=$(openssl rand -hex 16)",
-            "docker run --rm -p 127.0.0.1:8000:8000 -e SESSION_API_KEY \\",
-            &format!("  {tag}"),
-        ];
-        block("Run", "bash", &run.join("\n"));
+    if let Some(tag) = first(&manifests).or_else(|| first(&images)) {
+        lines.extend(commands(&tag));
     }
-    block("All tags", "", &[image_tags, manifest_tags].concat().join("\n"));
+    let tags = images.iter().chain(&manifests).flat_map(|info| &info.tags);
+    let tags = tags.map(|tag| plain(tag)).collect::<Vec<_>>();
+    lines.extend(folded(&format!("All {} tags", tags.len()), &fenced("", &tags.join("\n"))));
+    lines.extend(folded("Digests, sizes, times", &facts(&images, &manifests).join("\n")));
     lines.push(
         "Tags without an architecture are multi-architecture manifests: docker pulls the image \
          that fits the machine. Tags that name an architecture hold that one alone."
@@ -83,23 +88,94 @@ fn summary(infos: &[BuildInfo]) -> String {
     lines.join("\n")
 }
 
-/// A table of the variants and their base images, with the architectures of each and their
-/// compressed sizes.
-fn table(images: &[&BuildInfo]) -> Vec<String> {
-    let mut rows: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
+/// Where the images are, and what made them.
+fn origin(infos: &[BuildInfo], pages: Option<&Pages>) -> String {
+    let Some(first) = infos.first() else { return String::new() };
+    let is_commit = first.sha.len() == 40 && first.sha.bytes().all(|b| b.is_ascii_hexdigit());
+    let commit = pages.filter(|_| is_commit).map(|pages| pages.commit(&first.sha));
+    let run =
+        pages.map(|pages| format!(", built by [this run]({})", pages.run)).unwrap_or_default();
+    let package = link(&first.image, package_page(&first.image));
+    format!("**Package:** {package}, **commit:** {}{run}", link(&first.short_sha, commit))
+}
+
+/// How to pull the image `tag`, to run it, and to ask its server something.
+fn commands(tag: &str) -> Vec<String> {
+    let run = [
+        "export SESSION_API_KEY=$(openssl rand -hex 16)",
+        "docker run --detach --rm -p 127.0.0.1:8000:8000 -e SESSION_API_KEY \\",
+        &format!("  {tag}"),
+        "curl --retry 30 --retry-all-errors -H \"X-Session-API-Key: $SESSION_API_KEY\" \\",
+        "  http://127.0.0.1:8000/api/conversations/count",
+    ];
+    let block =
+        |title: &str, code: &str| [format!("**{title}**"), fenced("bash", code), String::new()];
+    [block("Pull", &format!("docker pull {tag}")), block("Run", &run.join("\n"))].concat()
+}
+
+/// What is shown on demand.
+fn folded(title: &str, content: &str) -> [String; 4] {
+    let head = format!("<details><summary>{title}</summary>");
+    [head, String::new(), format!("{content}\n\n</details>"), String::new()]
+}
+
+/// What an image is called: its variant, else its base image.
+fn name(info: &BuildInfo) -> &str {
+    info.variant.as_deref().unwrap_or(&info.base_image)
+}
+
+/// A table of the variants and their base images, with the architectures of each, its first tag,
+/// and the compressed sizes.
+fn variants(images: &[&BuildInfo]) -> Vec<String> {
+    let mut rows: BTreeMap<(&str, &str), (BTreeSet<String>, &BuildInfo)> = BTreeMap::new();
     for info in images {
         let variant = info.variant.as_deref().unwrap_or_default();
-        let arches = rows.entry((variant, &info.base_image)).or_default();
+        let row = rows.entry((variant, &info.base_image)).or_insert((BTreeSet::new(), info));
         let size = info.bytes.map(|size| format!(" {}", bytes(size))).unwrap_or_default();
-        arches.extend(info.arches.iter().map(|arch| format!("{}{size}", code(arch))));
+        row.0.extend(info.arches.iter().map(|arch| format!("{}{size}", code(arch))));
     }
-    let head = ["", "| Variant | Architectures | Base image |", "|---|---|---|"];
-    let rows = rows.into_iter().map(|((variant, base_image), arches)| {
+    let rows = rows.into_iter().map(|((variant, base_image), (arches, info))| {
         let arches = arches.into_iter().collect::<Vec<_>>().join(", ");
         let base_image = link(base_image, package_page(base_image));
-        format!("| {} | {arches} | {base_image} |", code(variant))
+        let tag = info.manifest_tags.first().map_or("", |tag| tag_of(tag));
+        format!("| {} | {arches} | {base_image} | {} |", code(variant), code(tag))
     });
-    head.into_iter().map(String::from).chain(rows).collect()
+    table("| Variant | Architectures | Base image | Tag |", rows)
+}
+
+/// A table of what is known of each image and manifest.
+fn facts(images: &[&BuildInfo], manifests: &[&BuildInfo]) -> Vec<String> {
+    let number = |number: Option<u64>| number.map_or("–".to_owned(), |number| number.to_string());
+    let rows = images.iter().chain(manifests).map(|info| {
+        let name = [name(info), &info.arches.join(", ")].map(code).join(" ");
+        let digest = code(info.digest.as_deref().unwrap_or_default());
+        let size = info.bytes.map_or("–".to_owned(), bytes);
+        let [seconds, steps, cached] = [info.seconds, info.steps, info.cached_steps].map(number);
+        format!("| {name} | {digest} | {size}{} | {seconds} | {cached} of {steps} |", change(info))
+    });
+    let head = "| Image | Digest | Compressed, and against main | Seconds | Steps from cache |";
+    table(head, rows)
+}
+
+/// By how much an image is larger than main's, where that is known.
+fn change(info: &BuildInfo) -> String {
+    let (Some(own), Some(main)) = (info.bytes, info.main_bytes) else { return String::new() };
+    let sign = if own < main { "−" } else { "+" };
+    format!(" ({sign}{})", bytes(own.abs_diff(main)))
+}
+
+/// A table behind an empty line, with a line for its columns.
+fn table(head: &str, rows: impl Iterator<Item = String>) -> Vec<String> {
+    let line = "|---".repeat(head.matches('|').count() - 1) + "|";
+    [String::new(), head.to_owned(), line].into_iter().chain(rows).collect()
+}
+
+/// The tag of a reference that has one.
+fn tag_of(reference: &str) -> &str {
+    reference
+        .strip_prefix(registry::repository(reference))
+        .unwrap_or_default()
+        .trim_start_matches(':')
 }
 
 /// `value` on one line, without what could start HTML or end this summary.

@@ -119,8 +119,8 @@ impl<'a> Built<'a> {
     }
 }
 
-/// Is called with every image that is done.
-pub type OnDone<'a> = &'a dyn Fn(&Target, &Image) -> Result<()>;
+/// Is called with every image that is done, and the bake that built it.
+pub type OnDone<'a> = &'a dyn Fn(&Target, &ImagesBaked) -> Result<()>;
 
 /// A run that is under way.
 pub struct Run<'a> {
@@ -262,7 +262,7 @@ impl Run<'_> {
             let row = &mut built.rows[row];
             let digest = images.bake.digest(&row.target.name).map(str::to_owned);
             row.image = Image::Done { bake: number, digest };
-            (self.on_done)(row.target, &row.image)?;
+            (self.on_done)(row.target, images)?;
         }
         let exports = Exporter { buildx, plan, targets, images }.write()?;
         let end = exports.bakes.last().map_or(End::Done, |bake| bake.end);

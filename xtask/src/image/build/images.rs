@@ -10,7 +10,7 @@ use super::builder::Builder;
 use super::buildkit::Cause;
 use super::buildx::{Baked, Buildx, Docker, End};
 use super::registry::{self, SHORT_PATIENCE};
-use super::trace::{Failure, Phase, Span, Step, Trace};
+use super::trace::{Failure, Phase, Span, Step, Trace, covered};
 use crate::image::plan::bake_file::{BakeFile, ImageBake};
 use crate::image::plan::cache::Place;
 use crate::image::plan::{Plan, Target};
@@ -77,6 +77,12 @@ impl ImagesBaked {
         let check = self.check.as_ref().and_then(|check| check.spans(target, phase));
         spans.extend(check.into_iter().flatten());
         Some(spans)
+    }
+
+    /// Seconds in which something was done for `target`; `None` where no event reported it.
+    pub fn seconds(&self, target: &str) -> Option<f64> {
+        let spans = Phase::ALL.iter().map(|(phase, _)| self.spans(target, *phase));
+        Some(covered(spans.collect::<Option<Vec<_>>>()?.concat()))
     }
 
     /// As [`Trace::context_bytes`], for all bakes.

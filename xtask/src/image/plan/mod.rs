@@ -52,6 +52,8 @@ pub struct Target {
     pub tags: Vec<String>,
     /// The references of its multi-architecture manifest: the tags without architecture.
     pub manifest_tags: Vec<String>,
+    /// What main calls this image, if the tag names one architecture and this is not main's.
+    pub main_tag: Option<String>,
     /// The tags that name a release, without repository, architecture and target, as jobs read
     /// them.
     pub release_tags: Vec<String>,
@@ -207,6 +209,7 @@ impl Target {
             base_image: choice.base_image.to_owned(),
             listed_tags: choice.custom_tags.to_vec(),
             tags: references(naming.tags()),
+            main_tag: naming.main_tag().map(|tag| format!("{}:{tag}", request.image)),
             manifest_tags: references(Naming { arch: None, ..naming }.tags()),
             release_tags: Naming { arch: None, target: "binary", ..naming }.release_tags(),
             cache_read,

@@ -45,6 +45,13 @@ impl Naming<'_> {
         without_repeats(tags)
     }
 
+    /// What main calls this image; `None` on main, and for an image that may be of several
+    /// architectures, which are not compared.
+    pub fn main_tag(&self) -> Option<String> {
+        let custom = self.custom_tags.first().filter(|_| self.arch.is_some())?;
+        (!is_main(self.git_ref)).then(|| self.tag("main", custom, MAIN))
+    }
+
     /// The release tags alone; none unless they were asked for and a version is known.
     pub fn release_tags(&self) -> Vec<String> {
         let mut tags = Vec::new();

@@ -2,13 +2,16 @@
 //! architecture. `image merge` and `image summary` read it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::error::usage;
 use crate::image::build::buildx::Docker;
+use crate::image::build::images::ImagesBaked;
 use crate::image::build::registry::{self, Content};
+use crate::image::build::trace::Step;
 use crate::image::plan::cache::Place;
 use crate::image::plan::tag;
 use crate::image::plan::{Target, arch};
@@ -67,8 +70,16 @@ pub struct BuildInfo {
     pub digest: Option<String>,
     /// The compressed size of an image; `None` where the registry did not say.
     pub bytes: Option<u64>,
+    /// The same of main's image when this one was pushed; `None` on main too.
+    pub main_bytes: Option<u64>,
+    /// In which something was done for the image, its caches aside.
+    pub seconds: Option<u64>,
+    pub steps: Option<u64>,
+    pub cached_steps: Option<u64>,
     /// What the image got as server.
     pub server: Option<String>,
+    /// The platforms that a manifest should have, and has no image for.
+    pub missing: Vec<String>,
     /// The caches of an image.
     pub cache_read: Vec<String>,
     pub cache_written: Vec<String>,
@@ -129,6 +140,10 @@ impl BuildInfo {
                 ("arch", Field::One(&mut self.arches)),
                 ("manifest_tags", Field::List(&mut self.manifest_tags)),
                 ("bytes", Field::Number(&mut self.bytes)),
+                ("main_bytes", Field::Number(&mut self.main_bytes)),
+                ("seconds", Field::Number(&mut self.seconds)),
+                ("steps", Field::Number(&mut self.steps)),
+                ("cached_steps", Field::Number(&mut self.cached_steps)),
                 ("server", Field::Optional(&mut self.server)),
                 ("cache_read", Field::List(&mut self.cache_read)),
                 ("cache_written", Field::List(&mut self.cache_written)),
@@ -136,6 +151,7 @@ impl BuildInfo {
             Kind::Manifest => vec![
                 ("platforms", Field::List(&mut self.platforms)),
                 ("arches", Field::List(&mut self.arches)),
+                ("missing", Field::List(&mut self.missing)),
             ],
         });
         fields
@@ -200,8 +216,7 @@ fn is_folder(path: &str) -> bool {
 pub struct Pushed<'a> {
     pub docker: &'a Docker,
     pub platforms: &'a [String],
-    /// Of the image, or of the list of its images.
-    pub digest: Option<&'a str>,
+    pub baked: &'a ImagesBaked,
 }
 
 /// Writes what `--build-info` asks for, a file for each platform of the pushed `target`. Fails if
@@ -212,12 +227,19 @@ pub fn write(request: &Request, source: &Source, target: &Target, pushed: &Pushe
         return Ok(());
     };
     let names = |places: &[Place]| places.iter().map(|place| place.name().to_owned()).collect();
+    let steps = pushed.baked.steps(&target.name);
+    let seconds = pushed.baked.seconds(&target.name).map(f64::round);
+    let seconds = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let is_cached = |step: &&Step| step.cached == Some(true);
     for platform in pushed.platforms {
         let arch = request.arch.clone().unwrap_or_else(|| arch(platform));
         let flavor = request.flavor.suffix();
-        let digest = digest_for(request, platform, pushed)?;
+        let digest = digest_for(request, target, platform, pushed)?;
         let reference = digest.as_ref().map(|digest| format!("{}@{digest}", request.image));
-        let content = registry::contents(pushed.docker, &reference.into_iter().collect());
+        let main = target.main_tag.as_ref();
+        let references = reference.iter().chain(main).cloned().collect();
+        let contents = registry::contents(pushed.docker, &references);
+        let bytes = |name: Option<&String>| contents.get(name?).map(Content::bytes);
         let file = format!("{}{flavor}-{arch}.json", target.name);
         let info = BuildInfo {
             kind: Kind::Image,
@@ -234,8 +256,13 @@ pub fn write(request: &Request, source: &Source, target: &Target, pushed: &Pushe
             tags: target.tags.clone(),
             manifest_tags: target.manifest_tags.clone(),
             digest,
-            bytes: content.values().next().map(Content::bytes),
+            bytes: bytes(reference.as_ref()),
+            main_bytes: bytes(main),
+            seconds: seconds.map(|time| time.as_secs()),
+            steps: steps.as_ref().map(|steps| steps.len() as u64),
+            cached_steps: steps.as_ref().map(|steps| steps.iter().filter(is_cached).count() as u64),
             server: Some(source.describe()),
+            missing: Vec::new(),
             cache_read: names(&target.cache_read),
             cache_written: names(&target.cache_written),
         };
@@ -246,8 +273,13 @@ pub fn write(request: &Request, source: &Source, target: &Target, pushed: &Pushe
 }
 
 /// The digest of the image for one platform, which a list holds for each of several.
-fn digest_for(request: &Request, platform: &str, pushed: &Pushed) -> Result<Option<String>> {
-    let Some(digest) = pushed.digest else { return Ok(None) };
+fn digest_for(
+    request: &Request,
+    target: &Target,
+    platform: &str,
+    pushed: &Pushed,
+) -> Result<Option<String>> {
+    let Some(digest) = pushed.baked.bake.digest(&target.name) else { return Ok(None) };
     if let [_] = pushed.platforms {
         return Ok(Some(digest.to_owned()));
     }

@@ -29,6 +29,27 @@ pub fn write_page(markdown: &str) -> Result<()> {
     append("GITHUB_STEP_SUMMARY", &format!("{markdown}\n"))
 }
 
+/// The address of this run and of its repository, if GitHub runs this.
+pub struct Pages {
+    repository: String,
+    pub run: String,
+}
+
+impl Pages {
+    pub fn find() -> Result<Option<Self>> {
+        let server = variable("GITHUB_SERVER_URL")?.zip(variable("GITHUB_REPOSITORY")?);
+        let Some(((server, name), run)) = server.zip(variable("GITHUB_RUN_ID")?) else {
+            return Ok(None);
+        };
+        let repository = format!("{server}/{name}");
+        Ok(Some(Pages { run: format!("{repository}/actions/runs/{run}"), repository }))
+    }
+
+    pub fn commit(&self, sha: &str) -> String {
+        format!("{}/commit/{sha}", self.repository)
+    }
+}
+
 /// A block of code in Markdown, in a fence that is longer than anything in `code`.
 pub fn fenced(language: &str, code: &str) -> String {
     let longest = code.split(|c| c != '`').map(str::len).max().unwrap_or(0);

@@ -43,12 +43,27 @@ pub fn publish(report: &Report) -> Result<()> {
     }
     let table = table::table(report);
     table.lines().for_each(message::say);
-    github::write_page(&github::fenced("text", &table))?;
+    github::write_page(&format!("### {}\n\n{}", title(report), github::fenced("text", &table)))?;
     if let Some(path) = &report.request.report {
         output::save(path, message::without_credentials(&format!("{:#}\n", json(report))))?;
     }
     let mut builds = report.images.iter().filter_map(|image| image.build.as_ref());
     builds.try_for_each(|build| build.now.save(&build.path))
+}
+
+/// What a run made, as a heading: the first tag of one image, else how many of them are there.
+fn title(report: &Report) -> String {
+    match report.images.as_slice() {
+        [ImageReport { row, .. }] if row.image.is_there() => {
+            let name = row.target.tags.first().unwrap_or(&row.target.name);
+            format!("Image `{name}`")
+        }
+        [ImageReport { row, .. }] => format!("`{}` is not built", row.target.name),
+        images => {
+            let done = images.iter().filter(|image| image.row.image.is_there()).count();
+            format!("{done} of {} images", images.len())
+        }
+    }
 }
 
 /// The report for programs.
