@@ -73,6 +73,25 @@ fn push_reads_the_scopes_in_order_and_writes_the_images_own() {
 }
 
 #[test]
+fn caches_have_the_repository_that_they_are_given() {
+    let own = debian(&["--push"]).target();
+    let flag = debian(&["--push", "--cache-image=r.io/c"]).target();
+    let variable = debian(&["--push"]).env("OPENHANDS_CACHE_IMAGE", "r.io/c").target();
+    for apart in [flag, variable] {
+        assert_eq!(apart["tags"], own["tags"]);
+        for key in ["cache-from", "cache-to"] {
+            let entries = strings(&own[key]).into_iter();
+            let moved =
+                entries.map(|e| e.replace("ref=ghcr.io/openhands/agent-server:", "ref=r.io/c:"));
+            assert_eq!(strings(&apart[key]), moved.collect::<Vec<_>>());
+        }
+    }
+    assert!(debian(&["--cache-image=A"]).refused().contains("--cache-image"));
+    let folder = debian(&["--load", "--cache-image=r.io/c"]).env("BUILD_CACHE_DIR", "/a").target();
+    assert!(!folder["cache-from"].to_string().contains("r.io"));
+}
+
+#[test]
 fn main_reads_no_branch_and_each_ref_once() {
     for main in ["main", "refs/heads/main"] {
         let target = debian(&["--push"]).env("SDK_REF", main).target();

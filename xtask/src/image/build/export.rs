@@ -252,7 +252,9 @@ impl Exporter<'_> {
         if exports.is_empty() && bake.trace.has_cached_steps() {
             return BTreeSet::new();
         }
-        let is_push = self.buildx.request.delivery == Delivery::Push;
+        // What another repository has is new to that of the caches.
+        let Request { delivery, cache_image, .. } = self.buildx.request;
+        let is_push = *delivery == Delivery::Push && cache_image.is_none();
         let pushed = exports.iter().filter(|_| is_push).filter_map(|export| {
             let digest = bake.digest(&export.target.name)?;
             Some(format!("{}@{digest}", registry::repository(export.target.tags.first()?)))

@@ -37,7 +37,7 @@ impl Naming<'_> {
     }
 
     fn scoped(&self, cache: &str, git_ref: &str) -> String {
-        format!("{}:{}", self.image, scope(cache, self.base_image, git_ref))
+        format!("{}:{}", self.cache_image, scope(cache, self.base_image, git_ref))
     }
 }
 

@@ -178,7 +178,7 @@ impl Target {
             listed => listed,
         };
         let naming = Naming {
-            image: &request.image,
+            cache_image: request.cache_image.as_ref().unwrap_or(&request.image),
             sha: &source.sha,
             git_ref: &source.git_ref,
             version: request.versioned_tag.then(|| version(request, source)),

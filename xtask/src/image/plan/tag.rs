@@ -14,7 +14,8 @@ pub const MAIN: &str = "refs/heads/main";
 
 /// What the tags and the cache names of one image are made of.
 pub struct Naming<'a> {
-    pub image: &'a str,
+    /// The repository of the caches.
+    pub cache_image: &'a str,
     pub sha: &'a str,
     pub git_ref: &'a str,
     /// Set when release tags are asked for: the version, which may be [`UNKNOWN`].

@@ -79,6 +79,8 @@ table! {
     CUSTOM_TAGS "--custom-tags" "A,B" "CUSTOM_TAGS" "the variant's name" BUILD,
         "what tags are made of; none by default with only a base image";
     IMAGE "--image" "REPO" "IMAGE" "`ghcr.io/openhands/agent-server`" BUILD, "the repository";
+    CACHE_IMAGE "--cache-image" "REPO" "OPENHANDS_CACHE_IMAGE" "that of the image" BUILD,
+        "the repository of caches in a registry";
     IMAGE_FLAVOR "--image-flavor" "NAME" "IMAGE_FLAVOR" "`default`" BUILD,
         "`default`, `slim` or `minimal`; part of tags and cache names";
     TARGET "--target" "NAME" "TARGET" "`binary`" BUILD, "any stage of the Dockerfile";

@@ -35,6 +35,8 @@ pub struct Request {
     /// `None` when custom tags were not mentioned.
     pub custom_tags: Option<Vec<String>>,
     pub image: String,
+    /// The repository of caches, where it is another.
+    pub cache_image: Option<String>,
     pub flavor: Flavor,
     pub target: String,
     pub capabilities: Vec<&'static str>,
@@ -108,6 +110,7 @@ impl Request {
             image: flags::IMAGE
                 .read(args, values::repository)?
                 .unwrap_or_else(|| "ghcr.io/openhands/agent-server".to_owned()),
+            cache_image: flags::CACHE_IMAGE.read(args, values::repository)?,
             flavor: flavor.unwrap_or(Flavor::Default),
             target: flags::TARGET.text(args)?.unwrap_or_else(|| "binary".to_owned()),
             capabilities: flags::INSTALL_CAPABILITIES.set(args, values::CAPABILITIES)?,
