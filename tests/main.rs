@@ -11,6 +11,7 @@ mod clients;
 mod contract;
 mod engine;
 mod engine_data;
+mod failures;
 mod faults;
 mod house;
 mod image;

@@ -156,7 +156,7 @@ fn what_passes_is_tried_again_and_what_does_not_is_not() {
     let (ended, bakes) = run(&fake, &[]);
     assert_eq!(ended.status, 1, "{}", ended.stderr);
     assert_eq!(bakes, [vec!["b0"], vec!["b1", "b2"], vec!["b1", "b2"], vec!["b3", "b4"]]);
-    let is_retry = |line: &str| line.contains("429 Too Many Requests") && line.contains(" 1 s");
+    let is_retry = |line: &str| line.contains("429 Too Many Requests") && line.contains(" 2 s");
     assert!(ended.stderr.lines().any(is_retry), "{}", ended.stderr);
 }
 

@@ -60,10 +60,44 @@ fn errors_have_one_cause() {
         ("unexpected status: 502 Bad Gateway", Cause::RegistryError, true),
         ("write: broken pipe", Cause::Connection, true),
         ("docker.io/a/b:c: not found", Cause::NotFound, false),
+        ("dial tcp 127.0.0.1:5000: connect: connection refused", Cause::Connection, true),
+        ("frontend grpc server closed unexpectedly", Cause::Connection, true),
+        ("lookup a.invalid on 1.1.1.1:53: no such host", Cause::NoHost, false),
+        ("mkdir /x: no space left on device", Cause::NoSpace, false),
+        ("dockerfile parse error on line 3: unknown instruction: RNU", Cause::Syntax, false),
+        ("a:1: no match for platform in manifest: not found", Cause::WrongPlatform, false),
         ("rpc error: context canceled", Cause::Canceled, false),
         ("something new", Cause::Other, false),
     ];
     for (error, cause, passing) in table {
         assert_eq!((Cause::of(error), is_passing(error)), (cause, passing), "{error}");
     }
+}
+
+#[test]
+fn the_cause_of_a_failed_step_is_in_its_output() {
+    let ended = |code: u8| {
+        format!("process \"/bin/sh -c x\" did not complete successfully: exit code: {code}")
+    };
+    let table = [
+        (100, "E: Unable to locate package nothing", Cause::Step),
+        (1, "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", Cause::Step),
+        (22, "curl: (22) The requested URL returned error: 404", Cause::Step),
+        (100, "E: Failed to fetch http://a/b  Temporary failure resolving 'a'", Cause::StepNetwork),
+        (
+            2,
+            "error: Failed to fetch: `https://a/b`\n  Caused by: operation timed out",
+            Cause::StepNetwork,
+        ),
+        (1, "npm error code ECONNRESET", Cause::StepNetwork),
+        (1, "npm error 503 Service Unavailable - GET https://a/b", Cause::StepNetwork),
+        (255, "exec /bin/sh: exec format error", Cause::WrongPlatform),
+        (2, "tar: x: Cannot write: No space left on device", Cause::NoSpace),
+        (137, "Killed", Cause::Killed),
+    ];
+    for (code, output, cause) in table {
+        assert_eq!(Cause::of_step(&ended(code), output), cause, "{output}");
+    }
+    let error = "lookup a.invalid on 1.1.1.1:53: no such host";
+    assert_eq!(unknown_host(error), Some("a.invalid"));
 }

@@ -23,6 +23,17 @@ pub fn warn(text: &str) {
     }
 }
 
+/// Shows which step failed, and in which line of `file`: GitHub shows that beside the line.
+pub fn failed(step: &str, file: &str, line: Option<usize>) {
+    let step = one_line(step);
+    let at = line.map(|line| format!(":{line}")).unwrap_or_default();
+    if is_runner() {
+        let at = line.map(|line| format!(",line={line}")).unwrap_or_default();
+        output::note(format_args!("::error file={file}{at}::{}", step.replace('%', "%25")));
+    }
+    output::note(format_args!("failed: {step} ({file}{at})"));
+}
+
 /// Does a runner of GitHub Actions, or of what is compatible with it, read this log?
 fn is_runner() -> bool {
     env::var_os("GITHUB_ACTIONS").is_some_and(|value| !value.is_empty() && value != "false")

@@ -17,7 +17,7 @@ use super::report::build_info::Pushed;
 use super::report::image::{ImageReport, Report};
 use super::report::last_build::{self, Build, Record};
 use super::report::progress::Progress;
-use super::report::{self, build_info, failed, github};
+use super::report::{self, build_info, failed, failure, github};
 use super::request::definition::Definition;
 use super::request::{Delivery, Request};
 use crate::message;
@@ -79,6 +79,10 @@ impl Job {
         let report =
             Report { request, builder, built, images, source, contents, ended: ended_so, seconds };
         let published = self.write_outputs(built).and_then(|()| report::publish(&report));
+        // The cause of a failure comes last.
+        if let Some(row) = built.missing().first() {
+            failure::show(sh, built, row);
+        }
         let ended = match built.missing().as_slice() {
             [] => published.and(ended.map_err(|error| error.context(self.delivered()))),
             _ => published.and(ended),

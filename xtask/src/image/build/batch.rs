@@ -18,7 +18,7 @@ use crate::image::request::{Check, Delivery};
 use crate::message;
 
 /// Seconds before an image is built again that failed for a passing reason.
-const PAUSES: [u64; 3] = [1, 4, 10];
+const PAUSES: [u64; 3] = [2, 5, 15];
 
 /// The state of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +103,15 @@ impl<'a> Built<'a> {
             Image::Done { bake, .. } | Image::Failed { bake, .. } => self.bakes.get(bake),
             Image::Waiting | Image::Present { .. } => None,
         }
+    }
+
+    /// The hosts that have answered in this run.
+    fn hosts(&self) -> BTreeSet<String> {
+        let there = self.rows.iter().filter(|row| row.image.is_there());
+        let references = there
+            .flat_map(|row| row.target.tags.first().into_iter().chain([&row.target.base_image]));
+        let hosts = references.filter_map(|reference| reference.split_once('/'));
+        hosts.map(|(host, _)| host.split(':').next().unwrap_or(host).to_owned()).collect()
     }
 
     /// The rows whose images are not built.
@@ -214,6 +223,7 @@ impl Run<'_> {
         let mut rest = group.to_vec();
         let mut pause = 0;
         let mut has_failure = false;
+        let known_hosts = built.hosts();
         for &number in group {
             let row = &mut built.rows[number];
             let Some(failure) = built.bakes[bake].bake.trace.failure(&row.target.name) else {
@@ -221,7 +231,10 @@ impl Run<'_> {
             };
             has_failure = true;
             let error = format!("{}: {}", failure.name, failure.error);
-            let again = PAUSES.get(row.retries).filter(|_| buildkit::is_passing(&error));
+            let is_passing = failure.cause().is_passing()
+                || buildkit::is_passing(&error)
+                || buildkit::unknown_host(&error).is_some_and(|host| known_hosts.contains(host));
+            let again = PAUSES.get(row.retries).filter(|_| is_passing);
             if let Some(&seconds) = again {
                 let image = &row.target.base_image;
                 message::warn(&format!("{image}: {error}; retrying in {seconds} s"));

@@ -93,6 +93,14 @@ pub enum Cause {
     Canceled,
     /// The command of a step failed.
     Step,
+    /// The command of a step could not fetch something.
+    StepNetwork,
+    /// The command of a step was killed.
+    Killed,
+    /// The base image, or what a step starts, is for another machine.
+    WrongPlatform,
+    /// The Dockerfile can't be read.
+    Syntax,
     /// COPY or a mount names a file that is not there.
     MissingFile,
     /// A layer that a cache promised can't be had.
@@ -109,17 +117,24 @@ pub enum Cause {
     RegistryError,
     /// The registry has no room.
     RegistryFull,
-    /// A connection was lost.
+    /// A connection was lost or refused.
     Connection,
+    /// The name of a host is not known.
+    NoHost,
+    /// The builder has no room.
+    NoSpace,
     NotFound,
     Other,
 }
 
 /// The first row that an error contains is its cause. "failed to compute cache key" is also what
 /// `BuildKit` says of a file that COPY does not find, so that comes before.
-const SIGNS: [(&str, Cause); 24] = [
+const SIGNS: [(&str, Cause); 33] = [
     ("context canceled", Cause::Canceled),
     ("did not complete successfully", Cause::Step),
+    ("dockerfile parse error", Cause::Syntax),
+    ("no match for platform", Cause::WrongPlatform),
+    ("exec format error", Cause::WrongPlatform),
     ("failed to calculate checksum of ref", Cause::MissingFile),
     ("failed to compute cache key", Cause::BrokenCache),
     ("failed to read expected number of bytes", Cause::BrokenCache),
@@ -137,17 +152,70 @@ const SIGNS: [(&str, Cause); 24] = [
     ("503 Service Unavailable", Cause::RegistryError),
     ("504 Gateway Timeout", Cause::RegistryError),
     ("507 Insufficient Storage", Cause::RegistryFull),
+    ("no space left on device", Cause::NoSpace),
     ("connection reset by peer", Cause::Connection),
+    ("connection refused", Cause::Connection),
     ("broken pipe", Cause::Connection),
+    ("i/o timeout", Cause::Connection),
+    ("TLS handshake timeout", Cause::Connection),
+    ("frontend grpc server closed unexpectedly", Cause::Connection),
     ("EOF", Cause::Connection),
+    ("no such host", Cause::NoHost),
     ("404 Not Found", Cause::NotFound),
     ("not found", Cause::NotFound),
+];
+
+/// The same for what a step's command printed last: what curl, apt, uv, pip and npm say of a
+/// network that does not carry them, or of a server that has too much to do.
+const OUTPUT_SIGNS: [(&str, Cause); 23] = [
+    ("exec format error", Cause::WrongPlatform),
+    ("No space left on device", Cause::NoSpace),
+    ("no space left on device", Cause::NoSpace),
+    ("ENOSPC", Cause::NoSpace),
+    ("Temporary failure", Cause::StepNetwork),
+    ("Could not resolve host", Cause::StepNetwork),
+    ("dns error", Cause::StepNetwork),
+    ("EAI_AGAIN", Cause::StepNetwork),
+    ("Connection timed out", Cause::StepNetwork),
+    ("Connection reset", Cause::StepNetwork),
+    ("Connection refused", Cause::StepNetwork),
+    ("connection closed", Cause::StepNetwork),
+    ("Network is unreachable", Cause::StepNetwork),
+    ("error sending request", Cause::StepNetwork),
+    ("operation timed out", Cause::StepNetwork),
+    ("timed out", Cause::StepNetwork),
+    ("ECONNRESET", Cause::StepNetwork),
+    ("ECONNREFUSED", Cause::StepNetwork),
+    ("ETIMEDOUT", Cause::StepNetwork),
+    ("429 Too Many Requests", Cause::StepNetwork),
+    ("502 Bad Gateway", Cause::StepNetwork),
+    ("503 Service Unavailable", Cause::StepNetwork),
+    ("504 Gateway Time", Cause::StepNetwork),
 ];
 
 impl Cause {
     /// The cause that `error` names first in the table.
     pub fn of(error: &str) -> Self {
         signs(error).next().map_or(Cause::Other, |(_, cause)| *cause)
+    }
+
+    /// The same for a step, whose command printed `output` last.
+    pub fn of_step(error: &str, output: &str) -> Self {
+        let cause = Self::of(error);
+        if cause != Cause::Step {
+            return cause;
+        }
+        // A process that got a signal ends with 128 and its number.
+        if error.ends_with("exit code: 137") {
+            return Cause::Killed;
+        }
+        let sign = OUTPUT_SIGNS.iter().find(|(sign, _)| output.contains(sign));
+        sign.map_or(Cause::Step, |(_, cause)| *cause)
+    }
+
+    /// Is another try worth its time?
+    pub fn is_passing(self) -> bool {
+        [Cause::Busy, Cause::RegistryError, Cause::Connection, Cause::StepNetwork].contains(&self)
     }
 
     /// What to do about it, to go on.
@@ -157,6 +225,16 @@ impl Cause {
             Cause::NotFound => "check that the image was pushed and not deleted since",
             Cause::Limited => "`docker login` to the registry, or wait until its limit is over",
             Cause::RegistryFull => "make room in the registry",
+            Cause::NoHost => "check the name of the host, and the network of the builder",
+            Cause::NoSpace => "make room: `docker buildx prune`, or `cargo xtask engine --prune`",
+            Cause::StepNetwork => "check the network and HTTPS_PROXY, and try again",
+            Cause::Killed => "give the builder more memory, or build fewer at once by --jobs",
+            Cause::WrongPlatform => {
+                "choose another base image, or --platforms; `cargo xtask engine --emulate` runs others"
+            }
+            Cause::MissingFile => "check the name in the Dockerfile, and .dockerignore",
+            Cause::Syntax => "mend the Dockerfile",
+            Cause::Step => "mend the step or what it reads; the last lines of its output say why",
             _ => "try again later",
         }
     }
@@ -174,11 +252,17 @@ pub fn http_status(error: &str) -> Option<u64> {
     })
 }
 
-/// Is another try worth its time after `error`? Not after a step's own command, whatever that may
-/// have printed.
+/// Is another try worth its time after `error`, which may name several causes? Not after a step's
+/// own command, whatever that may have printed.
 pub fn is_passing(error: &str) -> bool {
-    let passing = [Cause::Busy, Cause::RegistryError, Cause::Connection];
-    Cause::of(error) != Cause::Step && signs(error).any(|(_, cause)| passing.contains(cause))
+    Cause::of(error) != Cause::Step && signs(error).any(|(_, cause)| cause.is_passing())
+}
+
+/// The host in `error` whose name is not known.
+pub fn unknown_host(error: &str) -> Option<&str> {
+    let (before, _) = error.split_once(": no such host")?;
+    let lookup = before.rsplit_once("lookup ")?.1;
+    lookup.split(' ').next()
 }
 
 /// Does `error` say that the registry has no cache called `reference`? Every first build sees this.
@@ -190,6 +274,11 @@ pub fn is_miss(reference: &str, error: &str) -> bool {
 pub fn is_missing_cache(name: &str, error: &str) -> bool {
     let reference = name.rsplit(' ').next().unwrap_or_default();
     name.contains("importing cache") && is_miss(reference, error)
+}
+
+/// Does the vertex called `name`, of any target, read or write a cache?
+pub fn is_cache(name: &str) -> bool {
+    name.contains("importing cache") || name.contains("exporting cache")
 }
 
 /// Is the vertex called `name`, of any target, a part of every build, such as reading the

@@ -94,9 +94,10 @@ impl Baked {
     pub fn check(&self) -> Result<()> {
         match self.end {
             End::Done => Ok(()),
-            End::Failed(status) => {
-                bail!("the build failed: `docker buildx bake` exited with status {status}.")
-            }
+            End::Failed(status) => match self.trace.error() {
+                Some(error) => bail!("{error}"),
+                None => bail!("`docker buildx bake` exited with status {status}."),
+            },
             End::TimedOut => bail!(
                 "the registry stopped answering while caches were read, and the builder still \
                  waits for it: try again later, or restart the builder."

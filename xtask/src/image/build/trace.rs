@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::buildkit::{self, Cause, TargetVertex, Vertex};
-use super::events::{Event, Status, VertexEvent};
+use super::events::{Event, Log, Status, VertexEvent};
+
+/// How much of a step's output is kept, in bytes.
+const OUTPUT_KEPT: usize = 8192;
 
 /// What a run spends its time on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +89,8 @@ struct Node {
     outcomes: Vec<Outcome>,
     /// When its parts that push started and ended.
     pushes: Vec<Span>,
+    /// The end of its output.
+    output: Vec<u8>,
 }
 
 impl Node {
@@ -122,11 +127,18 @@ impl Step {
     }
 }
 
-/// Work that failed: the name of its vertex, and why.
+/// Work that failed: the name of its vertex, why, and the end of its output.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure<'a> {
     pub name: &'a str,
     pub error: &'a str,
+    pub output: &'a [u8],
+}
+
+impl Failure<'_> {
+    pub fn cause(&self) -> Cause {
+        Cause::of_step(self.error, &String::from_utf8_lossy(self.output))
+    }
 }
 
 /// The events of one bake, by target.
@@ -141,21 +153,43 @@ pub struct Trace {
     /// reports one that it shares with others, at times of its own.
     transfers: BTreeMap<(String, String), u64>,
     whole: Option<Span>,
+    /// The last error that buildx itself wrote.
+    error: Option<String>,
 }
 
 impl Trace {
     /// A bake of `targets`, of which nothing is known yet.
     pub fn new(targets: Vec<String>) -> Self {
         let (nodes, places, transfers) = (Vec::new(), HashMap::new(), BTreeMap::new());
-        Trace { nodes, places, targets, transfers, whole: None }
+        Trace { nodes, places, targets, transfers, whole: None, error: None }
     }
 
     pub fn add(&mut self, event: &Event) {
         match event {
             Event::Vertex(vertex) => self.add_vertex(vertex),
             Event::Status(status) => self.add_status(status),
-            _ => {}
+            Event::Log(log) => self.add_log(log),
+            Event::Text(text) => {
+                let error = text.strip_prefix("ERROR: ").map(str::to_owned);
+                self.error = error.or(self.error.take());
+            }
+            Event::Warning(_) => {}
         }
+    }
+
+    fn add_log(&mut self, log: &Log) {
+        for target in 0..self.targets.len() {
+            if let Some(&place) = self.places.get(&(target, log.vertex.clone())) {
+                let output = &mut self.nodes[place].output;
+                output.extend(log.text.as_bytes());
+                output.drain(..output.len().saturating_sub(OUTPUT_KEPT));
+            }
+        }
+    }
+
+    /// The error that buildx itself ended with, if it wrote one.
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
     }
 
     fn add_vertex(&mut self, vertex: &VertexEvent) {
@@ -173,8 +207,9 @@ impl Trace {
             let step = vertex.group.as_deref().unwrap_or(&vertex.name);
             let own = buildkit::split_target(&self.targets, step);
             let step = own.map_or(step.to_owned(), |own| own.name);
-            let (outcomes, pushes) = (Vec::new(), Vec::new());
-            self.nodes.push(Node { target, name, step, weak: vertex.weak, outcomes, pushes });
+            let (outcomes, pushes, output) = (Vec::new(), Vec::new(), Vec::new());
+            let weak = vertex.weak;
+            self.nodes.push(Node { target, name, step, weak, outcomes, pushes, output });
             self.nodes.len() - 1
         });
         let Some(started) = vertex.started else { return };
@@ -335,7 +370,7 @@ fn failure(node: &Node) -> Option<Failure<'_>> {
         return None;
     }
     let error = node.own_outcomes().find_map(|outcome| outcome.error.as_deref())?;
-    Some(Failure { name: &node.name, error })
+    Some(Failure { name: &node.name, error, output: &node.output })
 }
 
 /// Those of `nodes` that are parts of the step `name` and have started.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use xshell::Shell;
 
 use crate::image::build::batch::Built;
+use crate::image::report::failure;
 use crate::image::report::text::shortened;
 use crate::image::request::Request;
 use crate::output;
@@ -26,8 +27,8 @@ pub fn check(sh: &Shell, request: &Request, built: &Built) -> Result<()> {
             _ => Ok(()),
         };
     }
-    if let ([_], Some(images)) = (built.rows.as_slice(), built.bakes.last()) {
-        return images.bake.check();
+    if let [row] = built.rows.as_slice() {
+        bail!("{}", failure::sentence(built, row));
     }
     let mut text = String::new();
     for row in &missing {

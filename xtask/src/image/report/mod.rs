@@ -4,6 +4,7 @@
 pub mod build_info;
 pub mod cache_read;
 pub mod failed;
+pub mod failure;
 pub mod github;
 pub mod image;
 pub mod last_build;

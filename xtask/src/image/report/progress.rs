@@ -58,6 +58,7 @@ pub struct Progress {
     /// By the digest of the vertex.
     works: HashMap<String, Work>,
     begun: Instant,
+    has_failed: bool,
 }
 
 impl Watcher for Progress {
@@ -70,6 +71,9 @@ impl Watcher for Progress {
                 self.erase();
                 message::warn(warning);
             }
+            // What buildx writes after a failure is that failure once more, with other lines of
+            // the Dockerfile.
+            Event::Text(_) if self.has_failed => {}
             Event::Text(text) => self.whole(&format!("buildx: {}", message::one_line(text))),
         }
     }
@@ -111,6 +115,7 @@ impl Progress {
             steps_were_shown,
             works: HashMap::new(),
             begun: Instant::now(),
+            has_failed: false,
         })
     }
 
@@ -157,7 +162,10 @@ impl Progress {
             // An equal step of another target does the work.
             Some(error) if Cause::of(error) == Cause::Canceled => "CANCELED",
             Some(error) if buildkit::is_missing_cache(&vertex.name, error) => "MISS",
-            Some(error) => return self.fail(number, &name, output, error),
+            Some(error) => {
+                self.has_failed |= !buildkit::is_cache(&vertex.name);
+                return self.fail(number, &name, output, error);
+            }
             None if vertex.cached => "CACHED",
             None => &format!("DONE {seconds:.1}s"),
         };

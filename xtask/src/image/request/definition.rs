@@ -13,7 +13,7 @@ use crate::error::usage;
 /// The folder of the image, below the repository's root. Bakes run in it.
 pub const FOLDER: &str = "agent-server-image";
 const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
-const DOCKERFILE: &str = "agent-server-image/Dockerfile";
+pub const DOCKERFILE: &str = "agent-server-image/Dockerfile";
 const REQUIREMENTS: &str = "agent-server-image/requirements.txt";
 
 /// The stage that starts the server of the target that the argument `CHECK` names, on the stage

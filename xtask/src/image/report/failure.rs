@@ -1,0 +1,75 @@
+//! Why an image was not built, as the last thing on the screen: the step, its place in the
+//! Dockerfile, the end of its output, and what to try.
+
+use xshell::Shell;
+
+use super::text::{Lines, shortened, shown};
+use crate::image::build::batch::{Built, Row};
+use crate::image::build::buildkit::{Cause, Vertex};
+use crate::image::build::trace::Failure;
+use crate::image::request::definition::DOCKERFILE;
+use crate::message;
+
+/// How many lines of a step's output are shown.
+const LINES: usize = 10;
+
+/// Shows the step that the image of `row` failed by, if it was one.
+pub fn show(sh: &Shell, built: &Built, row: &Row) {
+    let Some(failure) = failure(built, row) else { return };
+    if Vertex::of(failure.name) != Vertex::Step {
+        return;
+    }
+    let dockerfile = sh.read_file(DOCKERFILE).unwrap_or_default();
+    let line = place(&dockerfile, failure.name);
+    message::failed(&shown(failure.name), DOCKERFILE, line);
+    let mut lines = Lines::default();
+    let mut output = lines.add(failure.output);
+    output.extend(lines.end());
+    for line in &output[output.len().saturating_sub(LINES)..] {
+        message::say(&format!("  | {}", shortened(line)));
+    }
+}
+
+/// Why the image of `row` is missing, and what to try, in one line.
+pub fn sentence(built: &Built, row: &Row) -> String {
+    let name = &row.target.name;
+    let error = row.image.error().unwrap_or("not reached");
+    let Some(failure) = failure(built, row) else {
+        return format!(
+            "{name} was not built: {}; {}",
+            shortened(error),
+            Cause::of(error).remedy()
+        );
+    };
+    let why = match failure.error.rsplit_once("did not complete successfully: ") {
+        Some((_, why)) => format!("{} ended with {why}", shown(failure.name)),
+        None => format!("{}: {}", shown(failure.name), shortened(failure.error)),
+    };
+    let remedy = if failure.name.starts_with("[check ") {
+        "the server does not start: its log is above; --check=off builds it all the same"
+    } else {
+        failure.cause().remedy()
+    };
+    format!("{name} was not built: {why}. To go on: {remedy}.")
+}
+
+fn failure<'a>(built: &'a Built, row: &Row) -> Option<Failure<'a>> {
+    built.bake(row)?.bake.trace.failure(&row.target.name)
+}
+
+/// The number of the line in which the step called `name` begins, by the comment that names it, or
+/// by its first words.
+fn place(dockerfile: &str, name: &str) -> Option<usize> {
+    let (stage, step) = name.strip_prefix('[')?.split_once("] ")?;
+    let title = shown(name);
+    let (_, title) = title.split_once("] ")?;
+    let stage = stage.rsplit_once(' ').map_or("", |(stage, _)| stage);
+    let is_stage = |line: &str| line.to_lowercase().ends_with(&format!(" as {stage}"));
+    let lines = dockerfile.lines().map(str::trim).enumerate();
+    let mut lines = lines.skip_while(|(_, line)| !stage.is_empty() && !is_stage(line));
+    let found = lines.find(|(_, line)| {
+        let words = line.trim_end_matches('\\').trim_end();
+        line.strip_prefix("# ") == Some(title) || words.contains(' ') && step.starts_with(words)
+    });
+    found.map(|(index, _)| index + 1)
+}
