@@ -20,6 +20,7 @@ mod overlay;
 mod pipeline;
 mod plan;
 mod prebuilt;
+mod publish;
 mod readme;
 mod report;
 mod server;

@@ -88,7 +88,7 @@ fn a_summary_tells_variants_pull_run_and_all_tags() {
         "docker pull ghcr.io/openhands/agent-server:0123456-debian\n",
         "-p 127.0.0.1:8000:8000 -e SESSION_API_KEY",
         "-H \"X-Session-API-Key: $SESSION_API_KEY\"",
-        "<details><summary>All 3 tags</summary>\n\n```\n",
+        "<details><summary>All tags (3)</summary>\n\n```\n",
         "0123456-debian-amd64\nghcr.io/openhands/agent-server:0123456-debian-arm64\n\
          ghcr.io/openhands/agent-server:0123456-debian\n",
     ] {

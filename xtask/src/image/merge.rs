@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use pico_args::Arguments;
 use xshell::Shell;
 
@@ -59,6 +59,17 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
         }
     }
     ended
+}
+
+/// Fails if the repository takes no image from this user: before a build, not after it.
+pub fn probe(sh: &Shell, mut args: Arguments) -> Result<()> {
+    process::catch_signals();
+    let image = request::image(&mut args)?;
+    let docker = Docker::new(sh, request::flags::BUILDER.text(&mut args)?.as_deref());
+    request::flags::finish(args, request::flags::Subcommand::Probe)?;
+    registry::probe(sh, &docker, &image).with_context(|| format!("{image} can't be pushed to"))?;
+    message::say(&format!("{image} can be pushed to."));
+    Ok(())
 }
 
 /// Groups the files by variant, base image, target and flavor.
@@ -120,7 +131,7 @@ fn check_values(file: &Path, info: &BuildInfo, tags: &[String]) -> Result<()> {
         return wrong(format!("the manifest tag {tag:?} is none of the image {image:?}"));
     }
     match digest {
-        Some(digest) if is_digest(digest) => Ok(()),
+        Some(digest) if registry::is_digest(digest) => Ok(()),
         Some(digest) => wrong(format!("{digest:?} is no digest")),
         None => wrong("the image's digest is not known".to_owned()),
     }
@@ -225,9 +236,4 @@ impl Group {
         };
         info.save(&self.file)
     }
-}
-
-fn is_digest(digest: &str) -> bool {
-    let hex = digest.strip_prefix("sha256:").unwrap_or_default();
-    hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -53,6 +53,18 @@ const TASKS: &[Task] = &[
         main: |sh, args, _| matrix::main(sh, args),
     },
     Task {
+        command: Subcommand::Probe,
+        help: "push an image of a few bytes, to try it",
+        usage: "[OPTIONS]",
+        main: |sh, args, _| merge::probe(sh, args),
+    },
+    Task {
+        command: Subcommand::Smoke,
+        help: "start pushed images by their digests",
+        usage: "FILE...",
+        main: |sh, args, _| run::smoke(sh, args),
+    },
+    Task {
         command: Subcommand::Merge,
         help: "join architectures under one tag",
         usage: "[OPTIONS] FILE...",

@@ -17,8 +17,11 @@ use crate::digest::{random, sha256};
 use crate::error::usage;
 use crate::http;
 use crate::image::build::buildx::Docker;
+use crate::image::build::registry;
+use crate::image::report::build_info::BuildInfo;
 use crate::image::report::text;
-use crate::image::request::{Check, Delivery, Request, flags};
+use crate::image::request::definition::Definition;
+use crate::image::request::{self, Check, Delivery, Request, flags};
 use crate::message;
 use crate::output;
 use crate::process;
@@ -82,6 +85,32 @@ pub fn main(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result
             container.logs(&LAST_LINES)?;
         }
         bail!("the server stopped by itself; the end of its log is above.");
+    }
+    Ok(())
+}
+
+/// Starts each pushed image that the files name, by its digest, waits until its server is healthy,
+/// and prints it. Fails on the first that does not become healthy.
+pub fn smoke(sh: &Shell, args: Arguments) -> Result<()> {
+    process::catch_signals();
+    let definition = Definition::read(sh)?;
+    let docker = Docker::new(sh, None);
+    for file in request::files(args, flags::Subcommand::Smoke)? {
+        let info = BuildInfo::read(&file)?;
+        let digest = info.digest.filter(|digest| registry::is_digest(digest));
+        let Some(digest) = digest.filter(|_| request::is_repository(&info.image)) else {
+            let file = file.to_string_lossy();
+            return Err(usage(format!("{file:?}: it names no image by its digest.")));
+        };
+        let image = format!("{}@{digest}", info.image);
+        if !definition.checkable.contains(&info.target) {
+            message::say(&format!("{image} is not started: {:?} has no server.", info.target));
+            continue;
+        }
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let container = Container::start(docker.clone(), container_name(sh, port), &image, port)?;
+        container.wait_until_healthy().context(image.clone())?;
+        output::write(image)?;
     }
     Ok(())
 }

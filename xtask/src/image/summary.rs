@@ -77,7 +77,7 @@ fn summary(infos: &[BuildInfo], default: &[String], pages: Option<&Pages>) -> St
     }
     let tags = images.iter().chain(&manifests).flat_map(|info| &info.tags);
     let tags = tags.map(|tag| plain(tag)).collect::<Vec<_>>();
-    lines.extend(folded(&format!("All {} tags", tags.len()), &fenced("", &tags.join("\n"))));
+    lines.extend(folded(&format!("All tags ({})", tags.len()), &fenced("", &tags.join("\n"))));
     lines.extend(folded("Digests, sizes, times", &facts(&images, &manifests).join("\n")));
     lines.push(
         "Tags without an architecture are multi-architecture manifests: docker pulls the image \

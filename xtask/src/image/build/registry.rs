@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
+use xshell::Shell;
 
 use super::buildkit::{self, Cause};
 use super::buildx::Docker;
-use crate::digest::sha256;
+use crate::digest::{random, sha256};
 use crate::message;
 use crate::process;
 
@@ -56,14 +57,26 @@ impl Content {
 pub fn create(docker: &Docker, tags: &[String], sources: &[String]) -> Result<()> {
     let tags = tags.iter().flat_map(|tag| ["--tag", tag]);
     let sources = sources.iter().map(String::as_str);
-    let args = ["create"].into_iter().chain(tags).chain(sources).collect::<Vec<_>>();
-    imagetools(docker, &args).map(drop)
+    let args = ["imagetools", "create"].into_iter().chain(tags).chain(sources).collect::<Vec<_>>();
+    request(docker, &args).map(drop)
+}
+
+/// Pushes an image of a few bytes to `repository`, under no tag; fails as [`create`] does. It is
+/// another image each time, for what a registry has already is not pushed.
+pub fn probe(sh: &Shell, docker: &Docker, repository: &str) -> Result<()> {
+    let context = sh.create_temp_dir()?;
+    sh.write_file(context.path().join("Dockerfile"), "FROM scratch\nWORKDIR /probe\n")?;
+    let context = context.path().to_string_lossy();
+    let label = format!("dev.openhands.probe={}", random(16)?);
+    let output = format!("type=image,name={repository},push-by-digest=true,push=true");
+    let how = ["--provenance=false", "--label", &label, "--output", &output];
+    request(docker, &[&["build"], &how[..], &[&context]].concat()).map(drop)
 }
 
 /// The images in the list `reference`, attestations aside; fails as [`create`] does, or where
 /// `reference` is no list.
 pub fn manifests(docker: &Docker, reference: &str) -> Result<Vec<Manifest>> {
-    let raw = imagetools(docker, &["inspect", "--raw", reference])?;
+    let raw = request(docker, &["imagetools", "inspect", "--raw", reference])?;
     let index: Value = serde_json::from_str(&raw)
         .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
     let list = index["manifests"].as_array();
@@ -72,12 +85,11 @@ pub fn manifests(docker: &Docker, reference: &str) -> Result<Vec<Manifest>> {
     Ok(manifests.filter(|manifest| manifest.platform != "unknown/unknown").collect())
 }
 
-/// What `docker buildx imagetools` prints, after as many tries as it takes.
-fn imagetools(docker: &Docker, args: &[&str]) -> Result<String> {
+/// What `docker buildx` prints with `args`, after as many tries as it takes.
+fn request(docker: &Docker, args: &[&str]) -> Result<String> {
     let mut pauses = PAUSES.into_iter();
     loop {
-        let mut imagetools = docker.buildx(&[&["imagetools"], args].concat());
-        let Some(output) = process::output(&mut imagetools, PATIENCE)? else {
+        let Some(output) = process::output(&mut docker.buildx(args), PATIENCE)? else {
             bail!("the registry has not answered for {} s.", PATIENCE.as_secs());
         };
         if output.status.success() {
@@ -175,6 +187,12 @@ fn manifest_bytes(docker: &Docker, reference: &str) -> Option<Vec<u8>> {
 /// Asks for a manifest once; `None` if there is no answer within `limit`.
 pub fn inspect(docker: &Docker, reference: &str, limit: Duration) -> Result<Option<Output>> {
     process::output(&mut docker.buildx(&["imagetools", "inspect", "--raw", reference]), limit)
+}
+
+/// Is `digest` one, and nothing that docker would take for a flag?
+pub fn is_digest(digest: &str) -> bool {
+    let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+    hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// A reference without its tag and digest.

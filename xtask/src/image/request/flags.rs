@@ -13,6 +13,8 @@ pub enum Subcommand {
     Build,
     Run,
     Matrix,
+    Probe,
+    Smoke,
     Merge,
     Summary,
 }
@@ -24,6 +26,8 @@ impl Subcommand {
             Subcommand::Build => "",
             Subcommand::Run => "run",
             Subcommand::Matrix => "matrix",
+            Subcommand::Probe => "probe",
+            Subcommand::Smoke => "smoke",
             Subcommand::Merge => "merge",
             Subcommand::Summary => "summary",
         }
@@ -78,7 +82,8 @@ table! {
     SHARD "--shard" "K/N" "" "all" BUILD, "builds only part `K` of `N`";
     CUSTOM_TAGS "--custom-tags" "A,B" "CUSTOM_TAGS" "the variant's name" BUILD,
         "what tags are made of; none by default with only a base image";
-    IMAGE "--image" "REPO" "IMAGE" "`ghcr.io/openhands/agent-server`" BUILD, "the repository";
+    IMAGE "--image" "REPO" "IMAGE" "`ghcr.io/openhands/agent-server`"
+        &[Subcommand::Build, Subcommand::Run, Subcommand::Probe], "the repository";
     CACHE_IMAGE "--cache-image" "REPO" "OPENHANDS_CACHE_IMAGE" "that of the image" BUILD,
         "the repository of caches in a registry";
     IMAGE_FLAVOR "--image-flavor" "NAME" "IMAGE_FLAVOR" "`default`" BUILD,
@@ -106,7 +111,7 @@ table! {
     CHECK "--check" "WHICH" "" "`first` of a push, else `off`" BUILD,
         "which images must start before they are named: `first`, `all` or `off`";
     BUILDER "--builder" "NAME" "BUILDX_BUILDER" "buildx's own choice"
-        &[Subcommand::Build, Subcommand::Run, Subcommand::Merge], "the builder";
+        &[Subcommand::Build, Subcommand::Run, Subcommand::Probe, Subcommand::Merge], "the builder";
     JOBS "--jobs" "NUMBER" "" "`8`" BUILD, "how many images one bake builds";
     SKIP_EXISTING "--skip-existing" "" "" "off" BUILD, "leaves out images that are pushed already";
     BUILD_INFO "--build-info" "PATH" ""

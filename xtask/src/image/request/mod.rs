@@ -77,6 +77,12 @@ pub struct Request {
     pub bake_args: Vec<OsString>,
 }
 
+/// The repository that images are pushed to. A usage error for what is none.
+pub fn image(args: &mut Arguments) -> Result<String> {
+    let image = flags::IMAGE.read(args, values::repository)?;
+    Ok(image.unwrap_or_else(|| "ghcr.io/openhands/agent-server".to_owned()))
+}
+
 const PROXIES: &str = "HTTP_PROXY HTTPS_PROXY FTP_PROXY NO_PROXY ALL_PROXY \
                        http_proxy https_proxy ftp_proxy no_proxy all_proxy";
 
@@ -107,9 +113,7 @@ impl Request {
             base_images: base_images(args)?,
             shard: flags::SHARD.read(args, Shard::parse)?,
             custom_tags: flags::CUSTOM_TAGS.text(args)?.map(|tags| values::split(&tags)),
-            image: flags::IMAGE
-                .read(args, values::repository)?
-                .unwrap_or_else(|| "ghcr.io/openhands/agent-server".to_owned()),
+            image: image(args)?,
             cache_image: flags::CACHE_IMAGE.read(args, values::repository)?,
             flavor: flavor.unwrap_or(Flavor::Default),
             target: flags::TARGET.text(args)?.unwrap_or_else(|| "binary".to_owned()),
