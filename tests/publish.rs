@@ -2,12 +2,14 @@
 //! caches of a branch that is closed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 
-use crate::support::engine::Engine;
+use crate::support::engine::{Engine, docker};
 use crate::support::fake::FakeDocker;
 use crate::support::proxy::{Answer, Proxy};
-use crate::support::{SHA, Xtask};
-use serde_json::json;
+use crate::support::{Ended, Folder, SHA, Xtask, root};
+use serde_json::{Value, json};
 
 const IMAGE: &str = "ghcr.io/me/agent-server";
 
@@ -32,7 +34,7 @@ fn a_push_that_cannot_work_is_found_out_by_a_probe() {
     let ended = probe();
     assert_eq!((ended.status, ended.stdout.as_str()), (0, ""), "{}", ended.stderr);
     let called = fs::read_to_string(fake.file("called")).unwrap();
-    assert!(called.contains(&format!("name={IMAGE},push-by-digest=true,push=true")), "{called}");
+    assert!(called.contains(&format!("--tag {IMAGE}:probe --push")), "{called}");
     assert!(fs::read_to_string(fake.file("built")).unwrap().starts_with("FROM scratch\n"));
     assert!(probe().status == 0 && fs::read_to_string(fake.file("called")).unwrap() != called);
 
@@ -46,11 +48,11 @@ fn a_push_that_cannot_work_is_found_out_by_a_probe() {
 }
 
 #[test]
-fn a_probe_asks_a_real_registry_and_leaves_no_tag() {
+fn a_probe_pushes_to_a_real_registry() {
     let Some(engine) = Engine::get("a probe") else { return };
     let probe = |image: &str| Xtask::new(&["image", "probe", "--image", image]).in_engine().end();
     let proxy = Proxy::start(&engine.registry);
-    let image = format!("{}/probed", proxy.address);
+    let image = engine.image("probed").replace(&engine.registry, &proxy.address);
     for _ in 0..2 {
         let ended = probe(&image);
         assert_eq!(ended.status, 0, "{}", ended.stderr);
@@ -61,7 +63,7 @@ fn a_probe_asks_a_real_registry_and_leaves_no_tag() {
     let ended = probe(&image);
     assert_eq!(ended.status, 1, "{}", ended.stderr);
     assert!(ended.stderr.contains("docker login"), "{}", ended.stderr);
-    assert!(engine.tags("probed").is_empty());
+    assert_eq!(engine.tags("probed").len(), 1);
 }
 
 #[test]
@@ -93,4 +95,64 @@ fn what_was_pushed_is_started_by_its_digest() {
     let ended = smoke();
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{}", ended.stderr);
     assert!(ended.stderr.contains("ended before it was healthy"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_closed_pull_request_loses_its_own_caches_and_no_others() {
+    let fake = FakeDocker::new("closed", "");
+    // `gh` lists four versions, and notes what it is to delete.
+    let scripts = [
+        ("cargo", "shift; exec \"$XTASK\" \"$@\""),
+        ("gh", "case \"$*\" in *DELETE*) echo \"$4\" >> deleted;; *) cat versions;; esac"),
+    ];
+    for (name, script) in scripts {
+        let file = fake.file(name);
+        let script = format!("#!/bin/sh\ncd {}\n{script}\n", fake.0.0.display());
+        fs::write(&file, script).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let own = "buildcache-binary-debian_tag_trixie-slim-amd64-fix-1";
+    let shared = "buildcache-shared-binary-arm64-fix-1";
+    let main = "buildcache-binary-debian_tag_trixie-slim-amd64-main";
+    let other = "buildcache-binary-debian_tag_trixie-slim-amd64-my-fix-1";
+    let versions = format!("1\t{own}\n2\t{main}\n3\t{own}\t{main}\n4\t{other}\n5\n6\t{shared}\n");
+    fs::write(fake.file("versions"), versions).unwrap();
+    let mut script = Command::new(root().join(".ci/delete-caches"));
+    script.env_clear().env("PATH", fake.path()).env("XTASK", env!("CARGO_BIN_EXE_xtask"));
+    script.env("CARGO_MANIFEST_DIR", fake.file("xtask"));
+    script.env("GITHUB_REPOSITORY_OWNER", "Me").env("OWNERS", "users");
+    script.env("SDK_SHA", SHA).env("SDK_REF", "refs/heads/Fix/1");
+    let ended = Ended::from(script.output().unwrap());
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let versions = "/users/Me/packages/container/agent-server/versions";
+    let deleted = fs::read_to_string(fake.file("deleted")).unwrap();
+    assert_eq!(deleted, format!("{versions}/1\n{versions}/6\n"));
+}
+
+#[test]
+fn attestations_reach_the_merged_tag() {
+    let Some(engine) = Engine::get("attestations") else { return };
+    let checkout = Folder::checkout("attested");
+    let base = engine.image("attested-base");
+    docker(&["tag", "debian:trixie-slim", &base]);
+    docker(&["push", "--quiet", &base]);
+    let image = engine.image("attested");
+    let info = checkout.0.join("info.json");
+    let args = ["image", "--push", "--variant=debian", "--target=base-image-minimal"];
+    let rest =
+        ["--platforms=linux/amd64", "--arch=amd64", "--image", &image, "--base-image", &base];
+    let place = ["--build-info", info.to_str().unwrap(), "--", "--provenance=mode=max"];
+    let call = Xtask::within(&checkout.0, &[&args[..], &rest, &place].concat()).in_engine().on("x");
+    let ended = call.env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let args = ["image", "merge", "--platforms=linux/amd64", info.to_str().unwrap()];
+    let ended = Xtask::within(&checkout.0, &args).in_engine().end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let manifest = engine.manifest("attested", "x-debian-base-image-minimal");
+    let manifests = manifest["manifests"].as_array().unwrap();
+    let kind = |entry: &Value| entry["annotations"]["vnd.docker.reference.type"].clone();
+    let kinds = manifests.iter().map(kind).collect::<Vec<_>>();
+    assert_eq!(kinds, [Value::Null, json!("attestation-manifest")], "{manifest}");
+    let about = &manifests[1]["annotations"]["vnd.docker.reference.digest"];
+    assert_eq!(*about, manifests[0]["digest"]);
 }

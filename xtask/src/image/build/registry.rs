@@ -61,15 +61,15 @@ pub fn create(docker: &Docker, tags: &[String], sources: &[String]) -> Result<()
     request(docker, &args).map(drop)
 }
 
-/// Pushes an image of a few bytes to `repository`, under no tag; fails as [`create`] does. It is
-/// another image each time, for what a registry has already is not pushed.
+/// Pushes an image of a few bytes to `repository`, under the tag `probe`; fails as [`create`] does.
+/// It is another image each time, for what a registry has already is not pushed.
 pub fn probe(sh: &Shell, docker: &Docker, repository: &str) -> Result<()> {
     let context = sh.create_temp_dir()?;
     sh.write_file(context.path().join("Dockerfile"), "FROM scratch\nWORKDIR /probe\n")?;
     let context = context.path().to_string_lossy();
     let label = format!("dev.openhands.probe={}", random(16)?);
-    let output = format!("type=image,name={repository},push-by-digest=true,push=true");
-    let how = ["--provenance=false", "--label", &label, "--output", &output];
+    let tag = format!("{repository}:probe");
+    let how = ["--provenance=false", "--label", &label, "--tag", &tag, "--push"];
     request(docker, &[&["build"], &how[..], &[&context]].concat()).map(drop)
 }
 
