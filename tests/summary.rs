@@ -142,8 +142,16 @@ fn a_summary_says_how_large_how_fast_and_where_from() {
 
 #[test]
 fn build_information_holds_what_a_summary_needs() {
-    let layers = |size: u64| json!({ "layers": [{ "digest": "sha256:1", "size": size }] });
-    let script = "case \"$*\" in *du) echo 'Total: 0B';; *--raw*:main-debian-a*) cat main;; \
+    let layers = |size: u64| {
+        let small = json!({ "digest": "sha256:1", "size": 2 });
+        json!({ "layers": [small, { "digest": "sha256:2", "size": size - 2 }] })
+    };
+    let config = json!({ "history": [
+        { "created_by": "# debian.sh" },
+        { "created_by": "ENV A=b", "empty_layer": true },
+        { "created_by": "RUN |1 A=b /bin/sh -c # install it\nset -e\n # buildkit" },
+    ]});
+    let script = "case \"$*\" in *.Image*) cat config;; *du) echo 'Total: 0B';; *--raw*:main-debian-a*) cat main;; \
                   *--raw*@sha256*) cat own;; *--raw*) echo 'x: not found' >&2; exit 1;; \
                   *inspect*) cat inspected;; *bake*) cat > /dev/null; cat events >&2; \
                   while [ $1 != --metadata-file ]; do shift; done; cp metadata $2;; esac";
@@ -159,6 +167,7 @@ fn build_information_holds_what_a_summary_needs() {
     for (file, text) in [
         ("main", layers(5).to_string()),
         ("own", layers(7).to_string()),
+        ("config", config.to_string()),
         ("inspected", INSPECTED.to_owned()),
         ("events", format!("{}\n{}\n", vertex("1", true), vertex("2", false))),
         ("metadata", json!({ "debian": { "containerimage.digest": digest } }).to_string()),
@@ -182,6 +191,8 @@ fn build_information_holds_what_a_summary_needs() {
     let page = fs::read_to_string(page).unwrap();
     let heading = "### Image `ghcr.io/openhands/agent-server:0123456-debian-a`\n\n```text\n";
     assert!(page.starts_with(heading), "{page}");
+    let size = "  size  7 B compressed in 2 layers: 5 B install it; 2 B # debian.sh\n";
+    assert!(page.contains(size), "{page}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::report::build_info::Pushed;
 use super::report::image::{ImageReport, Report};
 use super::report::last_build::{self, Build, Record};
 use super::report::progress::Progress;
-use super::report::{self, build_info, failed, failure, github};
+use super::report::{self, build_info, failed, failure, github, table};
 use super::request::definition::Definition;
 use super::request::{Delivery, Request};
 use crate::message;
@@ -72,12 +72,24 @@ impl Job {
         let tags = done(&built).flat_map(|row| row.target.tags.clone()).collect();
         let images = self.images(sh, &built);
         let (builder, built, seconds) = (&builder, &built, started.elapsed().as_secs_f64());
-        let pushed = images.iter().filter_map(ImageReport::reference);
-        let pushed = pushed.filter(|_| request.report.is_some()).collect();
-        let contents = registry::contents(&docker, &pushed);
+        let pushed = || images.iter().filter_map(ImageReport::reference);
+        let for_programs = pushed().filter(|_| request.report.is_some()).collect();
+        let contents = registry::contents(&docker, &for_programs);
+        let for_people =
+            pushed().filter(|_| ended.is_ok() && images.len() <= table::SHOWN).collect();
+        let parts = registry::parts(&docker, &for_people);
         let (source, ended_so) = (&self.server.source, &ended);
-        let report =
-            Report { request, builder, built, images, source, contents, ended: ended_so, seconds };
+        let report = Report {
+            request,
+            builder,
+            built,
+            images,
+            source,
+            contents,
+            parts,
+            ended: ended_so,
+            seconds,
+        };
         let published = self.write_outputs(built).and_then(|()| report::publish(&report));
         // The cause of a failure comes last.
         if let Some(row) = built.missing().first() {

@@ -1,5 +1,6 @@
 //! Requests to a registry, made by `docker buildx imagetools`, which knows the user's logins.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
 use std::thread;
@@ -167,6 +168,39 @@ fn content(docker: &Docker, reference: &str) -> Option<Content> {
     }
     let is_cache = manifest["config"]["mediaType"] == CACHE_CONFIG;
     Some(Content { layers, is_cache })
+}
+
+/// A layer of an image.
+pub struct Part {
+    /// The instruction that made it, or the comment that its script begins with.
+    pub made_by: String,
+    /// Its compressed size.
+    pub bytes: u64,
+}
+
+/// The layers of those of `references` that are one image and can be read, the largest first.
+pub fn parts(docker: &Docker, references: &BTreeSet<String>) -> BTreeMap<String, Vec<Part>> {
+    each(docker, references, |docker, reference| {
+        let manifest: Value = serde_json::from_slice(&manifest_bytes(docker, reference)?).ok()?;
+        let format = ["imagetools", "inspect", "--format", "{{json .Image}}", reference];
+        let image = process::output(&mut docker.buildx(&format), SHORT_PATIENCE).ok()??;
+        let image: Value = serde_json::from_slice(&image.stdout).ok()?;
+        let steps = image["history"].as_array()?.iter().filter(|step| step["empty_layer"] != true);
+        let parts = steps.zip(manifest["layers"].as_array()?).map(|(step, layer)| {
+            let made_by = made_by(step["created_by"].as_str()?);
+            Some(Part { made_by, bytes: layer["size"].as_u64()? })
+        });
+        let mut parts = parts.collect::<Option<Vec<_>>>()?;
+        parts.sort_by_key(|part| Reverse(part.bytes));
+        Some(parts)
+    })
+}
+
+/// What a configuration says of a layer's origin, without what is the same for all.
+fn made_by(created_by: &str) -> String {
+    let script = created_by.split_once("-c # ").and_then(|(_, script)| script.lines().next());
+    let instruction = created_by.trim_end_matches(" # buildkit");
+    message::one_line(script.unwrap_or(instruction))
 }
 
 /// A manifest as the registry has it, if it answers within two tries.

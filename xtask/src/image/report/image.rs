@@ -12,7 +12,7 @@ use crate::image::build::batch::{Built, Image, Row};
 use crate::image::build::builder::Builder;
 use crate::image::build::export::{Outcome, Written};
 use crate::image::build::images::ImagesBaked;
-use crate::image::build::registry::Content;
+use crate::image::build::registry::{Content, Part};
 use crate::image::build::trace::{Phase, Span, Step, covered};
 use crate::image::plan::cache::Place;
 use crate::image::request::source::Source;
@@ -27,6 +27,8 @@ pub struct Report<'a> {
     pub source: &'a Source,
     /// What the registry holds of the images, by digest, where a program asked for it.
     pub contents: BTreeMap<String, Content>,
+    /// The layers of pushed images, by digest, where they are shown.
+    pub parts: BTreeMap<String, Vec<Part>>,
     /// How the run ended.
     pub ended: &'a Result<()>,
     /// Of the whole run.

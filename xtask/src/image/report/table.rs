@@ -2,14 +2,19 @@
 
 use super::cache_read::Read;
 use super::image::{Count, ImageReport, Report};
-use super::text::{bytes, or_unknown, shortened};
+use super::text::{bytes, cut, or_unknown, shortened};
 use crate::image::build::batch::Image;
 use crate::image::build::export::Outcome;
+use crate::image::build::registry::Part;
 use crate::image::build::trace::{Phase, covered};
 use crate::message::one_line;
 
 /// With more images than this, only what went wrong is shown.
-const SHOWN: usize = 8;
+pub const SHOWN: usize = 8;
+
+/// How many layers are named, and by how much of what made them.
+const LARGEST: usize = 4;
+const LONGEST_PART: usize = 50;
 
 /// The report, without the end of its last line.
 pub fn table(report: &Report) -> String {
@@ -17,6 +22,9 @@ pub fn table(report: &Report) -> String {
     if report.images.len() <= SHOWN {
         for image in report.images.iter().filter(|image| image.steps().is_some()) {
             add_image(image, &mut lines);
+            let reference = image.reference();
+            let parts = reference.and_then(|reference| report.parts.get(&reference));
+            lines.extend(parts.map(|parts| size(parts)));
         }
     }
     if report.images.len() > 1 {
@@ -52,6 +60,17 @@ fn add_image(image: &ImageReport, lines: &mut Vec<String>) {
         let mode = image.request.cache_mode.name();
         lines.push(format!("  write {how:<9} {seconds:>7}  {} ({mode}{sent})", written.place));
     }
+}
+
+/// The compressed size of an image, and what most of it is.
+fn size(parts: &[Part]) -> String {
+    let all = bytes(parts.iter().map(|part| part.bytes).sum());
+    let largest = parts
+        .iter()
+        .take(LARGEST)
+        .map(|part| format!("{} {}", bytes(part.bytes), cut(&part.made_by, LONGEST_PART)));
+    let largest = largest.collect::<Vec<_>>().join("; ");
+    format!("  size  {all} compressed in {} layers: {largest}", parts.len())
 }
 
 /// The one line to act on.
