@@ -90,6 +90,12 @@ fn what_was_pushed_is_started_by_its_digest() {
     let called = fs::read_to_string(fake.file("called")).unwrap();
     assert!(called.lines().last().unwrap().starts_with("rm --force"), "{called}");
 
+    let bad = fs::read_to_string(&binary).unwrap().replace("sha256:", "-f");
+    let file = fake.file("bad.json");
+    fs::write(&file, bad).unwrap();
+    let said = fake.call(&["image", "smoke", file.to_str().unwrap()]).refused();
+    assert!(said.contains("bad.json") && said.contains("digest"), "{said}");
+
     fs::write(fake.file("dead"), "").unwrap();
     fs::write(fake.file("running"), "false").unwrap();
     let ended = smoke();

@@ -133,6 +133,7 @@ fn a_summary_says_how_large_how_fast_and_where_from() {
         format!("| `debian` `amd64` | `{digest}` | 410 MB (+12 MB) | 95 | 14 of 17 |"),
         format!("[`0123456`](https://example.com/me/fork/commit/{SHA})"),
         "[this run](https://example.com/me/fork/actions/runs/7)".to_owned(),
+        format!("| `debian` – | `{digest}` | – | – | – |"),
         "**Missing:** `debian` has no image for `linux/arm64`.".to_owned(),
     ] {
         assert!(text.contains(&part), "{part:?} is not in {text}");

@@ -145,13 +145,15 @@ fn variants(images: &[&BuildInfo]) -> Vec<String> {
 
 /// A table of what is known of each image and manifest.
 fn facts(images: &[&BuildInfo], manifests: &[&BuildInfo]) -> Vec<String> {
-    let number = |number: Option<u64>| number.map_or("–".to_owned(), |number| number.to_string());
+    let dash = || "–".to_owned();
     let rows = images.iter().chain(manifests).map(|info| {
         let name = [name(info), &info.arches.join(", ")].map(code).join(" ");
         let digest = code(info.digest.as_deref().unwrap_or_default());
-        let size = info.bytes.map_or("–".to_owned(), bytes);
-        let [seconds, steps, cached] = [info.seconds, info.steps, info.cached_steps].map(number);
-        format!("| {name} | {digest} | {size}{} | {seconds} | {cached} of {steps} |", change(info))
+        let size = info.bytes.map_or_else(dash, bytes);
+        let seconds = info.seconds.map_or_else(dash, |seconds| seconds.to_string());
+        let cached = info.cached_steps.zip(info.steps);
+        let cached = cached.map_or_else(dash, |(cached, all)| format!("{cached} of {all}"));
+        format!("| {name} | {digest} | {size}{} | {seconds} | {cached} |", change(info))
     });
     let head = "| Image | Digest | Compressed, and against main | Seconds | Steps from cache |";
     table(head, rows)
