@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::report::{EXPORTED, PUSHED, build, fake, steps, vertex};
+use crate::support::fake::{FakeDocker, INSPECTED};
 use crate::support::{Folder, Xtask};
 
 /// The events of two steps that take 4 s, of which 3 s at once.
@@ -131,4 +132,37 @@ fn names_of_files_command_no_terminal() {
         let is_safe = !ended.stderr.trim_end().contains(|c: char| c.is_control());
         assert!(is_safe && !ended.stderr.contains("::add-mask::"), "{args:?}: {}", ended.stderr);
     }
+}
+
+#[test]
+fn what_belongs_to_a_present_image_is_written_or_missed_aloud() {
+    let folder = Folder::new("state-present");
+    let path = format!("{}/info/", folder.0.display());
+    // This registry has every image and no cache.
+    let script = "case \"$*\" in *raw*buildcache*) echo 'ERROR: x: not found' >&2; exit 1;;
+        *raw*) echo '{}'; exit;; *inspect*) cat inspected; exit;; *bake*) touch built;; esac";
+    let fake = FakeDocker::new("state-present", script);
+    fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    let build = |args: &[&str]| {
+        let always = ["--skip-existing", "--base-image=a", "--base-image=b", "--build-info", &path];
+        let ended = fake.build(&[&always[..], args].concat());
+        assert!(!fake.file("built").exists());
+        ended
+    };
+    let ended = build(&[]);
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    for name in ["debian-a", "debian-b"] {
+        let info = fs::read_to_string(format!("{path}{name}-amd64.json")).unwrap();
+        assert!(info.contains("\"digest\": \"sha256:ca3d163bab055381"), "{info}");
+        let lost = format!("the image of \"{name}\" is complete, but its cache was not written");
+        assert!(ended.stderr.contains(&lost), "{}", ended.stderr);
+    }
+    // What is known already stays.
+    let file = format!("{path}debian-a-amd64.json");
+    let info = fs::read_to_string(&file).unwrap().replace("\"seconds\": null", "\"seconds\": 7");
+    fs::write(&file, &info).unwrap();
+    let ended = build(&["--strict-cache"]);
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("2 of 2 caches were not written"), "{}", ended.stderr);
+    assert_eq!(fs::read_to_string(&file).unwrap(), info);
 }

@@ -114,10 +114,17 @@ impl Job {
         if request.skip_existing {
             let (count, all) = (built.find_present(docker), built.rows.len());
             message::say(&format!("{count} of {all} images are in the registry, and skipped."));
+            built.find_lost_caches(docker);
+            for Row { target, image, .. } in built.rows.iter().filter(|row| row.image.is_there()) {
+                let (platforms, digest) = (&builder.platforms, image.digest());
+                let pushed = Pushed { docker, platforms, digest, baked: None };
+                build_info::write(request, &self.server.source, target, &pushed)?;
+            }
         }
         let reading = Reading::open_all(&self.plan)?;
         let on_done = |target: &Target, baked: &ImagesBaked| {
-            let pushed = Pushed { docker, platforms: &builder.platforms, baked };
+            let (platforms, digest) = (&builder.platforms, baked.bake.digest(&target.name));
+            let pushed = Pushed { docker, platforms, digest, baked: Some(baked) };
             build_info::write(request, &self.server.source, target, &pushed)
         };
         let (plan, on_done) = (&self.plan, &on_done);

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use super::builder::{self, Builder};
 use super::buildkit;
 use super::buildx::{Buildx, Docker, End};
-use super::export::{Exporter, Exports};
+use super::export::{Exporter, Exports, Outcome, Written};
 use super::images::{Images, ImagesBaked, Unread};
 use super::registry;
 use crate::error::Interrupted;
@@ -95,6 +95,25 @@ impl<'a> Built<'a> {
             }
         }
         self.count(|image| *image != Image::Waiting)
+    }
+
+    /// Notes the caches that images in the registry should have and don't: the run that pushed them
+    /// was stopped before it wrote them.
+    pub fn find_lost_caches(&mut self, docker: &Docker) {
+        let present = self.rows.iter().filter(|row| row.image.is_there());
+        let places = present.flat_map(|row| row.target.cache_written.iter().map(move |p| (row, p)));
+        let places = places.map(|(row, place)| (&row.target.name, place.name().to_owned()));
+        let places = places.collect::<Vec<_>>();
+        let names = places.iter().map(|(_, name)| name.clone()).collect();
+        let found = registry::digests(docker, &names);
+        let lost = places.into_iter().filter(|(_, place)| !found.contains_key(place));
+        self.exports.written.extend(lost.map(|(target, place)| Written {
+            target: target.clone(),
+            place,
+            outcome: Outcome::Failed,
+            error: Some("the run that pushed the image did not write it".to_owned()),
+            ..Written::default()
+        }));
     }
 
     /// The bake that the image of `row` was built by, or failed in.

@@ -216,7 +216,9 @@ fn is_folder(path: &str) -> bool {
 pub struct Pushed<'a> {
     pub docker: &'a Docker,
     pub platforms: &'a [String],
-    pub baked: &'a ImagesBaked,
+    pub digest: Option<&'a str>,
+    /// `None` where it was there before the run.
+    pub baked: Option<&'a ImagesBaked>,
 }
 
 /// Writes what `--build-info` asks for, a file for each platform of the pushed `target`. Fails if
@@ -227,20 +229,26 @@ pub fn write(request: &Request, source: &Source, target: &Target, pushed: &Pushe
         return Ok(());
     };
     let names = |places: &[Place]| places.iter().map(|place| place.name().to_owned()).collect();
-    let steps = pushed.baked.steps(&target.name);
-    let seconds = pushed.baked.seconds(&target.name).map(f64::round);
+    let steps = pushed.baked.and_then(|baked| baked.steps(&target.name));
+    let seconds = pushed.baked.and_then(|baked| baked.seconds(&target.name)).map(f64::round);
     let seconds = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let is_cached = |step: &&Step| step.cached == Some(true);
     for platform in pushed.platforms {
         let arch = request.arch.clone().unwrap_or_else(|| arch(platform));
         let flavor = request.flavor.suffix();
-        let digest = digest_for(request, target, platform, pushed)?;
+        let digest = digest_for(request, platform, pushed)?;
+        let file = format!("{}{flavor}-{arch}.json", target.name);
+        let file = if is_folder(path) { Path::new(path).join(file) } else { path.into() };
+        // The run that pushed it knows more of it.
+        let is_told = |old: BuildInfo| old.digest == digest && old.tags == target.tags;
+        if pushed.baked.is_none() && BuildInfo::read(&file).is_ok_and(is_told) {
+            continue;
+        }
         let reference = digest.as_ref().map(|digest| format!("{}@{digest}", request.image));
         let main = target.main_tag.as_ref();
         let references = reference.iter().chain(main).cloned().collect();
         let contents = registry::contents(pushed.docker, &references);
         let bytes = |name: Option<&String>| contents.get(name?).map(Content::bytes);
-        let file = format!("{}{flavor}-{arch}.json", target.name);
         let info = BuildInfo {
             kind: Kind::Image,
             variant: target.variant.clone(),
@@ -266,20 +274,14 @@ pub fn write(request: &Request, source: &Source, target: &Target, pushed: &Pushe
             cache_read: names(&target.cache_read),
             cache_written: names(&target.cache_written),
         };
-        let file = if is_folder(path) { Path::new(path).join(file) } else { path.into() };
         info.save(&file)?;
     }
     Ok(())
 }
 
 /// The digest of the image for one platform, which a list holds for each of several.
-fn digest_for(
-    request: &Request,
-    target: &Target,
-    platform: &str,
-    pushed: &Pushed,
-) -> Result<Option<String>> {
-    let Some(digest) = pushed.baked.bake.digest(&target.name) else { return Ok(None) };
+fn digest_for(request: &Request, platform: &str, pushed: &Pushed) -> Result<Option<String>> {
+    let Some(digest) = pushed.digest else { return Ok(None) };
     if let [_] = pushed.platforms {
         return Ok(Some(digest.to_owned()));
     }
