@@ -21,7 +21,8 @@ pub struct BaseImage {
 }
 
 /// The base images in the list `path`, which is a file or, as `-`, standard input.
-/// Errors: a usage error for a list that can't be read, or has anything but base images, or none.
+/// Errors: a usage error for a list that can't be read, or has anything but base images, or none,
+/// or one name for two of them.
 pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
     let (list, content) = match path {
         "-" => ("standard input".to_owned(), output::read(io::stdin())),
@@ -40,10 +41,22 @@ pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
         refuse(format!(", line {line}, is not UTF-8"))
     })?;
     let mut base_images = Vec::new();
+    let mut owners = HashMap::new();
     // Editors on Windows begin a file with a byte order mark, which is no part of a reference.
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let entry = without_comment(line).trim();
         if let Some(base_image) = base_image(entry) {
+            for tag in &base_image.custom_tags {
+                let owner = owners.entry(tag.clone());
+                let (first, other) = owner.or_insert((index + 1, base_image.reference.clone()));
+                if *other != base_image.reference {
+                    return Err(usage(format!(
+                        "--base-images: {list}, line {}: {tag:?} is the name of the image on \
+                         {other} already, by line {first}: give each image names of its own.",
+                        index + 1
+                    )));
+                }
+            }
             base_images.push(base_image);
         } else if !entry.is_empty() {
             return Err(refuse(format!(", line {}: {entry:?} is not a base image", index + 1)));
