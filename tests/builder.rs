@@ -87,7 +87,13 @@ fn a_build_hands_over_what_print_shows_and_lists_the_tags() {
     let call = fake.call(&["image", "--variant=debian,java", "--push", "--", "--no-cache"]);
     let ended = call.on("refs/heads/main").end();
     assert_eq!(ended.status, 0, "{}", ended.stderr);
-    assert_eq!(fake.baked().unwrap(), print);
+    let mut baked = fake.baked().unwrap();
+    for target in baked["target"].as_object_mut().unwrap().values_mut() {
+        // It needs the digests of base images, which only a registry knows.
+        let labels = target["labels"].as_object_mut().unwrap();
+        assert!(labels.remove("dev.openhands.inputs").is_some());
+    }
+    assert_eq!(baked, print);
     let called = fs::read_to_string(fake.file("called")).unwrap();
     assert!(called.starts_with("buildx bake --file - ") && called.ends_with(" --no-cache\n"));
     let tags = ["debian", "java"].iter().flat_map(|name| strings(&print["target"][name]["tags"]));

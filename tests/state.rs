@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::report::{EXPORTED, PUSHED, build, fake, steps, vertex};
 use crate::support::fake::{FakeDocker, INSPECTED};
@@ -135,22 +135,51 @@ fn names_of_files_command_no_terminal() {
 }
 
 #[test]
-fn what_belongs_to_a_present_image_is_written_or_missed_aloud() {
+fn an_image_is_present_if_its_inputs_are_the_same_and_what_belongs_to_it_is_not_lost() {
     let folder = Folder::new("state-present");
     let path = format!("{}/info/", folder.0.display());
-    // This registry has every image and no cache.
-    let script = "case \"$*\" in *raw*buildcache*) echo 'ERROR: x: not found' >&2; exit 1;;
-        *raw*) echo '{}'; exit;; *inspect*) cat inspected; exit;; *bake*) touch built;; esac";
+    // This registry has no cache, and every image once there is the file `present`.
+    let script = "case \"$*\" in *rawjson*) touch built; cat >> baked;;
+        *raw*:*buildcache*) echo 'ERROR: x: not found' >&2; exit 1;;
+        *raw*:unknown-*) [ -f present ] && echo '{}' && exit; echo 'ERROR: not found' >&2; exit 1;;
+        *raw*) cat base;; *format*-a) cat debian-a;; *format*) cat debian-b;;
+        *inspect*) cat inspected;; esac";
     let fake = FakeDocker::new("state-present", script);
     fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    fs::write(fake.file("base"), "1").unwrap();
     let build = |args: &[&str]| {
-        let always = ["--skip-existing", "--base-image=a", "--base-image=b", "--build-info", &path];
-        let ended = fake.build(&[&always[..], args].concat());
-        assert!(!fake.file("built").exists());
-        ended
+        let always = ["--skip-existing", "--base-image=a", "--base-image=b", "--check=off"];
+        let _ = fs::remove_file(fake.file("built"));
+        fake.build(&[&always[..], &["--build-info", &path], args].concat())
     };
+    let is_built = || fake.file("built").exists();
+    let said = build(&[]).stderr;
+    assert!(is_built(), "{said}");
+    let baked = fs::read_to_string(fake.file("baked")).unwrap();
+    for bake in serde_json::Deserializer::from_str(&baked).into_iter::<Value>() {
+        for (name, target) in bake.unwrap()["target"].as_object().unwrap() {
+            let image = json!({ "config": { "Labels": target["labels"] } });
+            fs::write(fake.file(name), image.to_string()).unwrap();
+        }
+    }
+    fs::write(fake.file("present"), "").unwrap();
+    // A base image, a file or an argument that is another makes another image.
+    fs::write(fake.file("base"), "2").unwrap();
+    let said = build(&[]).stderr;
+    assert!(is_built() && said.contains("unknown-a was made of other inputs"), "{said}");
+    fs::write(fake.file("base"), "1").unwrap();
+    build(&["--install-capabilities="]);
+    assert!(is_built());
+    let pins = fake.file("agent-server-image/requirements.txt");
+    let pinned = fs::read(&pins).unwrap();
+    fs::write(&pins, "other==1").unwrap();
+    build(&[]);
+    assert!(is_built());
+    fs::write(&pins, pinned).unwrap();
+    let _ = fs::remove_dir_all(&path);
+
     let ended = build(&[]);
-    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert_eq!((ended.status, is_built()), (0, false), "{}", ended.stderr);
     for name in ["debian-a", "debian-b"] {
         let info = fs::read_to_string(format!("{path}{name}-amd64.json")).unwrap();
         assert!(info.contains("\"digest\": \"sha256:ca3d163bab055381"), "{info}");

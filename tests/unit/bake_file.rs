@@ -42,6 +42,7 @@ fn plan(args: &[&str]) -> Plan {
         is_dirty: false,
         server: Server::Release,
         folder: Some(PathBuf::from("/tmp/${p}")),
+        files: None,
         packages: Vec::new(),
     };
     Plan::new(&request, &definition, &source).unwrap()

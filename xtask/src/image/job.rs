@@ -67,6 +67,10 @@ impl Job {
             Ok(prepared) => prepared,
             Err(error) => return Finished { tags: Vec::new(), ended: Err(error) },
         };
+        if request.delivery == Delivery::Push {
+            let bases = self.plan.targets.iter().flat_map(Target::bases).collect();
+            self.plan.add_inputs(&registry::digests(&docker, &bases), &builder.platforms);
+        }
         let mut built = Built::new(&self.plan);
         let ended = self.run(&buildx, &builder, &unread, &mut built);
         let tags = done(&built).flat_map(|row| row.target.tags.clone()).collect();

@@ -13,6 +13,7 @@ use super::export::{Exporter, Exports, Outcome, Written};
 use super::images::{Images, ImagesBaked, Unread};
 use super::registry;
 use crate::error::Interrupted;
+use crate::image::plan::inputs::LABEL;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Check, Delivery};
 use crate::message;
@@ -87,7 +88,16 @@ impl<'a> Built<'a> {
     pub fn find_present(&mut self, docker: &Docker) -> usize {
         let tags = self.rows.iter().flat_map(|row| &row.target.tags).cloned().collect();
         let found = registry::digests(docker, &tags);
+        let firsts = self.rows.iter().filter_map(|row| row.target.tags.first());
+        let firsts = firsts.filter(|tag| found.contains_key(*tag)).cloned().collect();
+        let labels = registry::labels(docker, &firsts, LABEL);
         for row in &mut self.rows {
+            let first = row.target.tags.first().filter(|tag| found.contains_key(*tag));
+            let label = first.and_then(|tag| labels.get(tag));
+            if let (Some(first), true) = (first, label != Some(&row.target.inputs)) {
+                message::say(&format!("{first} was made of other inputs, and is built again."));
+                continue;
+            }
             let digests = row.target.tags.iter().map(|tag| found.get(tag));
             let digests = digests.collect::<Option<BTreeSet<_>>>().unwrap_or_default();
             if let (1, Some(digest)) = (digests.len(), digests.first()) {

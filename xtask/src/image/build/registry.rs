@@ -134,11 +134,28 @@ pub fn digests(docker: &Docker, references: &BTreeSet<String>) -> BTreeMap<Strin
     })
 }
 
+/// The label `name` of those of `references` that have it, by reference.
+pub fn labels(
+    docker: &Docker,
+    references: &BTreeSet<String>,
+    name: &str,
+) -> BTreeMap<String, String> {
+    each(docker, references, |docker, reference| {
+        let args = ["imagetools", "inspect", "--format", "{{json .Image}}", reference];
+        let output = process::output(&mut docker.buildx(&args), SHORT_PATIENCE).ok()??;
+        let image: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let label = |image: &Value| Some(image["config"]["Labels"][name].as_str()?.to_owned());
+        // Of a list, the images by platform.
+        let images = image.as_object().into_iter().flat_map(|images| images.values());
+        label(&image).or_else(|| images.filter(|image| image.is_object()).find_map(label))
+    })
+}
+
 /// Asks for all `references`, some at once; returns by reference what there is.
 fn each<T: Send>(
     docker: &Docker,
     references: &BTreeSet<String>,
-    ask: fn(&Docker, &str) -> Option<T>,
+    ask: impl Fn(&Docker, &str) -> Option<T> + Copy + Send,
 ) -> BTreeMap<String, T> {
     let references = references.iter().collect::<Vec<_>>();
     let share = references.len().div_ceil(AT_ONCE).max(1);

@@ -11,6 +11,7 @@ use xshell::{Shell, cmd};
 
 use super::checkout::{self, Copy};
 use crate::error::usage;
+use crate::image::request::content;
 use crate::image::request::definition;
 use crate::image::request::prebuilt::Prebuilt;
 use crate::image::request::source::{Server, Source, UNKNOWN};
@@ -83,6 +84,7 @@ impl Found {
             created: checkout::commit_time(sh, &git).filter(|_| is_head),
             is_dirty: checkout.is_some() && checkout::is_dirty(sh, &git)?,
             server,
+            files: files(request, copy.as_ref(), folder.as_deref())?,
             folder,
             packages,
         };
@@ -116,6 +118,18 @@ impl Found {
             ));
         }
     }
+}
+
+/// A digest of the server's files, for images that are pushed.
+fn files(request: &Request, copy: Option<&Copy>, folder: Option<&Path>) -> Result<Option<String>> {
+    Ok(match (request.delivery, copy) {
+        (Delivery::Load, _) => None,
+        (Delivery::Push, Some(copy)) => Some(content::digest(&copy.folder, &[])?),
+        // The folder of archives is named by their content.
+        (Delivery::Push, None) => {
+            folder.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned())
+        }
+    })
 }
 
 /// The packages of the archive of the SDK's workspace in `prebuilt`, if there is one. Nothing of it

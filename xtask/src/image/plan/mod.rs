@@ -3,6 +3,7 @@
 
 pub mod bake_file;
 pub mod cache;
+pub mod inputs;
 pub mod tag;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +61,8 @@ pub struct Target {
     /// Where its cache is read from and written to.
     pub cache_read: Vec<Place>,
     pub cache_written: Vec<Place>,
+    /// A digest of what goes into it.
+    pub inputs: String,
     /// The build arguments that the request decides, as text.
     args: Vec<(&'static str, String)>,
     labels: Vec<(&'static str, String)>,
@@ -99,7 +102,9 @@ impl Plan {
                 1 => folder.clone(),
                 _ => format!("{folder}/{}", choice.name),
             });
-            targets.push(Target::new(request, source, choice, writes_shared, folder));
+            let mut target = Target::new(request, source, choice, writes_shared, folder);
+            target.inputs = target.digest(request, definition, source);
+            targets.push(target);
         }
         let mut plan = Plan {
             targets,
@@ -214,6 +219,7 @@ impl Target {
             release_tags: Naming { arch: None, target: "binary", ..naming }.release_tags(),
             cache_read,
             cache_written,
+            inputs: String::new(),
             args: args(request, source, choice.base_image),
             labels: labels(request, source, choice.base_image),
             variant_bake: choice.variant.bake.clone(),

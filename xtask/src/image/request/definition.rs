@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 use xshell::Shell;
 
+use super::content;
 use super::workspace::{PACKAGES, Package};
 use crate::error::usage;
 
@@ -30,6 +31,8 @@ pub struct Definition {
     pub stages: Vec<String>,
     /// Those of them that the Dockerfile has a check for.
     pub checkable: Vec<String>,
+    /// A digest of the folder's files, but for the bake file.
+    pub files: String,
 }
 
 /// One bake target, its `inherits` resolved.
@@ -47,7 +50,9 @@ impl Definition {
         let read = |path| sh.read_file(path).with_context(|| format!("{path} can't be read"));
         let definition = read(BAKE_FILE).and_then(|bake| {
             let dockerfile = read(DOCKERFILE)?;
-            Self::parse(&bake, &dockerfile).context(BAKE_FILE)
+            let folder = sh.current_dir().join(FOLDER);
+            let files = content::digest(&folder, &["docker-bake.json", "README.md"])?;
+            Ok(Definition { files, ..Self::parse(&bake, &dockerfile).context(BAKE_FILE)? })
         });
         definition.map_err(|error| usage(format!("{error:#}")))
     }
@@ -68,7 +73,7 @@ impl Definition {
         let stages = stages(dockerfile);
         let checks = stages.iter().filter_map(|name| name.strip_prefix(CHECK)?.strip_prefix('-'));
         let checkable = checks.map(str::to_owned).collect();
-        Ok(Definition { variants, default_variants, stages, checkable })
+        Ok(Definition { variants, default_variants, stages, checkable, files: String::new() })
     }
 }
 

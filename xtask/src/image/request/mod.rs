@@ -2,6 +2,7 @@
 
 mod arguments;
 pub mod base_images;
+pub mod content;
 pub mod definition;
 pub mod flags;
 pub mod prebuilt;

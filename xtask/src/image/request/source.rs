@@ -47,6 +47,8 @@ pub struct Source {
     pub server: Server,
     /// The files that the server is built from, besides the pinned release.
     pub folder: Option<PathBuf>,
+    /// A digest of these files, where it is needed.
+    pub files: Option<String>,
     pub packages: Vec<Package>,
 }
 
