@@ -22,6 +22,7 @@ mod plan;
 mod prebuilt;
 mod publish;
 mod readme;
+mod records;
 mod report;
 mod server;
 mod shipped;

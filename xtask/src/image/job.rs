@@ -1,6 +1,6 @@
 //! One run, from the request to its report.
 
-use std::cell::LazyCell;
+use std::cell::{LazyCell, RefCell};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -16,6 +16,7 @@ use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
 use super::report::image::{ImageReport, Report};
 use super::report::last_build::{self, Build, Record};
+use super::report::manifest::Manifest;
 use super::report::progress::Progress;
 use super::report::{self, build_info, failed, failure, github, table};
 use super::request::definition::Definition;
@@ -125,14 +126,18 @@ impl Job {
                 build_info::write(request, &self.server.source, target, &pushed)?;
             }
         }
+        let manifest = request.manifest.as_deref().map(Manifest::open).transpose()?;
+        let manifest = RefCell::new(manifest);
+        let on_end =
+            |built: &Built| manifest.borrow_mut().as_mut().map_or(Ok(()), |file| file.add(built));
         let reading = Reading::open_all(&self.plan)?;
         let on_done = |target: &Target, baked: &ImagesBaked| {
             let (platforms, digest) = (&builder.platforms, baked.bake.digest(&target.name));
             let pushed = Pushed { docker, platforms, digest, baked: Some(baked) };
             build_info::write(request, &self.server.source, target, &pushed)
         };
-        let (plan, on_done) = (&self.plan, &on_done);
-        let run = Run { buildx: *buildx, plan, builder, unread, on_done };
+        let (plan, on_done, on_end) = (&self.plan, &on_done, &on_end);
+        let run = Run { buildx: *buildx, plan, builder, unread, on_done, on_end };
         let ended = run.build(built);
         for reading in reading {
             if let Err(error) = reading.close() {

@@ -62,7 +62,7 @@ pub struct Row<'a> {
     pub target: &'a Target,
     pub image: Image,
     /// How often it was built again.
-    retries: usize,
+    pub retries: usize,
 }
 
 /// What a run has built so far.
@@ -160,6 +160,9 @@ impl<'a> Built<'a> {
 /// Is called with every image that is done, and the bake that built it.
 pub type OnDone<'a> = &'a dyn Fn(&Target, &ImagesBaked) -> Result<()>;
 
+/// Is called when images have ended, with all of the run.
+pub type OnEnd<'a> = &'a dyn Fn(&Built) -> Result<()>;
+
 /// A run that is under way.
 pub struct Run<'a> {
     pub buildx: Buildx<'a>,
@@ -168,6 +171,7 @@ pub struct Run<'a> {
     /// Caches that are not to be read.
     pub unread: &'a Unread,
     pub on_done: OnDone<'a>,
+    pub on_end: OnEnd<'a>,
 }
 
 impl Run<'_> {
@@ -178,10 +182,12 @@ impl Run<'_> {
         let waiting = rows.filter(|(_, row)| row.image == Image::Waiting);
         let waiting = waiting.map(|(number, _)| number).collect::<Vec<_>>();
         let mut pace = None;
+        (self.on_end)(built)?;
         for wave in self.waves(&waiting, built) {
             let mut groups = vec![wave.to_vec()];
             while let Some(group) = groups.pop() {
                 groups.extend(self.group(&group, built)?);
+                (self.on_end)(built)?;
             }
             if waiting.len() > wave.len() {
                 let now = || Pace { since: Instant::now(), left: built.waiting() };
@@ -306,6 +312,7 @@ impl Run<'_> {
             row.image = Image::Done { bake: number, digest };
             (self.on_done)(row.target, images)?;
         }
+        (self.on_end)(built)?;
         let exports = Exporter { buildx, plan, targets, images }.write()?;
         let end = exports.bakes.last().map_or(End::Done, |bake| bake.end);
         built.exports.add(exports);

@@ -8,6 +8,7 @@ pub mod failure;
 pub mod github;
 pub mod image;
 pub mod last_build;
+pub mod manifest;
 pub mod progress;
 pub mod screen;
 pub mod table;

@@ -117,6 +117,8 @@ table! {
     BUILD_INFO "--build-info" "PATH" ""
         "none" BUILD, "JSON on what was pushed, for `merge` and `summary`";
     REPORT "--report" "FILE" "" "none" BUILD, "what the cache cost and saved, as JSON";
+    MANIFEST "--manifest" "FILE" ""
+        "none" BUILD, "adds a JSON line for each image when it ends";
     STRICT_CACHE "--strict-cache" "" "" "off" BUILD, "fails if a cache was not written";
     EXPLAIN "--explain" "" "" "off" BUILD, "says why steps ran";
     PRINT "--print" "" ""

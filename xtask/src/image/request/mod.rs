@@ -72,6 +72,7 @@ pub struct Request {
     pub cache_timeout: Duration,
     pub strict_cache: bool,
     pub report: Option<PathBuf>,
+    pub manifest: Option<PathBuf>,
     pub explain: bool,
     pub progress: Style,
     /// The arguments behind `--`, for bake, without `--progress`.
@@ -149,6 +150,7 @@ impl Request {
             cache_timeout: flags::CACHE_TIMEOUT.read(args, values::time)?.unwrap_or(CACHE_TIMEOUT),
             strict_cache: flags::STRICT_CACHE.is_given(args),
             report: flags::REPORT.text(args)?.map(PathBuf::from),
+            manifest: flags::MANIFEST.text(args)?.map(PathBuf::from),
             explain: flags::EXPLAIN.is_given(args),
             progress,
             bake_args,

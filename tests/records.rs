@@ -1,0 +1,43 @@
+//! What a run leaves of each of its images.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::support::fake::{FakeDocker, INSPECTED};
+use serde_json::Value;
+
+#[test]
+fn the_manifest_has_a_line_for_each_image_as_documented() {
+    let script = "case \"$*\" in *du) exit;; *imagetools*) exit 1;; *inspect*) cat inspected;;
+        *bake*) n=1; while [ -f baked$n ]; do n=$((n + 1)); done; cat > baked$n
+        cp manifest seen$n; [ $n != 2 ] || exit 1;; esac";
+    let fake = FakeDocker::new("manifest", script);
+    fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    let old = "{\"base_image\": \"of an earlier run\"}\n";
+    fs::write(fake.file("manifest"), old).unwrap();
+    let path = fake.file("manifest");
+    let bases = ["--base-image=b0", "--base-image=b1", "--base-image=b2", "--jobs=1"];
+    let args = [&["--manifest", path.to_str().unwrap()], &bases[..]].concat();
+    let call = [&["image", "--variant=debian", "--push", "--check=off"], &args[..]].concat();
+    let ended = fake.call(&call).env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").on("x").end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    let read = |name: &str| fs::read_to_string(fake.file(name)).unwrap();
+    // Each bake found what had ended before it.
+    let seen = ["seen1", "seen2", "seen3"].map(|name| read(name).lines().count());
+    assert_eq!(seen, [1, 2, 3]);
+    let manifest = read("manifest");
+    let lines = manifest.strip_prefix(old).unwrap().lines();
+    let lines = lines.map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
+    let told = lines.iter().map(|line| (line["base_image"].as_str(), line["status"].as_str()));
+    let expected = [("b0", "built"), ("b1", "failed"), ("b2", "built")];
+    assert_eq!(told.collect::<Vec<_>>(), expected.map(|(base, how)| (Some(base), Some(how))));
+    assert!(lines[0]["error"].is_null() && lines[1]["error"].is_string(), "{manifest}");
+
+    let readme = include_str!("../xtask/README.md");
+    let section = readme.split("\nA line of `--manifest`").nth(1).unwrap();
+    let section = section.split("\n\n").next().unwrap();
+    let documented = section.split('`').skip(1).step_by(2).collect::<BTreeSet<_>>();
+    let fields = lines[1].as_object().unwrap().keys().map(String::as_str);
+    let values = ["built", "present", "failed"];
+    assert_eq!(documented, fields.chain(values).collect());
+}
