@@ -167,7 +167,7 @@ const SIGNS: [(&str, Cause); 33] = [
 
 /// The same for what a step's command printed last: what curl, apt, uv, pip and npm say of a
 /// network that does not carry them, or of a server that has too much to do.
-const OUTPUT_SIGNS: [(&str, Cause); 23] = [
+const OUTPUT_SIGNS: [(&str, Cause); 25] = [
     ("exec format error", Cause::WrongPlatform),
     ("No space left on device", Cause::NoSpace),
     ("no space left on device", Cause::NoSpace),
@@ -176,6 +176,8 @@ const OUTPUT_SIGNS: [(&str, Cause); 23] = [
     ("Could not resolve host", Cause::StepNetwork),
     ("dns error", Cause::StepNetwork),
     ("EAI_AGAIN", Cause::StepNetwork),
+    ("Unable to connect to", Cause::StepNetwork),
+    ("was not fetched", Cause::StepNetwork),
     ("Connection timed out", Cause::StepNetwork),
     ("Connection reset", Cause::StepNetwork),
     ("Connection refused", Cause::StepNetwork),
