@@ -653,3 +653,20 @@ fn commit_and_branch_come_from_variables_then_git_then_nowhere() {
     let empty = github().env("SDK_SHA", "").env("SDK_REF", "");
     assert_eq!(source(&args(empty)), ("b".to_owned(), "refs/tags/v1".to_owned()));
 }
+
+#[test]
+fn list_says_what_there_is_and_what_it_is_called() {
+    let args = ["image", "list", "--variant=java", "--target=source-minimal", "--push"];
+    let ended = Xtask::shipped(&args).on("refs/heads/main").env("PATH", "").end();
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    let parts = [
+        "python     nikolaik/python-nodejs:python3.13-nodejs22 (linux/amd64, linux/arm64, the default)",
+        "  source-minimal, chosen here",
+        "  overlay\n",
+        "  java on eclipse-temurin:17-jdk:",
+        "    ghcr.io/openhands/agent-server:0123456-java-source-minimal",
+    ];
+    for part in parts {
+        assert!(ended.stdout.contains(part), "{part:?} is not in {}", ended.stdout);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod build;
 mod job;
+mod list;
 mod matrix;
 mod merge;
 mod plan;
@@ -45,6 +46,12 @@ const TASKS: &[Task] = &[
         help: "build, load and start one image, and print address and key",
         usage: "[OPTIONS] [-- BAKE ARGS]",
         main: run::main,
+    },
+    Task {
+        command: Subcommand::List,
+        help: "print variants, targets and the tags of a request",
+        usage: "[OPTIONS]",
+        main: |sh, args, _| list::main(sh, args),
     },
     Task {
         command: Subcommand::Matrix,

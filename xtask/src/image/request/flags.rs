@@ -12,6 +12,7 @@ pub enum Subcommand {
     /// Without a name: builds.
     Build,
     Run,
+    List,
     Matrix,
     Probe,
     Smoke,
@@ -25,6 +26,7 @@ impl Subcommand {
         match self {
             Subcommand::Build => "",
             Subcommand::Run => "run",
+            Subcommand::List => "list",
             Subcommand::Matrix => "matrix",
             Subcommand::Probe => "probe",
             Subcommand::Smoke => "smoke",
@@ -53,7 +55,7 @@ pub struct Flag {
     pub commands: &'static [Subcommand],
 }
 
-const BUILD: &[Subcommand] = &[Subcommand::Build, Subcommand::Run];
+const BUILD: &[Subcommand] = &[Subcommand::Build, Subcommand::Run, Subcommand::List];
 
 /// Makes a constant of each row, and a list of all.
 macro_rules! table {
