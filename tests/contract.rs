@@ -195,9 +195,9 @@ fn without_a_key_or_a_host_the_server_listens_on_loopback_only() {
     let Some(engine) = Engine::get("where the server listens") else { return };
     for (target, image) in images(&engine) {
         let container = Container::start(&[], image, &[]);
-        let sockets = || container.exec(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
-        container.wait(|| sockets().contains(":1F40 "));
-        let sockets = sockets();
+        let sockets = || container.try_exec(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
+        container.wait(|| sockets().is_some_and(|sockets| sockets.contains(":1F40 ")));
+        let sockets = sockets().unwrap();
         let places = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
         let places = places.filter(|place| place.ends_with(":1F40")).collect::<BTreeSet<_>>();
         assert_eq!(places, BTreeSet::from(["0100007F:1F40"]), "{target}");

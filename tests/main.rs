@@ -24,6 +24,7 @@ mod publish;
 mod readme;
 mod records;
 mod report;
+mod robust;
 mod server;
 mod shipped;
 mod state;

@@ -43,6 +43,13 @@ impl Container {
         docker(&[&["exec", &self.0], command].concat())
     }
 
+    /// The same, if it can be run yet.
+    pub fn try_exec(&self, command: &[&str]) -> Option<String> {
+        let args = [&["exec", &self.0], command].concat();
+        let output = Command::new("docker").args(args).output().unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// All that it wrote.
     pub fn logs(&self) -> String {
         let Output { stdout, stderr, .. } =

@@ -8,6 +8,7 @@ mod image;
 mod message;
 mod output;
 mod process;
+mod scratch;
 mod similar;
 
 use std::env;

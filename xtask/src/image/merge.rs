@@ -67,7 +67,7 @@ pub fn probe(sh: &Shell, mut args: Arguments) -> Result<()> {
     let image = request::image(&mut args)?;
     let docker = Docker::new(sh, request::flags::BUILDER.text(&mut args)?.as_deref());
     request::flags::finish(args, request::flags::Subcommand::Probe)?;
-    registry::probe(sh, &docker, &image).with_context(|| format!("{image} can't be pushed to"))?;
+    registry::probe(&docker, &image).with_context(|| format!("{image} can't be pushed to"))?;
     message::say(&format!("{image} can be pushed to."));
     Ok(())
 }

@@ -235,7 +235,7 @@ impl Run<'_> {
                 Ok(Vec::new())
             }
             End::Stopped(signal) => Err(Interrupted(signal).into()),
-            End::TimedOut => self.divided(group, built),
+            End::TimedOut => self.after_timeout(group, built),
             End::Failed(_) => self.after_failure(group, built),
         }
     }
@@ -284,6 +284,29 @@ impl Run<'_> {
             return self.divided(group, built);
         }
         registry::sleep(Duration::from_secs(pause))?;
+        Ok(if rest.is_empty() { Vec::new() } else { vec![rest] })
+    }
+
+    /// Notes which images of `group` were not done in time, and returns the others, which are built
+    /// again: what they have done is in the builder.
+    fn after_timeout(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
+        let bake = built.bakes.len() - 1;
+        builder::check_alive(&self.buildx, End::TimedOut, "images were built")?;
+        let limit = self.buildx.request.timeout.as_secs();
+        let mut rest = Vec::new();
+        for &number in group {
+            let row = &mut built.rows[number];
+            match built.bakes[bake].bake.trace.pending(&row.target.name) {
+                Some(name) => {
+                    let error = format!("{name}: not done within {limit} s (--timeout)");
+                    row.image = Image::Failed { bake, error };
+                }
+                None => rest.push(number),
+            }
+        }
+        if rest.len() == group.len() {
+            return self.divided(group, built);
+        }
         Ok(if rest.is_empty() { Vec::new() } else { vec![rest] })
     }
 

@@ -17,6 +17,7 @@ use crate::image::plan::bake_file::BakeFile;
 use crate::image::request::definition::FOLDER;
 use crate::image::request::{Request, Style};
 use crate::process;
+use crate::scratch::Scratch;
 
 /// How long a bake may wait for caches to be read, when all else is done.
 const READ_PATIENCE: Duration = Duration::from_secs(60);
@@ -133,11 +134,11 @@ impl Buildx<'_> {
     /// is stopped. A build that fails is no error here: see [`Baked::check`].
     pub fn bake(&self, file: &BakeFile, deadline: Option<Instant>) -> Result<Baked> {
         let started = Instant::now();
-        let scratch = self.sh.create_temp_dir()?;
-        let metadata = scratch.path().join("metadata.json");
+        let scratch = Scratch::new()?;
+        let metadata = scratch.0.join("metadata.json");
         let mut docker = self.command(&metadata);
         // Older versions never remove the Dockerfile that `dockerfile-inline` becomes.
-        docker.env("TMPDIR", scratch.path());
+        docker.env("TMPDIR", &scratch.0);
         let mut child = docker.spawn().context("docker can't be started")?;
         if let Some(mut stdin) = child.stdin.take() {
             // A bake that ends before it has read everything says why by itself.

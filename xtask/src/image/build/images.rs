@@ -9,8 +9,9 @@ use anyhow::Result;
 use super::builder::Builder;
 use super::buildkit::Cause;
 use super::buildx::{Baked, Buildx, Docker, End};
+use super::phase::Phase;
 use super::registry::{self, SHORT_PATIENCE};
-use super::trace::{Failure, Phase, Span, Step, Trace, covered};
+use super::trace::{Failure, Span, Step, Trace, covered};
 use crate::image::plan::bake_file::{BakeFile, ImageBake};
 use crate::image::plan::cache::Place;
 use crate::image::plan::{Plan, Target};
@@ -136,12 +137,15 @@ impl Images<'_> {
     fn bake(&self, unread: &Unread, file: impl Fn(&Unread) -> BakeFile) -> Result<ImagesBaked> {
         let buildx = &self.buildx;
         let mut unread = unread.clone();
-        let mut bake = buildx.bake(&file(&unread), None)?;
+        let platforms = u32::try_from(buildx.request.platforms.len().max(1)).unwrap_or(u32::MAX);
+        let limit = buildx.request.timeout.saturating_mul(platforms);
+        let deadline = || Instant::now().checked_add(limit);
+        let mut bake = buildx.bake(&file(&unread), deadline())?;
         let is_taken = |failure: Failure| Cause::of(failure.error) == Cause::TagTaken;
         // Two runs that load one tag at once disturb each other in the engine.
         if matches!(bake.end, End::Failed(_)) && bake.trace.failures().any(is_taken) {
             message::warn("another run loaded the same tag at the same time; retrying");
-            bake = buildx.bake(&file(&unread), None)?;
+            bake = buildx.bake(&file(&unread), deadline())?;
         }
         let mut first_read = None;
         loop {
@@ -152,8 +156,8 @@ impl Images<'_> {
                 unread.extend(broken);
                 // What hangs may keep hanging in the builder. All steps have run by now, so the
                 // retry gets no more time than an export.
-                let deadline = is_late.then(|| Instant::now() + buildx.request.cache_timeout);
-                let retried = buildx.bake(&file(&unread), deadline)?;
+                let soon = is_late.then(|| Instant::now() + buildx.request.cache_timeout);
+                let retried = buildx.bake(&file(&unread), soon.or_else(deadline))?;
                 first_read.get_or_insert(std::mem::replace(&mut bake, retried).trace);
                 if !is_late {
                     continue;

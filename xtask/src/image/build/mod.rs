@@ -9,6 +9,7 @@ pub mod checkout;
 pub mod events;
 pub mod export;
 pub mod images;
+pub mod phase;
 pub mod registry;
 pub mod server;
 pub mod trace;

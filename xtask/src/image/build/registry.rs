@@ -2,19 +2,20 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
-use xshell::Shell;
 
 use super::buildkit::{self, Cause};
 use super::buildx::Docker;
 use crate::digest::{random, sha256};
 use crate::message;
 use crate::process;
+use crate::scratch::Scratch;
 
 /// Seconds before a request that failed for a passing reason is made again.
 const PAUSES: [u64; 4] = [1, 2, 4, 8];
@@ -64,10 +65,10 @@ pub fn create(docker: &Docker, tags: &[String], sources: &[String]) -> Result<()
 
 /// Pushes an image of a few bytes to `repository`, under the tag `probe`; fails as [`create`] does.
 /// It is another image each time, for what a registry has already is not pushed.
-pub fn probe(sh: &Shell, docker: &Docker, repository: &str) -> Result<()> {
-    let context = sh.create_temp_dir()?;
-    sh.write_file(context.path().join("Dockerfile"), "FROM scratch\nWORKDIR /probe\n")?;
-    let context = context.path().to_string_lossy();
+pub fn probe(docker: &Docker, repository: &str) -> Result<()> {
+    let context = Scratch::new()?;
+    fs::write(context.0.join("Dockerfile"), "FROM scratch\nWORKDIR /probe\n")?;
+    let context = context.0.to_string_lossy();
     let label = format!("dev.openhands.probe={}", random(16)?);
     let tag = format!("{repository}:probe");
     let how = ["--provenance=false", "--label", &label, "--tag", &tag, "--push"];

@@ -5,44 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::buildkit::{self, Cause, TargetVertex, Vertex};
 use super::events::{Event, Log, Status, VertexEvent};
+use super::phase::Phase;
 
 /// How much of a step's output is kept, in bytes.
 const OUTPUT_KEPT: usize = 8192;
-
-/// What a run spends its time on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Reading the Dockerfile and the context, and asking registries for base images.
-    Context,
-    CacheImport,
-    Steps,
-    ImageExport,
-    Push,
-    CacheExport,
-}
-
-impl Phase {
-    /// With the names in a report, in the order in which they happen.
-    pub const ALL: [(Phase, &str); 6] = [
-        (Phase::Context, "context"),
-        (Phase::CacheImport, "cache_import"),
-        (Phase::Steps, "steps"),
-        (Phase::ImageExport, "image_export"),
-        (Phase::Push, "push"),
-        (Phase::CacheExport, "cache_export"),
-    ];
-
-    fn of(vertex: Vertex) -> Self {
-        match vertex {
-            Vertex::CacheImport(_) => Phase::CacheImport,
-            Vertex::CacheExport => Phase::CacheExport,
-            Vertex::ImageExport => Phase::ImageExport,
-            Vertex::Push => Phase::Push,
-            Vertex::Step => Phase::Steps,
-            Vertex::Base { .. } | Vertex::Internal => Phase::Context,
-        }
-    }
-}
 
 /// A time from one moment to another, each in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -335,6 +301,13 @@ impl Trace {
             _ => None,
         });
         names.collect::<Option<BTreeSet<_>>>().unwrap_or_default()
+    }
+
+    /// The name of what `target` was still doing.
+    pub fn pending(&self, target: &str) -> Option<&str> {
+        let is_pending =
+            |node: &&Node| node.own_outcomes().any(|outcome| outcome.completed.is_none());
+        self.of(target).find(is_pending).map(|node| node.name.as_str())
     }
 
     /// Did any step come from a cache?

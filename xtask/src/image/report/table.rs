@@ -5,8 +5,9 @@ use super::image::{Count, ImageReport, Report};
 use super::text::{bytes, cut, or_unknown, shortened};
 use crate::image::build::batch::Image;
 use crate::image::build::export::Outcome;
+use crate::image::build::phase::Phase;
 use crate::image::build::registry::Part;
-use crate::image::build::trace::{Phase, covered};
+use crate::image::build::trace::covered;
 use crate::message::one_line;
 
 /// With more images than this, only what went wrong is shown.

@@ -115,6 +115,8 @@ table! {
     BUILDER "--builder" "NAME" "BUILDX_BUILDER" "buildx's own choice"
         &[Subcommand::Build, Subcommand::Run, Subcommand::Probe, Subcommand::Merge], "the builder";
     JOBS "--jobs" "NUMBER" "" "`8`" BUILD, "how many images one bake builds";
+    TIMEOUT "--timeout" "TIME" "OPENHANDS_DOCKER_COMMAND_TIMEOUT_SECONDS" "`2000s`" BUILD,
+        "how long an image may take, for each platform; in a batch the others go on";
     SKIP_EXISTING "--skip-existing" "" "" "off" BUILD, "leaves out images that are pushed already";
     BUILD_INFO "--build-info" "PATH" ""
         "none" BUILD, "JSON on what was pushed, for `merge` and `summary`";

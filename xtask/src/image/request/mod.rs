@@ -67,6 +67,8 @@ pub struct Request {
     pub build_info: Option<String>,
     /// How many targets are built in one bake, at least 1.
     pub jobs: usize,
+    /// How long a bake may take, for each platform.
+    pub timeout: Duration,
     /// Whether images that the registry has are left out.
     pub skip_existing: bool,
     pub cache_timeout: Duration,
@@ -94,6 +96,8 @@ const PROXIES: &str = "HTTP_PROXY HTTPS_PROXY FTP_PROXY NO_PROXY ALL_PROXY \
 const JOBS: usize = 8;
 
 const CACHE_TIMEOUT: Duration = Duration::from_secs(600);
+/// What scripts of batches allow an image.
+const TIMEOUT: Duration = Duration::from_secs(2000);
 
 impl Request {
     /// Takes the flags of a build out of `args`, and its variables from the environment.
@@ -146,6 +150,7 @@ impl Request {
             builder: flags::BUILDER.text(args)?,
             build_info: flags::BUILD_INFO.text(args)?,
             jobs: flags::JOBS.read(args, values::jobs)?.unwrap_or(JOBS),
+            timeout: flags::TIMEOUT.read(args, values::time)?.unwrap_or(TIMEOUT),
             skip_existing,
             cache_timeout: flags::CACHE_TIMEOUT.read(args, values::time)?.unwrap_or(CACHE_TIMEOUT),
             strict_cache: flags::STRICT_CACHE.is_given(args),
