@@ -2,7 +2,7 @@
 //! a line whenever something begins or ends, in the words of buildx's own plain progress.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::screen::Screen;
 use super::text::{self, Lines};
@@ -15,6 +15,9 @@ use crate::output;
 
 /// Work that is no step, and parts of work, are shown where they took so many seconds.
 const LONG: f64 = 1.0;
+
+/// How long a log may stay silent.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// How many lines of its output are kept of work that may fail.
 const LAST_LINES: usize = 30;
@@ -53,6 +56,8 @@ impl Work {
 pub struct Progress {
     /// `None` where lines are written, and nothing is drawn again.
     screen: Option<Screen>,
+    /// When the last line was written; `None` where something else shows that the build runs.
+    spoke: Option<Instant>,
     /// Whether the steps have been shown already, by an earlier bake.
     steps_were_shown: bool,
     /// By the digest of the vertex.
@@ -69,6 +74,7 @@ impl Watcher for Progress {
             Event::Log(log) => self.log(log),
             Event::Warning(warning) => {
                 self.erase();
+                self.heard();
                 message::warn(warning);
             }
             // What buildx writes after a failure is that failure once more, with other lines of
@@ -79,6 +85,9 @@ impl Watcher for Progress {
     }
 
     fn tick(&mut self) {
+        if let Some(text) = self.heartbeat(Instant::now()) {
+            self.line(&text);
+        }
         let Some(room) = self.screen.as_ref().and_then(Screen::room) else { return };
         let mut running = self.works.values().filter(|work| work.is_running()).collect::<Vec<_>>();
         running.sort_by_key(|work| work.number);
@@ -110,13 +119,32 @@ impl Progress {
         // The log of a CI job keeps every frame that a terminal would draw over.
         let is_drawn = request.progress == Style::Auto && !request.ci;
         let screen = if is_drawn { Screen::of_stderr() } else { None };
+        let is_silent = screen.is_none() && !matches!(request.progress, Style::Buildx(_));
         Box::new(Progress {
             screen,
+            spoke: is_silent.then(Instant::now),
             steps_were_shown,
             works: HashMap::new(),
             begun: Instant::now(),
             has_failed: false,
         })
+    }
+
+    /// What runs, and how long it has, if nothing was written for too long before `now`.
+    fn heartbeat(&self, now: Instant) -> Option<String> {
+        self.spoke.filter(|&spoke| now.saturating_duration_since(spoke) >= SILENCE)?;
+        let running = self.works.values().filter(|work| work.is_running());
+        let first = running.clone().min_by_key(|work| work.started);
+        let (name, since) = match first {
+            Some(work) => (work.name.as_str(), work.started.unwrap_or(now)),
+            None => ("docker buildx bake", self.begun),
+        };
+        let minutes = now.saturating_duration_since(since).as_secs() / 60;
+        let more = match running.count() {
+            0 | 1 => String::new(),
+            count => format!(", and {} more", count - 1),
+        };
+        Some(format!("still running: {name} ({minutes} min){more}"))
     }
 
     fn vertex(&mut self, vertex: &VertexEvent) {
@@ -230,6 +258,7 @@ impl Progress {
 
     /// Prints a line that may be cut.
     fn line(&mut self, line: &str) {
+        self.heard();
         match &mut self.screen {
             Some(screen) => screen.print(line),
             None => output::note(text::shortened(line)),
@@ -238,10 +267,16 @@ impl Progress {
 
     /// Prints a text that has to be read whole; a log keeps its beginning and its end.
     fn whole(&mut self, text: &str) {
+        self.heard();
         match &mut self.screen {
             Some(screen) => screen.print_whole(text),
             None => output::note(text::shortened(text)),
         }
+    }
+
+    /// Notes that a line is written.
+    fn heard(&mut self) {
+        self.spoke = self.spoke.map(|_| Instant::now());
     }
 
     fn erase(&mut self) {
@@ -250,3 +285,7 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "../../../../tests/unit/progress.rs"]
+mod tests;
