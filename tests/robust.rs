@@ -32,7 +32,7 @@ fn vertex(name: &str, completed: bool) -> String {
 }
 
 fn run(fake: &FakeDocker, args: &[&str]) -> Ended {
-    let always = ["image", "--variant=debian", "--push", "--timeout=1"];
+    let always = ["image", "--variant=debian", "--push"];
     fake.call(&[&always[..], args].concat()).env(MODE, "off").on("x").end()
 }
 
@@ -40,7 +40,7 @@ fn run(fake: &FakeDocker, args: &[&str]) -> Ended {
 fn a_build_that_hangs_is_ended_with_the_step_and_the_limit() {
     let fake = hanging("hangs");
     fs::write(fake.file("events"), vertex("[one 1/2] RUN sleep", false)).unwrap();
-    let ended = run(&fake, &[]);
+    let ended = run(&fake, &["--timeout=1"]);
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{}", ended.stderr);
     let last = ended.stderr.lines().last().unwrap();
     for part in ["RUN sleep", "not done within 1 s", "--timeout"] {
@@ -56,7 +56,7 @@ fn of_a_batch_only_the_image_that_hangs_is_lost() {
     fs::write(fake.file("events"), events).unwrap();
     let bases = ["b0", "b1", "b2", "b3"].map(|base| format!("--base-image={base}"));
     let bases = bases.each_ref().map(String::as_str);
-    let ended = run(&fake, &[&bases[..], &["--jobs=2"]].concat());
+    let ended = run(&fake, &[&bases[..], &["--jobs=2", "--timeout=1"]].concat());
     assert_eq!(ended.status, 1, "{}", ended.stderr);
     let built = ["b0", "b2", "b3"].map(|name| format!("0123456-{name}"));
     assert!(ended.stdout.lines().zip(&built).all(|(tag, name)| tag.ends_with(name)));
@@ -75,4 +75,69 @@ fn what_killed_runs_have_left_stops_no_build() {
     let ended = call.env(MODE, "off").env("TMPDIR", &folder.0).on("x").end();
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1100);
+}
+
+/// A `docker` whose first bake of the image fails as `error` says, after which its builder, of that
+/// driver, has what `broken` says. `calls` lists what it was asked.
+fn failing(name: &str, driver: &str, error: &str) -> FakeDocker {
+    let script = "case \"$*\" in
+         *du|*version) exit;; *imagetools*) exit 1;;
+         *'buildx stop'*|*prune*) echo \"$*\" >> calls; rm -f broken; exit;;
+         *inspect*) [ -e broken ] && { echo 'ERROR: no answer' >&2; exit 1; }; cat inspected; exit;;
+         esac
+         cat > /dev/null
+         echo bake >> calls
+         [ \"$(grep -c bake calls)\" = 1 ] || exit 0
+         [ -e breaks ] && touch broken
+         cat events >&2
+         exit 1";
+    let fake = FakeDocker::new(name, script);
+    fs::write(fake.file("inspected"), INSPECTED.replace("docker\n", &format!("{driver}\n")))
+        .unwrap();
+    fs::write(fake.file("events"), error).unwrap();
+    fake
+}
+
+fn calls(fake: &FakeDocker) -> String {
+    fs::read_to_string(fake.file("calls")).unwrap()
+}
+
+#[test]
+fn buildxs_own_builder_that_breaks_is_restarted_once() {
+    let fake = failing("restart", "docker-container", "ERROR: failed to receive status\n");
+    fs::write(fake.file("breaks"), "").unwrap();
+    let ended = run(&fake, &["--base-image=b0", "--base-image=b1"]);
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert!(ended.stderr.contains("\"default\" stopped answering; restarting"), "{}", ended.stderr);
+    assert_eq!(calls(&fake).lines().filter(|line| *line == "buildx stop default").count(), 1);
+}
+
+#[test]
+fn an_engine_that_breaks_ends_the_run_with_what_to_do() {
+    let fake = failing("gone", "docker", "ERROR: failed to receive status\n");
+    fs::write(fake.file("breaks"), "").unwrap();
+    let ended = run(&fake, &[]);
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("Restart Docker"), "{}", ended.stderr);
+    assert_eq!(calls(&fake), "bake\n");
+}
+
+#[test]
+fn a_connection_that_is_lost_is_retried_whatever_step_it_hits() {
+    let fake = failing("lost", "docker", "ERROR: frontend grpc server closed unexpectedly\n");
+    let ended = run(&fake, &[]);
+    assert_eq!((ended.status, calls(&fake).as_str()), (0, "bake\nbake\n"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("retrying in 2 s"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_builder_without_space_gets_room_once() {
+    let mut vertex: serde_json::Value =
+        serde_json::from_str(&vertex("[one 1/2] RUN true", true)).unwrap();
+    vertex["vertexes"][0]["error"] = json!("mkdir /x: no space left on device");
+    let fake = failing("space", "docker", &format!("{vertex}\n"));
+    let ended = run(&fake, &[]);
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert_eq!(calls(&fake), "bake\nbuildx prune --force\nbake\n");
+    assert!(ended.stderr.contains("removing its build cache"), "{}", ended.stderr);
 }

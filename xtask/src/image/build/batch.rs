@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::builder::{self, Builder};
-use super::buildkit;
+use super::builder::{Builder, Repairs};
+use super::buildkit::{self, Cause};
 use super::buildx::{Buildx, Docker, End};
 use super::export::{Exporter, Exports, Outcome, Written};
 use super::images::{Images, ImagesBaked, Unread};
 use super::registry;
+use super::trace::Failure;
 use crate::error::Interrupted;
 use crate::image::plan::inputs::LABEL;
 use crate::image::plan::{Plan, Target};
@@ -65,6 +66,21 @@ pub struct Row<'a> {
     pub retries: usize,
 }
 
+impl Row<'_> {
+    /// Notes that the image failed by `error` in the bake of that number. Returns the seconds after
+    /// which it is built again, where that is worth its time.
+    fn retry(&mut self, bake: usize, error: String, is_passing: bool) -> Option<u64> {
+        let Some(&seconds) = PAUSES.get(self.retries).filter(|_| is_passing) else {
+            self.image = Image::Failed { bake, error };
+            return None;
+        };
+        let image = &self.target.base_image;
+        message::warn(&format!("{image}: {error}; retrying in {seconds} s"));
+        self.retries += 1;
+        Some(seconds)
+    }
+}
+
 /// What a run has built so far.
 pub struct Built<'a> {
     /// In the order of the plan.
@@ -73,6 +89,7 @@ pub struct Built<'a> {
     pub exports: Exports,
     /// The variants of which an image has been started.
     started: BTreeSet<String>,
+    repairs: Repairs,
 }
 
 impl<'a> Built<'a> {
@@ -81,7 +98,7 @@ impl<'a> Built<'a> {
         let rows = plan.targets.iter();
         let rows = rows.map(|target| Row { target, image: Image::Waiting, retries: 0 }).collect();
         let (bakes, exports, started) = (Vec::new(), Exports::default(), BTreeSet::new());
-        Built { rows, bakes, exports, started }
+        Built { rows, bakes, exports, started, repairs: Repairs::default() }
     }
 
     /// Finds the images that the registry has under all their tags; returns how many.
@@ -227,6 +244,7 @@ impl Run<'_> {
         let is_first = built.bakes.is_empty() && baked.unread == *self.unread;
         baked.builder_was_empty = if is_first { builder.was_empty } else { Some(false) };
         let end = baked.bake.end;
+        let is_own_fault = baked.bake.trace.failures().any(|it| it.cause() == Cause::Step);
         built.bakes.push(baked);
         match end {
             End::Done => {
@@ -235,6 +253,9 @@ impl Run<'_> {
                 Ok(Vec::new())
             }
             End::Stopped(signal) => Err(Interrupted(signal).into()),
+            _ if !is_own_fault && built.repairs.restart(&buildx, builder, end)? => {
+                Ok(vec![group.to_vec()])
+            }
             End::TimedOut => self.after_timeout(group, built),
             End::Failed(_) => self.after_failure(group, built),
         }
@@ -259,6 +280,9 @@ impl Run<'_> {
         let mut pause = 0;
         let mut has_failure = false;
         let known_hosts = built.hosts();
+        let is_full = |failure: Failure| failure.cause() == Cause::NoSpace;
+        let has_room = built.bakes[bake].bake.trace.failures().any(is_full)
+            && built.repairs.make_room(self.buildx.docker)?;
         for &number in group {
             let row = &mut built.rows[number];
             let Some(failure) = built.bakes[bake].bake.trace.failure(&row.target.name) else {
@@ -266,22 +290,18 @@ impl Run<'_> {
             };
             has_failure = true;
             let error = format!("{}: {}", failure.name, failure.error);
-            let is_passing = failure.cause().is_passing()
+            let cause = failure.cause();
+            let is_passing = cause.is_passing()
                 || buildkit::is_passing(&error)
-                || buildkit::unknown_host(&error).is_some_and(|host| known_hosts.contains(host));
-            let again = PAUSES.get(row.retries).filter(|_| is_passing);
-            if let Some(&seconds) = again {
-                let image = &row.target.base_image;
-                message::warn(&format!("{image}: {error}; retrying in {seconds} s"));
-                row.retries += 1;
-                pause = pause.max(seconds);
-            } else {
-                row.image = Image::Failed { bake, error };
-                rest.retain(|left| *left != number);
+                || buildkit::unknown_host(&error).is_some_and(|host| known_hosts.contains(host))
+                || cause == Cause::NoSpace && has_room;
+            match row.retry(bake, error, is_passing) {
+                Some(seconds) => pause = pause.max(seconds),
+                None => rest.retain(|left| *left != number),
             }
         }
         if !has_failure {
-            return self.divided(group, built);
+            return Self::divided(group, built);
         }
         registry::sleep(Duration::from_secs(pause))?;
         Ok(if rest.is_empty() { Vec::new() } else { vec![rest] })
@@ -291,7 +311,6 @@ impl Run<'_> {
     /// again: what they have done is in the builder.
     fn after_timeout(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
         let bake = built.bakes.len() - 1;
-        builder::check_alive(&self.buildx, End::TimedOut, "images were built")?;
         let limit = self.buildx.request.timeout.as_secs();
         let mut rest = Vec::new();
         for &number in group {
@@ -305,20 +324,23 @@ impl Run<'_> {
             }
         }
         if rest.len() == group.len() {
-            return self.divided(group, built);
+            return Self::divided(group, built);
         }
         Ok(if rest.is_empty() { Vec::new() } else { vec![rest] })
     }
 
     /// What to build after a bake that failed without saying by which of its targets.
-    fn divided(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
+    fn divided(group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
         let bake = built.bakes.len() - 1;
         let baked = &built.bakes[bake].bake;
-        builder::check_alive(&self.buildx, baked.end, "images were built")?;
         if let [number] = *group {
-            let error = baked.check().err().map(|error| error.to_string());
-            built.rows[number].image = Image::Failed { bake, error: error.unwrap_or_default() };
-            return Ok(Vec::new());
+            let error = baked.check().err().map(|error| error.to_string()).unwrap_or_default();
+            let is_passing = buildkit::is_passing(&error);
+            let Some(seconds) = built.rows[number].retry(bake, error, is_passing) else {
+                return Ok(Vec::new());
+            };
+            registry::sleep(Duration::from_secs(seconds))?;
+            return Ok(vec![group.to_vec()]);
         }
         let (one, other) = group.split_at(group.len() / 2);
         Ok(vec![other.to_vec(), one.to_vec()])
@@ -339,7 +361,8 @@ impl Run<'_> {
         let exports = Exporter { buildx, plan, targets, images }.write()?;
         let end = exports.bakes.last().map_or(End::Done, |bake| bake.end);
         built.exports.add(exports);
-        builder::check_alive(&buildx, end, "the caches were exported")
+        built.repairs.restart(&buildx, self.builder, end)?;
+        Ok(())
     }
 }
 

@@ -28,10 +28,21 @@ pub struct Builder {
     pub was_empty: Option<bool>,
     /// Whether it is the engine's own, which keeps what it builds in the engine's image store.
     pub stores_images: bool,
-    /// Whether it may take another machine for every target of a bake.
-    pub is_cluster: bool,
+    driver: String,
     exports_cache: bool,
     runs: Vec<String>,
+}
+
+impl Builder {
+    /// May it take another machine for every target of a bake?
+    pub fn is_cluster(&self) -> bool {
+        self.driver == "kubernetes"
+    }
+
+    /// Did buildx start it, so that it can be restarted?
+    fn is_buildx_own(&self) -> bool {
+        self.driver == "docker-container" || self.is_cluster()
+    }
 }
 
 /// Finds the builder and fits the plan to it: without caches to write, and with a warning, where
@@ -78,14 +89,54 @@ pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
     Ok(builder)
 }
 
-/// Fails if a bake ended as it did by a signal, or because the engine is gone.
-pub fn check_alive(buildx: &Buildx, end: End, doing: &str) -> Result<()> {
-    match end {
-        End::Stopped(signal) => Err(Interrupted(signal).into()),
-        End::Failed(_) | End::TimedOut if inspect(buildx.docker, buildx.request).is_err() => {
-            bail!("the engine stopped answering while {doing}.")
+/// What was done to a builder in trouble: each once in a run.
+#[derive(Default)]
+pub struct Repairs {
+    restarted: bool,
+    pruned: bool,
+}
+
+impl Repairs {
+    /// Asks the builder whether it still answers after a bake that ended as `end`, and restarts it
+    /// where buildx runs it; returns whether that was done. Fails if a signal ended the bake, and
+    /// if the builder stays gone.
+    pub fn restart(&mut self, run: &Buildx, builder: &Builder, end: End) -> Result<bool> {
+        if let End::Stopped(signal) = end {
+            return Err(Interrupted(signal).into());
         }
-        _ => Ok(()),
+        if end == End::Done {
+            return Ok(false);
+        }
+        let Err(error) = inspect(run.docker, run.request) else { return Ok(false) };
+        process::check_signals()?;
+        let name = builder.name.as_str();
+        if !builder.is_buildx_own() {
+            bail!(
+                "the engine stopped answering during the build. Restart Docker, or what runs the \
+                 builder {name:?}, and build again."
+            );
+        }
+        if std::mem::replace(&mut self.restarted, true) {
+            bail!(
+                "the builder {name:?} stopped answering again after a restart: {error} \
+                 `docker buildx rm {name}` removes it."
+            );
+        }
+        message::warn(&format!("the builder {name:?} stopped answering; restarting it"));
+        // One that is gone already can't be stopped; whether it starts is what counts.
+        process::output(&mut run.docker.command(&["buildx", "stop", name]), START_PATIENCE)?;
+        ask(run.docker, &["inspect", "--bootstrap"], START_PATIENCE)?;
+        Ok(true)
+    }
+
+    /// Removes the build cache of a builder that has no room; returns whether that was done.
+    pub fn make_room(&mut self, docker: &Docker) -> Result<bool> {
+        if std::mem::replace(&mut self.pruned, true) {
+            return Ok(false);
+        }
+        message::warn("the builder has no space left; removing its build cache");
+        let pruned = process::output(&mut docker.buildx(&["prune", "--force"]), START_PATIENCE)?;
+        Ok(pruned.is_some_and(|output| output.status.success()))
     }
 }
 
@@ -103,6 +154,7 @@ fn inspect(docker: &Docker, request: &Request) -> Result<Builder> {
     let exports_cache = field(&text, "Cache export").is_none_or(|can| can == "true");
     let runs = platforms.split(", ").map(|name| name.trim_end_matches('*').to_owned());
     let runs = runs.collect::<Vec<_>>();
+    let driver = field(&text, "Driver").unwrap_or_default();
     Ok(Builder {
         name: field(&text, "Name").unwrap_or_default().to_owned(),
         platforms: match request.platforms.as_slice() {
@@ -111,8 +163,8 @@ fn inspect(docker: &Docker, request: &Request) -> Result<Builder> {
         },
         was_empty: None,
         // Only with containerd's image store can this builder export caches, or push by itself.
-        stores_images: exports_cache && field(&text, "Driver") == Some("docker"),
-        is_cluster: field(&text, "Driver") == Some("kubernetes"),
+        stores_images: exports_cache && driver == "docker",
+        driver: driver.to_owned(),
         exports_cache,
         runs,
     })

@@ -176,7 +176,7 @@ impl Images<'_> {
             with_exports: !is_apart,
             direct_push: is_apart && is_push && self.builder.stores_images,
             // The pods of a cluster can't share what one of them got.
-            shared_inputs: is_apart && !self.builder.is_cluster,
+            shared_inputs: is_apart && !self.builder.is_cluster(),
             without: &without,
         };
         self.plan.images(self.targets, &how)
