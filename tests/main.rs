@@ -30,5 +30,6 @@ mod shipped;
 mod state;
 mod summary;
 mod support;
+mod timings;
 mod vectors;
 mod waves;

@@ -95,7 +95,7 @@ impl Job {
             ended: ended_so,
             seconds,
         };
-        let published = self.write_outputs(built).and_then(|()| report::publish(&report));
+        let published = self.write_outputs(built).and_then(|()| report::publish(sh, &report));
         // The cause of a failure comes last.
         if let Some(row) = built.missing().first() {
             failure::show(sh, built, row);

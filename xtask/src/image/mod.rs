@@ -155,11 +155,13 @@ fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()
 }
 
 /// The flags before `--`, and the arguments behind it. An empty value, as in `--arch=`, is a value.
+/// `--timings` needs none, which reads as an empty one.
 fn split_at_dashes(args: Arguments) -> (Arguments, Vec<OsString>) {
     let mut flags = Vec::new();
     let mut rest = args.finish().into_iter();
     for arg in rest.by_ref().take_while(|arg| arg != "--") {
-        match arg.to_str().and_then(|arg| arg.strip_suffix('=')) {
+        let bare = arg.to_str().filter(|arg| *arg == flags::TIMINGS.name);
+        match bare.or(arg.to_str().and_then(|arg| arg.strip_suffix('='))) {
             Some(flag) if flag.starts_with("--") => flags.extend([flag.into(), OsString::new()]),
             _ => flags.push(arg),
         }

@@ -3,7 +3,7 @@
 
 use xshell::Shell;
 
-use super::text::{Lines, shortened, shown};
+use super::text::{lines, shortened, shown};
 use crate::image::build::batch::{Built, Row};
 use crate::image::build::buildkit::{Cause, Vertex};
 use crate::image::build::trace::Failure;
@@ -22,9 +22,7 @@ pub fn show(sh: &Shell, built: &Built, row: &Row) {
     let dockerfile = sh.read_file(DOCKERFILE).unwrap_or_default();
     let line = place(&dockerfile, failure.name);
     message::failed(&shown(failure.name), DOCKERFILE, line);
-    let mut lines = Lines::default();
-    let mut output = lines.add(failure.output);
-    output.extend(lines.end());
+    let output = lines(failure.output);
     for line in &output[output.len().saturating_sub(LINES)..] {
         message::say(&format!("  | {}", shortened(line)));
     }

@@ -13,9 +13,11 @@ pub mod progress;
 pub mod screen;
 pub mod table;
 pub mod text;
+mod timings;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
+use xshell::Shell;
 
 use self::image::{ImageReport, Report};
 use self::text::rounded;
@@ -28,9 +30,9 @@ use crate::output;
 /// The version of the report for programs.
 const SCHEMA: u64 = 1;
 
-/// Shows the report on standard error and on the page of a GitHub job, writes the file of
-/// `--report`, and keeps what the next builds are compared with.
-pub fn publish(report: &Report) -> Result<()> {
+/// Shows the report on standard error and on the page of a GitHub job, writes the files of
+/// `--report` and `--timings`, and keeps what the next builds are compared with.
+pub fn publish(sh: &Shell, report: &Report) -> Result<()> {
     for warning in table::warnings(report) {
         message::warn(&warning);
     }
@@ -48,6 +50,9 @@ pub fn publish(report: &Report) -> Result<()> {
     github::write_page(&format!("### {}\n\n{}", title(report), github::fenced("text", &table)))?;
     if let Some(path) = &report.request.report {
         output::save(path, message::without_credentials(&format!("{:#}\n", json(report))))?;
+    }
+    if let Some(path) = &report.request.timings {
+        timings::save(sh, report, path)?;
     }
     let mut builds = report.images.iter().filter_map(|image| image.build.as_ref());
     builds.try_for_each(|build| build.now.save(&build.path))

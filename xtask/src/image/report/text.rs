@@ -102,6 +102,14 @@ impl Lines {
     }
 }
 
+/// The lines of `output`, safe to show.
+pub fn lines(output: &[u8]) -> Vec<String> {
+    let mut lines = Lines::default();
+    let mut safe = lines.add(output);
+    safe.extend(lines.end());
+    safe
+}
+
 /// What a terminal shows of a line that was drawn several times, as progress bars are.
 fn last_drawn(line: &str) -> String {
     one_line(line.trim_end().rsplit('\r').next().unwrap_or_default())

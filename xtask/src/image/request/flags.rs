@@ -123,6 +123,8 @@ table! {
     REPORT "--report" "FILE" "" "none" BUILD, "what the cache cost and saved, as JSON";
     MANIFEST "--manifest" "FILE" ""
         "none" BUILD, "adds a JSON line for each image when it ends";
+    TIMINGS "--timings" "[=FILE]" "" "off" BUILD,
+        "a page on where the time went, or a trace if `FILE` ends in `.json`";
     STRICT_CACHE "--strict-cache" "" "" "off" BUILD, "fails if a cache was not written";
     EXPLAIN "--explain" "" "" "off" BUILD, "says why steps ran";
     PRINT "--print" "" ""
@@ -163,7 +165,8 @@ impl Flag {
     }
 
     fn synopsis(&self) -> String {
-        format!("{} {}", self.name, self.value).trim_end().to_owned()
+        // What may be left out follows its flag at once.
+        format!("{} {}", self.name, self.value).replace(" [", "[").trim_end().to_owned()
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Request {
     pub strict_cache: bool,
     pub report: Option<PathBuf>,
     pub manifest: Option<PathBuf>,
+    /// Empty for the default.
+    pub timings: Option<PathBuf>,
     pub explain: bool,
     pub progress: Style,
     /// The arguments behind `--`, for bake, without `--progress`.
@@ -156,6 +158,7 @@ impl Request {
             strict_cache: flags::STRICT_CACHE.is_given(args),
             report: flags::REPORT.text(args)?.map(PathBuf::from),
             manifest: flags::MANIFEST.text(args)?.map(PathBuf::from),
+            timings: flags::TIMINGS.read(args, values::timings)?,
             explain: flags::EXPLAIN.is_given(args),
             progress,
             bake_args,

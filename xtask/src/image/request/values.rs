@@ -1,6 +1,7 @@
 //! The values that flags and variables take: what each can be, and how it is read from text. The
 //! error of each reader is the end of a sentence that begins with the flag and its value.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::similar::suggestion;
@@ -134,6 +135,14 @@ pub fn time(text: &str) -> Result<Duration, String> {
 pub fn jobs(text: &str) -> Result<usize, String> {
     let jobs = number(text).and_then(|jobs| usize::try_from(jobs).ok()).filter(|&jobs| jobs > 0);
     jobs.ok_or_else(|| "is not a number of images: use 1 or more, as in 8.".to_owned())
+}
+
+/// A file for timings; empty for the default.
+pub fn timings(path: &str) -> Result<PathBuf, String> {
+    let extension = Path::new(path).extension();
+    let is_known = path.is_empty() || extension.is_some_and(|e| e == "html" || e == "json");
+    let hint = "is neither a page nor a trace: name a file that ends in .html or .json.";
+    if is_known { Ok(path.into()) } else { Err(hint.to_owned()) }
 }
 
 /// The items of a comma list, without blanks around them and without empty ones.
