@@ -1,11 +1,15 @@
 //! What a log shows of a long build.
 
+use serde_json::{Value, json};
+
 use super::*;
+use crate::image::build::events::Reader;
 
 fn progress(is_silent: bool) -> Progress {
     let begun = Instant::now();
     let (spoke, works) = (is_silent.then_some(begun), HashMap::new());
-    Progress { screen: None, spoke, steps_were_shown: false, works, begun, has_failed: false }
+    let (screen, steps_were_shown, counted, has_failed) = (None, false, 0, false);
+    Progress { screen, spoke, steps_were_shown, works, counted, begun, has_failed }
 }
 
 fn begin(progress: &mut Progress, name: &str) {
@@ -55,4 +59,33 @@ fn a_line_starts_the_minute_anew() {
 fn what_shows_progress_needs_no_heartbeat() {
     let later = Instant::now() + 2 * SILENCE;
     assert_eq!(progress(false).heartbeat(later), None);
+}
+
+#[test]
+fn what_runs_is_drawn_with_its_last_output_or_its_bytes() {
+    let mut progress = progress(false);
+    let step = "[builder 2/3] RUN <<'EOF' (# install it...)";
+    let pull = "[builder 1/3] FROM a:1@sha256:0";
+    let vertex = |name: &str, started: Option<&str>| json!({ "vertexes": [{ "digest": name, "name": name, "started": started }] });
+    let part = |id: &str, current: u64| json!({ "vertex": pull, "id": id, "current": current, "total": 40_000_000 });
+    let events = [
+        vertex(step, None),
+        vertex("[2/2] RUN y", None),
+        vertex(pull, Some("2026-11-24T10:51:00Z")),
+        vertex(step, Some("2026-11-24T10:51:00Z")),
+        // `first` and `second`, each with the end of its line.
+        json!({ "logs": [{ "vertex": step, "data": "Zmlyc3QKc2Vjb25kCg==" }] }),
+        json!({ "statuses": [part("sha256:1", 10_000_000), part("sha256:2", 20_000_000)] }),
+    ];
+    let events = events.iter().map(Value::to_string).collect::<String>();
+    Reader::default().read(events.as_bytes()).iter().for_each(|event| progress.show(event));
+    let lines = |room| {
+        let lines = progress.frame(room).into_iter().skip(1);
+        lines.map(|line| line.replace(" =>    0.0s ", "")).collect::<Vec<_>>()
+    };
+    let (bytes, title) = ("30 MB of 80 MB", "[1/2] builder: install it");
+    let below = |state| format!("{:12}{state}", "");
+    assert_eq!(lines(13), [pull, &below(bytes), title, &below("second")]);
+    let beside = [format!("{pull}  {bytes}"), format!("{title}  second")];
+    assert_eq!(lines(3), beside);
 }

@@ -43,6 +43,8 @@ pub struct Status {
     pub id: String,
     /// How much of it is done, in bytes.
     pub current: Option<u64>,
+    /// How much there is of it, in bytes; 0 where that is not known.
+    pub total: Option<u64>,
     pub started: Option<f64>,
     pub completed: Option<f64>,
 }
@@ -145,6 +147,7 @@ fn status(value: &Value) -> Status {
         vertex: text(value, "vertex"),
         id: text(value, "id"),
         current: value["current"].as_u64(),
+        total: value["total"].as_u64(),
         started: time(&value["started"]),
         completed: time(&value["completed"]),
     }

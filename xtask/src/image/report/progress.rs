@@ -1,12 +1,12 @@
 //! Shows people what a build does: at a terminal the steps that run, with their times; elsewhere
 //! a line whenever something begins or ends, in the words of buildx's own plain progress.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::screen::Screen;
 use super::text::{self, Lines};
-use crate::image::build::buildkit::{self, Cause};
+use crate::image::build::buildkit::{self, Cause, Vertex};
 use crate::image::build::buildx::Watcher;
 use crate::image::build::events::{Event, Log, Status, VertexEvent};
 use crate::image::request::{Request, Style};
@@ -26,6 +26,8 @@ const LAST_LINES: usize = 30;
 struct Work {
     number: usize,
     name: String,
+    /// Whether it is a step that was announced before it began, so that it can be counted.
+    is_planned: bool,
     started: Option<Instant>,
     /// When it began, by buildx's clock.
     began: Option<f64>,
@@ -34,13 +36,31 @@ struct Work {
     output: VecDeque<String>,
     /// Output without the end of its line.
     lines: Lines,
+    /// Bytes of what it sends or fetches: how many are done, and how many there are.
+    parts: BTreeMap<String, (u64, u64)>,
 }
 
 impl Work {
-    fn new(number: usize, name: &str) -> Self {
-        let (name, lines) = (text::step(&message::one_line(name)), Lines::default());
-        let (started, began, ended, output) = (None, None, false, VecDeque::new());
-        Work { number, name, started, began, ended, output, lines }
+    fn new(number: usize, vertex: &VertexEvent) -> Self {
+        Work {
+            number,
+            name: text::step(&message::one_line(&vertex.name)),
+            is_planned: vertex.started.is_none() && Vertex::of(&vertex.name) == Vertex::Step,
+            started: None,
+            began: None,
+            ended: false,
+            output: VecDeque::new(),
+            lines: Lines::default(),
+            parts: BTreeMap::new(),
+        }
+    }
+
+    /// The last line of its output, or how much it has sent or fetched.
+    fn state(&self) -> Option<String> {
+        let done = self.parts.values().map(|(done, _)| done).sum();
+        let all = self.parts.values().map(|(_, all)| all).sum();
+        let bytes = || format!("{} of {}", text::bytes(done), text::bytes(all));
+        self.output.back().cloned().or_else(|| (all > 0).then(bytes))
     }
 
     fn seconds(&self) -> f64 {
@@ -62,6 +82,8 @@ pub struct Progress {
     steps_were_shown: bool,
     /// By the digest of the vertex.
     works: HashMap<String, Work>,
+    /// How many steps have begun, of those that were announced.
+    counted: usize,
     begun: Instant,
     has_failed: bool,
 }
@@ -89,14 +111,7 @@ impl Watcher for Progress {
             self.line(&text);
         }
         let Some(room) = self.screen.as_ref().and_then(Screen::room) else { return };
-        let mut running = self.works.values().filter(|work| work.is_running()).collect::<Vec<_>>();
-        running.sort_by_key(|work| work.number);
-        let seconds = self.begun.elapsed().as_secs_f64();
-        let mut lines = vec![format!("[+] {seconds:.1}s, {} running", running.len())];
-        lines.extend(running.iter().take(room - 1).map(|work| {
-            let last = work.output.back().map(|last| format!("  {last}")).unwrap_or_default();
-            format!(" => {:>6.1}s {}{last}", work.seconds(), work.name)
-        }));
+        let lines = self.frame(room);
         if let Some(screen) = &mut self.screen {
             screen.draw(&lines);
         }
@@ -125,6 +140,7 @@ impl Progress {
             spoke: is_silent.then(Instant::now),
             steps_were_shown,
             works: HashMap::new(),
+            counted: 0,
             begun: Instant::now(),
             has_failed: false,
         })
@@ -147,10 +163,33 @@ impl Progress {
         Some(format!("still running: {name} ({minutes} min){more}"))
     }
 
+    /// The lines to draw, `room` at most: each work with its last output below it, or beside it
+    /// where there are too many.
+    fn frame(&self, room: usize) -> Vec<String> {
+        let mut running = self.works.values().filter(|work| work.is_running()).collect::<Vec<_>>();
+        running.sort_by_key(|work| (work.started, work.number));
+        let what = match running.len() {
+            0 => "waiting for the builder".to_owned(),
+            count => format!("{count} running"),
+        };
+        let is_below = 2 * running.len() < room;
+        let mut lines = vec![format!("[+] {:.1}s, {what}", self.begun.elapsed().as_secs_f64())];
+        for work in running.into_iter().take(room - 1) {
+            let line = format!(" => {:>6.1}s {}", work.seconds(), work.name);
+            match work.state() {
+                Some(state) if is_below => {
+                    lines.extend([line, format!("{:12}{}", "", state.trim_start())]);
+                }
+                state => lines.push(format!("{line}  {}", state.unwrap_or_default())),
+            }
+        }
+        lines
+    }
+
     fn vertex(&mut self, vertex: &VertexEvent) {
         let number = self.works.len() + 1;
         let work = self.works.entry(vertex.digest.clone());
-        let work = work.or_insert_with(|| Work::new(number, &vertex.name));
+        let work = work.or_insert_with(|| Work::new(number, vertex));
         // While a result is fetched, buildx reports that as if it were the same vertex.
         let is_part = work.began.is_some() && work.began != vertex.started;
         if work.ended || vertex.started.is_none() || is_part {
@@ -160,6 +199,10 @@ impl Progress {
         let begins = work.started.is_none();
         work.started.get_or_insert_with(Instant::now);
         work.ended = vertex.completed.is_some();
+        if begins {
+            self.count(&vertex.digest);
+        }
+        let Some(work) = self.works.get(&vertex.digest) else { return };
         let (number, name) = (work.number, work.name.clone());
         let seconds = vertex.completed.map(|end| end - vertex.started.unwrap_or(end));
         let hidden = if self.steps_were_shown {
@@ -178,6 +221,15 @@ impl Progress {
         if let Some(seconds) = seconds {
             self.last_line(&vertex.digest);
             self.end_work(vertex, seconds);
+        }
+    }
+
+    /// Names a step that begins by its place among all that were announced.
+    fn count(&mut self, digest: &str) {
+        let all = self.works.values().filter(|work| work.is_planned).count();
+        if let Some(work) = self.works.get_mut(digest).filter(|work| work.is_planned) {
+            self.counted += 1;
+            work.name = text::counted(&work.name, self.counted, all);
         }
     }
 
@@ -217,6 +269,11 @@ impl Progress {
     }
 
     fn status(&mut self, status: &Status) {
+        if let (Some(done), Some(all)) = (status.current, status.total)
+            && let Some(work) = self.works.get_mut(&status.vertex)
+        {
+            work.parts.insert(status.id.clone(), (done, all));
+        }
         if self.screen.is_none()
             && let (Some(started), Some(completed)) = (status.started, status.completed)
             && completed - started >= LONG

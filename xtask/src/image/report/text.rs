@@ -39,6 +39,16 @@ pub fn step(name: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+/// A step of a stage, `name` as [`step`] has it, as the one of this `number` among `all`.
+pub fn counted(name: &str, number: usize, all: usize) -> String {
+    let place = name.strip_prefix('[').and_then(|name| name.split_once("] "));
+    let (place, title) = place.unwrap_or(("", name));
+    match place.rsplit_once(' ') {
+        Some((stage, _)) => format!("[{number}/{all}] {stage}: {title}"),
+        None => format!("[{number}/{all}] {title}"),
+    }
+}
+
 /// The stage and the comment in `[stage 1/2] RUN <<EOF (# comment...)`, as `BuildKit` names the
 /// step of a heredoc by its first line.
 fn titled(name: &str) -> Option<(&str, &str)> {
