@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::clients;
 use crate::support::container::Container;
 use crate::support::engine::{Engine, docker, http};
 use crate::support::{Xtask, root};
@@ -80,6 +81,7 @@ fn an_agent_finds_all_that_binary_promises() {
     let found = bash(&format!("for name in {programs}; do command -v $name; done"));
     assert_eq!(found.lines().count(), programs.split(' ').count(), "{found}");
     assert_eq!(bash("cat /etc/docker/daemon.json | jq .mtu"), "1450");
+    clients::run("everything.py", image, "binary");
 }
 
 #[test]

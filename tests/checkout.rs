@@ -220,6 +220,7 @@ fn custom_tools_import_all_of_python_and_all_that_is_installed() {
         let output = docker(&[&run[..], &["--import-modules=everything"]].concat());
         let result: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
         assert!(result["installed"].as_u64() > Some(150), "{result:#}");
+        assert!(result["routes"].as_u64() > Some(100), "{result:#}");
         assert_eq!(result["failed"], json!({}), "{target}: {result:#}");
     }
 }

@@ -28,7 +28,7 @@ fn conversations_outlive_their_container_on_a_volume() {
 }
 
 /// Runs a script of `tests/clients` for the image of a target.
-fn run(script: &str, image: &str, target: &str) {
+pub fn run(script: &str, image: &str, target: &str) {
     let path = root().join("tests/clients").join(script);
     let mut python = Command::new(client().join("bin/python"));
     let output = python.arg("-B").arg(path).args([image, target]).output().unwrap();

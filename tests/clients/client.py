@@ -40,12 +40,13 @@ def start(*options):
 class Talk:
     """A conversation with the agent that most clients start, of which all events are kept."""
 
-    def __init__(self, workspace, runtime, model, browser=False, attach=None):
+    def __init__(self, workspace, runtime, model, browser=False, attach=None, mcp=None):
         self.events = []
         url = f"http://{runtime.host_address}:{model.port}/v1"
         llm = LLM(usage_id="agent", model="openai/scripted", api_key="unused", base_url=url)
+        agent = get_default_agent(llm=llm, cli_mode=not browser)
         self.conversation = Conversation(
-            agent=get_default_agent(llm=llm, cli_mode=not browser),
+            agent=agent.model_copy(update={"mcp_config": mcp}) if mcp else agent,
             workspace=workspace,
             conversation_id=attach,
             callbacks=[self.events.append],

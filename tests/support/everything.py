@@ -1,4 +1,5 @@
-"""Imports what custom tools may import, prints as JSON what can't be imported, and ends."""
+"""Imports what custom tools may import, finds the code of every provider of models, prints as JSON
+what of that failed, and ends."""
 
 import importlib
 import json
@@ -22,6 +23,20 @@ for name in names:
         importlib.import_module(name)
     except BaseException as error:
         failed[name] = repr(error)
+
+import litellm  # noqa: E402
+from litellm.utils import ProviderConfigManager  # noqa: E402
+
+# These sign in first, or take no such name of a model.
+elsewhere = {"chatgpt", "github_copilot", "ragflow"}
+routes = sorted({route.value for route in litellm.LlmProviders} - elsewhere)
+for route in routes:
+    try:
+        litellm.get_llm_provider(f"{route}/model", api_base="http://127.0.0.1/v1", api_key="key")
+        ProviderConfigManager.get_provider_chat_config("model", litellm.LlmProviders(route))
+    except BaseException as error:
+        failed[f"litellm {route}"] = repr(error)
 print()
-print(json.dumps({"installed": len(installed), "failed": failed}), flush=True)
+result = {"installed": len(installed), "routes": len(routes), "failed": failed}
+print(json.dumps(result), flush=True)
 os._exit(0)
