@@ -117,7 +117,15 @@ impl Engine {
 
     /// Forgets everything that was built and pulled, but for `debian:trixie-slim`.
     pub fn empty() {
-        docker(&["buildx", "prune", "--all", "--force"]);
+        // What a build that has just ended still holds is left out.
+        for _ in 0..20 {
+            docker(&["buildx", "prune", "--all", "--force"]);
+            let usage = docker(&["buildx", "du"]);
+            if usage.lines().any(|line| line.split_whitespace().eq(["Total:", "0B"])) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
         let images = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
         let is_named = |image: &&str| *image != "debian:trixie-slim" && !image.contains("<none>");
         for image in images.lines().filter(is_named) {
