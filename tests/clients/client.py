@@ -46,7 +46,7 @@ class Talk:
         llm = LLM(usage_id="agent", model="openai/scripted", api_key="unused", base_url=url)
         agent = get_default_agent(llm=llm, cli_mode=not browser)
         self.conversation = Conversation(
-            agent=agent.model_copy(update={"mcp_config": mcp}) if mcp else agent,
+            agent=agent.model_copy(update={"mcp_config": mcp or {}}),
             workspace=workspace,
             conversation_id=attach,
             callbacks=[self.events.append],
@@ -60,7 +60,7 @@ class Talk:
         self.conversation.run()
         events = self.events[known:]
         failed = [e for e in events if isinstance(e, AgentErrorEvent | ConversationErrorEvent)]
-        assert not failed, failed
+        assert not failed, [getattr(event, "error", event) for event in failed]
         return [event.observation for event in events if isinstance(event, ObservationEvent)]
 
 

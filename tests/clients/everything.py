@@ -1,8 +1,13 @@
 """What only `binary` has for an agent: a browser, and servers of the Model Context Protocol by npx:
 `everything.py IMAGE TARGET`."""
 
-from client import bash, start, use_tools
+from os.path import exists
 
+from client import bash, start, use_tools
+from openhands.sdk.mcp.config import MCPServer
+
+# npm trusts what this machine trusts.
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 SITE = "/workspace/project/site"
 PAGE = "<title>A page</title><p id=x>plain</p><script>x.textContent = 6 * 7</script>"
 
@@ -22,18 +27,20 @@ def browser(workspace, runtime):
 
 
 def protocol(workspace, runtime):
-    command = {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-everything@2026.1.26"]}
+    package = "@modelcontextprotocol/server-everything@2026.1.26"
+    trust = {"NODE_EXTRA_CA_CERTS": BUNDLE}
+    server = MCPServer(command="npx", args=["-y", package], env=trust)
     [echoed] = use_tools(
         workspace,
         runtime,
         ("echo", {"message": "over the protocol"}),
-        mcp={"mcpServers": {"everything": command}},
+        mcp={"everything": server},
     )
     assert "over the protocol" in echoed.text, echoed
 
 
 def main():
-    with start() as (workspace, runtime):
+    with start(*([f"--volume={BUNDLE}:{BUNDLE}:ro"] if exists(BUNDLE) else [])) as (workspace, runtime):
         browser(workspace, runtime)
         protocol(workspace, runtime)
 
