@@ -8,6 +8,7 @@ mod builder;
 mod capabilities;
 mod checkout;
 mod clients;
+mod content;
 mod contract;
 mod engine;
 mod engine_data;

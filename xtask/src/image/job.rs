@@ -11,7 +11,7 @@ use super::build::builder::{self, Builder};
 use super::build::buildx::{Buildx, Docker, End};
 use super::build::cache_dir::Reading;
 use super::build::images::{self, ImagesBaked, Unread};
-use super::build::{registry, server};
+use super::build::{present, registry, server};
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
 use super::report::image::{ImageReport, Report};
@@ -20,7 +20,7 @@ use super::report::manifest::Manifest;
 use super::report::progress::Progress;
 use super::report::{self, build_info, failed, failure, github, table};
 use super::request::definition::Definition;
-use super::request::{Delivery, Request};
+use super::request::{Delivery, Request, TagBy};
 use crate::message;
 
 /// A request with everything that was found out for it, ready to be built.
@@ -68,9 +68,10 @@ impl Job {
             Ok(prepared) => prepared,
             Err(error) => return Finished { tags: Vec::new(), ended: Err(error) },
         };
-        if request.delivery == Delivery::Push {
+        if request.delivery == Delivery::Push || request.tag_by == TagBy::Content {
             let bases = self.plan.targets.iter().flat_map(Target::bases).collect();
-            self.plan.add_inputs(&registry::digests(&docker, &bases), &builder.platforms);
+            let bases = registry::base_digests(&docker, &bases);
+            self.plan.add_inputs(request, &self.server.source, &bases, &builder.platforms);
         }
         let mut built = Built::new(&self.plan);
         let ended = self.run(&buildx, &builder, &unread, &mut built);
@@ -117,9 +118,18 @@ impl Job {
     ) -> Result<()> {
         let Buildx { sh, docker, request, .. } = *buildx;
         if request.skip_existing {
-            let (count, all) = (built.find_present(docker), built.rows.len());
+            let is_by_content = request.tag_by == TagBy::Content;
+            let count = if is_by_content {
+                present::find(docker, built)
+            } else {
+                built.find_present(docker)
+            };
+            let all = built.rows.len();
             message::say(&format!("{count} of {all} images are in the registry, and skipped."));
-            built.find_lost_caches(docker);
+            // An image may have been built for another branch, and its cache with it.
+            if !is_by_content {
+                built.find_lost_caches(docker);
+            }
             for Row { target, image, .. } in built.rows.iter().filter(|row| row.image.is_there()) {
                 let (platforms, digest) = (&builder.platforms, image.digest());
                 let pushed = Pushed { docker, platforms, digest, baked: None };

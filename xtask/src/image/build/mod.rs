@@ -10,6 +10,7 @@ pub mod events;
 pub mod export;
 pub mod images;
 pub mod phase;
+pub mod present;
 pub mod registry;
 pub mod server;
 pub mod trace;

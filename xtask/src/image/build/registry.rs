@@ -130,8 +130,30 @@ pub fn contents(docker: &Docker, references: &BTreeSet<String>) -> BTreeMap<Stri
 
 /// The digests of those of `references` that exist, by reference.
 pub fn digests(docker: &Docker, references: &BTreeSet<String>) -> BTreeMap<String, String> {
+    each(docker, references, |docker, name| Some(digest(&manifest_bytes(docker, name)?)))
+}
+
+/// The manifests of those of `references` that exist, by reference.
+pub fn raw(docker: &Docker, references: &BTreeSet<String>) -> BTreeMap<String, Vec<u8>> {
+    each(docker, references, manifest_bytes)
+}
+
+/// The digest of a manifest.
+pub fn digest(manifest: &[u8]) -> String {
+    format!("sha256:{}", sha256(manifest))
+}
+
+/// The digests of the base images `references`, by reference: of those that no registry reports,
+/// the one in the engine.
+pub fn base_digests(docker: &Docker, references: &BTreeSet<String>) -> BTreeMap<String, String> {
     each(docker, references, |docker, name| {
-        Some(format!("sha256:{}", sha256(manifest_bytes(docker, name)?)))
+        let reported = manifest_bytes(docker, name).map(|manifest| digest(&manifest));
+        reported.or_else(|| {
+            let args = ["image", "inspect", "--format", "{{.Id}}", name];
+            let output = process::output(&mut docker.command(&args), SHORT_PATIENCE).ok()??;
+            let id = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+            is_digest(&id).then_some(id)
+        })
     })
 }
 

@@ -16,7 +16,7 @@ use crate::image::request::definition;
 use crate::image::request::prebuilt::Prebuilt;
 use crate::image::request::source::{Server, Source, UNKNOWN};
 use crate::image::request::workspace::{self, Package};
-use crate::image::request::{Delivery, Request};
+use crate::image::request::{Delivery, Request, TagBy};
 use crate::message;
 use crate::process;
 
@@ -120,15 +120,13 @@ impl Found {
     }
 }
 
-/// A digest of the server's files, for images that are pushed.
+/// A digest of the server's files, for images that are pushed or named by it.
 fn files(request: &Request, copy: Option<&Copy>, folder: Option<&Path>) -> Result<Option<String>> {
-    Ok(match (request.delivery, copy) {
-        (Delivery::Load, _) => None,
-        (Delivery::Push, Some(copy)) => Some(content::digest(&copy.folder, &[])?),
+    Ok(match copy {
+        _ if request.delivery == Delivery::Load && request.tag_by == TagBy::Commit => None,
+        Some(copy) => Some(content::digest(&copy.folder, &[])?),
         // The folder of archives is named by their content.
-        (Delivery::Push, None) => {
-            folder.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned())
-        }
+        None => folder.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()),
     })
 }
 

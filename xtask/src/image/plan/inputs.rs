@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{Plan, Target};
+use super::tag::{Naming, short_sha};
+use super::{Plan, Target, naming};
 use crate::digest::sha256;
-use crate::image::request::Request;
 use crate::image::request::definition::Definition;
 use crate::image::request::source::Source;
+use crate::image::request::{Request, TagBy};
 
 /// The label that holds the digest.
 pub const LABEL: &str = "dev.openhands.inputs";
@@ -28,14 +29,27 @@ const OF_COMMIT: [&str; 6] = [
 ];
 
 impl Plan {
-    /// Adds the label. `bases` has the digests of base images that are known, and `platforms` is
-    /// what is built for.
-    pub fn add_inputs(&mut self, bases: &BTreeMap<String, String>, platforms: &[String]) {
+    /// Adds the label, and the tags that hold its digest. `bases` has the digests of base images
+    /// that are known, and `platforms` is what is built for.
+    pub fn add_inputs(
+        &mut self,
+        request: &Request,
+        source: &Source,
+        bases: &BTreeMap<String, String>,
+        platforms: &[String],
+    ) {
+        // The images of one manifest need one name; that of each architecture stands behind it.
+        let is_in_name = request.tag_by == TagBy::Content && request.arch.is_some();
+        let platforms = if is_in_name { &[] } else { platforms };
         for target in &mut self.targets {
             let known = target.bases().into_iter().map(|base| (bases.get(&base).cloned(), base));
-            let inputs = json!([target.inputs, known.collect::<Vec<_>>(), platforms]);
+            let known = known.collect::<Vec<_>>();
+            let inputs = json!([target.inputs, known, platforms]);
             target.inputs = sha256(inputs.to_string());
+            let mut unknown = known.into_iter().filter(|(digest, _)| digest.is_none());
+            target.unknown_base = unknown.next().map(|(_, base)| base);
             target.labels.push((LABEL, target.inputs.clone()));
+            target.set_tags(request, source);
         }
     }
 }
@@ -61,6 +75,26 @@ impl Target {
             "bake_args": bake_args.collect::<Vec<_>>(),
         });
         sha256(inputs.to_string())
+    }
+
+    /// Makes its tags, which hold the commit or a digest of its inputs.
+    pub fn set_tags(&mut self, request: &Request, source: &Source) {
+        let sha = match request.tag_by {
+            TagBy::Commit => &source.sha,
+            TagBy::Content => self.inputs.get(..40).unwrap_or_default(),
+        };
+        let naming = naming(request, source, sha, &self.base_image, &self.custom_tags);
+        let references = |tags: Vec<String>| -> Vec<String> {
+            tags.into_iter().map(|tag| format!("{}:{tag}", request.image)).collect()
+        };
+        let tags = references(naming.tags());
+        self.manifest_tags = references(Naming { arch: None, ..naming }.tags());
+        self.tags = tags;
+    }
+
+    /// Does `tag`, one of its own, begin with the digest of its inputs?
+    pub fn names_content(&self, tag: &str) -> bool {
+        tag.rsplit(':').next().is_some_and(|tag| tag.starts_with(short_sha(&self.inputs)))
     }
 
     /// The images that it is built from, as its arguments name them.

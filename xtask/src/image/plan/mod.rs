@@ -49,6 +49,8 @@ pub struct Target {
     pub base_image: String,
     /// The custom tags that a list gives it.
     pub listed_tags: Vec<String>,
+    /// Those that it has.
+    custom_tags: Vec<String>,
     /// References, with the repository.
     pub tags: Vec<String>,
     /// The references of its multi-architecture manifest: the tags without architecture.
@@ -63,6 +65,8 @@ pub struct Target {
     pub cache_written: Vec<Place>,
     /// A digest of what goes into it.
     pub inputs: String,
+    /// A base image whose digest is not known, so that `inputs` has its name alone.
+    pub unknown_base: Option<String>,
     /// The build arguments that the request decides, as text.
     args: Vec<(&'static str, String)>,
     labels: Vec<(&'static str, String)>,
@@ -104,6 +108,7 @@ impl Plan {
             });
             let mut target = Target::new(request, source, choice, writes_shared, folder);
             target.inputs = target.digest(request, definition, source);
+            target.set_tags(request, source);
             targets.push(target);
         }
         let mut plan = Plan {
@@ -182,20 +187,7 @@ impl Target {
             [] => request.custom_tags.as_deref().unwrap_or(own_tag),
             listed => listed,
         };
-        let naming = Naming {
-            cache_image: request.cache_image.as_ref().unwrap_or(&request.image),
-            sha: &source.sha,
-            git_ref: &source.git_ref,
-            version: request.versioned_tag.then(|| version(request, source)),
-            base_image: choice.base_image,
-            custom_tags,
-            flavor: request.flavor,
-            arch: request.arch.as_deref(),
-            target: &request.target,
-        };
-        let references = |tags: Vec<String>| -> Vec<String> {
-            tags.into_iter().map(|tag| format!("{}:{tag}", request.image)).collect()
-        };
+        let naming = naming(request, source, &source.sha, choice.base_image, custom_tags);
         let folder = Vec::from_iter(folder.map(Place::Folder));
         let (cache_read, mut cache_written) = match (request.delivery, request.ci) {
             (Delivery::Push, _) => (naming.caches_read(), naming.caches_written(writes_shared)),
@@ -213,17 +205,41 @@ impl Target {
             has_own_base: choice.base_image == choice.variant.base_image,
             base_image: choice.base_image.to_owned(),
             listed_tags: choice.custom_tags.to_vec(),
-            tags: references(naming.tags()),
+            custom_tags: custom_tags.to_vec(),
+            tags: Vec::new(),
             main_tag: naming.main_tag().map(|tag| format!("{}:{tag}", request.image)),
-            manifest_tags: references(Naming { arch: None, ..naming }.tags()),
+            manifest_tags: Vec::new(),
             release_tags: Naming { arch: None, target: "binary", ..naming }.release_tags(),
             cache_read,
             cache_written,
             inputs: String::new(),
+            unknown_base: None,
             args: args(request, source, choice.base_image),
             labels: labels(request, source, choice.base_image),
             variant_bake: choice.variant.bake.clone(),
         }
+    }
+}
+
+/// What the names of an image on `base_image` are made of. `sha` is the commit, or what stands in
+/// its place.
+fn naming<'a>(
+    request: &'a Request,
+    source: &'a Source,
+    sha: &'a str,
+    base_image: &'a str,
+    custom_tags: &'a [String],
+) -> Naming<'a> {
+    Naming {
+        cache_image: request.cache_image.as_ref().unwrap_or(&request.image),
+        sha,
+        git_ref: &source.git_ref,
+        version: request.versioned_tag.then(|| version(request, source)),
+        base_image,
+        custom_tags,
+        flavor: request.flavor,
+        arch: request.arch.as_deref(),
+        target: &request.target,
     }
 }
 

@@ -84,6 +84,8 @@ table! {
     SHARD "--shard" "K/N" "" "all" BUILD, "builds only part `K` of `N`";
     CUSTOM_TAGS "--custom-tags" "A,B" "CUSTOM_TAGS" "the variant's name" BUILD,
         "what tags are made of; none by default with only a base image";
+    TAG_BY "--tag-by" "WHAT" "" "`commit`" BUILD,
+        "what tags begin with: `commit`, or `content`, a digest of what goes into the image";
     IMAGE "--image" "REPO" "IMAGE" "`ghcr.io/openhands/agent-server`"
         &[Subcommand::Build, Subcommand::Run, Subcommand::Probe], "the repository";
     CACHE_IMAGE "--cache-image" "REPO" "OPENHANDS_CACHE_IMAGE" "that of the image" BUILD,
@@ -128,7 +130,8 @@ table! {
     STRICT_CACHE "--strict-cache" "" "" "off" BUILD, "fails if a cache was not written";
     EXPLAIN "--explain" "" "" "off" BUILD, "says why steps ran";
     PRINT "--print" "" ""
-        "off" &[Subcommand::Build], "prints the bake definition and builds nothing";
+        "off" &[Subcommand::Build],
+        "prints the bake definition and builds nothing; in `content`, bases count by name";
     PORT "--port" "NUMBER" ""
         "`8000`" &[Subcommand::Run], "`run`: where the server listens on 127.0.0.1";
     LOGS "--logs" "" "" "off" &[Subcommand::Run], "`run`: shows the server's log once it answers";

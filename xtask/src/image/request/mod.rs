@@ -21,7 +21,9 @@ pub use self::arguments::{files, variable};
 use self::base_images::{BaseImage, Shard, is_reference, joined, read_list};
 use self::flags::Flag;
 use self::values::choose;
-pub use self::values::{Check, Delivery, Flavor, Mode, Style, is_repository, without_repeats};
+pub use self::values::{
+    Check, Delivery, Flavor, Mode, Style, TagBy, is_repository, without_repeats,
+};
 use crate::error::usage;
 
 /// A build as it was asked for; names are checked against what can be built later.
@@ -35,6 +37,7 @@ pub struct Request {
     pub shard: Option<Shard>,
     /// `None` when custom tags were not mentioned.
     pub custom_tags: Option<Vec<String>>,
+    pub tag_by: TagBy,
     pub image: String,
     /// The repository of caches, where it is another.
     pub cache_image: Option<String>,
@@ -114,13 +117,13 @@ impl Request {
         }
         let mode = flags::CACHE_MODE.read(args, |name| choose(name, Mode::NAMED))?;
         let flavor = flags::IMAGE_FLAVOR.read(args, |name| choose(name, Flavor::NAMED))?;
-        let check = flags::CHECK.read(args, |name| choose(name, Check::NAMED))?;
         let (progress, bake_args) = progress(args, bake_args)?;
         Ok(Request {
             variants: flags::VARIANT.list(args)?,
             base_images: base_images(args)?,
             shard: flags::SHARD.read(args, Shard::parse)?,
             custom_tags: flags::CUSTOM_TAGS.text(args)?.map(|tags| values::split(&tags)),
+            tag_by: tag_by(args)?,
             image: image(args)?,
             cache_image: flags::CACHE_IMAGE.read(args, values::repository)?,
             flavor: flavor.unwrap_or(Flavor::Default),
@@ -136,11 +139,7 @@ impl Request {
             ci,
             versioned_tag: flags::VERSIONED_TAG.is_given(args)
                 || flags::VERSIONED_TAG.switch()? == Some(true),
-            // Whoever loads an image starts it next.
-            check: check.unwrap_or(match delivery {
-                Delivery::Push => Check::First,
-                Delivery::Load => Check::Off,
-            }),
+            check: check(args, delivery)?,
             cache_mode: mode.unwrap_or(Mode::Max),
             shared_export: flags::SHARED_EXPORT.switch()? == Some(true),
             cache_dir: flags::CACHE_DIR.read(args, values::absolute)?,
@@ -164,6 +163,21 @@ impl Request {
             bake_args,
         })
     }
+}
+
+/// Which images are started: by default of a push alone, since whoever loads an image starts it
+/// next.
+fn check(args: &mut Arguments, delivery: Delivery) -> Result<Check> {
+    let check = flags::CHECK.read(args, |name| choose(name, Check::NAMED))?;
+    Ok(check.unwrap_or(match delivery {
+        Delivery::Push => Check::First,
+        Delivery::Load => Check::Off,
+    }))
+}
+
+fn tag_by(args: &mut Arguments) -> Result<TagBy> {
+    let named = flags::TAG_BY.read(args, |name| choose(name, TagBy::NAMED))?;
+    Ok(named.unwrap_or(TagBy::Commit))
 }
 
 /// The proxies of the host, for RUN steps. One that is no text can't be an address.

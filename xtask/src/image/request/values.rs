@@ -52,6 +52,18 @@ choice! {
     }
 }
 
+/// What the tags that stay at one image begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagBy {
+    Commit,
+    /// A digest of what goes into the image.
+    Content,
+}
+
+impl TagBy {
+    pub const NAMED: &[(&str, TagBy)] = &[("commit", TagBy::Commit), ("content", TagBy::Content)];
+}
+
 /// The parts of the full base image that can be left out.
 pub const CAPABILITIES: &[&str] = &["vscode", "browser", "docker"];
 /// The programs that speak the Agent Client Protocol.
