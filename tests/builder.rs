@@ -22,10 +22,12 @@ fn check_refused(fake: &FakeDocker, ended: &Ended, parts: &[&str]) {
 #[test]
 fn no_docker() {
     let empty = Folder::new("no-docker");
-    let ended = Xtask::new(&["image"]).env("PATH", &empty.0).end();
+    let args = ["image", "run", "--variant", "debian", "--", "--set", "*.args.A=it's", ""];
+    let ended = Xtask::new(&args).env("PATH", &empty.0).end();
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
-    let parts = ["docker", "cargo xtask engine"];
+    let typed = r"image run --variant debian -- --set '*.args.A=it'\''s' ''";
+    let parts = ["docker", &format!("`cargo xtask engine -- cargo xtask {typed}`")];
     assert!(parts.iter().all(|part| ended.stderr.contains(part)), "{}", ended.stderr);
 }
 

@@ -10,6 +10,7 @@ mod checkout;
 mod clients;
 mod content;
 mod contract;
+mod doctor;
 mod engine;
 mod engine_data;
 mod failures;

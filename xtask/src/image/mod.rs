@@ -1,6 +1,7 @@
 //! `cargo xtask image`: plans, builds and delivers the agent server's images.
 
 mod build;
+mod doctor;
 mod job;
 mod list;
 mod matrix;
@@ -52,6 +53,12 @@ const TASKS: &[Task] = &[
         help: "print variants, targets and the tags of a request",
         usage: "[OPTIONS]",
         main: |sh, args, _| list::main(sh, args),
+    },
+    Task {
+        command: Subcommand::Doctor,
+        help: "find out whether a request can be built here, and what to do",
+        usage: "[OPTIONS]",
+        main: |sh, args, _| doctor::main(sh, args),
     },
     Task {
         command: Subcommand::Matrix,

@@ -206,10 +206,7 @@ fn package_page(reference: &str) -> Option<String> {
     if untagged.is_empty() || !untagged.chars().all(safe) {
         return None;
     }
-    let (host, path) = match untagged.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
-        _ => ("docker.io", untagged),
-    };
+    let (host, path) = registry::host_and_path(untagged);
     let (site, path) = match (host, path.strip_prefix("library/").unwrap_or(path)) {
         ("docker.io" | "index.docker.io", name) if name.contains('/') => ("hub.docker.com/r", name),
         ("docker.io" | "index.docker.io", name) => ("hub.docker.com/_", name),

@@ -1,9 +1,11 @@
 //! Is there a builder, and can it do what the plan needs? Found out before anything is built.
 
+use std::env;
 use std::io;
+use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 
 use super::buildx::{Buildx, Docker, End};
 use crate::error::Interrupted;
@@ -13,27 +15,52 @@ use crate::message;
 use crate::process;
 
 /// How long docker may take to describe a builder, which takes it a tenth of a second.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// A builder in a container or a cluster pulls its image first.
 const START_PATIENCE: Duration = Duration::from_secs(300);
-/// What to do on a machine without Docker.
-const ENGINE: &str = "`cargo xtask engine -- cargo xtask image`, as root on Debian or Ubuntu";
 
 /// What a builder can do, as `docker buildx inspect` prints it.
 pub struct Builder {
     pub name: String,
+    pub driver: String,
     /// What this run builds for.
     pub platforms: Vec<String>,
     /// Whether it had no build cache before this run; `None` where that is not known.
     pub was_empty: Option<bool>,
     /// Whether it is the engine's own, which keeps what it builds in the engine's image store.
     pub stores_images: bool,
-    driver: String,
     exports_cache: bool,
-    runs: Vec<String>,
+    /// The platforms that it can build for, its own first.
+    pub runs: Vec<String>,
 }
 
 impl Builder {
+    /// Fails, with the remedy, if it can't export caches.
+    pub fn check_export(&self) -> Result<()> {
+        ensure!(
+            self.exports_cache,
+            "the builder {:?} can't export a cache, so none is written. Turn on the engine's \
+             containerd image store, or take another builder: `docker buildx create --driver \
+             docker-container --use`.",
+            self.name
+        );
+        Ok(())
+    }
+
+    /// Fails, with the remedy, for a platform that it does not run.
+    pub fn check_platforms(&self, platforms: &[String]) -> Result<()> {
+        let Some(other) = platforms.iter().find(|platform| !self.runs.contains(platform)) else {
+            return Ok(());
+        };
+        bail!(
+            "the builder {:?} does not run {other:?}, only {}. Build it on such a machine, or \
+             emulate it: install QEMU's binfmt support, or run {}.",
+            self.name,
+            self.runs.join(", "),
+            in_engine("--emulate ")
+        )
+    }
+
     /// May it take another machine for every target of a bake?
     pub fn is_cluster(&self) -> bool {
         self.driver == "kubernetes"
@@ -49,17 +76,7 @@ impl Builder {
 /// the builder can't export any. An error names what is missing, and the remedy.
 pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
     let mut builder = inspect(buildx.docker, buildx.request)?;
-    for platform in &buildx.request.platforms {
-        if !builder.runs.contains(platform) {
-            bail!(
-                "the builder {:?} does not run {platform:?}, only {}. Build it on such a machine, \
-                 or emulate it: install QEMU's binfmt support, or use `cargo xtask engine \
-                 --emulate`.",
-                builder.name,
-                builder.runs.join(", ")
-            );
-        }
-    }
+    builder.check_platforms(&buildx.request.platforms)?;
     // An engine runs its own platform, and older ones can't load another.
     if let (Delivery::Load, [_, _, ..], Some(own)) =
         (buildx.request.delivery, builder.platforms.as_slice(), builder.runs.first().cloned())
@@ -71,13 +88,10 @@ pub fn check(buildx: &Buildx, plan: &mut Plan) -> Result<Builder> {
         plan.narrow(&own);
         builder.platforms = vec![own];
     }
-    if !builder.exports_cache && plan.drop_exports() {
-        let name = &builder.name;
-        message::warn(&format!(
-            "the builder {name:?} can't export a cache, so none is written. Turn on the engine's \
-             containerd image store, or take another builder: `docker buildx create --driver \
-             docker-container --use`."
-        ));
+    if let Err(error) = builder.check_export()
+        && plan.drop_exports()
+    {
+        message::warn(&error.to_string());
     }
     if plan.targets.iter().any(|target| !target.cache_read.is_empty()) {
         // Not every version says how much a builder holds.
@@ -140,14 +154,16 @@ impl Repairs {
     }
 }
 
-fn inspect(docker: &Docker, request: &Request) -> Result<Builder> {
+/// The builder that `request` would take, which is started for it. An error names what is missing,
+/// and the remedy.
+pub fn inspect(docker: &Docker, request: &Request) -> Result<Builder> {
     let mut text = ask(docker, &["inspect"], PATIENCE)?;
     // A builder in a container or a cluster has no features to print until it runs.
     if field(&text, "Status").is_some_and(|status| status == "inactive") {
         text = ask(docker, &["inspect", "--bootstrap"], START_PATIENCE)?;
     }
     if let Some(error) = field(&text, "Error") {
-        bail!("the engine does not answer: {error} Start Docker, or run {ENGINE}.");
+        bail!("the engine does not answer: {error} Start Docker, or run {}.", in_engine(""));
     }
     let platforms = field(&text, "Platforms").unwrap_or_default();
     // A buildx that does not print it is taken at its best: bake itself would still complain.
@@ -180,31 +196,56 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 /// What `docker buildx` prints.
 fn ask(docker: &Docker, args: &[&str], patience: Duration) -> Result<String> {
-    let output = process::output(&mut docker.debug_buildx(args), patience).map_err(|error| {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if kind != Some(io::ErrorKind::NotFound) {
-            return error;
-        }
-        anyhow!("docker is not installed. Install Docker with buildx, or run {ENGINE}.")
-    });
-    let Some(output) = output? else {
-        let seconds = patience.as_secs();
-        bail!("the engine has not answered for {seconds} s. Restart Docker, or run {ENGINE}.");
-    };
+    let output = answer(&mut docker.debug_buildx(args), patience)?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let version = process::output(&mut docker.command(&["buildx", "version"]), PATIENCE)?;
-    if !version.is_some_and(|version| version.status.success()) {
-        bail!(
-            "docker has no buildx plugin. Install docker-buildx-plugin (Debian's docker-buildx), \
-             or run {ENGINE}."
-        );
-    }
+    version(docker)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     let error = stderr.lines().find_map(|line| line.strip_prefix("ERROR: "));
     bail!(
         "the builder can't be used: {}. `docker buildx ls` lists the builders.",
         error.unwrap_or_else(|| stderr.lines().last().unwrap_or_default())
     )
+}
+
+/// What buildx says of its version. An error names the remedy where docker has none.
+pub fn version(docker: &Docker) -> Result<String> {
+    let output = answer(&mut docker.command(&["buildx", "version"]), PATIENCE)?;
+    ensure!(
+        output.status.success(),
+        "docker has no buildx plugin. Install docker-buildx-plugin (Debian's docker-buildx), or \
+         run {}.",
+        in_engine("")
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// What the call `docker` ends with. An error names the remedy where there is no docker, or no
+/// answer within `patience`.
+pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
+    let output = process::output(docker, patience).map_err(|error| {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind != Some(io::ErrorKind::NotFound) {
+            return error;
+        }
+        anyhow!("docker is not installed. Install Docker with buildx, or run {}.", in_engine(""))
+    });
+    output?.ok_or_else(|| {
+        let seconds = patience.as_secs();
+        let engine = in_engine("");
+        anyhow!("the engine has not answered for {seconds} s. Restart Docker, or run {engine}.")
+    })
+}
+
+/// How to run what was typed in a throw-away engine, with `options` for that.
+pub fn in_engine(options: &str) -> String {
+    let words = env::args_os().skip(1).map(|word| {
+        let word = word.to_string_lossy().into_owned();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+        let is_plain = !word.is_empty() && word.chars().all(is_plain);
+        if is_plain { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    });
+    let words = words.collect::<Vec<_>>().join(" ");
+    format!("`cargo xtask engine {options}-- cargo xtask {words}`, as root on Debian or Ubuntu")
 }

@@ -278,6 +278,14 @@ pub fn repository(reference: &str) -> &str {
     }
 }
 
+/// The registry of a repository, and its path there.
+pub fn host_and_path(repository: &str) -> (&str, &str) {
+    match repository.split_once('/') {
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+        _ => ("docker.io", repository),
+    }
+}
+
 /// Sleeps, but not past a signal, which is an error.
 pub fn sleep(pause: Duration) -> Result<()> {
     let end = Instant::now() + pause;

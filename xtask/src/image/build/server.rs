@@ -105,10 +105,15 @@ impl Found {
         self.prebuilt.as_ref().map_or(Ok(()), Prebuilt::stage)
     }
 
+    /// What the image gets, and where that lies.
+    pub fn summary(&self) -> String {
+        let path = self.checkout.as_ref().map(|path| format!(" ({})", path.display()));
+        self.source.describe() + &path.unwrap_or_default()
+    }
+
     /// Says what the image gets.
     pub fn describe(&self) {
-        let path = self.checkout.as_ref().map(|path| format!(" ({})", path.display()));
-        message::say(&format!("server: {}{}", self.source.describe(), path.unwrap_or_default()));
+        message::say(&format!("server: {}", self.summary()));
         let packages = &self.source.packages;
         let versions = packages.iter().filter_map(|package| package.version.as_ref());
         if versions.collect::<BTreeSet<_>>().len() > 1 {

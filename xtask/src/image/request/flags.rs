@@ -13,6 +13,7 @@ pub enum Subcommand {
     Build,
     Run,
     List,
+    Doctor,
     Matrix,
     Probe,
     Smoke,
@@ -27,6 +28,7 @@ impl Subcommand {
             Subcommand::Build => "",
             Subcommand::Run => "run",
             Subcommand::List => "list",
+            Subcommand::Doctor => "doctor",
             Subcommand::Matrix => "matrix",
             Subcommand::Probe => "probe",
             Subcommand::Smoke => "smoke",
@@ -55,7 +57,8 @@ pub struct Flag {
     pub commands: &'static [Subcommand],
 }
 
-const BUILD: &[Subcommand] = &[Subcommand::Build, Subcommand::Run, Subcommand::List];
+const BUILD: &[Subcommand] =
+    &[Subcommand::Build, Subcommand::Run, Subcommand::List, Subcommand::Doctor];
 
 /// Makes a constant of each row, and a list of all.
 macro_rules! table {
