@@ -68,12 +68,13 @@ fn the_last_lines_name_the_cause_and_what_to_do() {
     let ended = |code: u8| {
         format!("process \"/bin/sh -c x\" did not complete successfully: exit code: {code}")
     };
+    let no_memory = ended(1).replace("exit code: 1", "cannot allocate memory");
     let hash = "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n  Got 12ab";
     let missing = "failed to calculate checksum of ref a::b: \"/missing.txt\": not found";
     let copy = "[builder 3/3] COPY requirements.txt missing.txt     /";
     let server = "ImportError: cannot import name 'lte'\nThe server ended with status 1";
     let metadata = "[internal] load metadata for r.io/a:1";
-    let cases: [(&str, &str, &str, &[&str]); 11] = [
+    let cases: [(&str, &str, &str, &[&str]); 13] = [
         (STEP, hash, &ended(1), &["12ab", "install it", "Dockerfile:7", "exit code: 1"]),
         (copy, "", missing, &["missing.txt", "Dockerfile:10", ".dockerignore"]),
         ("", "", "dockerfile parse error on line 3: unknown instruction: RNU", &["line 3", "RNU"]),
@@ -81,6 +82,8 @@ fn the_last_lines_name_the_cause_and_what_to_do() {
         ("exporting to image", "", "push r.io/a: 403 Forbidden", &["403 Forbidden", "login"]),
         (STEP, "tar: x: No space left on device", &ended(2), &["No space left", "prune"]),
         (STEP, "Killed", &ended(137), &["137", "memory", "install it"]),
+        (STEP, "FATAL: JavaScript heap out of memory", &ended(134), &["out of memory", "--jobs"]),
+        (STEP, "", &no_memory, &["allocate memory", "--jobs"]),
         (STEP, "exec /bin/sh: exec format error", &ended(255), &["exec format", "--platforms"]),
         ("[check 1/1] RUN [\"x\"]", server, &ended(1), &["'lte'", "status 1", "--check=off"]),
         (metadata, "", "r.io/a:1: not found", &["r.io/a:1: not found"]),

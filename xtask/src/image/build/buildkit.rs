@@ -95,7 +95,7 @@ pub enum Cause {
     Step,
     /// The command of a step could not fetch something.
     StepNetwork,
-    /// The command of a step was killed.
+    /// The command of a step was killed, or got no memory.
     Killed,
     /// The base image, or what a step starts, is for another machine.
     WrongPlatform,
@@ -167,11 +167,14 @@ const SIGNS: [(&str, Cause); 33] = [
 
 /// The same for what a step's command printed last: what curl, apt, uv, pip and npm say of a
 /// network that does not carry them, or of a server that has too much to do.
-const OUTPUT_SIGNS: [(&str, Cause); 25] = [
+const OUTPUT_SIGNS: [(&str, Cause); 28] = [
     ("exec format error", Cause::WrongPlatform),
     ("No space left on device", Cause::NoSpace),
     ("no space left on device", Cause::NoSpace),
     ("ENOSPC", Cause::NoSpace),
+    ("annot allocate memory", Cause::Killed),
+    ("out of memory", Cause::Killed),
+    ("MemoryError", Cause::Killed),
     ("Temporary failure", Cause::StepNetwork),
     ("Could not resolve host", Cause::StepNetwork),
     ("dns error", Cause::StepNetwork),
@@ -208,7 +211,7 @@ impl Cause {
             return cause;
         }
         // A process that got a signal ends with 128 and its number.
-        if error.ends_with("exit code: 137") {
+        if error.ends_with("exit code: 137") || error.ends_with("cannot allocate memory") {
             return Cause::Killed;
         }
         let sign = OUTPUT_SIGNS.iter().find(|(sign, _)| output.contains(sign));

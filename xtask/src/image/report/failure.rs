@@ -3,7 +3,8 @@
 
 use xshell::Shell;
 
-use super::text::{lines, shortened, shown};
+use super::screen;
+use super::text::{lines, shortened, shortened_to, shown};
 use crate::image::build::batch::{Built, Row};
 use crate::image::build::buildkit::{Cause, Vertex};
 use crate::image::build::trace::Failure;
@@ -12,6 +13,8 @@ use crate::message;
 
 /// How many lines of a step's output are shown.
 const LINES: usize = 10;
+/// The width of what marks such a line.
+const MARK: usize = 4;
 
 /// Shows the step that the image of `row` failed by, if it was one.
 pub fn show(sh: &Shell, built: &Built, row: &Row) {
@@ -24,7 +27,7 @@ pub fn show(sh: &Shell, built: &Built, row: &Row) {
     message::failed(&shown(failure.name), DOCKERFILE, line);
     let output = lines(failure.output);
     for line in &output[output.len().saturating_sub(LINES)..] {
-        message::say(&format!("  | {}", shortened(line)));
+        message::say(&format!("  | {}", shortened_to(line, screen::columns() - MARK)));
     }
 }
 

@@ -64,6 +64,12 @@ impl Screen {
     }
 }
 
+/// How long a line for people may be: as wide as their terminal, or as the longest line of a log.
+pub fn columns() -> usize {
+    process::terminal_size()
+        .map_or(text::LONGEST, |(columns, _)| columns.clamp(40, text::LONGEST + 1) - 1)
+}
+
 /// The columns and rows, of which the last are not used: there, some terminals begin the next line.
 fn size() -> (usize, usize) {
     process::terminal_size().unwrap_or((80, 24))

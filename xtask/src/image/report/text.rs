@@ -20,13 +20,19 @@ pub fn cut(text: &str, columns: usize) -> String {
 /// An error on one line that can be read: the middle is left out of a long one, because a step's
 /// name holds all of its commands, and the reason comes last.
 pub fn shortened(error: &str) -> String {
-    let line = one_line(error);
+    shortened_to(error, LONGEST)
+}
+
+/// As [`shortened`], to so many `columns`.
+pub fn shortened_to(text: &str, columns: usize) -> String {
+    let line = one_line(text);
     let length = line.chars().count();
-    if length <= LONGEST {
+    if length <= columns {
         return line;
     }
-    let head = line.chars().take(LONGEST / 2 - 1);
-    head.chain(['…']).chain(line.chars().skip(length - LONGEST / 2)).collect()
+    let tail = columns / 2;
+    let head = line.chars().take(columns.saturating_sub(tail + 1));
+    head.chain(['…']).chain(line.chars().skip(length - tail)).collect()
 }
 
 /// A step as people know it: by the comment that its heredoc begins with, else by its
