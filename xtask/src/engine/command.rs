@@ -1,7 +1,7 @@
 //! The command: what it finds in its environment, and how it ends.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -16,12 +16,21 @@ use super::data::Data;
 use super::sandbox::Programs;
 use super::shared::say;
 use crate::error::usage;
+use crate::output;
 use crate::process::{self, SIGKILL, SIGTERM, TICK};
 
 /// How long the command may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(30);
 /// How long the processes that it left may take.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
+
+/// How the prompt of a shell says where one is.
+const PROMPT: &str = "(engine) # ";
+/// What Bash reads at its start: the user's own file mostly sets a prompt.
+const BASHRC: &str = "\
+[ ! -f ~/.bashrc ] || . ~/.bashrc
+PS1=\"(engine) ${PS1#'(engine) '}\"
+";
 
 /// The caller's own settings, for another engine.
 const FOREIGN: &str = "BUILDX_BUILDER BUILDX_CONFIG DOCKER_CERT_PATH DOCKER_CONTEXT DOCKER_TLS \
@@ -52,12 +61,17 @@ pub fn run(
     data: &Data,
     daemons: &Daemons,
 ) -> Result<u8> {
-    let shell = [env::var_os("SHELL").unwrap_or_else(|| "sh".into())];
-    let command = if command.is_empty() { &shell } else { command };
+    let name = env::var_os("SHELL").unwrap_or_else(|| "sh".into());
+    let shell = shell(&name, &data.path("bashrc"))?;
+    let is_shell = command.is_empty();
+    let command = if is_shell { &shell } else { command };
     process::adopt_orphans();
     // If this process is killed, the command gets SIGTERM.
     let mut process = Command::new("setpriv");
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
+    if is_shell {
+        process.env("PS1", PROMPT);
+    }
     for name in FOREIGN.split(' ') {
         process.env_remove(name);
     }
@@ -72,6 +86,15 @@ pub fn run(
     let status = process::wait(&mut child, Some(GRACE));
     end_leftovers(&daemons.processes());
     Ok(process::exit_code(status?))
+}
+
+/// The command that opens the shell `name`. For Bash, `file` becomes what it reads at its start.
+fn shell(name: &OsStr, file: &Path) -> Result<Vec<OsString>> {
+    if Path::new(name).file_name() != Some(OsStr::new("bash")) {
+        return Ok(vec![name.into()]);
+    }
+    output::save(file, BASHRC)?;
+    Ok(vec![name.into(), "--rcfile".into(), file.into()])
 }
 
 /// Ends what the command left running; such processes have become children of this one.
@@ -114,3 +137,7 @@ fn client_config(programs: &Programs, data: &Data) -> Result<PathBuf> {
     symlink(programs.folder.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
     Ok(config)
 }
+
+#[cfg(test)]
+#[path = "../../../tests/unit/command.rs"]
+mod tests;

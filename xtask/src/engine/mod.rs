@@ -35,10 +35,10 @@ Runs a command with a private Docker engine and a registry on a loopback port.
 
 Usage: cargo xtask engine [OPTIONS] [-- COMMAND...]
 
-Without a command it opens a shell. Needs root on Debian or Ubuntu, and no Docker. The exit
-status is the command's. Its containers end with it; images, build cache and the registry's
-content stay in target/engine for the next call, which uses another folder there while a first
-one is running. `debian:trixie-slim` is there without a registry.
+Without a command it opens your shell, whose prompt begins with `(engine)`. Needs root on Debian
+or Ubuntu, and no Docker. The exit status is the command's. Its containers end with it; images,
+build cache and the registry's content stay in target/engine for the next call, which uses another
+folder there while a first one is running. `debian:trixie-slim` is there without a registry.
 
 Options:
   --fresh          start empty, and leave nothing but the downloads
