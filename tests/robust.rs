@@ -141,3 +141,28 @@ fn a_builder_without_space_gets_room_once() {
     assert_eq!(calls(&fake), "bake\nbuildx prune --force\nbake\n");
     assert!(ended.stderr.contains("removing its build cache"), "{}", ended.stderr);
 }
+
+#[test]
+fn a_step_that_lost_the_network_is_retried_and_no_other() {
+    // "E: Failed to fetch http://a/b  503  Service Unavailable [IP: 1]"
+    let network =
+        "RTogRmFpbGVkIHRvIGZldGNoIGh0dHA6Ly9hL2IgIDUwMyAgU2VydmljZSBVbmF2YWlsYWJsZSBbSVA6IDFd";
+    // "E: Unable to locate package nothing"
+    let package = "RTogVW5hYmxlIHRvIGxvY2F0ZSBwYWNrYWdlIG5vdGhpbmc=";
+    for (output, status, bakes) in [(network, 0, 2), (package, 1, 1)] {
+        let name = "[one 1/2] RUN apt-get install";
+        let log = json!({ "logs": [{ "vertex": name, "data": output }] });
+        let mut failed = serde_json::from_str::<serde_json::Value>(&vertex(name, true)).unwrap();
+        failed["vertexes"][0]["error"] =
+            json!("process \"x\" did not complete successfully: exit code: 100");
+        let fake =
+            failing("network", "docker", &format!("{}{log}\n{failed}\n", vertex(name, false)));
+        let ended = run(&fake, &[]);
+        assert_eq!(
+            (ended.status, calls(&fake).lines().count()),
+            (status, bakes),
+            "{}",
+            ended.stderr
+        );
+    }
+}

@@ -167,7 +167,7 @@ const SIGNS: [(&str, Cause); 33] = [
 
 /// The same for what a step's command printed last: what curl, apt, uv, pip and npm say of a
 /// network that does not carry them, or of a server that has too much to do.
-const OUTPUT_SIGNS: [(&str, Cause); 28] = [
+const OUTPUT_SIGNS: [(&str, Cause); 33] = [
     ("exec format error", Cause::WrongPlatform),
     ("No space left on device", Cause::NoSpace),
     ("no space left on device", Cause::NoSpace),
@@ -192,10 +192,15 @@ const OUTPUT_SIGNS: [(&str, Cause); 28] = [
     ("ECONNRESET", Cause::StepNetwork),
     ("ECONNREFUSED", Cause::StepNetwork),
     ("ETIMEDOUT", Cause::StepNetwork),
-    ("429 Too Many Requests", Cause::StepNetwork),
-    ("502 Bad Gateway", Cause::StepNetwork),
-    ("503 Service Unavailable", Cause::StepNetwork),
-    ("504 Gateway Time", Cause::StepNetwork),
+    ("Too Many Requests", Cause::StepNetwork),
+    ("Internal Server Error", Cause::StepNetwork),
+    ("Bad Gateway", Cause::StepNetwork),
+    ("Service Unavailable", Cause::StepNetwork),
+    ("Gateway Time", Cause::StepNetwork),
+    ("returned error: 429", Cause::StepNetwork),
+    ("returned error: 5", Cause::StepNetwork),
+    ("HTTP error 429", Cause::StepNetwork),
+    ("HTTP error 5", Cause::StepNetwork),
 ];
 
 impl Cause {
