@@ -1,6 +1,6 @@
 //! Where the time of a run went (`--timings`): a page for any browser, or a trace for Perfetto.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -188,22 +188,20 @@ struct Total {
 }
 
 /// Rows of a name, seconds, those before, steps and cached steps: for each phase, then for each
-/// stage of the Dockerfile. What ran at once, or for several images, counts once.
+/// stage of the Dockerfile. Time in which several things were done counts once.
 fn totals(report: &Report, bars: &[Vec<Bar>]) -> Vec<Value> {
     let phases = Phase::ALL.map(|(phase, name)| (phase, name.replace('_', " ")));
     let mut by_phase = phases.map(|(phase, name)| (phase, name, Total::default()));
     let mut by_stage = BTreeMap::<&str, Total>::new();
-    let mut seen = BTreeSet::new();
     for bar in bars.iter().flatten() {
         let Some((phase, _, total)) = by_phase.get_mut(bar.phase) else { continue };
         total.now.push(bar.span);
         if *phase == Phase::Steps {
-            let is_new = seen.insert((&bar.name, bar.span.from.to_bits()));
             let of_stage = by_stage.entry(stage(&bar.name)).or_default();
             of_stage.now.push(bar.span);
             for total in [of_stage, total] {
-                total.steps += usize::from(is_new);
-                total.cached += usize::from(is_new && bar.how == How::Cached);
+                total.steps += 1;
+                total.cached += usize::from(bar.how == How::Cached);
             }
         }
     }
