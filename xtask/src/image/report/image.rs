@@ -61,17 +61,11 @@ impl ImageReport<'_> {
         let target = self.row.target;
         let content = self.reference().and_then(|reference| contents.get(&reference));
         let layers = content.map(|content| &content.layers);
-        let result = match self.row.image {
-            Image::Waiting => "not reached",
-            Image::Present { .. } => "present",
-            Image::Done { .. } => "done",
-            Image::Failed { .. } => "failed",
-        };
         let count = self.count();
         let steps = self.steps().unwrap_or_default();
         json!({
             "image": {
-                "result": result,
+                "result": self.result(),
                 "error": self.row.image.error(),
                 "digest": self.row.image.digest(),
                 "compressed_bytes": content.map(Content::bytes),
@@ -93,6 +87,16 @@ impl ImageReport<'_> {
             "cache_written": self.written().map(|w| self.written_json(w)).collect::<Vec<_>>(),
             "step_list": steps.iter().map(step_json).collect::<Vec<_>>(),
         })
+    }
+
+    /// How the image ended, in a word.
+    pub fn result(&self) -> &'static str {
+        match self.row.image {
+            Image::Waiting => "not reached",
+            Image::Present { .. } => "present",
+            Image::Done { .. } => "done",
+            Image::Failed { .. } => "failed",
+        }
     }
 
     /// The image as the registry has it, if it is there.

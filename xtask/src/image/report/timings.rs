@@ -9,7 +9,6 @@ use xshell::Shell;
 
 use super::image::{ImageReport, Report};
 use super::text::{self, rounded};
-use crate::image::build::batch::Image;
 use crate::image::build::buildkit::Vertex;
 use crate::image::build::phase::Phase;
 use crate::image::build::trace::{Failure, Span, covered};
@@ -153,7 +152,7 @@ fn data(report: &Report, bars: &[Vec<Bar>]) -> Value {
         json!({
             "name": image.row.target.name,
             "base": message::one_line(&image.row.target.base_image),
-            "result": result(image),
+            "result": image.result(),
             "error": image.row.image.error().map(text::shortened),
             "failure": failure,
             "bars": bars.iter().map(bar).collect::<Vec<_>>(),
@@ -166,15 +165,6 @@ fn data(report: &Report, bars: &[Vec<Bar>]) -> Value {
         "names": table,
         "images": report.images.iter().zip(bars).map(image).collect::<Vec<_>>(),
     })
-}
-
-fn result(image: &ImageReport) -> &'static str {
-    match image.row.image {
-        Image::Waiting => "not reached",
-        Image::Present { .. } => "present",
-        Image::Done { .. } => "done",
-        Image::Failed { .. } => "failed",
-    }
 }
 
 /// What is summed up in a row of the totals.
@@ -232,7 +222,7 @@ fn stage(name: &str) -> &str {
 fn trace(report: &Report, bars: &[Vec<Bar>]) -> Value {
     let mut events = Vec::new();
     for (pid, (image, bars)) in report.images.iter().zip(bars).enumerate() {
-        let name = json!({ "name": format!("{} ({})", image.row.target.name, result(image)) });
+        let name = json!({ "name": format!("{} ({})", image.row.target.name, image.result()) });
         events.push(json!({ "name": "process_name", "ph": "M", "pid": pid, "args": name }));
         let failure = failure(image);
         for Bar { phase, name, span, lane, how } in bars {
