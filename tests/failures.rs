@@ -48,7 +48,9 @@ fn end(name: &str, output: &[u8], error: &str, runner: &str) -> Ended {
     let excerpt = "Dockerfile:3\n--------------------\n   3 | >>> RUN <<'EOF'\n";
     let error = format!("ERROR: target debian: failed to solve: {error}\n");
     fs::write(fake.file("events"), events + excerpt + &error).unwrap();
-    let call = fake.call(&["image", "--variant=debian", "--load"]).env("GITHUB_ACTIONS", runner);
+    let call = fake
+        .call(&["image", "--variant=debian", "--load", "--explain"])
+        .env("GITHUB_ACTIONS", runner);
     call.env("SDK_SHA", SHA).env("SDK_REF", "x").end()
 }
 
@@ -98,6 +100,8 @@ fn the_last_lines_name_the_cause_and_what_to_do() {
             assert!(last.contains(part), "{part:?} is not in:\n{last}");
         }
         assert!(lines.last().unwrap().starts_with("error: debian"), "{last}");
+        let explained = "debian: the first step that ran is [builder 2/3] install it\n";
+        assert_eq!(failed.stderr.contains(explained), name == STEP, "{}", failed.stderr);
         assert!(!failed.stderr.contains("exited with status"), "{}", failed.stderr);
         assert_eq!(failed.stderr.contains(">>>"), name.is_empty(), "{}", failed.stderr);
     }

@@ -163,7 +163,8 @@ impl Job {
     fn images<'a>(&'a self, sh: &Shell, built: &'a Built) -> Vec<ImageReport<'a>> {
         let inputs = LazyCell::new(|| Record::inputs(sh, self.server.source.folder.as_deref()));
         let compared = |row: &Row| {
-            let images = built.bake(row).filter(|images| images.bake.end == End::Done)?;
+            let is_wanted = |end| end == End::Done || self.request.explain;
+            let images = built.bake(row).filter(|images| is_wanted(images.bake.end))?;
             let path = last_build::path(sh, &self.request, row.target);
             let last = Record::load(&path);
             let is_new = last.is_none() && self.request.explain;

@@ -49,7 +49,7 @@ pub struct Count {
 /// One image of a run.
 pub struct ImageReport<'a> {
     pub row: &'a Row<'a>,
-    /// Its build, if that is done.
+    /// Its build, if that is done, or is to be explained.
     pub build: Option<Build>,
     pub built: &'a Built<'a>,
     pub request: &'a Request,

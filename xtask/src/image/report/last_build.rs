@@ -38,7 +38,7 @@ const LARGE: u64 = 16 << 20;
 /// Arguments that change with every commit, and that no step reads.
 pub const OF_COMMIT: [&str; 2] = ["OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"];
 
-/// A build that is done, and the one before it.
+/// A build, and the one before it.
 pub struct Build {
     /// Where its record is kept.
     pub path: PathBuf,
@@ -166,7 +166,8 @@ pub fn explain(target: &str, steps: Option<&[Step]>, build: &Build) -> Vec<Strin
         return vec![format!("{target}: buildx reported no step, so nothing is known.")];
     };
     // They come in the order in which they began.
-    let Some(first) = steps.iter().find(|step| step.cached == Some(false)) else {
+    let has_run = |step: &&Step| step.cached == Some(false) || step.error.is_some();
+    let Some(first) = steps.iter().find(has_run) else {
         return vec![format!("{target}: every step was cached.")];
     };
     let mut lines = vec![format!("{target}: the first step that ran is {}", shown(&first.name))];

@@ -54,7 +54,8 @@ pub fn publish(sh: &Shell, report: &Report) -> Result<()> {
     if let Some(path) = &report.request.timings {
         timings::save(sh, report, path)?;
     }
-    let mut builds = report.images.iter().filter_map(|image| image.build.as_ref());
+    let done = report.images.iter().filter(|image| image.row.image.is_there());
+    let mut builds = done.filter_map(|image| image.build.as_ref());
     builds.try_for_each(|build| build.now.save(&build.path))
 }
 
