@@ -44,7 +44,7 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// Built in two seconds. What `builder` makes is in no image, so only an export pushes it.
 const DOCKERFILE: &str = "
-ARG BASE_IMAGE
+ARG BASE_IMAGE=scratch
 FROM ${BASE_IMAGE} AS builder
 RUN : SALT; head -c 8M /dev/urandom >/random
 FROM ${BASE_IMAGE} AS binary

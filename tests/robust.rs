@@ -166,3 +166,17 @@ fn a_step_that_lost_the_network_is_retried_and_no_other() {
         );
     }
 }
+
+#[test]
+fn a_warning_of_the_dockerfile_is_shown_once() {
+    // "Legacy"
+    let events = json!({ "warnings": [{ "vertex": "x", "level": 1, "short": "TGVnYWN5" }] });
+    let script = "case \"$*\" in *du|*imagetools*) exit;; *inspect*) cat inspected; exit;; esac
+         cat > /dev/null; echo bake >> calls; cat events >&2";
+    let fake = FakeDocker::new("warns", script);
+    fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    fs::write(fake.file("events"), format!("{events}\n")).unwrap();
+    let ended = fake.call(&["image", "--variant=debian", "--push", "--check=off"]).on("x").end();
+    assert!(calls(&fake).lines().count() > 1, "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("Legacy").count(), 1, "{}", ended.stderr);
+}

@@ -94,6 +94,8 @@ impl Watcher for Progress {
             Event::Vertex(vertex) => self.vertex(vertex),
             Event::Status(status) => self.status(status),
             Event::Log(log) => self.log(log),
+            // Of the Dockerfile, which the bake before this one read, too.
+            Event::Warning(_) if self.steps_were_shown => {}
             Event::Warning(warning) => {
                 self.erase();
                 self.heard();
