@@ -670,3 +670,27 @@ fn list_says_what_there_is_and_what_it_is_called() {
         assert!(ended.stdout.contains(part), "{part:?} is not in {}", ended.stdout);
     }
 }
+
+#[test]
+fn a_layer_stands_on_the_image_of_the_same_bake() {
+    let folder = Folder::new("thin");
+    let path = folder.0.to_str().unwrap();
+    let layer = format!("--layer={path}");
+    assert!(debian(&[&layer]).refused().contains("Dockerfile"));
+    std::fs::write(folder.0.join("Dockerfile"), "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n").unwrap();
+    let definition = debian(&[&layer, "--layer-tag=eval", "--push"]).definition();
+    assert_eq!(definition["group"]["default"]["targets"], json!(["debian", "debian_layer"]));
+    let (image, layer_target) =
+        (&definition["target"]["debian"], &definition["target"]["debian_layer"]);
+    let expected = tags(image).iter().map(|tag| format!("{tag}-eval")).collect::<Vec<_>>();
+    assert_eq!(tags(layer_target), expected);
+    assert_eq!(layer_target["context"], path);
+    assert_eq!(layer_target["output"], image["output"]);
+    let base = layer_target["args"]["BASE_IMAGE"].as_str().unwrap();
+    assert_eq!(layer_target["contexts"][base], "target:debian");
+    let by_folder = debian(&[&layer]).definition()["target"]["debian_layer"].clone();
+    let name = folder.0.file_name().unwrap().to_str().unwrap();
+    assert!(tags(&by_folder).iter().all(|tag| tag.ends_with(&format!("-{name}"))));
+    assert!(debian(&["--layer-tag=eval"]).refused().contains("--layer"));
+    assert!(debian(&[&layer, "--layer-tag=a b"]).refused().contains("a b"));
+}

@@ -173,6 +173,20 @@ fn a_wave_that_fails_alike_ends_the_run() {
 }
 
 #[test]
+fn a_failing_layer_costs_its_image() {
+    let bad = failed("[debian-b2_layer 2/2] RUN pip", "process \"pip\" did not complete: 1");
+    let fake = fake("waves-layer", &[(2, &bad)]);
+    fs::write(fake.file("Dockerfile"), "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n").unwrap();
+    let layer = format!("--layer={}", fake.0.0.display());
+    let (ended, bakes) = run(&fake, &[&layer, "--layer-tag=thin"]);
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    assert_eq!(bakes[1], ["b1", "b1_layer", "b2", "b2_layer"]);
+    assert_eq!(bakes[2], ["b1", "b1_layer"]);
+    assert_eq!(ended.stdout.lines().filter(|tag| tag.ends_with("-thin")).count(), 4);
+    assert!(ended.stderr.contains("RUN pip"), "{}", ended.stderr);
+}
+
+#[test]
 fn numbers_of_jobs_that_are_none_are_refused() {
     for jobs in ["0", "-1", "x", "", "1.5", "99999999999999999999"] {
         let said = Xtask::print(&[&format!("--jobs={jobs}")]).refused();
@@ -248,4 +262,23 @@ fn a_batch_that_was_killed_goes_on_where_it_stopped() {
 
     let again = call("batch", &["--skip-existing"]).end();
     assert_eq!(skipped(&again), 7, "{}", again.stderr);
+}
+
+#[test]
+fn a_layer_is_built_on_the_image_of_this_bake() {
+    let Some(engine) = Engine::get("a layer") else { return };
+    let checkout = Folder::checkout("thin-layer");
+    let base = bases(&engine, &checkout, 1).remove(0);
+    let layer = Folder::new("thin-layer-on-top");
+    let dockerfile = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nRUN cat /built > /on-top\n";
+    fs::write(layer.0.join("Dockerfile"), dockerfile).unwrap();
+    let layer = format!("--layer={}", layer.0.display());
+    let image = engine.image("thin-layer");
+    let args = ["image", "--variant=debian", "--push", "--layer-tag=thin", "--base-image", &base];
+    let args = [&args[..], &["--image", &image, &layer]].concat();
+    let ended = Xtask::within(&checkout.0, &args).in_engine().env(MODE, "off").on("x").end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let thin = ended.stdout.lines().filter(|tag| tag.ends_with("-thin")).collect::<Vec<_>>();
+    assert_eq!(thin.len() * 2, engine.tags("thin-layer").len(), "{}", ended.stdout);
+    assert_eq!(docker(&["run", "--rm", thin[0], "cat", "/on-top"]).trim(), "0");
 }

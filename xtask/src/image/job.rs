@@ -75,7 +75,7 @@ impl Job {
         }
         let mut built = Built::new(&self.plan);
         let ended = self.run(&buildx, &builder, &unread, &mut built);
-        let tags = done(&built).flat_map(|row| row.target.tags.clone()).collect();
+        let tags = done(&built).flat_map(|row| row.target.all_tags().cloned()).collect();
         let images = self.images(sh, &built);
         let (builder, built, seconds) = (&builder, &built, started.elapsed().as_secs_f64());
         let pushed = || images.iter().filter_map(ImageReport::reference);
@@ -192,7 +192,7 @@ impl Job {
     /// Writes the outputs of the GitHub Actions step, if this is one.
     fn write_outputs(&self, built: &Built) -> Result<()> {
         let targets = || done(built).map(|row| row.target);
-        let tags = targets().flat_map(|target| &target.tags).cloned().collect::<Vec<_>>();
+        let tags = targets().flat_map(Target::all_tags).cloned().collect::<Vec<_>>();
         let releases = targets().flat_map(|target| &target.release_tags).cloned();
         let slugs = targets().map(|target| tag::slug(&target.base_image));
         let digests = done(built).map(|row| row.image.digest().unwrap_or_default());

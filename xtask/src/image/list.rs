@@ -32,7 +32,7 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
         "Any other stage of agent-server-image/Dockerfile is one too.\n\nTags of this request:\n";
     for target in Job::new(sh, request)?.plan.targets {
         text += &format!("  {} on {}:\n", target.name, target.base_image);
-        text.extend(target.tags.iter().map(|tag| format!("    {tag}\n")));
+        text.extend(target.all_tags().map(|tag| format!("    {tag}\n")));
     }
     output::write(text.trim_end())
 }

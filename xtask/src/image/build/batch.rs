@@ -10,6 +10,7 @@ use super::builder::{Builder, Repairs};
 use super::buildkit::{self, Cause};
 use super::buildx::{Buildx, Docker, End};
 use super::export::{Exporter, Exports, Outcome, Written};
+pub use super::image::Image;
 use super::images::{Images, ImagesBaked, Unread};
 use super::registry;
 use super::trace::Failure;
@@ -21,42 +22,6 @@ use crate::message;
 
 /// Seconds before an image is built again that failed for a passing reason.
 const PAUSES: [u64; 3] = [2, 5, 15];
-
-/// The state of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Image {
-    /// Not reached, because the run ended before.
-    Waiting,
-    /// It was in the registry before, with this digest.
-    Present { digest: String },
-    /// Built and delivered, by the bake of this number. Not every engine reports the digest.
-    Done { bake: usize, digest: Option<String> },
-    /// Not built, by the bake of this number.
-    Failed { bake: usize, error: String },
-}
-
-impl Image {
-    /// Is it where it belongs?
-    pub fn is_there(&self) -> bool {
-        matches!(self, Image::Present { .. } | Image::Done { .. })
-    }
-
-    pub fn digest(&self) -> Option<&str> {
-        match self {
-            Image::Present { digest } => Some(digest),
-            Image::Done { digest, .. } => digest.as_deref(),
-            Image::Waiting | Image::Failed { .. } => None,
-        }
-    }
-
-    /// The error that it failed by, where that is known.
-    pub fn error(&self) -> Option<&str> {
-        match self {
-            Image::Failed { error, .. } => Some(error),
-            _ => None,
-        }
-    }
-}
 
 /// A target of the plan, and its image so far.
 pub struct Row<'a> {
@@ -103,7 +68,7 @@ impl<'a> Built<'a> {
 
     /// Finds the images that the registry has under all their tags; returns how many.
     pub fn find_present(&mut self, docker: &Docker) -> usize {
-        let tags = self.rows.iter().flat_map(|row| &row.target.tags).cloned().collect();
+        let tags = self.rows.iter().flat_map(|row| row.target.all_tags()).cloned().collect();
         let found = registry::digests(docker, &tags);
         let firsts = self.rows.iter().filter_map(|row| row.target.tags.first());
         let firsts = firsts.filter(|tag| found.contains_key(*tag)).cloned().collect();
@@ -117,7 +82,8 @@ impl<'a> Built<'a> {
             }
             let digests = row.target.tags.iter().map(|tag| found.get(tag));
             let digests = digests.collect::<Option<BTreeSet<_>>>().unwrap_or_default();
-            if let (1, Some(digest)) = (digests.len(), digests.first()) {
+            let has_all = row.target.all_tags().all(|tag| found.contains_key(tag));
+            if let (1, Some(digest), true) = (digests.len(), digests.first(), has_all) {
                 row.image = Image::Present { digest: (*digest).clone() };
             }
         }

@@ -8,6 +8,7 @@ pub mod cache_dir;
 pub mod checkout;
 pub mod events;
 pub mod export;
+pub mod image;
 pub mod images;
 pub mod phase;
 pub mod present;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::buildkit::{self, Cause, TargetVertex, Vertex};
 use super::events::{Event, Log, Status, VertexEvent};
 use super::phase::Phase;
+use crate::image::plan::bake_file::layer_name;
 
 /// How much of a step's output is kept, in bytes.
 const OUTPUT_KEPT: usize = 8192;
@@ -332,9 +333,13 @@ impl Trace {
         self.nodes.iter().filter_map(failure)
     }
 
+    /// What belongs to `target`, also as its layer.
     fn of(&self, target: &str) -> impl Iterator<Item = &Node> {
-        let wanted = self.targets.iter().position(|name| name == target);
-        self.nodes.iter().filter(move |node| Some(node.target) == wanted)
+        let names = [target.to_owned(), layer_name(target)];
+        let is_own = move |node: &&Node| {
+            self.targets.get(node.target).is_some_and(|name| names.contains(name))
+        };
+        self.nodes.iter().filter(is_own)
     }
 }
 

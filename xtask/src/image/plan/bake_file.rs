@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::cache::{Place, csv_field};
-use super::{Plan, Target};
+use super::{Layer, Plan, Target};
 use crate::image::request::Delivery;
 use crate::image::request::definition::CHECK;
 
@@ -40,6 +40,14 @@ pub struct CacheExport<'a> {
     pub place: Place,
 }
 
+/// The build context that a layer stands on.
+const BASE: &str = "finished-image";
+
+/// The target of the layer on the image of `target`.
+pub fn layer_name(target: &str) -> String {
+    format!("{target}_layer")
+}
+
 /// The helper target that has the image's folder. The Dockerfile has an empty stage `inputs` that
 /// it takes the place of. A run's own targets begin with a variant's name, which has no `_` there.
 const INPUTS: &str = "_inputs";
@@ -68,7 +76,7 @@ impl Plan {
         let is_alike = targets.windows(2).all(|pair| context(&pair[0]) == context(&pair[1]));
         let is_shared = how.shared_inputs && targets.len() > 1 && is_alike;
         let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
-        let targets = targets.iter().map(|target| {
+        let targets = targets.iter().flat_map(|target| {
             let mut bake = self.target(target, how.without);
             let exports = target.cache_written.iter().filter(|_| how.with_exports);
             let exports = exports.map(|place| literal(&place.write_entry(self.cache_mode)));
@@ -76,7 +84,11 @@ impl Plan {
             if is_shared {
                 extend(&mut bake, "contexts", [("inputs", json!(format!("target:{INPUTS}")))]);
             }
-            (target.name.clone(), bake)
+            let layer = target
+                .layer
+                .as_ref()
+                .map(|layer| (layer_name(&target.name), self.layer(&target.name, layer, output)));
+            [(target.name.clone(), bake)].into_iter().chain(layer)
         });
         bake_file(targets.collect(), helper, false)
     }
@@ -116,9 +128,7 @@ impl Plan {
         if let Some((name, folder)) = &self.context {
             extend(&mut bake, "contexts", [(*name, literal(&folder.to_string_lossy()))]);
         }
-        if let Some(bundle) = &self.ca_bundle {
-            let source = csv_field(&format!("src={bundle}"));
-            let secret = literal(&format!("type=file,id=ca-certificates,{source}"));
+        if let Some(secret) = self.certificates() {
             append(&mut bake, "secret", [secret]);
         }
         if let Some(Value::Array(read)) = bake.get_mut("cache-from") {
@@ -128,6 +138,24 @@ impl Plan {
         let read = read.filter(|place| !without.iter().any(|name| place.is_read_as(name)));
         append(&mut bake, "cache-from", read.map(|place| literal(&place.read_entry())));
         bake
+    }
+
+    /// The target of a layer on the image of `target`.
+    fn layer(&self, target: &str, layer: &Layer, output: &str) -> Map<String, Value> {
+        let mut bake = Map::new();
+        bake.insert("context".to_owned(), literal(&layer.folder.to_string_lossy()));
+        bake.insert("platforms".to_owned(), json!(self.platforms));
+        extend(&mut bake, "contexts", [(BASE, json!(format!("target:{target}")))]);
+        extend(&mut bake, "args", [("BASE_IMAGE", json!(BASE))]);
+        append(&mut bake, "secret", self.certificates());
+        deliver(&mut bake, json!([]), &layer.tags, output);
+        bake
+    }
+
+    /// The host's certificates, as a secret of steps.
+    fn certificates(&self) -> Option<Value> {
+        let source = csv_field(&format!("src={}", self.ca_bundle.as_ref()?));
+        Some(literal(&format!("type=file,id=ca-certificates,{source}")))
     }
 
     /// A target of the files of `target`'s folder.
@@ -142,6 +170,11 @@ impl Plan {
 }
 
 impl Target {
+    /// Its tags, and those of its layer.
+    pub fn all_tags(&self) -> impl Iterator<Item = &String> {
+        self.tags.iter().chain(self.layer.iter().flat_map(|layer| &layer.tags))
+    }
+
     /// Its build arguments, with their values as bake reads them.
     pub fn args(&self) -> BTreeMap<String, String> {
         let file = self.variant_bake.get("args").and_then(Value::as_object).into_iter().flatten();

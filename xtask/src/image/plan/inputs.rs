@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::tag::{Naming, short_sha};
-use super::{Plan, Target, naming};
+use super::tag::{self, Naming, short_sha};
+use super::{Layer, Plan, Target, naming};
 use crate::digest::sha256;
 use crate::image::request::definition::Definition;
 use crate::image::request::source::Source;
@@ -68,6 +68,7 @@ impl Target {
         let inputs = json!({
             "files": definition.files,
             "server": source.files,
+            "layer": request.layer.as_ref().map(|layer| &layer.files),
             "bake": bake,
             "stage": request.target,
             "args": args,
@@ -87,6 +88,11 @@ impl Target {
         let references = |tags: Vec<String>| -> Vec<String> {
             tags.into_iter().map(|tag| format!("{}:{tag}", request.image)).collect()
         };
+        self.layer = request.layer.as_ref().map(|layer| {
+            let tag = |tag: String| tag::valid(format!("{tag}-{}", layer.suffix), &tag);
+            let tags = references(naming.tags().into_iter().map(tag).collect());
+            Layer { folder: layer.folder.clone(), tags }
+        });
         let tags = references(naming.tags());
         self.manifest_tags = references(Naming { arch: None, ..naming }.tags());
         self.tags = tags;

@@ -63,6 +63,8 @@ pub struct Target {
     /// Where its cache is read from and written to.
     pub cache_read: Vec<Place>,
     pub cache_written: Vec<Place>,
+    /// The layer on top of it.
+    pub layer: Option<Layer>,
     /// A digest of what goes into it.
     pub inputs: String,
     /// A base image whose digest is not known, so that `inputs` has its name alone.
@@ -72,6 +74,13 @@ pub struct Target {
     labels: Vec<(&'static str, String)>,
     /// What the bake file says of its variant.
     variant_bake: Map<String, Value>,
+}
+
+/// An image that is made of a target's image in the same bake.
+pub struct Layer {
+    folder: PathBuf,
+    /// References, with the repository.
+    pub tags: Vec<String>,
 }
 
 /// A variant on a base image.
@@ -160,7 +169,7 @@ impl Plan {
     fn check_names(&self) -> Result<()> {
         let mut owners = BTreeMap::new();
         for target in &self.targets {
-            for name in [&target.name].into_iter().chain(&target.tags) {
+            for name in [&target.name].into_iter().chain(target.all_tags()) {
                 if let Some(first) = owners.insert(name, target) {
                     return Err(usage(format!(
                         "the targets {:?} on {} and {:?} on {} would both be {name}: leave out \
@@ -207,6 +216,7 @@ impl Target {
             listed_tags: choice.custom_tags.to_vec(),
             custom_tags: custom_tags.to_vec(),
             tags: Vec::new(),
+            layer: None,
             main_tag: naming.main_tag().map(|tag| format!("{}:{tag}", request.image)),
             manifest_tags: Vec::new(),
             release_tags: Naming { arch: None, target: "binary", ..naming }.release_tags(),

@@ -93,6 +93,10 @@ table! {
         &[Subcommand::Build, Subcommand::Run, Subcommand::Probe], "the repository";
     CACHE_IMAGE "--cache-image" "REPO" "OPENHANDS_CACHE_IMAGE" "that of the image" BUILD,
         "the repository of caches in a registry";
+    LAYER "--layer" "DIR" "" "none" BUILD,
+        "builds the Dockerfile in `DIR` on each image too; if it fails, neither is pushed";
+    LAYER_TAG "--layer-tag" "SUFFIX" "" "the folder's name" BUILD,
+        "ends the tags of what `--layer` builds";
     IMAGE_FLAVOR "--image-flavor" "NAME" "IMAGE_FLAVOR" "`default`" BUILD,
         "`default`, `slim` or `minimal`; part of tags and cache names";
     TARGET "--target" "NAME" "TARGET" "`binary`" BUILD, "any stage of the Dockerfile";

@@ -5,6 +5,7 @@ pub mod base_images;
 pub mod content;
 pub mod definition;
 pub mod flags;
+pub mod layer;
 pub mod prebuilt;
 pub mod source;
 mod values;
@@ -20,6 +21,7 @@ use pico_args::Arguments;
 pub use self::arguments::{files, variable};
 use self::base_images::{BaseImage, Shard, is_reference, joined, read_list};
 use self::flags::Flag;
+use self::layer::Layer;
 use self::values::choose;
 pub use self::values::{
     Check, Delivery, Flavor, Mode, Style, TagBy, is_repository, without_repeats,
@@ -41,6 +43,7 @@ pub struct Request {
     pub image: String,
     /// The repository of caches, where it is another.
     pub cache_image: Option<String>,
+    pub layer: Option<Layer>,
     pub flavor: Flavor,
     pub target: String,
     pub capabilities: Vec<&'static str>,
@@ -126,6 +129,7 @@ impl Request {
             tag_by: tag_by(args)?,
             image: image(args)?,
             cache_image: flags::CACHE_IMAGE.read(args, values::repository)?,
+            layer: Layer::read(args)?,
             flavor: flavor.unwrap_or(Flavor::Default),
             target: flags::TARGET.text(args)?.unwrap_or_else(|| "binary".to_owned()),
             capabilities: flags::INSTALL_CAPABILITIES.set(args, values::CAPABILITIES)?,
