@@ -510,6 +510,7 @@ fn help_fits_a_terminal_and_is_of_the_subcommand() {
         ended.stdout
     };
     assert_eq!(said(&["--version"]), "xtask 0.1.0\n");
+    assert_eq!(said(&["image", "--version"]), "xtask 0.1.0\n");
     for args in [&[][..], &["--help"], &["help"]] {
         assert_eq!(said(args), said(&["-h"]));
     }

@@ -25,6 +25,8 @@ struct Task {
     main: fn(&Shell, Arguments) -> Result<ExitCode>,
 }
 
+const VERSION: &str = concat!("xtask ", env!("CARGO_PKG_VERSION"));
+
 const TASKS: &[Task] = &[
     Task {
         name: "image",
@@ -57,13 +59,20 @@ fn run() -> Result<ExitCode> {
     let args = if is_help { vec!["--help".into()] } else { words.collect() };
     match name.to_string_lossy().as_ref() {
         "" | "-h" | "--help" => output::write(overview())?,
-        "-V" | "--version" => output::write(concat!("xtask ", env!("CARGO_PKG_VERSION")))?,
+        name if is_version(name) => output::write(VERSION)?,
         name => match TASKS.iter().find(|task| task.name == name) {
+            Some(_) if args.first().and_then(|arg| arg.to_str()).is_some_and(is_version) => {
+                output::write(VERSION)?;
+            }
             Some(task) => return (task.main)(&Shell::new()?, Arguments::from_vec(args)),
             None => return Err(unknown_task(name)),
         },
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_version(word: &str) -> bool {
+    matches!(word, "-V" | "--version")
 }
 
 fn overview() -> String {
