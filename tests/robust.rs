@@ -65,6 +65,32 @@ fn of_a_batch_only_the_image_that_hangs_is_lost() {
 }
 
 #[test]
+fn a_batch_cuts_the_cache_of_a_full_disk_where_that_is_wanted() {
+    let batch = |name: &str, threshold: &str| {
+        let script = "case \"$*\" in
+             *du) exit;; *imagetools*) exit 1;; *inspect*) cat inspected; exit;;
+             info*) printf '{\"DockerRootDir\":\"/\",\"Name\":\"%s\"}' \"$(uname -n)\"; exit;;
+             *prune*--help) echo --max-used-space; exit;;
+             *prune*) echo \"$*\" >> calls; exit;;
+             esac
+             cat > /dev/null
+             echo bake >> calls";
+        let fake = FakeDocker::new(name, script);
+        fs::write(fake.file("inspected"), INSPECTED).unwrap();
+        let args = ["image", "--variant=debian", "--base-image=b0,b1", "--push"];
+        let call = fake.call(&args).env(MODE, "off").env("BUILDKIT_PRUNE_THRESHOLD_PCT", threshold);
+        let ended = call.env("BUILDKIT_PRUNE_KEEP_GB", if threshold.is_empty() { "" } else { "7" });
+        let ended = ended.on("x").end();
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        calls(&fake)
+    };
+    let prune = "buildx prune --all --force --max-used-space=7gb\n";
+    assert_eq!(batch("disk-full", "0"), format!("{prune}bake\n{prune}bake\n"));
+    assert_eq!(batch("disk-free", "101"), "bake\nbake\n");
+    assert_eq!(batch("disk-own", ""), "bake\nbake\n");
+}
+
+#[test]
 fn what_killed_runs_have_left_stops_no_build() {
     let fake = FakeDocker::with_builder("leavings", INSPECTED);
     let folder = Folder::new("leavings-tmp");

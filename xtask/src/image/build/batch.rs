@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use super::builder::{Builder, Repairs};
 use super::buildkit::{self, Cause};
 use super::buildx::{Buildx, Docker, End};
+use super::disk;
 use super::export::{Exporter, Exports, Outcome, Written};
 pub use super::image::Image;
 use super::images::{Images, ImagesBaked, Unread};
@@ -167,6 +168,9 @@ impl Run<'_> {
         let mut pace = None;
         (self.on_end)(built)?;
         for wave in self.waves(&waiting, built) {
+            if let (Some(limits), true) = (&self.buildx.request.prune, waiting.len() > wave.len()) {
+                disk::tend(self.buildx.docker, limits)?;
+            }
             let mut groups = vec![wave.to_vec()];
             while let Some(group) = groups.pop() {
                 groups.extend(self.group(&group, built)?);

@@ -6,6 +6,7 @@ pub mod buildkit;
 pub mod buildx;
 pub mod cache_dir;
 pub mod checkout;
+pub mod disk;
 pub mod events;
 pub mod export;
 pub mod image;

@@ -158,6 +158,9 @@ table! {
     CACHE_TIMEOUT "" "" "OPENHANDS_BUILDKIT_CACHE_TIMEOUT"
         "`10m`" BUILD, "how long cache exports may take";
     CACHE_DIR "" "" "BUILD_CACHE_DIR" "none" BUILD, "a cache folder for builds that load";
+    PRUNE_THRESHOLD "" "" "BUILDKIT_PRUNE_THRESHOLD_PCT" "`60` in CI, else never" BUILD,
+        "percent of the engine's disk at which a batch cuts the build cache";
+    PRUNE_KEEP "" "" "BUILDKIT_PRUNE_KEEP_GB" "`60`" BUILD, "how much of it is kept then";
     PROGRESS "" "" "BUILDKIT_PROGRESS" "`auto`" BUILD, "how progress is shown, by buildx's names";
     CERTIFICATES "" "" "SSL_CERT_FILE"
         "Debian's place for them" BUILD, "certificates that RUN steps trust";

@@ -44,6 +44,8 @@ pub struct Request {
     /// The repository of caches, where it is another.
     pub cache_image: Option<String>,
     pub layer: Option<Layer>,
+    /// When a batch cuts the build cache; `None` for never.
+    pub prune: Option<Prune>,
     pub flavor: Flavor,
     pub target: String,
     pub capabilities: Vec<&'static str>,
@@ -130,6 +132,7 @@ impl Request {
             image: image(args)?,
             cache_image: flags::CACHE_IMAGE.read(args, values::repository)?,
             layer: Layer::read(args)?,
+            prune: prune(args, ci)?,
             flavor: flavor.unwrap_or(Flavor::Default),
             target: flags::TARGET.text(args)?.unwrap_or_else(|| "binary".to_owned()),
             capabilities: flags::INSTALL_CAPABILITIES.set(args, values::CAPABILITIES)?,
@@ -182,6 +185,24 @@ fn check(args: &mut Arguments, delivery: Delivery) -> Result<Check> {
 fn tag_by(args: &mut Arguments) -> Result<TagBy> {
     let named = flags::TAG_BY.read(args, |name| choose(name, TagBy::NAMED))?;
     Ok(named.unwrap_or(TagBy::Commit))
+}
+
+/// When the build cache of a batch is cut.
+pub struct Prune {
+    /// Percent of the disk that are used.
+    pub threshold: u64,
+    /// GB that are kept.
+    pub keep: u64,
+}
+
+/// A developer's own cache is cut only on request.
+fn prune(args: &mut Arguments, ci: bool) -> Result<Option<Prune>> {
+    let number = |text: &str| values::number(text).ok_or("is not a whole number.".to_owned());
+    let threshold = flags::PRUNE_THRESHOLD.read(args, number)?;
+    let keep = flags::PRUNE_KEEP.read(args, number)?;
+    let is_wanted = ci || threshold.is_some() || keep.is_some();
+    let limits = Prune { threshold: threshold.unwrap_or(60), keep: keep.unwrap_or(60) };
+    Ok(is_wanted.then_some(limits))
 }
 
 /// The proxies of the host, for RUN steps. One that is no text can't be an address.
