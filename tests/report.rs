@@ -41,7 +41,8 @@ pub fn steps(cached: bool) -> String {
 /// A `docker` whose bakes tell `events` and `metadata`, the first entry at the first bake.
 pub fn fake(name: &str, bakes: &[(&str, &str)], ending: &str) -> FakeDocker {
     let script = format!(
-        "case \"$*\" in *du) echo 'Total: 0B'; exit;; *inspect*) [ ! -f gone ] || exit 1
+        "case \"$*\" in *du) echo 'Total: 0B'; exit;; info*) exit 1;;
+         *inspect*) [ ! -f gone ] || exit 1
          cat inspected; exit;; esac
          cat > /dev/null
          n=1; while [ -f done$n ]; do n=$((n + 1)); done; touch done$n

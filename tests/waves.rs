@@ -282,3 +282,26 @@ fn a_layer_is_built_on_the_image_of_this_bake() {
     assert_eq!(thin.len() * 2, engine.tags("thin-layer").len(), "{}", ended.stdout);
     assert_eq!(docker(&["run", "--rm", thin[0], "cat", "/on-top"]).trim(), "0");
 }
+
+#[test]
+fn thirty_images_are_one_screen_of_a_log() {
+    let fake = fake("waves-thirty", &[]);
+    let step = json!({ "digest": "a", "name": "[one 1/2] RUN x", "started": "2026-11-24T10:51:39Z",
+                       "completed": "2026-11-24T10:51:40Z" });
+    let script = fs::read_to_string(fake.file("docker")).unwrap();
+    let events = format!("echo '{}' >&2", json!({ "vertexes": [step] }));
+    fs::write(fake.file("docker"), format!("{script}\n{events}\n")).unwrap();
+    let bases = (0..30).map(|n| format!("--base-image=b{n}")).collect::<Vec<_>>();
+    let bases = bases.iter().map(String::as_str).collect::<Vec<_>>();
+    let args = [&["image", "--variant=debian", "--push"], &bases[..]].concat();
+    let call = |progress| {
+        let call = fake.call(&args).env(MODE, "off").env("BUILDKIT_PROGRESS", progress);
+        call.env("CI", "1").on("x").end()
+    };
+    let ended = call("");
+    assert_eq!((ended.status, ended.stdout.lines().count()), (0, 30), "{}", ended.stderr);
+    let lines = ended.stderr.lines().collect::<Vec<_>>();
+    assert!(lines.len() <= 45, "{}: {}", lines.len(), ended.stderr);
+    assert_eq!(lines.iter().filter(|line| line.starts_with("built  debian-b")).count(), 30);
+    assert!(!ended.stderr.contains("RUN x") && call("plain").stderr.contains("RUN x"));
+}

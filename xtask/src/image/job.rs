@@ -14,6 +14,7 @@ use super::build::images::{self, ImagesBaked, Unread};
 use super::build::{present, registry, server};
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
+use super::report::ended::Ended;
 use super::report::image::{ImageReport, Report};
 use super::report::last_build::{self, Build, Record};
 use super::report::manifest::Manifest;
@@ -137,9 +138,13 @@ impl Job {
             }
         }
         let manifest = request.manifest.as_deref().map(Manifest::open).transpose()?;
-        let manifest = RefCell::new(manifest);
-        let on_end =
-            |built: &Built| manifest.borrow_mut().as_mut().map_or(Ok(()), |file| file.add(built));
+        let (manifest, said) = (RefCell::new(manifest), RefCell::new(Ended::default()));
+        let on_end = |built: &Built| {
+            if request.is_batch() {
+                said.borrow_mut().say(sh, built);
+            }
+            manifest.borrow_mut().as_mut().map_or(Ok(()), |file| file.add(built))
+        };
         let reading = Reading::open_all(&self.plan)?;
         let on_done = |target: &Target, baked: &ImagesBaked| {
             let (platforms, digest) = (&builder.platforms, baked.bake.digest(&target.name));

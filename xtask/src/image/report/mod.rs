@@ -3,6 +3,7 @@
 
 pub mod build_info;
 pub mod cache_read;
+pub mod ended;
 pub mod failed;
 pub mod failure;
 pub mod github;

@@ -86,6 +86,8 @@ pub struct Progress {
     counted: usize,
     begun: Instant,
     has_failed: bool,
+    /// Whether nothing is printed of single steps, because there are many images.
+    is_quiet: bool,
 }
 
 impl Watcher for Progress {
@@ -110,7 +112,7 @@ impl Watcher for Progress {
 
     fn tick(&mut self) {
         if let Some(text) = self.heartbeat(Instant::now()) {
-            self.line(&text);
+            self.whole(&text);
         }
         let Some(room) = self.screen.as_ref().and_then(Screen::room) else { return };
         let lines = self.frame(room);
@@ -145,6 +147,7 @@ impl Progress {
             counted: 0,
             begun: Instant::now(),
             has_failed: false,
+            is_quiet: request.is_batch() && request.progress == Style::Auto,
         })
     }
 
@@ -260,6 +263,9 @@ impl Progress {
 
     /// Shows that work failed, at a terminal with the last lines of its output.
     fn fail(&mut self, number: usize, name: &str, output: VecDeque<String>, error: &str) {
+        if self.is_quiet {
+            return;
+        }
         if self.screen.is_none() {
             return self.line(&format!("#{number} ERROR: {error}"));
         }
@@ -317,6 +323,9 @@ impl Progress {
 
     /// Prints a line that may be cut.
     fn line(&mut self, line: &str) {
+        if self.is_quiet {
+            return;
+        }
         self.heard();
         match &mut self.screen {
             Some(screen) => screen.print(line),

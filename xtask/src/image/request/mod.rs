@@ -110,6 +110,11 @@ const CACHE_TIMEOUT: Duration = Duration::from_secs(600);
 const TIMEOUT: Duration = Duration::from_secs(2000);
 
 impl Request {
+    /// Are there images on several base images?
+    pub fn is_batch(&self) -> bool {
+        self.base_images.len() > 1
+    }
+
     /// Takes the flags of a build out of `args`, and its variables from the environment.
     /// Errors: a usage error for a value that is not accepted. What is left is for the caller.
     pub fn read(args: &mut Arguments, bake_args: Vec<OsString>) -> Result<Self> {
