@@ -268,6 +268,11 @@ pub fn is_passing(error: &str) -> bool {
     Cause::of(error) != Cause::Step && signs(error).any(|(_, cause)| cause.is_passing())
 }
 
+/// How the command of a step ended, such as `exit code: 1`, where that is the error.
+pub fn step_end(error: &str) -> Option<&str> {
+    error.rsplit_once("did not complete successfully: ").map(|(_, end)| end)
+}
+
 /// The host in `error` whose name is not known.
 pub fn unknown_host(error: &str) -> Option<&str> {
     let (before, _) = error.split_once(": no such host")?;

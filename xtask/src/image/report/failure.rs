@@ -6,7 +6,7 @@ use xshell::Shell;
 use super::screen;
 use super::text::{lines, shortened, shortened_to, shown};
 use crate::image::build::batch::{Built, Row};
-use crate::image::build::buildkit::{Cause, Vertex};
+use crate::image::build::buildkit::{self, Cause, Vertex};
 use crate::image::build::trace::Failure;
 use crate::image::request::definition::DOCKERFILE;
 use crate::message;
@@ -42,8 +42,8 @@ pub fn sentence(built: &Built, row: &Row) -> String {
             Cause::of(error).remedy()
         );
     };
-    let why = match failure.error.rsplit_once("did not complete successfully: ") {
-        Some((_, why)) => format!("{} ended with {why}", shown(failure.name)),
+    let why = match buildkit::step_end(failure.error) {
+        Some(why) => format!("{} ended with {why}", shown(failure.name)),
         None => format!("{}: {}", shown(failure.name), shortened(failure.error)),
     };
     let remedy = if failure.name.starts_with("[check ") {

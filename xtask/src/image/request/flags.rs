@@ -94,7 +94,7 @@ table! {
     CACHE_IMAGE "--cache-image" "REPO" "OPENHANDS_CACHE_IMAGE" "that of the image" BUILD,
         "the repository of caches in a registry";
     LAYER "--layer" "DIR" "" "none" BUILD,
-        "builds the Dockerfile in `DIR` on each image too; if it fails, neither is pushed";
+        "builds the Dockerfile in `DIR` on each image too; where it fails, so has the image";
     LAYER_TAG "--layer-tag" "SUFFIX" "" "the folder's name" BUILD,
         "ends the tags of what `--layer` builds";
     IMAGE_FLAVOR "--image-flavor" "NAME" "IMAGE_FLAVOR" "`default`" BUILD,
