@@ -40,10 +40,10 @@ fn run(fake: &FakeDocker, args: &[&str]) -> Ended {
 fn a_build_that_hangs_is_ended_with_the_step_and_the_limit() {
     let fake = hanging("hangs");
     fs::write(fake.file("events"), vertex("[one 1/2] RUN sleep", false)).unwrap();
-    let ended = run(&fake, &["--timeout=1"]);
+    let ended = run(&fake, &["--timeout=5"]);
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{}", ended.stderr);
     let last = ended.stderr.lines().last().unwrap();
-    for part in ["RUN sleep", "not done within 1 s", "--timeout"] {
+    for part in ["RUN sleep", "not done within 5 s", "--timeout"] {
         assert!(last.contains(part), "{}", ended.stderr);
     }
 }
@@ -56,12 +56,12 @@ fn of_a_batch_only_the_image_that_hangs_is_lost() {
     fs::write(fake.file("events"), events).unwrap();
     let bases = ["b0", "b1", "b2", "b3"].map(|base| format!("--base-image={base}"));
     let bases = bases.each_ref().map(String::as_str);
-    let ended = run(&fake, &[&bases[..], &["--jobs=2", "--timeout=1"]].concat());
+    let ended = run(&fake, &[&bases[..], &["--jobs=2", "--timeout=5"]].concat());
     assert_eq!(ended.status, 1, "{}", ended.stderr);
     let built = ["b0", "b2", "b3"].map(|name| format!("0123456-{name}"));
     assert!(ended.stdout.lines().zip(&built).all(|(tag, name)| tag.ends_with(name)));
     assert_eq!(ended.stdout.lines().count(), 3, "{}", ended.stderr);
-    assert!(ended.stderr.contains("RUN sleep: not done within 1 s"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("RUN sleep: not done within 5 s"), "{}", ended.stderr);
 }
 
 #[test]
