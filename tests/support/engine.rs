@@ -210,11 +210,12 @@ pub fn run_steps(progress: &str) -> Vec<Step> {
     steps
 }
 
-/// Is `[stage 1/2] RUN …` in a line of progress, or `[stage 1/2] title` of a step with a name?
+/// Is `[stage 1/2] RUN …` in a line of progress, or a step with a name: `[3/9] stage: title`?
 fn is_run(text: &str) -> bool {
     const OTHERS: [&str; 5] = ["FROM ", "COPY ", "ADD ", "WORKDIR ", "ONBUILD "];
     let step = text.strip_prefix('[').and_then(|text| text.split_once("] "));
-    step.is_some_and(|(stage, step)| {
-        stage.contains('/') && !OTHERS.iter().any(|other| step.starts_with(other))
+    step.is_some_and(|(place, step)| {
+        let step = step.split_once(": ").map_or(step, |(_, step)| step);
+        place.contains('/') && !OTHERS.iter().any(|other| step.starts_with(other))
     })
 }
