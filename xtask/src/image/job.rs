@@ -139,11 +139,11 @@ impl Job {
         }
         let manifest = request.manifest.as_deref().map(Manifest::open).transpose()?;
         let (manifest, said) = (RefCell::new(manifest), RefCell::new(Ended::default()));
-        let on_end = |built: &Built| {
+        let on_end = |ended: &[&Row], built: &Built| {
             if request.is_batch() {
-                said.borrow_mut().say(sh, built);
+                said.borrow_mut().say(sh, ended, built);
             }
-            manifest.borrow_mut().as_mut().map_or(Ok(()), |file| file.add(built))
+            manifest.borrow_mut().as_mut().map_or(Ok(()), |file| file.add(ended))
         };
         let reading = Reading::open_all(&self.plan)?;
         let on_done = |target: &Target, baked: &ImagesBaked| {

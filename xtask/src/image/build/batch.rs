@@ -30,6 +30,8 @@ pub struct Row<'a> {
     pub image: Image,
     /// How often it was built again.
     pub retries: usize,
+    /// Whether its end was handed on.
+    is_told: bool,
 }
 
 impl Row<'_> {
@@ -62,7 +64,8 @@ impl<'a> Built<'a> {
     /// Of `plan`, of which nothing is built.
     pub fn new(plan: &'a Plan) -> Self {
         let rows = plan.targets.iter();
-        let rows = rows.map(|target| Row { target, image: Image::Waiting, retries: 0 }).collect();
+        let new = |target| Row { target, image: Image::Waiting, retries: 0, is_told: false };
+        let rows = rows.map(new).collect();
         let (bakes, exports, started) = (Vec::new(), Exports::default(), BTreeSet::new());
         Built { rows, bakes, exports, started, repairs: Repairs::default() }
     }
@@ -118,6 +121,11 @@ impl<'a> Built<'a> {
         }
     }
 
+    /// What the image of `row` failed by, where that is known.
+    pub fn failure(&self, row: &Row) -> Option<Failure<'_>> {
+        self.bake(row)?.bake.trace.failure(&row.target.name)
+    }
+
     /// The hosts that have answered in this run.
     fn hosts(&self) -> BTreeSet<String> {
         let there = self.rows.iter().filter(|row| row.image.is_there());
@@ -144,8 +152,8 @@ impl<'a> Built<'a> {
 /// Is called with every image that is done, and the bake that built it.
 pub type OnDone<'a> = &'a dyn Fn(&Target, &ImagesBaked) -> Result<()>;
 
-/// Is called when images have ended, with all of the run.
-pub type OnEnd<'a> = &'a dyn Fn(&Built) -> Result<()>;
+/// Is called with the images that have ended since the last call, and all of the run.
+pub type OnEnd<'a> = &'a dyn Fn(&[&Row], &Built) -> Result<()>;
 
 /// A run that is under way.
 pub struct Run<'a> {
@@ -166,7 +174,7 @@ impl Run<'_> {
         let waiting = rows.filter(|(_, row)| row.image == Image::Waiting);
         let waiting = waiting.map(|(number, _)| number).collect::<Vec<_>>();
         let mut pace = None;
-        (self.on_end)(built)?;
+        self.tell(built)?;
         for wave in self.waves(&waiting, built) {
             if let (Some(limits), true) = (&self.buildx.request.prune, waiting.len() > wave.len()) {
                 disk::tend(self.buildx.docker, limits)?;
@@ -174,7 +182,7 @@ impl Run<'_> {
             let mut groups = vec![wave.to_vec()];
             while let Some(group) = groups.pop() {
                 groups.extend(self.group(&group, built)?);
-                (self.on_end)(built)?;
+                self.tell(built)?;
             }
             if waiting.len() > wave.len() {
                 let now = || Pace { since: Instant::now(), left: built.waiting() };
@@ -186,6 +194,18 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Hands on the images that have ended since it did so last.
+    fn tell(&self, built: &mut Built) -> Result<()> {
+        let mut ended = Vec::new();
+        for (number, row) in built.rows.iter_mut().enumerate() {
+            if row.image != Image::Waiting && !std::mem::replace(&mut row.is_told, true) {
+                ended.push(number);
+            }
+        }
+        let ended = ended.into_iter().map(|number| &built.rows[number]).collect::<Vec<_>>();
+        (self.on_end)(&ended, built)
     }
 
     /// The numbers `waiting`, by bake. Of many base images the first is built alone, for the
@@ -274,7 +294,7 @@ impl Run<'_> {
             return Self::divided(group, built);
         }
         registry::sleep(Duration::from_secs(pause))?;
-        Ok(if rest.is_empty() { Vec::new() } else { vec![rest] })
+        Ok(Vec::from_iter(Some(rest).filter(|rest| !rest.is_empty())))
     }
 
     /// Notes which images of `group` were not done in time, and returns the others, which are built
@@ -296,7 +316,7 @@ impl Run<'_> {
         if rest.len() == group.len() {
             return Self::divided(group, built);
         }
-        Ok(if rest.is_empty() { Vec::new() } else { vec![rest] })
+        Ok(Vec::from_iter(Some(rest).filter(|rest| !rest.is_empty())))
     }
 
     /// What to build after a bake that failed without saying by which of its targets.
@@ -327,7 +347,8 @@ impl Run<'_> {
             row.image = Image::Done { bake: number, digest };
             (self.on_done)(row.target, images)?;
         }
-        (self.on_end)(built)?;
+        self.tell(built)?;
+        let images = &built.bakes[number];
         let exports = Exporter { buildx, plan, targets, images }.write()?;
         let end = exports.bakes.last().map_or(End::Done, |bake| bake.end);
         built.exports.add(exports);

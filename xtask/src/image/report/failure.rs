@@ -7,7 +7,6 @@ use super::screen;
 use super::text::{lines, shortened, shortened_to, shown};
 use crate::image::build::batch::{Built, Row};
 use crate::image::build::buildkit::{self, Cause, Vertex};
-use crate::image::build::trace::Failure;
 use crate::image::request::definition::DOCKERFILE;
 use crate::message;
 
@@ -18,7 +17,7 @@ const MARK: usize = 4;
 
 /// Shows the step that the image of `row` failed by, if it was one.
 pub fn show(sh: &Shell, built: &Built, row: &Row) {
-    let Some(failure) = failure(built, row) else { return };
+    let Some(failure) = built.failure(row) else { return };
     if Vertex::of(failure.name) != Vertex::Step {
         return;
     }
@@ -35,7 +34,7 @@ pub fn show(sh: &Shell, built: &Built, row: &Row) {
 pub fn sentence(built: &Built, row: &Row) -> String {
     let name = &row.target.name;
     let error = row.image.error().unwrap_or("not reached");
-    let Some(failure) = failure(built, row) else {
+    let Some(failure) = built.failure(row) else {
         return format!(
             "{name} was not built: {}; {}",
             shortened(error),
@@ -52,10 +51,6 @@ pub fn sentence(built: &Built, row: &Row) -> String {
         failure.cause().remedy()
     };
     format!("{name} was not built: {why}. To go on: {remedy}.")
-}
-
-fn failure<'a>(built: &'a Built, row: &Row) -> Option<Failure<'a>> {
-    built.bake(row)?.bake.trace.failure(&row.target.name)
 }
 
 /// The number of the line in which the step called `name` begins, by the comment that names it, or

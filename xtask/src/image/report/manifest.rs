@@ -1,7 +1,6 @@
 //! The record of a run: a JSON line for each image, written when the image ends, so that a run
 //! that is killed leaves what it had done.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -10,13 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use crate::image::build::batch::{Built, Image, Row};
+use crate::image::build::batch::{Image, Row};
 
-/// A record that is open, and the targets that it holds of this run.
-pub struct Manifest {
-    file: File,
-    written: BTreeSet<String>,
-}
+/// A record that is open.
+pub struct Manifest(File);
 
 impl Manifest {
     /// Opens `path`, to add to what an earlier run wrote there.
@@ -26,20 +22,17 @@ impl Manifest {
             folder.map_or(Ok(()), fs::create_dir_all)?;
             OpenOptions::new().create(true).append(true).open(path)
         };
-        let file = open().with_context(|| {
-            format!("--manifest: {:?} can't be written", path.to_string_lossy())
-        })?;
-        Ok(Manifest { file, written: BTreeSet::new() })
+        let file = open()
+            .with_context(|| format!("--manifest: {:?} can't be written", path.to_string_lossy()));
+        file.map(Manifest)
     }
 
-    /// Adds the images of `built` that have ended since the last call.
-    pub fn add(&mut self, built: &Built) -> Result<()> {
-        for row in &built.rows {
-            if row.image != Image::Waiting && self.written.insert(row.target.name.clone()) {
-                // One call a line, so that none is ever half written by a run that is killed.
-                let written = self.file.write_all(line(row).as_bytes());
-                written.context("the file of --manifest can't be written")?;
-            }
+    /// Adds images that have ended.
+    pub fn add(&mut self, ended: &[&Row]) -> Result<()> {
+        for row in ended {
+            // One call a line, so that none is ever half written by a run that is killed.
+            let written = self.0.write_all(line(row).as_bytes());
+            written.context("the file of --manifest can't be written")?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::image::{ImageReport, Report};
 use super::text::{self, rounded};
 use crate::image::build::buildkit::Vertex;
 use crate::image::build::phase::Phase;
-use crate::image::build::trace::{Failure, Span, covered};
+use crate::image::build::trace::{Span, covered};
 use crate::message;
 use crate::output;
 
@@ -72,7 +72,7 @@ fn bars(image: &ImageReport) -> Vec<Bar> {
     let name = &image.row.target.name;
     let Some(bake) = image.built.bake(image.row) else { return Vec::new() };
     let end = bake.bake.trace.whole().map_or(0.0, |whole| whole.to);
-    let failed = failure(image).map(|failure| Phase::of(Vertex::of(failure.name)));
+    let failed = image.built.failure(image.row).map(|failure| Phase::of(Vertex::of(failure.name)));
     let mut bars = Vec::new();
     for (index, (phase, title)) in Phase::ALL.into_iter().enumerate() {
         let mut add = |name, span, how| bars.push(Bar { phase: index, name, span, lane: 0, how });
@@ -107,11 +107,6 @@ fn bars(image: &ImageReport) -> Vec<Bar> {
     bars
 }
 
-/// What `image` failed by, where that is known.
-fn failure<'a>(image: &ImageReport<'a>) -> Option<Failure<'a>> {
-    image.built.bake(image.row)?.bake.trace.failure(&image.row.target.name)
-}
-
 /// Gives each of `bars`, in the order of time, the first lane that is free.
 fn lay_out(bars: &mut [Bar]) {
     bars.sort_by(|a, b| a.span.from.total_cmp(&b.span.from));
@@ -138,7 +133,7 @@ fn data(report: &Report, bars: &[Vec<Bar>]) -> Value {
         table[*index] = name;
     }
     let image = |(image, bars): (&ImageReport, &Vec<Bar>)| {
-        let failure = failure(image).map(|failure| {
+        let failure = image.built.failure(image.row).map(|failure| {
             let lines = text::lines(failure.output);
             json!({
                 "step": message::one_line(&text::step(failure.name)),
@@ -224,7 +219,7 @@ fn trace(report: &Report, bars: &[Vec<Bar>]) -> Value {
     for (pid, (image, bars)) in report.images.iter().zip(bars).enumerate() {
         let name = json!({ "name": format!("{} ({})", image.row.target.name, image.result()) });
         events.push(json!({ "name": "process_name", "ph": "M", "pid": pid, "args": name }));
-        let failure = failure(image);
+        let failure = image.built.failure(image.row);
         for Bar { phase, name, span, lane, how } in bars {
             let category = Phase::ALL.get(*phase).map(|(_, name)| *name);
             let failed = failure.filter(|_| *how == How::Failed);
