@@ -164,9 +164,7 @@ pub fn labels(
     name: &str,
 ) -> BTreeMap<String, String> {
     each(docker, references, |docker, reference| {
-        let args = ["imagetools", "inspect", "--format", "{{json .Image}}", reference];
-        let output = process::output(&mut docker.buildx(&args), SHORT_PATIENCE).ok()??;
-        let image: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let image = configuration(docker, reference)?;
         let label = |image: &Value| Some(image["config"]["Labels"][name].as_str()?.to_owned());
         // Of a list, the images by platform.
         let images = image.as_object().into_iter().flat_map(|images| images.values());
@@ -222,9 +220,7 @@ pub struct Part {
 pub fn parts(docker: &Docker, references: &BTreeSet<String>) -> BTreeMap<String, Vec<Part>> {
     each(docker, references, |docker, reference| {
         let manifest: Value = serde_json::from_slice(&manifest_bytes(docker, reference)?).ok()?;
-        let format = ["imagetools", "inspect", "--format", "{{json .Image}}", reference];
-        let image = process::output(&mut docker.buildx(&format), SHORT_PATIENCE).ok()??;
-        let image: Value = serde_json::from_slice(&image.stdout).ok()?;
+        let image = configuration(docker, reference)?;
         let steps = image["history"].as_array()?.iter().filter(|step| step["empty_layer"] != true);
         let parts = steps.zip(manifest["layers"].as_array()?).map(|(step, layer)| {
             let made_by = made_by(step["created_by"].as_str()?);
@@ -241,6 +237,13 @@ fn made_by(created_by: &str) -> String {
     let script = created_by.split_once("-c # ").and_then(|(_, script)| script.lines().next());
     let instruction = created_by.trim_end_matches(" # buildkit");
     message::one_line(script.unwrap_or(instruction))
+}
+
+/// The configuration of an image, or of a list those of its images by platform.
+fn configuration(docker: &Docker, reference: &str) -> Option<Value> {
+    let args = ["imagetools", "inspect", "--format", "{{json .Image}}", reference];
+    let output = process::output(&mut docker.buildx(&args), SHORT_PATIENCE).ok()??;
+    serde_json::from_slice(&output.stdout).ok()
 }
 
 /// A manifest as the registry has it, if it answers within two tries.
