@@ -1,7 +1,7 @@
 //! `cargo xtask image doctor`: can a request be built on this machine, and if not, what to do?
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use pico_args::Arguments;
@@ -10,6 +10,7 @@ use xshell::{Shell, cmd};
 
 use super::build::builder::{self, Builder, PATIENCE};
 use super::build::buildx::Docker;
+use super::build::disk::{Disk, INFO};
 use super::build::registry;
 use super::build::server;
 use crate::image::request::flags::{self, Subcommand};
@@ -68,8 +69,7 @@ fn findings(sh: &Shell, request: &Request) -> Vec<Finding> {
 /// Docker and what belongs to it, as far as each can be asked.
 fn docker(sh: &Shell, request: &Request) -> Vec<Finding> {
     let docker = Docker::new(sh, request.builder.as_deref());
-    let info = ["info", "--format", "{{json .}}"];
-    let output = match builder::answer(&mut docker.command(&info), PATIENCE) {
+    let output = match builder::answer(&mut docker.command(&INFO), PATIENCE) {
         Ok(output) => output,
         Err(error) => return vec![needed("docker", Err(error))],
     };
@@ -86,7 +86,7 @@ fn docker(sh: &Shell, request: &Request) -> Vec<Finding> {
             is_needed: request.delivery == Delivery::Load,
         },
     ];
-    findings.extend(disk(sh, &info).map(|found| needed("disk", found)));
+    findings.extend(disk(&info).map(|found| needed("disk", found)));
     let buildx = buildx(&docker);
     let has_buildx = buildx.is_ok();
     findings.push(needed("buildx", buildx));
@@ -141,16 +141,10 @@ fn abilities(builder: &Builder, request: &Request) -> [Finding; 3] {
 }
 
 /// The space for what is built, where the engine is on this machine.
-fn disk(sh: &Shell, info: &Value) -> Option<Result<String>> {
-    let read = |command: xshell::Cmd| command.quiet().ignore_stderr().read().ok();
-    let folder = info["DockerRootDir"].as_str().filter(|folder| Path::new(folder).is_dir())?;
-    if info["Name"].as_str() != Some(read(cmd!(sh, "uname -n"))?.as_str()) {
-        return None;
-    }
-    let table = read(cmd!(sh, "df -P -k {folder}"))?;
-    let free: f64 = table.lines().last()?.split_whitespace().nth(3)?.parse().ok()?;
-    let free = free * 1024.0 / 1e9;
-    let text = format!("{free:.1} GB free in {folder}");
+fn disk(info: &Value) -> Option<Result<String>> {
+    let disk = Disk::of(info).ok()??;
+    let free = disk.free()? / 1e9;
+    let text = format!("{free:.1} GB free in {}", disk.folder);
     if free >= LEAST_DISK {
         return Some(Ok(text));
     }

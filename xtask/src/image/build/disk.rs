@@ -1,6 +1,8 @@
-//! The engine's disk during a batch: its build cache is cut before it fills the disk.
+//! The disk with the engine's data: how full it is, and a batch's cut of the build cache before it
+//! fills.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -38,17 +40,42 @@ pub fn tend(docker: &Docker, limits: &Prune) -> Result<()> {
 
 /// How full the disk with the engine's data is, in percent; `None` where it can't be seen from here.
 fn used(docker: &Docker) -> Result<Option<u64>> {
-    let info = docker.command(&["info", "--format", "{{json .}}"]);
-    let Some(info) = text(info)? else { return Ok(None) };
-    let info = serde_json::from_str::<Value>(&info).unwrap_or_default();
-    let own = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let folder = info["DockerRootDir"].as_str().filter(|_| info["Name"] == own.trim());
-    let Some(folder) = folder else { return Ok(None) };
-    let mut df = Command::new("df");
-    df.args(["-P", "-k", folder]);
-    let table = text(df)?.unwrap_or_default();
-    let used = table.lines().last().and_then(|line| line.split_whitespace().nth(4));
-    Ok(used.and_then(|used| used.trim_end_matches('%').parse().ok()))
+    let Some(info) = text(docker.command(&INFO))? else { return Ok(None) };
+    let disk = Disk::of(&serde_json::from_str(&info).unwrap_or_default())?;
+    Ok(disk.and_then(|disk| disk.column(4)?.trim_end_matches('%').parse().ok()))
+}
+
+/// What docker tells of its engine, as JSON.
+pub const INFO: [&str; 3] = ["info", "--format", "{{json .}}"];
+
+/// The disk with the data of an engine on this machine.
+pub struct Disk {
+    /// Where the engine has its data.
+    pub folder: String,
+    table: String,
+}
+
+impl Disk {
+    /// That of the engine with this [`INFO`]; `None` for one of another machine.
+    /// Errors: a signal, or a system that starts no command.
+    pub fn of(info: &Value) -> Result<Option<Self>> {
+        let own = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let folder = info["DockerRootDir"].as_str().filter(|_| info["Name"] == own.trim());
+        let folder = folder.filter(|folder| Path::new(folder).is_dir());
+        let Some(folder) = folder else { return Ok(None) };
+        let mut df = Command::new("df");
+        df.args(["-P", "-k", folder]);
+        Ok(text(df)?.map(|table| Disk { folder: folder.to_owned(), table }))
+    }
+
+    /// The free space in bytes, where that is known.
+    pub fn free(&self) -> Option<f64> {
+        Some(self.column(3)?.parse::<f64>().ok()? * 1024.0)
+    }
+
+    fn column(&self, number: usize) -> Option<&str> {
+        self.table.lines().last()?.split_whitespace().nth(number)
+    }
 }
 
 fn text(mut command: Command) -> Result<Option<String>> {
