@@ -69,7 +69,7 @@ impl Job {
             Ok(prepared) => prepared,
             Err(error) => return Finished { tags: Vec::new(), ended: Err(error) },
         };
-        if request.delivery == Delivery::Push || request.tag_by == TagBy::Content {
+        if request.names_inputs() {
             let bases = self.plan.targets.iter().flat_map(Target::bases).collect();
             let bases = registry::base_digests(&docker, &bases);
             self.plan.add_inputs(request, &self.server.source, &bases, &builder.platforms);

@@ -16,7 +16,7 @@ use crate::image::request::definition;
 use crate::image::request::prebuilt::Prebuilt;
 use crate::image::request::source::{Server, Source, UNKNOWN};
 use crate::image::request::workspace::{self, Package};
-use crate::image::request::{Delivery, Request, TagBy};
+use crate::image::request::{Delivery, Request};
 use crate::message;
 use crate::process;
 
@@ -128,7 +128,7 @@ impl Found {
 /// A digest of the server's files, for images that are pushed or named by it.
 fn files(request: &Request, copy: Option<&Copy>, folder: Option<&Path>) -> Result<Option<String>> {
     Ok(match copy {
-        _ if request.delivery == Delivery::Load && request.tag_by == TagBy::Commit => None,
+        _ if !request.names_inputs() => None,
         Some(copy) => Some(content::digest(&copy.folder, &[])?),
         // The folder of archives is named by their content.
         None => folder.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()),

@@ -115,6 +115,11 @@ impl Request {
         self.base_images.len() > 1
     }
 
+    /// Does a digest of what goes into its images stand in their label or names?
+    pub fn names_inputs(&self) -> bool {
+        self.delivery == Delivery::Push || self.tag_by == TagBy::Content
+    }
+
     /// Takes the flags of a build out of `args`, and its variables from the environment.
     /// Errors: a usage error for a value that is not accepted. What is left is for the caller.
     pub fn read(args: &mut Arguments, bake_args: Vec<OsString>) -> Result<Self> {
