@@ -4,7 +4,7 @@
 use xshell::Shell;
 
 use super::screen;
-use super::text::{lines, shortened, shortened_to, shown};
+use super::text::{last_lines, shortened, shortened_to, shown};
 use crate::image::build::batch::{Built, Row};
 use crate::image::build::buildkit::{self, Cause, Vertex};
 use crate::image::request::definition::DOCKERFILE;
@@ -24,9 +24,8 @@ pub fn show(sh: &Shell, built: &Built, row: &Row) {
     let dockerfile = sh.read_file(DOCKERFILE).unwrap_or_default();
     let line = place(&dockerfile, failure.name);
     message::failed(&shown(failure.name), DOCKERFILE, line);
-    let output = lines(failure.output);
-    for line in &output[output.len().saturating_sub(LINES)..] {
-        message::say(&format!("  | {}", shortened_to(line, screen::columns() - MARK)));
+    for line in last_lines(failure.output, LINES) {
+        message::say(&format!("  | {}", shortened_to(&line, screen::columns() - MARK)));
     }
 }
 

@@ -118,6 +118,12 @@ impl Lines {
     }
 }
 
+/// The last lines of `output`, so many at most, safe to show.
+pub fn last_lines(output: &[u8], count: usize) -> Vec<String> {
+    let mut lines = lines(output);
+    lines.split_off(lines.len().saturating_sub(count))
+}
+
 /// The lines of `output`, safe to show.
 pub fn lines(output: &[u8]) -> Vec<String> {
     let mut lines = Lines::default();

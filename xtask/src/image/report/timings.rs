@@ -134,10 +134,9 @@ fn data(report: &Report, bars: &[Vec<Bar>]) -> Value {
     }
     let image = |(image, bars): (&ImageReport, &Vec<Bar>)| {
         let failure = image.built.failure(image.row).map(|failure| {
-            let lines = text::lines(failure.output);
             json!({
                 "step": message::one_line(&text::step(failure.name)),
-                "output": lines[lines.len().saturating_sub(LINES)..],
+                "output": text::last_lines(failure.output, LINES),
             })
         });
         let bar = |bar: &Bar| {
