@@ -114,7 +114,9 @@ fn ten_lines_of_output_are_shown_whatever_they_hold() {
     let lines = failed.stderr.lines().collect::<Vec<_>>();
     let shown = lines.iter().filter(|line| line.starts_with("  | line "));
     assert_eq!(shown.count(), 10, "{}", failed.stderr);
-    assert!(lines[lines.len() - 2].starts_with("  | line 30"), "{}", failed.stderr);
+    let [.., last, log, _] = lines.as_slice() else { panic!("{}", failed.stderr) };
+    assert!(last.starts_with("  | line 30"), "{}", failed.stderr);
+    assert!(log.ends_with("target/image/logs/debian.log"), "{}", failed.stderr);
     let command = "::error file=agent-server-image/Dockerfile,line=7::[builder 2/3] install it";
     assert!(lines.contains(&command), "{}", failed.stderr);
     assert_eq!(failed.stderr.matches("::error").count(), 1, "{}", failed.stderr);

@@ -4,15 +4,28 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use crate::support::fake::{FakeDocker, INSPECTED};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// The events of a step of three seconds that prints `hello` and fails.
+fn failed(name: &str) -> String {
+    let vertex = json!({ "digest": name, "name": name, "started": "2026-11-24T10:51:39Z" });
+    let mut ended = vertex.clone();
+    ended["completed"] = json!("2026-11-24T10:51:42Z");
+    ended["error"] = json!("did not complete successfully: exit code: 2");
+    let log = json!({ "vertex": name, "data": "aGVsbG8K" });
+    [json!({ "vertexes": [vertex] }), json!({ "logs": [log], "vertexes": [ended] })]
+        .map(|event| event.to_string())
+        .join("\n")
+}
 
 #[test]
 fn the_manifest_has_a_line_for_each_image_as_documented() {
     let script = "case \"$*\" in *du) exit;; *imagetools*) exit 1;; *inspect*) cat inspected;;
         *bake*) n=1; while [ -f baked$n ]; do n=$((n + 1)); done; cat > baked$n
-        cp manifest seen$n; [ $n != 2 ] || exit 1;; esac";
+        cp manifest seen$n; [ ! -f events$n ] || { cat events$n >&2; exit 1; };; esac";
     let fake = FakeDocker::new("manifest", script);
     fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    fs::write(fake.file("events2"), failed("[builder 1/2] RUN make")).unwrap();
     let old = "{\"base_image\": \"of an earlier run\"}\n";
     fs::write(fake.file("manifest"), old).unwrap();
     let path = fake.file("manifest");
@@ -32,6 +45,22 @@ fn the_manifest_has_a_line_for_each_image_as_documented() {
     let expected = [("b0", "built"), ("b1", "failed"), ("b2", "built")];
     assert_eq!(told.collect::<Vec<_>>(), expected.map(|(base, how)| (Some(base), Some(how))));
     assert!(lines[0]["error"].is_null() && lines[1]["error"].is_string(), "{manifest}");
+    assert!(lines[1]["started"].as_u64() <= lines[1]["finished"].as_u64(), "{manifest}");
+    assert_eq!(lines[1]["seconds"]["steps"], 3.0);
+    let log = lines[1]["log"].as_str().unwrap();
+    assert!(lines[0]["log"].is_null(), "no event, no log: {manifest}");
+    let logged = fs::read_to_string(log).unwrap();
+    assert_eq!(
+        logged.lines().map(str::trim).collect::<Vec<_>>(),
+        [
+            "=> ERROR       [builder 1/2] RUN make",
+            "hello",
+            "did not complete successfully: exit code: 2"
+        ]
+    );
+    let listed = fs::read_to_string(fake.file("target/image/failed.txt")).unwrap();
+    assert!(listed.contains(log) && ended.stderr.contains(log), "{listed}{}", ended.stderr);
+    assert!(ended.stderr.contains("2 built, 0 present, 1 failed"), "{}", ended.stderr);
 
     let readme = include_str!("../xtask/README.md");
     let section = readme.split("\nA line of `--manifest`").nth(1).unwrap();

@@ -104,9 +104,10 @@ fn passwords_of_proxies_are_neither_kept_nor_shown() {
         assert_eq!(ended.status, 0, "{}", ended.stderr);
         said += &(ended.stderr + &fs::read_to_string(checkout.0.join("report")).unwrap());
     }
-    let kept = fs::read_dir(checkout.0.join("target/image")).unwrap();
-    let kept = kept.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
-    let kept = kept.collect::<String>();
+    let files = |folder: &str| fs::read_dir(checkout.0.join(folder)).unwrap();
+    let kept = files("target/image").chain(files("target/image/logs"));
+    let kept = kept.map(|file| file.unwrap().path()).filter(|path| path.is_file());
+    let kept = kept.map(|path| fs::read_to_string(path).unwrap()).collect::<String>();
     assert!(kept.contains("***@p:1") && said.contains("***@p:1"), "{kept}\n{said}");
     for part in ["hush", "sh2", "me:"] {
         assert!(!kept.contains(part) && !said.contains(part), "{part}: {kept}\n{said}");

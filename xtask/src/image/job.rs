@@ -19,7 +19,7 @@ use super::report::image::{ImageReport, Report};
 use super::report::last_build::{self, Build, Record};
 use super::report::manifest::Manifest;
 use super::report::progress::Progress;
-use super::report::{self, build_info, failed, failure, github, table};
+use super::report::{self, build_info, failed, failure, github, log, table};
 use super::request::definition::Definition;
 use super::request::{Delivery, Request, TagBy};
 use crate::message;
@@ -100,7 +100,7 @@ impl Job {
         let published = self.write_outputs(built).and_then(|()| report::publish(sh, &report));
         // The cause of a failure comes last.
         if let Some(row) = built.missing().first() {
-            failure::show(sh, built, row);
+            failure::show(sh, request, built, row);
         }
         let ended = match built.missing().as_slice() {
             [] => published.and(ended.map_err(|error| error.context(self.delivered()))),
@@ -119,31 +119,23 @@ impl Job {
     ) -> Result<()> {
         let Buildx { sh, docker, request, .. } = *buildx;
         if request.skip_existing {
-            let is_by_content = request.tag_by == TagBy::Content;
-            let count = if is_by_content {
-                present::find(docker, built)
-            } else {
-                built.find_present(docker)
-            };
-            let all = built.rows.len();
-            message::say(&format!("{count} of {all} images are in the registry, and skipped."));
-            // An image may have been built for another branch, and its cache with it.
-            if !is_by_content {
-                built.find_lost_caches(docker);
-            }
-            for Row { target, image, .. } in built.rows.iter().filter(|row| row.image.is_there()) {
-                let (platforms, digest) = (&builder.platforms, image.digest());
-                let pushed = Pushed { docker, platforms, digest, baked: None };
-                build_info::write(request, &self.server.source, target, &pushed)?;
-            }
+            self.skip(docker, builder, built)?;
         }
         let manifest = request.manifest.as_deref().map(Manifest::open).transpose()?;
         let (manifest, said) = (RefCell::new(manifest), RefCell::new(Ended::default()));
         let on_end = |ended: &[&Row], built: &Built| {
-            if request.is_batch() {
-                said.borrow_mut().say(sh, ended, built);
+            for row in ended {
+                log::save(sh, request, built, row);
             }
-            manifest.borrow_mut().as_mut().map_or(Ok(()), |file| file.add(ended))
+            if request.is_batch() {
+                said.borrow_mut().say(sh, request, ended, built);
+            }
+            let mut manifest = manifest.borrow_mut();
+            let Some(manifest) = manifest.as_mut() else { return Ok(()) };
+            ended.iter().try_for_each(|row| {
+                let image = ImageReport { row, build: None, built, request };
+                manifest.add(&image, log::path(sh, request, built, row).as_deref())
+            })
         };
         let reading = Reading::open_all(&self.plan)?;
         let on_done = |target: &Target, baked: &ImagesBaked| {
@@ -162,6 +154,25 @@ impl Job {
         ended?;
         failed::check(sh, request, built)?;
         built.exports.check(request)
+    }
+
+    /// Finds out which images the registry has already, and writes their build information.
+    fn skip(&self, docker: &Docker, builder: &Builder, built: &mut Built) -> Result<()> {
+        let is_by_content = self.request.tag_by == TagBy::Content;
+        let count =
+            if is_by_content { present::find(docker, built) } else { built.find_present(docker) };
+        let all = built.rows.len();
+        message::say(&format!("{count} of {all} images are in the registry, and skipped."));
+        // An image may have been built for another branch, and its cache with it.
+        if !is_by_content {
+            built.find_lost_caches(docker);
+        }
+        for Row { target, image, .. } in built.rows.iter().filter(|row| row.image.is_there()) {
+            let (platforms, digest) = (&builder.platforms, image.digest());
+            let pushed = Pushed { docker, platforms, digest, baked: None };
+            build_info::write(&self.request, &self.server.source, target, &pushed)?;
+        }
+        Ok(())
     }
 
     /// The images of the run, each with its last build.

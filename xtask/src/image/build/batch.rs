@@ -2,7 +2,7 @@
 //! costs one image.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
 
@@ -28,6 +28,8 @@ const PAUSES: [u64; 3] = [2, 5, 15];
 pub struct Row<'a> {
     pub target: &'a Target,
     pub image: Image,
+    /// When its first bake began.
+    pub started: Option<SystemTime>,
     /// How often it was built again.
     pub retries: usize,
     /// Whether its end was handed on.
@@ -64,7 +66,9 @@ impl<'a> Built<'a> {
     /// Of `plan`, of which nothing is built.
     pub fn new(plan: &'a Plan) -> Self {
         let rows = plan.targets.iter();
-        let new = |target| Row { target, image: Image::Waiting, retries: 0, is_told: false };
+        let (image, started) = (Image::Waiting, None);
+        let new =
+            |target| Row { target, image: image.clone(), started, retries: 0, is_told: false };
         let rows = rows.map(new).collect();
         let (bakes, exports, started) = (Vec::new(), Exports::default(), BTreeSet::new());
         Built { rows, bakes, exports, started, repairs: Repairs::default() }
@@ -227,6 +231,9 @@ impl Run<'_> {
     /// because one of their targets or something that passes broke the bake.
     fn group(&self, group: &[usize], built: &mut Built) -> Result<Vec<Vec<usize>>> {
         let Run { buildx, plan, builder, .. } = *self;
+        for &number in group {
+            built.rows[number].started.get_or_insert_with(SystemTime::now);
+        }
         let targets = &group.iter().map(|&number| built.rows[number].target).collect::<Vec<_>>();
         let checked = &self.to_check(targets, built);
         let mut baked = Images { buildx, builder, plan, targets, checked }.build(self.unread)?;

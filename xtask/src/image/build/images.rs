@@ -67,6 +67,11 @@ impl ImagesBaked {
         check.unwrap_or(&self.bake.trace)
     }
 
+    /// The events of all its bakes, in the order of time.
+    pub fn traces(&self) -> impl Iterator<Item = &Trace> {
+        self.check.iter().chain([&self.bake.trace])
+    }
+
     /// As [`Trace::steps`], for the bake that ran them.
     pub fn steps(&self, target: &str) -> Option<Vec<Step>> {
         self.first_bake(target).steps(target)
@@ -74,10 +79,8 @@ impl ImagesBaked {
 
     /// As [`Trace::spans`], for all bakes.
     pub fn spans(&self, target: &str, phase: Phase) -> Option<Vec<Span>> {
-        let mut spans = self.bake.trace.spans(target, phase)?;
-        let check = self.check.as_ref().and_then(|check| check.spans(target, phase));
-        spans.extend(check.into_iter().flatten());
-        Some(spans)
+        let spans = self.traces().map(|trace| trace.spans(target, phase));
+        Some(spans.collect::<Option<Vec<_>>>()?.concat())
     }
 
     /// Seconds in which something was done for `target`; `None` where no event reported it.
@@ -88,9 +91,7 @@ impl ImagesBaked {
 
     /// As [`Trace::context_bytes`], for all bakes.
     pub fn context_bytes(&self) -> Option<u64> {
-        let check = self.check.as_ref().and_then(Trace::context_bytes);
-        let own = self.bake.trace.context_bytes();
-        check.into_iter().chain(own).reduce(|sum, bytes| sum + bytes)
+        self.traces().filter_map(Trace::context_bytes).reduce(|sum, bytes| sum + bytes)
     }
 }
 

@@ -108,6 +108,14 @@ impl Failure<'_> {
     }
 }
 
+/// What was done for a target, or for another one in its place, and the end of its output.
+pub struct Work<'a> {
+    pub name: &'a str,
+    /// The last that is known of it.
+    pub outcome: &'a Outcome,
+    pub output: &'a [u8],
+}
+
 /// The events of one bake, by target.
 #[derive(Debug)]
 pub struct Trace {
@@ -309,6 +317,15 @@ impl Trace {
         let is_pending =
             |node: &&Node| node.own_outcomes().any(|outcome| outcome.completed.is_none());
         self.of(target).find(is_pending).map(|node| node.name.as_str())
+    }
+
+    /// All that was done for `target`, in the order in which it was reported first.
+    pub fn works(&self, target: &str) -> impl Iterator<Item = Work<'_>> {
+        self.of(target).filter_map(|node| {
+            let own = node.own_outcomes().max_by_key(|outcome| outcome.error.is_some());
+            let outcome = own.or_else(|| node.outcomes.last())?;
+            Some(Work { name: &node.name, outcome, output: &node.output })
+        })
     }
 
     /// Did any step come from a cache?

@@ -5,6 +5,7 @@ use xshell::Shell;
 use super::failure;
 use super::text::shortened;
 use crate::image::build::batch::{Built, Image, Row};
+use crate::image::request::Request;
 use crate::message;
 
 /// Whether the reason of a failure was shown.
@@ -15,7 +16,7 @@ pub struct Ended {
 
 impl Ended {
     /// Says which of the images `ended` have been built or have failed.
-    pub fn say(&mut self, sh: &Shell, ended: &[&Row], built: &Built) {
+    pub fn say(&mut self, sh: &Shell, request: &Request, ended: &[&Row], built: &Built) {
         for row in ended {
             let (name, base) = (&row.target.name, &row.target.base_image);
             let line = match &row.image {
@@ -31,7 +32,7 @@ impl Ended {
             message::say(&line);
             if matches!(row.image, Image::Failed { .. }) && !self.has_failed {
                 self.has_failed = true;
-                failure::show(sh, built, row);
+                failure::show(sh, request, built, row);
             }
         }
     }

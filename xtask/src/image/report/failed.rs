@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use xshell::Shell;
 
 use crate::image::build::batch::Built;
-use crate::image::report::failure;
 use crate::image::report::text::shortened;
+use crate::image::report::{failure, log};
 use crate::image::request::Request;
 use crate::output;
 
@@ -34,7 +34,10 @@ pub fn check(sh: &Shell, request: &Request, built: &Built) -> Result<()> {
     for row in &missing {
         let error = shortened(row.image.error().unwrap_or("not reached"));
         let (base_image, tags) = (&row.target.base_image, row.target.listed_tags.join(","));
-        text.push_str(&format!("# {error}\n{}\n", format!("{base_image} {tags}").trim_end()));
+        let log = log::path(sh, request, built, row);
+        let log = log.map(|log| format!("# log: {}\n", log.display())).unwrap_or_default();
+        let line = format!("{base_image} {tags}");
+        text.push_str(&format!("{log}# {error}\n{}\n", line.trim_end()));
     }
     output::save(&list, text)?;
     bail!(

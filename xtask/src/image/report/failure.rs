@@ -3,10 +3,11 @@
 
 use xshell::Shell;
 
-use super::screen;
 use super::text::{last_lines, shortened, shortened_to, shown};
+use super::{log, screen};
 use crate::image::build::batch::{Built, Row};
 use crate::image::build::buildkit::{self, Cause, Vertex};
+use crate::image::request::Request;
 use crate::image::request::definition::DOCKERFILE;
 use crate::message;
 
@@ -15,8 +16,8 @@ const LINES: usize = 10;
 /// The width of what marks such a line.
 const MARK: usize = 4;
 
-/// Shows the step that the image of `row` failed by, if it was one.
-pub fn show(sh: &Shell, built: &Built, row: &Row) {
+/// Shows the step that the image of `row` failed by, if it was one, and where more of its output is.
+pub fn show(sh: &Shell, request: &Request, built: &Built, row: &Row) {
     let Some(failure) = built.failure(row) else { return };
     if Vertex::of(failure.name) != Vertex::Step {
         return;
@@ -26,6 +27,9 @@ pub fn show(sh: &Shell, built: &Built, row: &Row) {
     message::failed(&shown(failure.name), DOCKERFILE, line);
     for line in last_lines(failure.output, LINES) {
         message::say(&format!("  | {}", shortened_to(&line, screen::columns() - MARK)));
+    }
+    if let Some(log) = log::path(sh, request, built, row) {
+        message::say(&format!("log: {}", log.display()));
     }
 }
 

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Map, json};
 
-use crate::image::build::batch::{Image, Row};
+use super::image::ImageReport;
+use crate::image::build::batch::Image;
+use crate::image::build::phase::Phase;
 
 /// A record that is open.
 pub struct Manifest(File);
@@ -27,33 +29,37 @@ impl Manifest {
         file.map(Manifest)
     }
 
-    /// Adds images that have ended.
-    pub fn add(&mut self, ended: &[&Row]) -> Result<()> {
-        for row in ended {
-            // One call a line, so that none is ever half written by a run that is killed.
-            let written = self.0.write_all(line(row).as_bytes());
-            written.context("the file of --manifest can't be written")?;
-        }
-        Ok(())
+    /// Adds an image that has ended, and whose log is in that file.
+    pub fn add(&mut self, image: &ImageReport, log: Option<&Path>) -> Result<()> {
+        // One call a line, so that none is ever half written by a run that is killed.
+        let written = self.0.write_all(line(image, log).as_bytes());
+        written.context("the file of --manifest can't be written")
     }
 }
 
-fn line(row: &Row) -> String {
+fn line(image: &ImageReport, log: Option<&Path>) -> String {
+    let row = image.row;
     let (status, attempts) = match row.image {
         Image::Waiting => ("waiting", 0),
         Image::Present { .. } => ("present", 0),
         Image::Done { .. } => ("built", row.retries + 1),
         Image::Failed { .. } => ("failed", row.retries + 1),
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Its caches are exported after its end.
+    let phases = Phase::ALL.into_iter().filter(|(phase, _)| *phase != Phase::CacheExport);
+    let seconds = phases.map(|(phase, name)| (name.to_owned(), json!(image.seconds(phase))));
+    let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let record = json!({
         "base_image": row.target.base_image,
         "tags": row.target.tags,
         "digest": row.image.digest(),
         "status": status,
         "attempts": attempts,
-        "finished": now.as_secs(),
+        "started": row.started.map(|time| since_1970(time).as_secs()),
+        "finished": since_1970(SystemTime::now()).as_secs(),
+        "seconds": seconds.collect::<Map<_, _>>(),
         "error": row.image.error(),
+        "log": log,
     });
     format!("{record}\n")
 }

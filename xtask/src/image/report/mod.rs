@@ -9,12 +9,14 @@ pub mod failure;
 pub mod github;
 pub mod image;
 pub mod last_build;
+pub mod log;
 pub mod manifest;
 pub mod progress;
 pub mod screen;
 pub mod table;
 pub mod text;
 mod timings;
+mod totals;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -22,6 +24,7 @@ use xshell::Shell;
 
 use self::image::{ImageReport, Report};
 use self::text::rounded;
+use self::totals::Totals;
 use super::build::images::ImagesBaked;
 use super::request::source::Source;
 use crate::error::Interrupted;
@@ -104,6 +107,7 @@ fn json(report: &Report) -> Value {
             "dirty": is_dirty,
             "packages": packages.collect::<Map<_, _>>(),
         },
+        "totals": Totals::of(report).json(),
         "targets": targets.collect::<Map<_, _>>(),
         "summary": table::summary(report),
     })

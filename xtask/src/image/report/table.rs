@@ -3,6 +3,7 @@
 use super::cache_read::Read;
 use super::image::{Count, ImageReport, Report};
 use super::text::{bytes, cut, or_unknown, shortened};
+use super::totals::Totals;
 use crate::image::build::batch::Image;
 use crate::image::build::export::Outcome;
 use crate::image::build::phase::Phase;
@@ -34,6 +35,7 @@ pub fn table(report: &Report) -> String {
             let error = shortened(row.image.error().unwrap_or("not reached"));
             lines.push(format!("{name} on {base} is not built: {error}"));
         }
+        lines.push(Totals::of(report).line());
     }
     lines.push(summary(report));
     lines.join("\n")
