@@ -6,9 +6,10 @@ use std::time::Instant;
 use anyhow::Result;
 use xshell::Shell;
 
-use super::build::batch::{Built, Row, Run};
+use super::build::batch::Run;
 use super::build::builder::{self, Builder};
 use super::build::buildx::{Buildx, Docker, End};
+use super::build::built::{Built, Row};
 use super::build::cache_dir::Reading;
 use super::build::images::{self, ImagesBaked, Unread};
 use super::build::{present, registry, server};

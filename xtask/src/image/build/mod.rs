@@ -4,6 +4,7 @@ pub mod batch;
 pub mod builder;
 pub mod buildkit;
 pub mod buildx;
+pub mod built;
 pub mod cache_dir;
 pub mod checkout;
 pub mod disk;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::batch::{Built, Image};
 use super::buildx::Docker;
+use super::built::Built;
+use super::image::Image;
 use super::registry;
 use crate::message;
 

@@ -4,7 +4,8 @@ use xshell::Shell;
 
 use super::failure;
 use super::text::shortened;
-use crate::image::build::batch::{Built, Image, Row};
+use crate::image::build::built::{Built, Row};
+use crate::image::build::image::Image;
 use crate::image::request::Request;
 use crate::message;
 

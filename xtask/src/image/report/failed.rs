@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use anyhow::{Context as _, Result, bail};
 use xshell::Shell;
 
-use crate::image::build::batch::Built;
+use crate::image::build::built::Built;
 use crate::image::report::text::shortened;
 use crate::image::report::{failure, log};
 use crate::image::request::Request;

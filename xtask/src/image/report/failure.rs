@@ -5,8 +5,8 @@ use xshell::Shell;
 
 use super::text::{last_lines, shortened, shortened_to, shown};
 use super::{log, screen};
-use crate::image::build::batch::{Built, Row};
 use crate::image::build::buildkit::{self, Cause, Vertex};
+use crate::image::build::built::{Built, Row};
 use crate::image::request::Request;
 use crate::image::request::definition::DOCKERFILE;
 use crate::message;

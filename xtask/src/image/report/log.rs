@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use xshell::Shell;
 
 use super::text::{self, last_lines};
-use crate::image::build::batch::{Built, Row};
+use crate::image::build::built::{Built, Row};
 use crate::image::build::images::ImagesBaked;
 use crate::image::build::trace::Work;
 use crate::image::plan::tag;

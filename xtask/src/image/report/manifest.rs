@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, json};
 
 use super::image::ImageReport;
-use crate::image::build::batch::Image;
+use crate::image::build::image::Image;
 use crate::image::build::phase::Phase;
 
 /// A record that is open.

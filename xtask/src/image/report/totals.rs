@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::image::Report;
 use super::text::rounded;
-use crate::image::build::batch::{Image, Row};
+use crate::image::build::built::Row;
+use crate::image::build::image::Image;
 
 /// How many of the slowest images are named.
 const SLOWEST: usize = 3;
