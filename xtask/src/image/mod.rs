@@ -1,5 +1,6 @@
 //! `cargo xtask image`: plans, builds and delivers the agent server's images.
 
+mod api;
 mod build;
 mod doctor;
 mod job;
@@ -77,6 +78,12 @@ const TASKS: &[Task] = &[
         help: "start pushed images by their digests",
         usage: "FILE...",
         main: |sh, args, _| run::smoke(sh, args),
+    },
+    Task {
+        command: Subcommand::Api,
+        help: "compare the REST API of an image with an earlier one",
+        usage: "[OPTIONS] [IMAGE]",
+        main: |sh, args, _| api::main(sh, args),
     },
     Task {
         command: Subcommand::Merge,

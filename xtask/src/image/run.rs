@@ -143,7 +143,7 @@ fn lock(sh: &Shell, port: u16) -> Result<File> {
 }
 
 /// The name of this checkout's container for `port`.
-fn container_name(sh: &Shell, port: u16) -> String {
+pub fn container_name(sh: &Shell, port: u16) -> String {
     let root = sha256(sh.current_dir().as_os_str().as_encoded_bytes());
     format!("agent-server-{port}-{}", &root[..8])
 }
@@ -165,15 +165,16 @@ fn check_free(port: u16) -> Result<()> {
 }
 
 /// A running container, removed when this is dropped.
-struct Container {
+pub struct Container {
     docker: Docker,
     name: String,
-    address: SocketAddr,
+    pub address: SocketAddr,
     key: String,
 }
 
 impl Container {
-    fn start(docker: Docker, name: String, image: &str, port: u16) -> Result<Self> {
+    /// Starts `image`, whose server is then on that port of 127.0.0.1.
+    pub fn start(docker: Docker, name: String, image: &str, port: u16) -> Result<Self> {
         let key = random(16)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         // Made before docker is called, so that a signal in between leaves nothing.
@@ -192,7 +193,8 @@ impl Container {
         Ok(container)
     }
 
-    fn wait_until_healthy(&self) -> Result<()> {
+    /// Fails, after the end of its log, if it ends or takes too long.
+    pub fn wait_until_healthy(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.is_healthy() {
             process::check_signals()?;

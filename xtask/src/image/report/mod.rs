@@ -11,6 +11,7 @@ pub mod image;
 pub mod last_build;
 pub mod log;
 pub mod manifest;
+pub mod openapi;
 pub mod progress;
 pub mod screen;
 pub mod table;

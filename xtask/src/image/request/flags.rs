@@ -17,6 +17,7 @@ pub enum Subcommand {
     Matrix,
     Probe,
     Smoke,
+    Api,
     Merge,
     Summary,
 }
@@ -32,6 +33,7 @@ impl Subcommand {
             Subcommand::Matrix => "matrix",
             Subcommand::Probe => "probe",
             Subcommand::Smoke => "smoke",
+            Subcommand::Api => "api",
             Subcommand::Merge => "merge",
             Subcommand::Summary => "summary",
         }
@@ -146,6 +148,10 @@ table! {
         "off" &[Subcommand::Merge], "`merge`: accepts missing platforms";
     UPDATE "--update" "FILE" ""
         "none" &[Subcommand::Summary], "`summary`: a file that holds the summary";
+    OPENAPI "--openapi" "FILE" ""
+        "that of the image" &[Subcommand::Api], "`api`: an OpenAPI document to check";
+    BASELINE "--baseline" "REF" "" "none" &[Subcommand::Api],
+        "`api`: what it is compared with: an image, or a file that ends in `.json`";
     SDK_SHA "" "" "SDK_SHA" "`GITHUB_SHA`, else git's, else `unknown`" BUILD, "the commit";
     SDK_REF "" "" "SDK_REF"
         "`GITHUB_REF`, else git's, else `unknown`" BUILD, "the branch or git tag";
