@@ -2,7 +2,6 @@
 //! a real engine can't be made to lack.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
@@ -32,18 +31,13 @@ fn healthy(name: &str) -> FakeDocker {
     fs::write(fake.file("info"), info.to_string()).unwrap();
     fs::write(fake.file("version"), "github.com/docker/buildx v0.29.1 abc\n").unwrap();
     fs::write(fake.file("inspected"), INSPECTED).unwrap();
-    program(&fake, "cargo", "echo cargo 1.95.0");
+    fake.program("cargo", "echo cargo 1.95.0");
     disk(&fake, 50_000_000);
     fake
 }
 
-fn program(fake: &FakeDocker, name: &str, script: &str) {
-    fs::write(fake.file(name), format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(fake.file(name), fs::Permissions::from_mode(0o755)).unwrap();
-}
-
 fn disk(fake: &FakeDocker, free: u64) {
-    program(fake, "df", &format!("echo Free; echo /dev/x 90000000 1000 {free} 1% /"));
+    fake.program("df", &format!("echo Free; echo /dev/x 90000000 1000 {free} 1% /"));
 }
 
 fn change(fake: &FakeDocker, changes: &Value) {
@@ -121,7 +115,7 @@ fn an_engine_that_is_down_stops_a_load_but_not_a_builder_elsewhere() {
     // Docker 28 says it on standard error.
     change(&fake, &json!({"ServerErrors": null}));
     let info = SCRIPT.replace("info*) cat info", "info*) cat info; echo Not there. >&2; exit 1");
-    program(&fake, "docker", &format!("cd {}\n{info}", fake.0.0.display()));
+    fake.program("docker", &format!("cd {}\n{info}", fake.0.0.display()));
     check(&doctor(&fake, &[]), "!!", "engine", &["Not there. Start Docker"]);
 }
 

@@ -66,7 +66,7 @@ fn of_a_batch_only_the_image_that_hangs_is_lost() {
 
 #[test]
 fn a_batch_cuts_the_cache_of_a_full_disk_where_that_is_wanted() {
-    let batch = |name: &str, threshold: &str| {
+    let batch = |name: &str, threshold: &str, free: &str| {
         let script = "case \"$*\" in
              *du) exit;; *imagetools*) exit 1;; *inspect*) cat inspected; exit;;
              info*) printf '{\"DockerRootDir\":\"/\",\"Name\":\"%s\"}' \"$(uname -n)\"; exit;;
@@ -77,17 +77,21 @@ fn a_batch_cuts_the_cache_of_a_full_disk_where_that_is_wanted() {
              echo bake >> calls";
         let fake = FakeDocker::new(name, script);
         fs::write(fake.file("inspected"), INSPECTED).unwrap();
+        fake.program("df", &format!("echo Free; echo /dev/x 90000000 1000 {free} 70% /"));
         let args = ["image", "--variant=debian", "--base-image=b0,b1", "--push"];
         let call = fake.call(&args).env(MODE, "off").env("BUILDKIT_PRUNE_THRESHOLD_PCT", threshold);
         let ended = call.env("BUILDKIT_PRUNE_KEEP_GB", if threshold.is_empty() { "" } else { "7" });
         let ended = ended.on("x").end();
         assert_eq!(ended.status, 0, "{}", ended.stderr);
+        let is_little = ended.stderr.contains("the engine's disk has 4.1 GB free");
+        assert_eq!(is_little, free == "4000000", "{}", ended.stderr);
         calls(&fake)
     };
+    let (little, enough) = ("4000000", "50000000");
     let prune = "buildx prune --all --force --max-used-space=7gb\n";
-    assert_eq!(batch("disk-full", "0"), format!("{prune}bake\n{prune}bake\n"));
-    assert_eq!(batch("disk-free", "101"), "bake\nbake\n");
-    assert_eq!(batch("disk-own", ""), "bake\nbake\n");
+    assert_eq!(batch("disk-full", "70", little), format!("{prune}bake\n{prune}bake\n"));
+    assert_eq!(batch("disk-free", "71", enough), "bake\nbake\n");
+    assert_eq!(batch("disk-own", "", little), "bake\nbake\n");
 }
 
 #[test]
@@ -107,7 +111,7 @@ fn what_killed_runs_have_left_stops_no_build() {
 /// driver, has what `broken` says. `calls` lists what it was asked.
 fn failing(name: &str, driver: &str, error: &str) -> FakeDocker {
     let script = "case \"$*\" in
-         *du|*version) exit;; *imagetools*) exit 1;;
+         *du|*version|info*) exit;; *imagetools*) exit 1;;
          *'buildx stop'*|*prune*) echo \"$*\" >> calls; rm -f broken; exit;;
          *inspect*) [ -e broken ] && { echo 'ERROR: no answer' >&2; exit 1; }; cat inspected; exit;;
          esac

@@ -15,7 +15,8 @@ const MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
 /// A `docker` that keeps what every bake was given, and tells `events` and fails by number.
 fn fake(name: &str, bad: &[(usize, &str)]) -> FakeDocker {
     let script =
-        "case \"$*\" in *du) exit;; *imagetools*) exit 1;; *inspect*) cat inspected; exit;; esac
+        "case \"$*\" in *du) exit;; *imagetools*|info*) exit 1;;
+         *inspect*) cat inspected; exit;; esac
          n=1; while [ -f baked$n ]; do n=$((n + 1)); done
          cat > baked$n
          while [ $# -gt 0 ]; do case \"$2\" in */inputs.json) cat \"$2\" > inputs$n; esac; shift; done
@@ -275,11 +276,18 @@ fn a_layer_is_built_on_the_image_of_this_bake() {
     let layer = format!("--layer={}", layer.0.display());
     let image = engine.image("thin-layer");
     let args = ["image", "--variant=debian", "--push", "--layer-tag=thin", "--base-image", &base];
-    let args = [&args[..], &["--image", &image, &layer]].concat();
-    let ended = Xtask::within(&checkout.0, &args).in_engine().env(MODE, "off").on("x").end();
+    let args = [&args[..], &["--image", &image, &layer, "--manifest=record"]].concat();
+    let mut call = Xtask::within(&checkout.0, &args).in_engine().env(MODE, "off").on("x");
+    call.0.current_dir(&checkout.0);
+    let ended = call.end();
     assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let record = fs::read(checkout.0.join("record")).unwrap();
+    let record = serde_json::from_slice::<Value>(&record).unwrap()["layer"].clone();
     let thin = ended.stdout.lines().filter(|tag| tag.ends_with("-thin")).collect::<Vec<_>>();
     assert_eq!(thin.len() * 2, engine.tags("thin-layer").len(), "{}", ended.stdout);
+    assert_eq!(strings(&record["tags"]), thin);
+    let tag = thin[0].rsplit(':').next().unwrap();
+    assert_eq!(record["digest"], engine.digest("thin-layer", tag));
     assert_eq!(docker(&["run", "--rm", thin[0], "cat", "/on-top"]).trim(), "0");
 }
 

@@ -26,11 +26,15 @@ Features:
 
 impl FakeDocker {
     pub fn new(name: &str, script: &str) -> Self {
-        let folder = Folder::checkout(name);
-        let docker = folder.0.join("docker");
-        fs::write(&docker, format!("#!/bin/sh\ncd {}\n{script}", folder.0.display())).unwrap();
-        fs::set_permissions(docker, fs::Permissions::from_mode(0o755)).unwrap();
-        FakeDocker(folder)
+        let fake = FakeDocker(Folder::checkout(name));
+        fake.program("docker", &format!("cd {}\n{script}", fake.0.0.display()));
+        fake
+    }
+
+    /// Another program beside it, that runs `script`.
+    pub fn program(&self, name: &str, script: &str) {
+        fs::write(self.file(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(self.file(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// A `docker` whose builder says `inspected`, and whose bake keeps what it was given.

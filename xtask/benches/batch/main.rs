@@ -49,6 +49,9 @@ fn main() {
     if wants("hundred") {
         bench.hundred();
     }
+    if wants("present") {
+        bench.present(433);
+    }
     // Only on demand: it is for whoever chooses the default.
     if args.iter().any(|arg| arg == "jobs") {
         bench.jobs(count);
@@ -191,7 +194,8 @@ impl Bench<'_> {
         fs::write(&list, bases.join("\n")).unwrap();
         let image = format!("{}/bench/{name}", self.proxy.address);
         let always = ["image", "--variant=debian", "--push", "--target", target, "--image", &image];
-        let list = ["--base-images", list.to_str().unwrap()];
+        // Today's way has no ACP providers.
+        let list = ["--base-images", list.to_str().unwrap(), "--install-acp-providers="];
         let call = Xtask::within(&self.folder.0, &[&always[..], &list, args].concat()).in_engine();
         call.on("x")
     }
@@ -278,6 +282,20 @@ impl Bench<'_> {
             "\n100 base images, 5 of them broken, `overlay`: {tags} pushed in {seconds:.1} s, and \
              the others named:\n\n```text\n{failed}```"
         );
+    }
+
+    /// A nightly batch of which nothing has changed.
+    fn present(&self, count: usize) {
+        let bases = self.bases("present", count, 1 << 10);
+        let args = ["--tag-by=content", "--skip-existing"];
+        let call = || self.call("present", "overlay", &args, &bases).env(MODE, "off");
+        let built = call().end();
+        assert_eq!(built.status, 0, "{}", built.stderr);
+        let begun = Instant::now();
+        let ended = call().end();
+        let seconds = begun.elapsed().as_secs_f64();
+        assert!(ended.stderr.contains(&format!("{count} of {count} images")), "{}", ended.stderr);
+        println!("\n{count} images, all present by `--tag-by content`: {seconds:.1} s");
     }
 
     /// What the number of images in a bake makes of the time, where all common stages are there.

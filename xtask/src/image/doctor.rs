@@ -10,7 +10,7 @@ use xshell::{Shell, cmd};
 
 use super::build::builder::{self, Builder, PATIENCE};
 use super::build::buildx::Docker;
-use super::build::disk::{Disk, INFO};
+use super::build::disk::{Disk, INFO, LEAST};
 use super::build::registry;
 use super::build::server;
 use crate::image::request::flags::{self, Subcommand};
@@ -21,8 +21,6 @@ use crate::process;
 
 /// The first release of buildx that writes its events as JSON.
 const OLDEST_BUILDX: (u32, u32) = (0, 13);
-/// What the smallest first build takes, in GB.
-const LEAST_DISK: f64 = 5.0;
 
 /// What was found out.
 struct Finding {
@@ -145,11 +143,11 @@ fn disk(info: &Value) -> Option<Result<String>> {
     let disk = Disk::of(info).ok()??;
     let free = disk.free()? / 1e9;
     let text = format!("{free:.1} GB free in {}", disk.folder);
-    if free >= LEAST_DISK {
+    if free >= LEAST {
         return Some(Ok(text));
     }
     Some(Err(anyhow!(
-        "{text}, and a first build takes {LEAST_DISK} GB or more: make room, as by `docker system \
+        "{text}, and a first build takes {LEAST} GB or more: make room, as by `docker system \
          prune`."
     )))
 }

@@ -46,6 +46,9 @@ impl Run<'_> {
         let waiting = waiting.map(|(number, _)| number).collect::<Vec<_>>();
         let mut pace = None;
         self.tell(built)?;
+        if waiting.len() > 1 {
+            disk::check(self.buildx.docker)?;
+        }
         for wave in self.waves(&waiting, built) {
             if let (Some(limits), true) = (&self.buildx.request.prune, waiting.len() > wave.len()) {
                 disk::tend(self.buildx.docker, limits)?;

@@ -15,6 +15,8 @@ use crate::message;
 use crate::process;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What the smallest first build takes, in GB.
+pub const LEAST: f64 = 5.0;
 /// A prune may hang; the batch goes on without it.
 const PRUNE_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -38,11 +40,27 @@ pub fn tend(docker: &Docker, limits: &Prune) -> Result<()> {
     Ok(())
 }
 
+/// Warns, before a batch, of a disk on which a first build may not fit.
+/// Errors: a signal, or a system that starts no command.
+pub fn check(docker: &Docker) -> Result<()> {
+    let free = disk(docker)?.and_then(|disk| disk.free()).map(|free| free / 1e9);
+    if let Some(free) = free.filter(|&free| free < LEAST) {
+        message::warn(&format!(
+            "the engine's disk has {free:.1} GB free, and a first build takes {LEAST} GB or more: \
+             make room, as by `docker system prune`, if the batch fails by it"
+        ));
+    }
+    Ok(())
+}
+
 /// How full the disk with the engine's data is, in percent; `None` where it can't be seen from here.
 fn used(docker: &Docker) -> Result<Option<u64>> {
+    Ok(disk(docker)?.and_then(|disk| disk.column(4)?.trim_end_matches('%').parse().ok()))
+}
+
+fn disk(docker: &Docker) -> Result<Option<Disk>> {
     let Some(info) = text(docker.command(&INFO))? else { return Ok(None) };
-    let disk = Disk::of(&serde_json::from_str(&info).unwrap_or_default())?;
-    Ok(disk.and_then(|disk| disk.column(4)?.trim_end_matches('%').parse().ok()))
+    Disk::of(&serde_json::from_str(&info).unwrap_or_default())
 }
 
 /// What docker tells of its engine, as JSON.

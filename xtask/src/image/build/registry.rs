@@ -180,6 +180,7 @@ fn each<T: Send>(
 ) -> BTreeMap<String, T> {
     let references = references.iter().collect::<Vec<_>>();
     let share = references.len().div_ceil(AT_ONCE).max(1);
+    let docker = &if share > 1 { docker.for_many() } else { docker.clone() };
     thread::scope(|scope| {
         let shares = references.chunks(share).map(|names| {
             let docker = docker.clone();

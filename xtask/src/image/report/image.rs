@@ -16,6 +16,7 @@ use crate::image::build::images::ImagesBaked;
 use crate::image::build::phase::Phase;
 use crate::image::build::registry::{Content, Part};
 use crate::image::build::trace::{Span, Step, covered};
+use crate::image::plan::bake_file::layer_name;
 use crate::image::plan::cache::Place;
 use crate::image::request::source::Source;
 use crate::image::request::{Delivery, Request};
@@ -72,6 +73,7 @@ impl ImageReport<'_> {
                 "compressed_bytes": content.map(Content::bytes),
                 "layers": layers,
                 "tags": target.tags,
+                "layer": self.layer(),
                 "base_image": target.base_image,
                 "pushed": self.row.image.is_there() && self.request.delivery == Delivery::Push,
             },
@@ -88,6 +90,14 @@ impl ImageReport<'_> {
             "cache_written": self.written().map(|w| self.written_json(w)).collect::<Vec<_>>(),
             "step_list": steps.iter().map(step_json).collect::<Vec<_>>(),
         })
+    }
+
+    /// The layer on top of the image, where one was asked for.
+    pub fn layer(&self) -> Option<Value> {
+        let target = self.row.target;
+        let layer = target.layer.as_ref()?;
+        let digest = self.bake().and_then(|bake| bake.bake.digest(&layer_name(&target.name)));
+        Some(json!({ "tags": layer.tags, "digest": digest }))
     }
 
     /// How the image ended, in a word.

@@ -53,6 +53,7 @@ fn line(image: &ImageReport, log: Option<&Path>) -> String {
         "base_image": row.target.base_image,
         "tags": row.target.tags,
         "digest": row.image.digest(),
+        "layer": image.layer(),
         "status": status,
         "attempts": attempts,
         "started": row.started.map(|time| since_1970(time).as_secs()),
