@@ -66,9 +66,9 @@ fn what_breaks_clients_fails_unless_the_minor_version_says_so() {
     let required = json!({ "in": "query", "name": "who", "required": true });
     for (place, value, said) in [
         ("/paths/~1items".to_owned(), Value::Null, "POST /items: the operation is gone"),
-        (of("/parameters/-"), required, "POST /items: query who: a new required parameter"),
-        (of("/responses/200"), Value::Null, "200: the response is gone"),
-        (of("/requestBody/required"), json!(true), "request: a body is required now"),
+        (of("/parameters/-"), required, "POST /items query who: a new required parameter"),
+        (of("/responses/200"), Value::Null, "POST /items 200: the response is gone"),
+        (of("/requestBody/required"), json!(true), "POST /items request: a body is required now"),
         (schema("/size"), Value::Null, "Item.size: the property is gone"),
         (schema("/size/type"), json!("integer"), "Item.size: the type was number, now integer"),
         (schema("/id/type"), json!("integer"), "Item.id: the type was string, now integer"),
@@ -94,7 +94,7 @@ fn what_breaks_clients_fails_unless_the_minor_version_says_so() {
             let ended = compare(version, &place, value.clone());
             assert_eq!(ended.status, status, "{said}: {}{}", ended.stdout, ended.stderr);
             let mut lines = ended.stdout.lines().filter(|line| line.starts_with("BREAKING"));
-            assert!(lines.any(|line| line.ends_with(said)), "{said}: {}", ended.stdout);
+            assert!(lines.any(|line| line.contains(said)), "{said}: {}", ended.stdout);
         }
     }
 }
@@ -107,7 +107,7 @@ fn what_only_adds_breaks_nobody() {
                        { "type": "string" }]);
     for (place, value, said) in [
         ("/paths/~1new".to_owned(), json!({ "get": operation }), "GET /new: the operation is new"),
-        (schema("/new"), json!({ "type": "string" }), "POST /items: Item.new: a new property"),
+        (schema("/new"), json!({ "type": "string" }), "Item.new: a new property (POST /items)"),
         (schema("/parent/anyOf"), kinds, "Item.parent: string is one more kind"),
         (schema("/size/type"), json!(["number", "null"]), "now null or number"),
         (schema("/color/enum"), json!(["red", "blue", "green"]), "now blue or green or red"),
@@ -117,7 +117,7 @@ fn what_only_adds_breaks_nobody() {
         assert_eq!(ended.status, 0, "{said}: {}{}", ended.stdout, ended.stderr);
         assert!(ended.stdout.contains("\n0 of 1 changes break clients."), "{}", ended.stdout);
         let line = ended.stdout.lines().find(|line| line.starts_with("changed")).unwrap();
-        assert!(line.ends_with(said), "{line}");
+        assert!(line.contains(said), "{line}");
     }
     let same = compare("1.2.4", "", Value::Null);
     assert_eq!((same.status, same.stderr.as_str()), (0, ""));

@@ -48,13 +48,13 @@ impl<'a> Comparison<'a> {
             comparison.operation.clone_from(name);
             comparison.seen.clear();
             match is.get(name) {
-                None => comparison.add(true, "", "the operation is gone"),
+                None => comparison.add(true, name, "the operation is gone"),
                 Some(new) => comparison.operation(old, new),
             }
         }
         for name in is.keys().filter(|name| !was.contains_key(*name)) {
             comparison.operation.clone_from(name);
-            comparison.add(false, "", "the operation is new");
+            comparison.add(false, name, "the operation is new");
         }
         comparison
     }
@@ -69,15 +69,12 @@ impl<'a> Comparison<'a> {
         let line = |(change, operations): (&Change, &BTreeSet<String>)| {
             let how = if change.is_harmless { "changed" } else { "BREAKING" };
             let first = operations.first().map_or("", String::as_str);
-            let more = match operations.len() {
-                0 | 1 => String::new(),
-                count => format!(" and {} more", count - 1),
+            let within = match operations.len() {
+                _ if change.place.starts_with(first) => String::new(),
+                1 => format!(" ({first})"),
+                count => format!(" ({first} and {} more)", count - 1),
             };
-            let place = match change.place.as_str() {
-                "" => String::new(),
-                place => format!(" {place}:"),
-            };
-            one_line(&format!("{how:<8} {first}{more}:{place} {}", change.what))
+            one_line(&format!("{how:<8} {}: {}{within}", change.place, change.what))
         };
         self.changes.iter().map(line).collect()
     }
@@ -89,32 +86,35 @@ impl<'a> Comparison<'a> {
     }
 
     fn operation(&mut self, old: &'a Value, new: &'a Value) {
+        let operation = self.operation.clone();
+        let within = |part: &str| format!("{operation} {part}");
         let [was, is] = [(self.old, old), (self.new, new)].map(|(all, op)| parameters(all, op));
         for (name, old) in &was {
+            let place = within(name);
             let Some(new) = is.get(name) else {
-                self.add(false, name, "the parameter is gone");
+                self.add(false, &place, "the parameter is gone");
                 continue;
             };
             if new["required"] == true && old["required"] != true {
-                self.add(true, name, "the parameter is required now");
+                self.add(true, &place, "the parameter is required now");
             }
-            self.schema(Side::Request, name, &old["schema"], &new["schema"]);
+            self.schema(Side::Request, &place, &old["schema"], &new["schema"]);
         }
         for (name, new) in is.iter().filter(|(name, _)| !was.contains_key(*name)) {
             let is_required = new["required"] == true;
             let what = if is_required { "a new required parameter" } else { "a new parameter" };
-            self.add(is_required, name, what);
+            self.add(is_required, &within(name), what);
         }
         let [was, is] = [old, new].map(|operation| &operation["requestBody"]);
         if is["required"] == true && was["required"] != true {
-            self.add(true, "request", "a body is required now");
+            self.add(true, &within("request"), "a body is required now");
         }
-        self.content(Side::Request, "request", was, is);
+        self.content(Side::Request, &within("request"), was, is);
         for (status, was) in object(&old["responses"]).filter(|(status, _)| status.starts_with('2'))
         {
             match &new["responses"][status] {
-                Value::Null => self.add(true, status, "the response is gone"),
-                is => self.content(Side::Response, "response", was, is),
+                Value::Null => self.add(true, &within(status), "the response is gone"),
+                is => self.content(Side::Response, &within(status), was, is),
             }
         }
     }
