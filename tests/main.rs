@@ -11,6 +11,7 @@ mod checkout;
 mod clients;
 mod content;
 mod contract;
+mod disk;
 mod doctor;
 mod engine;
 mod engine_data;
