@@ -80,6 +80,9 @@ fn the_page_has_what_was_done_also_when_the_build_failed() {
     let places = image["bars"].as_array().unwrap().iter();
     let places = places.map(|bar| json!([bar[2], bar[3], bar[4], bar[5]])).collect::<Vec<_>>();
     let expected = [json!([0.0, 0.0, 0, 1]), json!([5.0, 12.0, 0, 0]), json!([10.0, 19.0, 1, 2])];
+    // What ended after the last one had begun was not waited for.
+    let critical = image["bars"].as_array().unwrap().iter().map(|bar| bar[6].as_u64().unwrap());
+    assert_eq!(critical.collect::<Vec<_>>(), [1, 0, 1]);
     assert_eq!(places, expected);
     let totals = data["totals"].as_array().unwrap();
     assert!(totals.contains(&json!(["steps", 14.0, null, 3, 1])), "{totals:?}");

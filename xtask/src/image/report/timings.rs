@@ -22,6 +22,9 @@ const PLACE: &str = "DATA";
 /// How many lines of a failed step's output are shown.
 const LINES: usize = 20;
 
+/// How much work may overlap, by its times, with what waits for it, in seconds.
+const SLACK: f64 = 0.02;
+
 /// Something that was done for an image, which the page and the trace show as a bar.
 struct Bar {
     phase: usize,
@@ -30,6 +33,8 @@ struct Bar {
     /// Bars of one lane do not overlap.
     lane: usize,
     how: How,
+    /// Whether the end of the image waited for it.
+    is_critical: bool,
 }
 
 /// In the order of the page's `HOW`.
@@ -55,6 +60,7 @@ pub fn save(sh: &Shell, report: &Report, path: &Path) -> Result<()> {
     }
     for bars in &mut bars {
         lay_out(bars);
+        mark_critical(bars);
     }
     let content = if path.extension().is_some_and(|extension| extension == "json") {
         trace(report, &bars).to_string()
@@ -75,7 +81,9 @@ fn bars(image: &ImageReport) -> Vec<Bar> {
     let failed = image.built.failure(image.row).map(|failure| Phase::of(Vertex::of(failure.name)));
     let mut bars = Vec::new();
     for (index, (phase, title)) in Phase::ALL.into_iter().enumerate() {
-        let mut add = |name, span, how| bars.push(Bar { phase: index, name, span, lane: 0, how });
+        let mut add = |name, span, how| {
+            bars.push(Bar { phase: index, name, span, lane: 0, how, is_critical: false });
+        };
         if phase == Phase::Steps {
             for step in image.steps().unwrap_or_default() {
                 let Some(from) = step.started else { continue };
@@ -120,6 +128,19 @@ fn lay_out(bars: &mut [Bar]) {
     }
 }
 
+/// Marks the last of `bars`, and before it each time the one that ended last when the other began:
+/// the chain that the end waited for, as far as times tell.
+fn mark_critical(bars: &mut [Bar]) {
+    let mut until = f64::MAX;
+    loop {
+        let before = bars.iter_mut().filter(|bar| !bar.is_critical && bar.span.to <= until);
+        let last = before.max_by(|a, b| a.span.to.total_cmp(&b.span.to));
+        let Some(bar) = last else { return };
+        bar.is_critical = true;
+        until = bar.span.from + SLACK;
+    }
+}
+
 /// The data of the page.
 fn data(report: &Report, bars: &[Vec<Bar>]) -> Value {
     // Images have most steps in common, so a name is kept once.
@@ -141,7 +162,8 @@ fn data(report: &Report, bars: &[Vec<Bar>]) -> Value {
         });
         let bar = |bar: &Bar| {
             let (name, span) = (names.get(bar.name.as_str()), bar.span);
-            json!([bar.phase, name, span.from, span.to, bar.lane, bar.how as u8])
+            let is_critical = u8::from(bar.is_critical);
+            json!([bar.phase, name, span.from, span.to, bar.lane, bar.how as u8, is_critical])
         };
         json!({
             "name": image.row.target.name,
@@ -219,7 +241,7 @@ fn trace(report: &Report, bars: &[Vec<Bar>]) -> Value {
         let name = json!({ "name": format!("{} ({})", image.row.target.name, image.result()) });
         events.push(json!({ "name": "process_name", "ph": "M", "pid": pid, "args": name }));
         let failure = image.built.failure(image.row);
-        for Bar { phase, name, span, lane, how } in bars {
+        for Bar { phase, name, span, lane, how, is_critical } in bars {
             let category = Phase::ALL.get(*phase).map(|(_, name)| *name);
             let failed = failure.filter(|_| *how == How::Failed);
             let output = failed.map(|failure| text::lines(failure.output).join("\n"));
@@ -229,6 +251,7 @@ fn trace(report: &Report, bars: &[Vec<Bar>]) -> Value {
                 "ts": (span.from * 1e6).round(), "dur": ((span.to - span.from) * 1e6).round(),
                 "args": {
                     "cached": *how == How::Cached, "stopped": *how == How::Stopped,
+                    "critical": is_critical,
                     "error": error, "output": output,
                 },
             }));
