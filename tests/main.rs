@@ -17,6 +17,7 @@ mod engine;
 mod engine_data;
 mod failures;
 mod faults;
+mod fuzz;
 mod house;
 mod image;
 mod outputs;
