@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use crate::clients;
 use crate::support::container::Container;
 use crate::support::engine::{Engine, docker, http};
-use crate::support::{Xtask, root};
+use crate::support::{Folder, Xtask, root};
+use crate::timings;
 
 /// Starts an ACP provider and prints its answer to `initialize`.
 const INITIALIZE: &str = r#"
@@ -31,6 +32,10 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
 done
 $CHROME_BIN $CHROMIUM_FLAGS --headless --dump-dom http://127.0.0.1:8123/ 2>/dev/null
 ";
+
+/// Prints what a browser makes of a page, after what its console says.
+const TIMINGS: &str = "$CHROME_BIN $CHROMIUM_FLAGS --headless --enable-logging=stderr \
+    --virtual-time-budget=2000 --dump-dom file:///tmp/page.html 2>&1";
 
 /// Starts an engine and runs a program in a container of it.
 const DOCKER: &str = r"
@@ -75,6 +80,7 @@ fn an_agent_finds_all_that_binary_promises() {
     assert!(["Edit", "Read", "Bash"].iter().all(|tool| settings.contains(tool)), "{settings}");
 
     assert!(bash(BROWSE).contains(">42<"), "{}", bash(BROWSE));
+    show_timings(&container);
     let privileged = Container::start(&["--privileged"], image, &[]);
     assert_eq!(privileged.exec(&["bash", "-c", DOCKER]), "42");
     let programs = "npx uv uvx gh cc curl jq sudo git tmux docker code";
@@ -82,6 +88,28 @@ fn an_agent_finds_all_that_binary_promises() {
     assert_eq!(found.lines().count(), programs.split(' ').count(), "{found}");
     assert_eq!(bash("cat /etc/docker/daemon.json | jq .mtu"), "1450");
     clients::run("everything.py", image, "binary");
+}
+
+/// The pages of `--timings` in the browser of `container`.
+fn show_timings(container: &Container) {
+    for (name, page) in timings::pages() {
+        let folder = Folder::new("timings-page");
+        let file = folder.0.join("page.html");
+        std::fs::write(&file, page).unwrap();
+        let to = format!("{}:/tmp/page.html", container.0);
+        docker(&["cp", file.to_str().unwrap(), &to]);
+        let shown = container.exec(&["bash", "-c", TIMINGS]);
+        let (errors, shown) = shown.split_once("<!DOCTYPE html>").unwrap();
+        assert!(!errors.contains("CONSOLE"), "{name}: {errors}");
+        let (about, images) = match name {
+            "one" => ("0 of 1 images in ", 1),
+            _ => ("1000 of 1000 images in ", 1000),
+        };
+        assert!(shown.contains(&format!("id=\"about\">{about}")), "{name}: {shown}");
+        assert_eq!(shown.matches("<h2").count(), images, "{name}");
+        assert_eq!(shown.matches("critical path: [").count(), images, "{name}");
+        assert!(shown.contains("title=\"[builder "), "{name}: no bar is drawn");
+    }
 }
 
 #[test]

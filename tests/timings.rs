@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::report::{EXPORTED, PUSHED, fake, steps};
-use crate::support::fake::FakeDocker;
+use crate::support::fake::{FakeDocker, INSPECTED};
 use crate::support::{Ended, SHA, Xtask};
 use serde_json::{Value, json};
 
@@ -87,6 +87,32 @@ fn the_page_has_what_was_done_also_when_the_build_failed() {
     let totals = data["totals"].as_array().unwrap();
     assert!(totals.contains(&json!(["steps", 14.0, null, 3, 1])), "{totals:?}");
     assert!(totals.contains(&json!(["stage builder", 14.0, null, 3, 1])), "{totals:?}");
+}
+
+/// The pages of a build that failed and of 1,000 images, for a browser.
+pub fn pages() -> [(&'static str, Vec<u8>); 2] {
+    let (failed, _) = failed("timings-one", "");
+    let one = fs::read(failed.file("target/image/timings.html")).unwrap();
+    let fake = FakeDocker::new(
+        "timings-thousand",
+        r#"case "$*" in *du|info*) exit;; *imagetools*) exit 1;; *inspect*) cat inspected; exit;; esac
+        day=2026-11-24T10
+        grep -o '"debian-b[0-9]*":{' | cut -d '"' -f 2 | while read -r name; do
+            minute=$((${name#debian-b} % 50 + 10))
+            printf '{"vertexes":[{"digest":"%s","name":"[%s builder 1/2] RUN make",' $name $name
+            printf '"started":"%s:%s:00Z","completed":"%s:%s:30Z"}]}\n' $day $minute $day $minute
+        done >&2"#,
+    );
+    fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    let bases = (0..1000).map(|number| format!("b{number}\n")).collect::<String>();
+    fs::write(fake.file("list"), bases).unwrap();
+    let list = fake.file("list");
+    let args = ["image", "--variant=debian", "--push", "--check=off", "--jobs=1000", "--timings"];
+    let list = ["--base-images", list.to_str().unwrap()];
+    let call = fake.call(&[&args[..], &list].concat());
+    let ended = call.env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").on("x").end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    [("one", one), ("thousand", fs::read(fake.file("target/image/timings.html")).unwrap())]
 }
 
 #[test]
