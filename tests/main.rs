@@ -17,6 +17,7 @@ mod failures;
 mod faults;
 mod house;
 mod image;
+mod nodes;
 mod outputs;
 mod overlay;
 mod pipeline;
