@@ -17,11 +17,11 @@ const MARK: &str = "XTASK_TEST";
 
 /// A checkout of its own, so that the engines of these tests share nothing but the downloads with
 /// those that the developer has.
-struct Checkout(Folder, #[allow(dead_code)] Engine);
+pub struct Checkout(Folder, pub Engine);
 
 impl Checkout {
     /// `None` where no engine can be expected; outside CI the test is skipped then.
-    fn get(test: &str) -> Option<Self> {
+    pub fn get(test: &str) -> Option<Self> {
         let turn = Engine::get(test)?;
         let folder = Folder::new(&format!("engine-{test}"));
         let (downloads, ours) =
@@ -45,7 +45,7 @@ impl Checkout {
     }
 
     /// Starts `script` in an engine, and waits until it has made the file `up`.
-    fn start(&self, args: &[&str], script: &str) -> Child {
+    pub fn start(&self, args: &[&str], script: &str) -> Child {
         let up = self.path("up");
         let _ = fs::remove_file(&up);
         let script = format!("{script}\ntouch {}\nexec sleep 600", up.display());
@@ -55,7 +55,7 @@ impl Checkout {
         child
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.0.join(name)
     }
 
@@ -64,7 +64,7 @@ impl Checkout {
     }
 }
 
-fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = ready() {
@@ -75,7 +75,7 @@ fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn send(signal: &str, child: &Child) {
+pub fn send(signal: &str, child: &Child) {
     let status = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }

@@ -20,6 +20,7 @@ mod faults;
 mod fuzz;
 mod house;
 mod image;
+mod nodes;
 mod outputs;
 mod overlay;
 mod pipeline;

@@ -198,7 +198,7 @@ fn numbers_of_jobs_that_are_none_are_refused() {
 }
 
 /// Base images that differ, and a checkout whose image takes a second on each.
-fn bases(engine: &Engine, folder: &Folder, count: usize) -> Vec<String> {
+pub fn bases(engine: &Engine, folder: &Folder, count: usize) -> Vec<String> {
     let dockerfile =
         "ARG BASE_IMAGE\nFROM ${BASE_IMAGE} AS binary\nRUN sleep 0.3; cat /id > /built\n";
     fs::write(folder.0.join("agent-server-image/Dockerfile"), dockerfile).unwrap();
