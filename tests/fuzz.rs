@@ -8,7 +8,7 @@ use crate::support::{Ended, Folder, Xtask, is_valid_tag, strings};
 use serde_json::{Value, json};
 
 const REQUESTS: u64 = 200;
-const DOCUMENTS: u64 = 50;
+const DOCUMENTS: u64 = 250;
 
 /// Flags and variables of a build.
 const FLAGS: [&str; 24] = [
