@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::support::fake::{FakeDocker, INSPECTED};
-use crate::support::{Ended, SHA};
+use crate::support::{Ended, SHA, base64};
 use serde_json::{Value, json};
 
 const STEP: &str = "[builder 2/3] RUN --mount=type=tmpfs,target=/tmp <<'EOF' (# install it...)";
@@ -52,17 +52,6 @@ fn end(name: &str, output: &[u8], error: &str, runner: &str) -> Ended {
         .call(&["image", "--variant=debian", "--load", "--explain"])
         .env("GITHUB_ACTIONS", runner);
     call.env("SDK_SHA", SHA).env("SDK_REF", "x").end()
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let group = |group: &[u8]| {
-        let bits = group.iter().fold(0_usize, |bits, &byte| bits << 8 | usize::from(byte));
-        let bits = bits << (8 * (3 - group.len()));
-        let digit = |n: usize| char::from(DIGITS[bits >> (18 - 6 * n) & 63]);
-        (0..=group.len()).map(digit).collect::<String>()
-    };
-    bytes.chunks(3).map(group).collect()
 }
 
 #[test]

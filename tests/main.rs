@@ -36,6 +36,7 @@ mod shipped;
 mod state;
 mod summary;
 mod support;
+mod terminal;
 mod timings;
 mod vectors;
 mod waves;

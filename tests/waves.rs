@@ -77,13 +77,6 @@ fn the_first_image_goes_ahead_and_then_a_wave_is_one_bake() {
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     assert_eq!(bakes, [vec!["b0"], vec!["b1", "b2"], vec!["b3", "b4"]]);
     assert_eq!(ended.stdout.lines().count(), 5);
-    // What the first image took tells nothing of the others.
-    let said = ended.stderr.lines().filter(|line| line.starts_with("batch: "));
-    let said = said.map(numbers).collect::<Vec<_>>();
-    assert_eq!(said[0], [1, 5, 0, 4]);
-    assert_eq!(said[1][..4], [3, 5, 0, 2]);
-    let [per_hour, minutes] = said[1][4..] else { panic!("{said:?}") };
-    assert!(per_hour > 0 && minutes == 0, "{said:?}");
     assert!(!fake.file("failed.txt").exists());
 }
 

@@ -6,6 +6,7 @@ pub mod fake;
 pub mod proxy;
 pub mod sdk;
 pub mod server;
+pub mod terminal;
 pub mod workspace;
 
 use std::ffi::OsStr;
@@ -136,6 +137,18 @@ pub fn sha256(bytes: &[u8]) -> String {
     child.stdin.take().expect("a pipe").write_all(bytes).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
     format!("sha256:{}", &String::from_utf8_lossy(&output.stdout)[..64])
+}
+
+/// `bytes` as buildx writes the output of a step.
+pub fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |group: &[u8]| {
+        let bits = group.iter().fold(0_usize, |bits, &byte| bits << 8 | usize::from(byte));
+        let bits = bits << (8 * (3 - group.len()));
+        let digit = |n: usize| char::from(DIGITS[bits >> (18 - 6 * n) & 63]);
+        (0..=group.len()).map(digit).collect::<String>()
+    };
+    bytes.chunks(3).map(group).collect()
 }
 
 /// The processes that were started with a variable of this value, by number and name.

@@ -9,8 +9,8 @@ fn progress(is_silent: bool) -> Progress {
     let begun = Instant::now();
     let (spoke, works) = (is_silent.then_some(begun), HashMap::new());
     let (screen, steps_were_shown, counted, has_failed) = (None, false, 0, false);
-    let is_quiet = false;
-    Progress { screen, spoke, steps_were_shown, works, counted, begun, has_failed, is_quiet }
+    let (batch, images) = (None, 1);
+    Progress { screen, spoke, steps_were_shown, works, counted, begun, has_failed, batch, images }
 }
 
 fn begin(progress: &mut Progress, name: &str) {

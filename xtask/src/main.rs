@@ -47,7 +47,7 @@ const TASKS: &[Task] = &[
 fn main() -> ExitCode {
     run().unwrap_or_else(|error| {
         // Parts of it may be what a registry or a file holds.
-        output::note(format_args!("error: {}", message::one_line(&format!("{error:#}"))));
+        message::say(&format!("error: {error:#}"));
         ExitCode::from(error::exit_status(&error))
     })
 }

@@ -2,14 +2,51 @@
 //! terminal nor a CI runner.
 
 use std::env;
+use std::io::{self, IsTerminal as _};
 use std::iter::Peekable;
 use std::str::Chars;
 
 use crate::output;
 
+/// How lines that begin so are shown at a terminal: what failed in red, what is done in green, and
+/// what was done before dim.
+const COLOURS: [(&str, u8); 6] = [
+    ("failed", 31),
+    ("error:", 31),
+    ("=> ERROR", 31),
+    ("=> DONE", 32),
+    ("built", 32),
+    ("=> CACHED", 2),
+];
+
 /// Shows how far a run is.
 pub fn say(text: &str) {
-    output::note(one_line(text));
+    let line = one_line(text);
+    let colour =
+        COLOURS.iter().find_map(|(start, colour)| Some((line.strip_prefix(start)?, colour, start)));
+    match colour {
+        Some((rest, colour, start)) if has_colours() => {
+            output::note(format_args!("\x1b[{colour}m{start}\x1b[0m{rest}"));
+        }
+        _ => output::note(line),
+    }
+}
+
+/// Is standard error a terminal, whose user does not refuse colours?
+fn has_colours() -> bool {
+    let is_refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !is_refused
+}
+
+/// Shows what `show` does, on GitHub folded under `title`, elsewhere only if `is_needed`.
+pub fn folded(title: &str, is_needed: bool, show: impl FnOnce()) {
+    if is_runner() {
+        output::note(format_args!("::group::{}", one_line(title)));
+        show();
+        output::note("::endgroup::");
+    } else if is_needed {
+        show();
+    }
 }
 
 /// Shows something that is no error, but has to be seen: as GitHub shows it beside a job, or
@@ -31,7 +68,7 @@ pub fn failed(step: &str, file: &str, line: Option<usize>) {
         let at = line.map(|line| format!(",line={line}")).unwrap_or_default();
         output::note(format_args!("::error file={file}{at}::{}", step.replace('%', "%25")));
     }
-    output::note(format_args!("failed: {step} ({file}{at})"));
+    say(&format!("failed: {step} ({file}{at})"));
 }
 
 /// Does a runner of GitHub Actions, or of what is compatible with it, read this log?

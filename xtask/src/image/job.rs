@@ -13,9 +13,10 @@ use super::build::built::{Built, Row};
 use super::build::cache_dir::Reading;
 use super::build::images::{self, ImagesBaked, Unread};
 use super::build::{present, registry, server};
+use super::plan::bake_file::BakeFile;
 use super::plan::{Plan, Target, tag};
 use super::report::build_info::Pushed;
-use super::report::ended::Ended;
+use super::report::ended::{self, Ended};
 use super::report::image::{ImageReport, Report};
 use super::report::last_build::{self, Build, Record};
 use super::report::manifest::Manifest;
@@ -23,6 +24,7 @@ use super::report::progress::Progress;
 use super::report::{self, build_info, failed, failure, github, log, table};
 use super::request::definition::Definition;
 use super::request::{Delivery, Request, TagBy};
+use crate::error::Interrupted;
 use crate::message;
 
 /// A request with everything that was found out for it, ready to be built.
@@ -58,7 +60,10 @@ impl Job {
         let started = Instant::now();
         let docker = Docker::new(sh, self.request.builder.as_deref());
         let request = &self.request;
-        let buildx = Buildx { sh, docker: &docker, request, watch: Progress::watch };
+        let said = Ended::default();
+        let watch =
+            |request: &Request, file: &BakeFile| Progress::watch(request, file, said.batch());
+        let buildx = Buildx { sh, docker: &docker, request, watch: &watch };
         if let (Some(shard), []) = (request.shard, self.plan.targets.as_slice()) {
             message::say(&format!(
                 "nothing is built: the run has too few images for the shard {shard}."
@@ -66,20 +71,21 @@ impl Job {
             let ended = self.write_outputs(&Built::new(&self.plan));
             return Finished { tags: Vec::new(), ended };
         }
-        let (builder, unread) = match prepare(&buildx, &self.server, &mut self.plan) {
+        let prepared = match prepare(&buildx, &self.server, &mut self.plan) {
             Ok(prepared) => prepared,
             Err(error) => return Finished { tags: Vec::new(), ended: Err(error) },
         };
+        let (builder, _) = &prepared;
         if request.names_inputs() {
             let bases = self.plan.targets.iter().flat_map(Target::bases).collect();
             let bases = registry::base_digests(&docker, &bases);
             self.plan.add_inputs(request, &self.server.source, &bases, &builder.platforms);
         }
         let mut built = Built::new(&self.plan);
-        let ended = self.run(&buildx, &builder, &unread, &mut built);
+        let ended = self.run(&buildx, &prepared, &said, &mut built);
         let tags = done(&built).flat_map(|row| row.target.all_tags().cloned()).collect();
         let images = self.images(sh, &built);
-        let (builder, built, seconds) = (&builder, &built, started.elapsed().as_secs_f64());
+        let (built, seconds) = (&built, started.elapsed().as_secs_f64());
         let pushed = || images.iter().filter_map(ImageReport::reference);
         let for_programs = pushed().filter(|_| request.report.is_some()).collect();
         let contents = registry::contents(&docker, &for_programs);
@@ -99,13 +105,13 @@ impl Job {
             seconds,
         };
         let published = self.write_outputs(built).and_then(|()| report::publish(sh, &report));
-        // The cause of a failure comes last.
-        if let Some(row) = built.missing().first() {
+        // The cause of a failure comes last; of a batch it was shown when the image failed.
+        if let (Some(row), false) = (built.missing().first(), request.is_batch()) {
             failure::show(sh, request, built, row);
         }
         let ended = match built.missing().as_slice() {
             [] => published.and(ended.map_err(|error| error.context(self.delivered()))),
-            _ => published.and(ended),
+            _ => published.and(ended.map_err(|error| self.to_continue(error))),
         };
         Finished { tags, ended }
     }
@@ -114,8 +120,8 @@ impl Job {
     fn run(
         &self,
         buildx: &Buildx,
-        builder: &Builder,
-        unread: &Unread,
+        (builder, unread): &(Builder, Unread),
+        said: &Ended,
         built: &mut Built,
     ) -> Result<()> {
         let Buildx { sh, docker, request, .. } = *buildx;
@@ -123,13 +129,13 @@ impl Job {
             self.skip(docker, builder, built)?;
         }
         let manifest = request.manifest.as_deref().map(Manifest::open).transpose()?;
-        let (manifest, said) = (RefCell::new(manifest), RefCell::new(Ended::default()));
+        let manifest = RefCell::new(manifest);
         let on_end = |ended: &[&Row], built: &Built| {
             for row in ended {
                 log::save(sh, request, built, row);
             }
             if request.is_batch() {
-                said.borrow_mut().say(sh, request, ended, built);
+                said.say(sh, request, ended, built);
             }
             let mut manifest = manifest.borrow_mut();
             let Some(manifest) = manifest.as_mut() else { return Ok(()) };
@@ -193,6 +199,15 @@ impl Job {
         let request = &self.request;
         let image = |row| ImageReport { row, build: compared(row), built, request };
         built.rows.iter().map(image).collect()
+    }
+
+    /// `error`, with the command that goes on where it stopped, if that is known to do so.
+    fn to_continue(&self, error: anyhow::Error) -> anyhow::Error {
+        let is_push = self.request.delivery == Delivery::Push;
+        if !(self.request.is_batch() && is_push && error.is::<Interrupted>()) {
+            return error;
+        }
+        error.context(format!("`{}` continues this batch", ended::to_continue()))
     }
 
     /// Says that the images are where they belong.

@@ -14,6 +14,7 @@ mod run;
 mod summary;
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -158,13 +159,17 @@ fn image(sh: &Shell, mut args: Arguments, bake_args: Vec<OsString>) -> Result<()
     flags::finish(args, Subcommand::Build)?;
     // Not before the request is read, which may take as long as somebody types a list.
     process::catch_signals();
+    let is_batch = request.is_batch();
     let mut job = Job::new(sh, request)?;
     if print {
         return output::write(format_args!("{:#}", job.plan.print()));
     }
     let finished = job.build(sh);
     // An image that was pushed is there, whatever happened to the others or to a cache.
-    finished.tags.iter().try_for_each(output::write)?;
+    // The lines of a batch have named those of its images to whoever sees them.
+    if !(is_batch && io::stdout().is_terminal()) {
+        finished.tags.iter().try_for_each(output::write)?;
+    }
     finished.ended
 }
 

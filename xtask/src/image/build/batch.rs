@@ -1,7 +1,7 @@
 //! A run's images, some targets a bake: so that hundreds do not wait for one, and a bad base image
 //! costs one image.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 
@@ -18,7 +18,6 @@ use super::trace::Failure;
 use crate::error::Interrupted;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Check, Delivery};
-use crate::message;
 
 /// Is called with every image that is done, and the bake that built it.
 pub type OnDone<'a> = &'a dyn Fn(&Target, &ImagesBaked) -> Result<()>;
@@ -44,7 +43,6 @@ impl Run<'_> {
         let rows = built.rows.iter().enumerate();
         let waiting = rows.filter(|(_, row)| row.image == Image::Waiting);
         let waiting = waiting.map(|(number, _)| number).collect::<Vec<_>>();
-        let mut pace = None;
         self.tell(built)?;
         if waiting.len() > 1 {
             disk::check(self.buildx.docker)?;
@@ -57,10 +55,6 @@ impl Run<'_> {
             while let Some(group) = groups.pop() {
                 groups.extend(self.group(&group, built)?);
                 self.tell(built)?;
-            }
-            if waiting.len() > wave.len() {
-                let now = || Pace { since: Instant::now(), left: built.waiting() };
-                pace.get_or_insert_with(now).say(built);
             }
             if let (Some(error), left @ 1..) = (common_failure(wave, built), built.waiting()) {
                 let all = wave.len();
@@ -231,31 +225,6 @@ impl Run<'_> {
         built.exports.add(exports);
         built.repairs.restart(&buildx, self.builder, end)?;
         Ok(())
-    }
-}
-
-/// The state of a run after its first bake, which makes what all images share.
-struct Pace {
-    since: Instant,
-    /// How many images it had to build then.
-    left: usize,
-}
-
-impl Pace {
-    /// Says how far the run is, and how long it may still take where that is known.
-    fn say(&self, built: &Built) {
-        let done = built.count(Image::is_there);
-        let failed = built.count(|image| matches!(image, Image::Failed { .. }));
-        let left = built.waiting();
-        let all = built.rows.len();
-        let mut line = format!("batch: {done} of {all} done, {failed} failed, {left} to do");
-        if let (Ok(built @ 1..), Ok(left)) = (u32::try_from(self.left - left), u32::try_from(left))
-        {
-            let each = self.since.elapsed().as_secs_f64() / f64::from(built);
-            let minutes = each * f64::from(left) / 60.0;
-            line += &format!("; {:.0} images an hour, about {minutes:.0} min left", 3600.0 / each);
-        }
-        message::say(&line);
     }
 }
 

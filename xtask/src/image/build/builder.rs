@@ -240,12 +240,16 @@ pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
 
 /// How to run what was typed in a throw-away engine, with `options` for that.
 pub fn in_engine(options: &str) -> String {
+    format!("`cargo xtask engine {options}-- {}`, as root on Debian or Ubuntu", typed())
+}
+
+/// The command that started this run, as a shell reads it.
+pub fn typed() -> String {
     let words = env::args_os().skip(1).map(|word| {
         let word = word.to_string_lossy().into_owned();
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
         let is_plain = !word.is_empty() && word.chars().all(is_plain);
         if is_plain { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
     });
-    let words = words.collect::<Vec<_>>().join(" ");
-    format!("`cargo xtask engine {options}-- cargo xtask {words}`, as root on Debian or Ubuntu")
+    format!("cargo xtask {}", words.collect::<Vec<_>>().join(" "))
 }

@@ -144,8 +144,8 @@ pub struct Buildx<'a> {
     pub sh: &'a Shell,
     pub docker: &'a Docker,
     pub request: &'a Request,
-    /// Makes the watcher of a bake. The steps of some were shown before.
-    pub watch: fn(&Request, bool) -> Box<dyn Watcher>,
+    /// Makes the watcher of a bake.
+    pub watch: &'a dyn Fn(&Request, &BakeFile) -> Box<dyn Watcher>,
 }
 
 impl Buildx<'_> {
@@ -164,7 +164,7 @@ impl Buildx<'_> {
             let _ = stdin.write_all(file.json.to_string().as_bytes());
         }
         let mut trace = Trace::new(file.targets.clone());
-        let watcher = (self.watch)(self.request, file.steps_were_shown);
+        let watcher = (self.watch)(self.request, file);
         let status = self.follow(&mut child, &mut trace, watcher, deadline)?;
         let end = match (process::caught(), status) {
             (Some(signal), _) => End::Stopped(signal),

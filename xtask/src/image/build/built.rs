@@ -137,11 +137,13 @@ impl<'a> Built<'a> {
         self.rows.iter().filter(|row| !row.image.is_there()).collect()
     }
 
-    pub(super) fn count(&self, wanted: fn(&Image) -> bool) -> usize {
+    /// How many images are as `wanted` says.
+    pub fn count(&self, wanted: fn(&Image) -> bool) -> usize {
         self.rows.iter().filter(|row| wanted(&row.image)).count()
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    /// How many images have not ended.
+    pub fn waiting(&self) -> usize {
         self.count(|image| *image == Image::Waiting)
     }
 }

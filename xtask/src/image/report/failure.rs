@@ -13,7 +13,9 @@ use crate::message;
 
 /// How many lines of a step's output are shown.
 const LINES: usize = 10;
-/// The width of what marks such a line.
+/// The width of what stands around the name of a step: the file, a line's number, and words.
+const PLACE: usize = DOCKERFILE.len() + 16;
+/// The width of what marks a line of output.
 const MARK: usize = 4;
 
 /// Shows the step that the image of `row` failed by, if it was one, and where more of its output is.
@@ -24,7 +26,8 @@ pub fn show(sh: &Shell, request: &Request, built: &Built, row: &Row) {
     }
     let dockerfile = sh.read_file(DOCKERFILE).unwrap_or_default();
     let line = place(&dockerfile, failure.name);
-    message::failed(&shown(failure.name), DOCKERFILE, line);
+    let room = screen::columns().saturating_sub(PLACE);
+    message::failed(&shortened_to(&shown(failure.name), room), DOCKERFILE, line);
     for line in last_lines(failure.output, LINES) {
         message::say(&format!("  | {}", shortened_to(&line, screen::columns() - MARK)));
     }
@@ -33,20 +36,24 @@ pub fn show(sh: &Shell, request: &Request, built: &Built, row: &Row) {
     }
 }
 
-/// Why the image of `row` is missing, and what to try, in one line.
-pub fn sentence(built: &Built, row: &Row) -> String {
-    let name = &row.target.name;
-    let error = row.image.error().unwrap_or("not reached");
+/// Why the image of `row` is missing: the step and how it ended, where that is known.
+pub fn why(built: &Built, row: &Row) -> String {
     let Some(failure) = built.failure(row) else {
-        return format!(
-            "{name} was not built: {}; {}",
-            shortened(error),
-            Cause::of(error).remedy()
-        );
+        return shortened(row.image.error().unwrap_or("not reached"));
     };
-    let why = match buildkit::step_end(failure.error) {
+    match buildkit::step_end(failure.error) {
         Some(why) => format!("{} ended with {why}", shown(failure.name)),
         None => format!("{}: {}", shown(failure.name), shortened(failure.error)),
+    }
+}
+
+/// Why the image of `row` is missing, and what to try, in one line.
+pub fn sentence(built: &Built, row: &Row) -> String {
+    let (name, why) = (&row.target.name, why(built, row));
+    let Some(failure) = built.failure(row) else {
+        let cause = row.image.error().map(Cause::of);
+        let remedy = cause.map(|cause| format!("; {}", cause.remedy()));
+        return format!("{name} was not built: {why}{}", remedy.unwrap_or_default());
     };
     let remedy = if failure.name.starts_with("[check ") {
         "the server does not start: its log is above; --check=off builds it all the same"

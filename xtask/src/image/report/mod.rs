@@ -51,7 +51,11 @@ pub fn publish(sh: &Shell, report: &Report) -> Result<()> {
         }
     }
     let table = table::table(report);
-    table.lines().for_each(message::say);
+    // Whoever stops a batch is told how to continue it, and no more.
+    let is_stopped = matches!(report.ended, Err(error) if error.is::<Interrupted>());
+    if !(is_stopped && report.request.is_batch()) {
+        table.lines().for_each(|line| message::say(&screen::fit(line)));
+    }
     github::write_page(&format!("### {}\n\n{}", title(report), github::fenced("text", &table)))?;
     if let Some(path) = &report.request.report {
         output::save(path, message::without_credentials(&format!("{:#}\n", json(report))))?;

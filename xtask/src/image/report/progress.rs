@@ -4,14 +4,17 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::ended::Batch;
 use super::screen::Screen;
 use super::text::{self, Lines};
 use crate::image::build::buildkit::{self, Cause, Vertex};
 use crate::image::build::buildx::Watcher;
 use crate::image::build::events::{Event, Log, Status, VertexEvent};
+use crate::image::plan::bake_file::BakeFile;
 use crate::image::request::{Request, Style};
 use crate::message;
 use crate::output;
+use crate::process;
 
 /// Work that is no step, and parts of work, are shown where they took so many seconds.
 const LONG: f64 = 1.0;
@@ -86,8 +89,11 @@ pub struct Progress {
     counted: usize,
     begun: Instant,
     has_failed: bool,
-    /// Whether nothing is printed of single steps, because there are many images.
-    is_quiet: bool,
+    /// How far the run was when this bake began, where nothing is printed of single steps because
+    /// there are many images.
+    batch: Option<Batch>,
+    /// How many images this bake builds.
+    images: usize,
 }
 
 impl Watcher for Progress {
@@ -104,8 +110,8 @@ impl Watcher for Progress {
                 message::warn(warning);
             }
             // What buildx writes after a failure is that failure once more, with other lines of
-            // the Dockerfile.
-            Event::Text(_) if self.has_failed => {}
+            // the Dockerfile. Nor has it a reason of its own where it was stopped.
+            Event::Text(_) if self.has_failed || process::caught().is_some() => {}
             Event::Text(text) => self.whole(&format!("buildx: {}", message::one_line(text))),
         }
     }
@@ -133,8 +139,8 @@ impl Watcher for Progress {
 }
 
 impl Progress {
-    /// Watches one bake for `request`, perhaps one whose steps were shown before.
-    pub fn watch(request: &Request, steps_were_shown: bool) -> Box<dyn Watcher> {
+    /// Watches the bake of `file` for `request`, which is so far if it is a batch.
+    pub fn watch(request: &Request, file: &BakeFile, batch: Batch) -> Box<dyn Watcher> {
         // The log of a CI job keeps every frame that a terminal would draw over.
         let is_drawn = request.progress == Style::Auto && !request.ci;
         let screen = if is_drawn { Screen::of_stderr() } else { None };
@@ -142,18 +148,23 @@ impl Progress {
         Box::new(Progress {
             screen,
             spoke: is_silent.then(Instant::now),
-            steps_were_shown,
+            steps_were_shown: file.steps_were_shown,
             works: HashMap::new(),
             counted: 0,
             begun: Instant::now(),
             has_failed: false,
-            is_quiet: request.is_batch() && request.progress == Style::Auto,
+            batch: (request.is_batch() && request.progress == Style::Auto).then_some(batch),
+            // Those of a bake of caches are done.
+            images: batch.left.min(file.targets.len()),
         })
     }
 
     /// What runs, and how long it has, if nothing was written for too long before `now`.
     fn heartbeat(&self, now: Instant) -> Option<String> {
         self.spoke.filter(|&spoke| now.saturating_duration_since(spoke) >= SILENCE)?;
+        if let Some(batch) = &self.batch {
+            return Some(self.batch_line(batch));
+        }
         let running = self.works.values().filter(|work| work.is_running());
         let first = running.clone().min_by_key(|work| work.started);
         let (name, since) = match first {
@@ -168,9 +179,20 @@ impl Progress {
         Some(format!("still running: {name} ({minutes} min){more}"))
     }
 
+    /// How far a batch is, and the step that has run longest.
+    fn batch_line(&self, batch: &Batch) -> String {
+        let running = self.works.values().filter(|work| work.is_running());
+        let slowest = running.min_by_key(|work| (work.started, work.number));
+        let slowest = slowest.map(|work| format!("; {:.0} s {}", work.seconds(), work.name));
+        batch.line(self.images) + &slowest.unwrap_or_default()
+    }
+
     /// The lines to draw, `room` at most: each work with its last output below it, or beside it
     /// where there are too many.
     fn frame(&self, room: usize) -> Vec<String> {
+        if let Some(batch) = &self.batch {
+            return vec![self.batch_line(batch)];
+        }
         let mut running = self.works.values().filter(|work| work.is_running()).collect::<Vec<_>>();
         running.sort_by_key(|work| (work.started, work.number));
         let what = match running.len() {
@@ -263,7 +285,7 @@ impl Progress {
 
     /// Shows that work failed, at a terminal with the last lines of its output.
     fn fail(&mut self, number: usize, name: &str, output: VecDeque<String>, error: &str) {
-        if self.is_quiet {
+        if self.batch.is_some() {
             return;
         }
         if self.screen.is_none() {
@@ -323,7 +345,7 @@ impl Progress {
 
     /// Prints a line that may be cut.
     fn line(&mut self, line: &str) {
-        if self.is_quiet {
+        if self.batch.is_some() {
             return;
         }
         self.heard();

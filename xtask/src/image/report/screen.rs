@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use super::text;
+use crate::message;
 use crate::output;
 use crate::process;
 
@@ -29,7 +30,7 @@ impl Screen {
     /// Prints one line for good, as much of it as fits.
     pub fn print(&mut self, line: &str) {
         self.erase();
-        output::note(text::cut(line, size().0 - 1));
+        message::say(&text::cut(line, size().0 - 1));
     }
 
     /// Prints all of a text for good, in as many lines as it takes.
@@ -58,7 +59,8 @@ impl Screen {
     /// Takes away the lines that were drawn.
     pub fn erase(&mut self) {
         if self.drawn > 0 {
-            let _ = write!(io::stderr(), "\x1b[{}A\x1b[0J", self.drawn);
+            // Ctrl-C leaves its echo in the line below, and the cursor behind it.
+            let _ = write!(io::stderr(), "\r\x1b[{}A\x1b[0J", self.drawn);
             self.drawn = 0;
         }
     }
@@ -66,8 +68,17 @@ impl Screen {
 
 /// How long a line for people may be: as wide as their terminal, or as the longest line of a log.
 pub fn columns() -> usize {
-    process::terminal_size()
-        .map_or(text::LONGEST, |(columns, _)| columns.clamp(40, text::LONGEST + 1) - 1)
+    width().map_or(text::LONGEST, |columns| columns.clamp(40, text::LONGEST))
+}
+
+/// `line` with its middle left out where the terminal, if there is one, is not as wide.
+pub fn fit(line: &str) -> String {
+    width().map_or(line.to_owned(), |columns| text::shortened_to(line, columns))
+}
+
+/// How many columns of the terminal are used, if there is one.
+pub fn width() -> Option<usize> {
+    process::terminal_size().map(|(columns, _)| columns - 1)
 }
 
 /// The columns and rows, of which the last are not used: there, some terminals begin the next line.

@@ -1,8 +1,9 @@
 //! The report for people: some lines for each image, and one line to act on.
 
 use super::cache_read::Read;
+use super::failure;
 use super::image::{Count, ImageReport, Report};
-use super::text::{bytes, cut, or_unknown, shortened};
+use super::text::{bytes, cut, or_unknown};
 use super::totals::Totals;
 use crate::image::build::export::Outcome;
 use crate::image::build::image::Image;
@@ -32,8 +33,10 @@ pub fn table(report: &Report) -> String {
     if report.images.len() > 1 {
         for row in report.built.missing() {
             let (name, base) = (&row.target.name, &row.target.base_image);
-            let error = shortened(row.image.error().unwrap_or("not reached"));
-            lines.push(format!("{name} on {base} is not built: {error}"));
+            if row.image.error().is_some() {
+                let why = failure::why(report.built, row);
+                lines.push(format!("{name} on {base} is not built: {why}"));
+            }
         }
         lines.push(Totals::of(report).line());
     }
