@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::contract::images;
+use crate::contract::{build, images};
 use crate::support::engine::Engine;
 use crate::support::root;
 
@@ -18,6 +18,8 @@ fn the_client_works_with_every_target() {
     for (target, image) in images(&engine) {
         run("agent.py", image, target);
     }
+    let target = "binary-minimal";
+    run("agent.py", &build(&engine, target, "minimal"), target);
 }
 
 #[test]

@@ -20,13 +20,15 @@ const KEY: &str = "SESSION_API_KEY=secret";
 /// The image of each target on `debian:trixie-slim`, built once for all tests.
 pub fn images(engine: &Engine) -> [(&'static str, &'static str); 3] {
     static IMAGES: OnceLock<[String; 3]> = OnceLock::new();
-    let images = IMAGES.get_or_init(|| TARGETS.map(|target| build(engine, target)));
+    let images = IMAGES.get_or_init(|| TARGETS.map(|target| build(engine, target, "default")));
     [0, 1, 2].map(|number| (TARGETS[number], images[number].as_str()))
 }
 
-fn build(engine: &Engine, target: &str) -> String {
+/// The image of `target` in that flavor on `debian:trixie-slim`.
+pub fn build(engine: &Engine, target: &str, flavor: &str) -> String {
     let image = engine.image("server");
     let args = ["image", "--variant=debian", "--target", target, "--push", "--image", &image];
+    let args = [&args[..], &["--image-flavor", flavor]].concat();
     let call = Xtask::shipped(&args).in_engine().on("refs/heads/x");
     let ended = call.env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").end();
     assert_eq!(ended.status, 0, "{}", ended.stderr);

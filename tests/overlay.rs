@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::{env, fs};
 
+use crate::clients;
 use crate::support::engine::{Engine, docker, http};
 use crate::support::server::{KEY, Server, wait_until};
 use crate::support::{SHA, Xtask};
@@ -52,6 +53,9 @@ const BASES: [Base; 7] = [
     Base { name: "alpine-like", target: "alpine-like", ..OURS },
     OURS,
 ];
+
+/// Those on which the real client works as well: an older glibc, and musl.
+const CLIENT_ON: [&str; 2] = ["debian-11", "alpine-like"];
 
 /// What came of the one build of all images, and what the registry was asked for in it.
 struct Built {
@@ -176,6 +180,9 @@ fn the_server_and_its_tools_work_on_every_base() {
         check_commands(&server, base);
         check_files(&server, base);
         check_agent(&server, base);
+        if CLIENT_ON.contains(&base.name) {
+            clients::run("agent.py", image, "overlay");
+        }
     }
     // A user whom nobody knows there.
     let server = Server::start(&built.images[0], &["--user=4321:4321"]);
