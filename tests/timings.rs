@@ -147,6 +147,7 @@ fn the_last_build_is_beside_and_every_phase_is_there() {
     let row = |name: &str| totals.as_array().unwrap().iter().find(|row| row[0] == name).unwrap();
     assert_eq!(row("stage builder"), &json!(["stage builder", 4.0, 4.0, 2, 1]));
     assert_eq!(row("image export")[1], 3.0);
+    assert_eq!(row("pull")[1], 0.5);
     assert_eq!(row("context")[1], 1.0);
 }
 
