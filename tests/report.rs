@@ -32,7 +32,7 @@ fn import(tag: &str, error: &str) -> String {
 pub fn steps(cached: bool) -> String {
     let ran = |name: &str, times| vertex(name, times, &json!({}));
     let first = vertex("[builder 2/3] RUN one", (1.0, 1.0), &json!({ "cached": cached }));
-    let from = ran("[builder 1/3] FROM debian:trixie-slim@sha256:aa", (1.0, 1.0));
+    let from = ran("[builder 1/3] FROM debian:trixie-slim@sha256:aa", (0.5, 1.0));
     [ran("[internal] load build context", (0.0, 1.0)), from, first].concat()
         + &ran("[builder 3/3] COPY requirements.txt /", (1.0, 5.0))
         + &ran("exporting to image", (5.0, 8.0))
@@ -112,8 +112,9 @@ fn the_report_holds_what_buildx_told_and_null_for_the_rest() {
                         "saved_seconds": null });
     assert_eq!(target["steps"], steps);
     let seconds = &target["seconds"];
-    let phases = [("context", 1.0), ("cache_import", 0.25), ("steps", 4.0), ("image_export", 3.0)];
-    for (phase, expected) in phases.into_iter().chain([("push", 0.0), ("cache_export", 2.0)]) {
+    let before = [("context", 1.0), ("cache_import", 0.25), ("pull", 0.5), ("steps", 4.0)];
+    let after = [("image_export", 3.0), ("push", 0.0), ("cache_export", 2.0)];
+    for (phase, expected) in before.into_iter().chain(after) {
         assert_eq!(seconds[phase], expected, "{phase}: {seconds:#}");
     }
     let reads = target["cache_read"].as_array().unwrap();

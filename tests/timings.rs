@@ -124,7 +124,7 @@ fn the_trace_has_the_spans() {
     let events = trace["traceEvents"].as_array().unwrap();
     let spans = events.iter().filter(|event| event["ph"] == "X").collect::<Vec<_>>();
     let times = spans.iter().map(|span| json!([span["ts"], span["dur"], span["tid"]]));
-    let expected = [json!([0.0, 0.0, 0]), json!([5e6, 7e6, 0]), json!([1e7, 9e6, 1])];
+    let expected = [json!([0.0, 0.0, 1]), json!([5e6, 7e6, 1]), json!([1e7, 9e6, 2])];
     assert_eq!(times.collect::<Vec<_>>(), expected);
     assert_eq!(spans[0]["args"]["cached"], true);
     assert_eq!(spans[2]["args"]["error"], "exit code: 1");
@@ -147,6 +147,7 @@ fn the_last_build_is_beside_and_every_phase_is_there() {
     let row = |name: &str| totals.as_array().unwrap().iter().find(|row| row[0] == name).unwrap();
     assert_eq!(row("stage builder"), &json!(["stage builder", 4.0, 4.0, 2, 1]));
     assert_eq!(row("image export")[1], 3.0);
+    assert_eq!(row("pull")[1], 0.5);
     assert_eq!(row("context")[1], 1.0);
 }
 

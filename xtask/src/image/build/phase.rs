@@ -8,6 +8,8 @@ pub enum Phase {
     /// Reading the Dockerfile and the context, and asking registries for base images.
     Context,
     CacheImport,
+    /// Finding or pulling base images.
+    Pull,
     Steps,
     ImageExport,
     Push,
@@ -16,9 +18,10 @@ pub enum Phase {
 
 impl Phase {
     /// With the names in a report, in the order in which they happen.
-    pub const ALL: [(Phase, &str); 6] = [
+    pub const ALL: [(Phase, &str); 7] = [
         (Phase::Context, "context"),
         (Phase::CacheImport, "cache_import"),
+        (Phase::Pull, "pull"),
         (Phase::Steps, "steps"),
         (Phase::ImageExport, "image_export"),
         (Phase::Push, "push"),
@@ -32,7 +35,8 @@ impl Phase {
             Vertex::ImageExport => Phase::ImageExport,
             Vertex::Push => Phase::Push,
             Vertex::Step => Phase::Steps,
-            Vertex::Base { .. } | Vertex::Internal => Phase::Context,
+            Vertex::Base { .. } => Phase::Pull,
+            Vertex::Internal => Phase::Context,
         }
     }
 }

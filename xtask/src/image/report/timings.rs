@@ -235,11 +235,12 @@ fn stage(name: &str) -> &str {
 }
 
 /// The bars in the format of Chrome's tracing, in which an image is a process and a lane a thread.
+/// Perfetto has other uses for those of number 0.
 fn trace(report: &Report, bars: &[Vec<Bar>]) -> Value {
     let mut events = Vec::new();
     for (pid, (image, bars)) in report.images.iter().zip(bars).enumerate() {
         let name = json!({ "name": format!("{} ({})", image.row.target.name, image.result()) });
-        events.push(json!({ "name": "process_name", "ph": "M", "pid": pid, "args": name }));
+        events.push(json!({ "name": "process_name", "ph": "M", "pid": pid + 1, "args": name }));
         let failure = image.built.failure(image.row);
         for Bar { phase, name, span, lane, how, is_critical } in bars {
             let category = Phase::ALL.get(*phase).map(|(_, name)| *name);
@@ -247,7 +248,7 @@ fn trace(report: &Report, bars: &[Vec<Bar>]) -> Value {
             let output = failed.map(|failure| text::lines(failure.output).join("\n"));
             let error = failed.map(|failure| text::shortened(failure.error));
             events.push(json!({
-                "name": name, "cat": category, "ph": "X", "pid": pid, "tid": lane,
+                "name": name, "cat": category, "ph": "X", "pid": pid + 1, "tid": lane + 1,
                 "ts": (span.from * 1e6).round(), "dur": ((span.to - span.from) * 1e6).round(),
                 "args": {
                     "cached": *how == How::Cached, "stopped": *how == How::Stopped,
