@@ -138,6 +138,7 @@ fn a_wrong_request_for_a_comparison_is_refused() {
         ("{}", &["--baseline", bad], "--openapi FILE"),
         ("{}", &["x", "--openapi", bad, "--baseline", bad], "--openapi FILE"),
         ("{}", &["x", "y", "--baseline", bad], "\"y\""),
+        ("{}", &["--unknown", "--openapi", bad, "--baseline", bad], "\"--unknown\""),
     ] {
         fs::write(bad, text).unwrap();
         let refused = Xtask::new(&[&["image", "api"], args].concat()).refused();

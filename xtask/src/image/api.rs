@@ -12,6 +12,7 @@ use xshell::Shell;
 use super::build::buildx::Docker;
 use super::report::github;
 use super::report::openapi::Comparison;
+use super::request;
 use super::request::flags::{self, Subcommand};
 use super::run::{Container, container_name};
 use crate::error::usage;
@@ -24,9 +25,11 @@ pub fn main(sh: &Shell, mut args: Arguments) -> Result<()> {
     process::catch_signals();
     let openapi = flags::OPENAPI.text(&mut args)?;
     let baseline = flags::BASELINE.text(&mut args)?;
-    let image = args.opt_free_from_str::<String>().ok().flatten();
-    let image = image.filter(|image| !image.starts_with('-'));
-    flags::finish(args, Subcommand::Api)?;
+    let mut words = request::free(args, Subcommand::Api)?.into_iter();
+    let image = words.next().map(|image| image.to_string_lossy().into_owned());
+    if let Some(word) = words.next() {
+        return Err(flags::unexpected(&word.to_string_lossy(), Subcommand::Api));
+    }
     let (Some(baseline), Some(new)) = (baseline, openapi.xor(image)) else {
         return Err(usage(
             "name an image or --openapi FILE, and --baseline with what it is compared with.",

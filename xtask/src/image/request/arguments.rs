@@ -2,6 +2,7 @@
 //! variable, and an empty variable counts as unset unless said.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -99,15 +100,22 @@ pub fn is_ci() -> Result<bool> {
     Ok(ci.iter().chain(&actions).any(is_set))
 }
 
+/// What is left of `args`, of which nothing may be a flag.
+/// Errors: a usage error for a flag that `command` does not take.
+pub fn free(args: Arguments, command: Subcommand) -> Result<Vec<OsString>> {
+    let words = args.finish();
+    match words.iter().find(|word| word.to_string_lossy().starts_with('-')) {
+        Some(flag) => Err(flags::unexpected(&flag.to_string_lossy(), command)),
+        None => Ok(words),
+    }
+}
+
 /// The files that are named where all flags have been taken out of `args`.
 /// Errors: a usage error for a flag that is left, or where no file is named.
 pub fn files(args: Arguments, command: Subcommand) -> Result<Vec<PathBuf>> {
-    let files = args.finish();
-    match files.iter().find(|file| file.to_string_lossy().starts_with('-')) {
-        Some(flag) => Err(flags::unexpected(&flag.to_string_lossy(), command)),
-        None if files.is_empty() => {
-            Err(usage("no file is named: name those that --build-info wrote."))
-        }
-        None => Ok(files.into_iter().map(PathBuf::from).collect()),
+    let files = free(args, command)?;
+    if files.is_empty() {
+        return Err(usage("no file is named: name those that --build-info wrote."));
     }
+    Ok(files.into_iter().map(PathBuf::from).collect())
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::Result;
 use pico_args::Arguments;
 
-pub use self::arguments::{files, variable};
+pub use self::arguments::{files, free, variable};
 use self::base_images::{BaseImage, Shard, is_reference, joined, read_list};
 use self::flags::Flag;
 use self::layer::Layer;
