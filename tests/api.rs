@@ -28,6 +28,7 @@ fn document(version: &str) -> Value {
                 "size": { "type": "number" },
                 "color": { "enum": ["red", "blue"], "type": "string" },
                 "parent": { "anyOf": [item, { "type": "null" }] },
+                "about": { "allOf": [{ "type": "string" }] },
                 "tags": { "type": "array", "items": { "type": "string" } },
             },
         } } },
@@ -73,6 +74,11 @@ fn what_breaks_clients_fails_unless_the_minor_version_says_so() {
         (schema("/size/type"), json!("integer"), "Item.size: the type was number, now integer"),
         (schema("/id/type"), json!("integer"), "Item.id: the type was string, now integer"),
         (schema("/tags/items/type"), json!("null"), "Item.tags[]: the type was string, now null"),
+        (
+            schema("/about/allOf"),
+            json!([{ "type": "integer" }]),
+            "Item.about: the type was string, now integer",
+        ),
         (schema("/color/enum"), json!(["red"]), "Item.color: the values were blue or red, now red"),
         (
             schema("/parent/anyOf"),

@@ -140,8 +140,9 @@ impl<'a> Comparison<'a> {
             place = is;
         }
         let (old, new) = (resolved(self.old, old), resolved(self.new, new));
-        let [was, is] = [old, new].map(alternatives);
-        if was.len() > 1 || is.len() > 1 {
+        let [was, is] = [old, new].map(members);
+        if was.is_some() || is.is_some() {
+            let (was, is) = (was.unwrap_or(vec![old]), is.unwrap_or(vec![new]));
             return self.alternatives(side, place, was, is);
         }
         self.types(side, place, old, new);
@@ -275,13 +276,10 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     iter::successors(Some(schema), next).take(10).last().unwrap_or(schema)
 }
 
-/// The members of a union; of anything else that alone.
-fn alternatives(schema: &Value) -> Vec<&Value> {
+/// The members of a union, if it is one. A schema that `allOf` only wraps counts as its one member.
+fn members(schema: &Value) -> Option<Vec<&Value>> {
     let lists = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| schema[key].as_array());
-    match lists.flatten().collect::<Vec<_>>() {
-        none if none.is_empty() => vec![schema],
-        all => all,
-    }
+    Some(lists.flatten().collect::<Vec<_>>()).filter(|members| !members.is_empty())
 }
 
 /// What a member of a union is known by.
