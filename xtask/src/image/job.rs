@@ -75,7 +75,7 @@ impl Job {
             Ok(prepared) => prepared,
             Err(error) => return Finished { tags: Vec::new(), ended: Err(error) },
         };
-        let (builder, _) = &prepared;
+        let builder = &prepared.builder;
         if request.names_inputs() {
             let bases = self.plan.targets.iter().flat_map(Target::bases).collect();
             let bases = registry::base_digests(&docker, &bases);
@@ -120,7 +120,7 @@ impl Job {
     fn run(
         &self,
         buildx: &Buildx,
-        (builder, unread): &(Builder, Unread),
+        Prepared { builder, unread }: &Prepared,
         said: &Ended,
         built: &mut Built,
     ) -> Result<()> {
@@ -131,17 +131,16 @@ impl Job {
         let manifest = request.manifest.as_deref().map(Manifest::open).transpose()?;
         let manifest = RefCell::new(manifest);
         let on_end = |ended: &[&Row], built: &Built| {
-            for row in ended {
-                log::save(sh, request, built, row);
-            }
+            let logs = ended.iter().map(|row| log::save(sh, request, built, row));
+            let logs = logs.collect::<Vec<_>>();
             if request.is_batch() {
                 said.say(sh, request, ended, built);
             }
             let mut manifest = manifest.borrow_mut();
             let Some(manifest) = manifest.as_mut() else { return Ok(()) };
-            ended.iter().try_for_each(|row| {
+            ended.iter().zip(logs).try_for_each(|(row, log)| {
                 let image = ImageReport { row, build: None, built, request };
-                manifest.add(&image, log::path(sh, request, built, row).as_deref())
+                manifest.add(&image, log.as_deref())
             })
         };
         let reading = Reading::open_all(&self.plan)?;
@@ -240,8 +239,15 @@ impl Job {
     }
 }
 
-/// Fits `plan` to the builder. Returns that, and the caches that are not to be read.
-fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<(Builder, Unread)> {
+/// What a run is built with.
+struct Prepared {
+    builder: Builder,
+    /// The caches that are not to be read.
+    unread: Unread,
+}
+
+/// Finds the builder, and fits `plan` to it.
+fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<Prepared> {
     server.prepare(buildx.request)?;
     let probe = images::probe(buildx.docker, plan, buildx.request.cache_timeout);
     let builder = builder::check(buildx, plan);
@@ -259,7 +265,7 @@ fn prepare(buildx: &Buildx, server: &server::Found, plan: &mut Plan) -> Result<(
             ));
         }
     }
-    Ok((builder, unread))
+    Ok(Prepared { builder, unread })
 }
 
 /// The rows whose images are there.

@@ -58,11 +58,11 @@ pub struct Built<'a> {
 impl<'a> Built<'a> {
     /// Of `plan`, of which nothing is built.
     pub fn new(plan: &'a Plan) -> Self {
-        let rows = plan.targets.iter();
-        let (image, started) = (Image::Waiting, None);
-        let new =
-            |target| Row { target, image: image.clone(), started, retries: 0, is_told: false };
-        let rows = rows.map(new).collect();
+        let new = |target| {
+            let image = Image::Waiting;
+            Row { target, image, started: None, retries: 0, is_told: false }
+        };
+        let rows = plan.targets.iter().map(new).collect();
         let (bakes, exports, started) = (Vec::new(), Exports::default(), BTreeSet::new());
         Built { rows, bakes, exports, started, repairs: Repairs::default() }
     }

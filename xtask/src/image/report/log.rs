@@ -24,14 +24,14 @@ pub fn path(sh: &Shell, request: &Request, built: &Built, row: &Row) -> Option<P
     Some(sh.current_dir().join("target/image/logs").join(file))
 }
 
-/// Writes the log of the image of `row`. One that can't be written costs a warning, not the image.
-pub fn save(sh: &Shell, request: &Request, built: &Built, row: &Row) {
-    let (Some(path), Some(bake)) = (path(sh, request, built, row), built.bake(row)) else { return };
-    let log = works(bake, &row.target.name).flat_map(|work| lines(&work));
+/// Writes the log of the image of `row`, and returns where it is. One that can't be written costs
+/// a warning, not the image.
+pub fn save(sh: &Shell, request: &Request, built: &Built, row: &Row) -> Option<PathBuf> {
+    let path = path(sh, request, built, row)?;
+    let log = works(built.bake(row)?, &row.target.name).flat_map(|work| lines(&work));
     let log = log.map(|line| line + "\n").collect::<String>();
-    if let Err(error) = output::save(&path, log) {
-        message::warn(&format!("{error:#}"));
-    }
+    let saved = output::save(&path, log);
+    saved.inspect_err(|error| message::warn(&format!("{error:#}"))).ok().map(|()| path)
 }
 
 fn works<'a>(bake: &'a ImagesBaked, target: &'a str) -> impl Iterator<Item = Work<'a>> {

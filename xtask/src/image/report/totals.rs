@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::image::Report;
 use super::text::rounded;
-use crate::image::build::built::Row;
 use crate::image::build::image::Image;
 
 /// How many of the slowest images are named.
@@ -26,24 +25,22 @@ pub struct Totals<'a> {
 
 impl<'a> Totals<'a> {
     pub fn of(report: &'a Report) -> Self {
-        let rows = || report.images.iter().map(|image| image.row);
-        let count = |is_wanted: fn(&Row) -> bool| rows().filter(|row| is_wanted(row)).count();
-        let built = count(|row| matches!(row.image, Image::Done { .. }));
+        let all = report.built;
+        let built = all.count(|image| matches!(image, Image::Done { .. }));
         let hours = report.seconds / 3600.0;
-        let done = rows().filter(|row| matches!(row.image, Image::Done { .. }));
-        let mut slowest = done
-            .filter_map(|row| {
-                let name = row.target.name.as_str();
-                Some((name, report.built.bake(row)?.seconds(name)?))
-            })
-            .collect::<Vec<_>>();
+        let slow = all.rows.iter().filter(|row| matches!(row.image, Image::Done { .. }));
+        let slow = slow.filter_map(|row| {
+            let name = row.target.name.as_str();
+            Some((name, all.bake(row)?.seconds(name)?))
+        });
+        let mut slowest = slow.collect::<Vec<_>>();
         slowest.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         slowest.truncate(SLOWEST);
         Totals {
             built,
-            present: count(|row| matches!(row.image, Image::Present { .. })),
-            failed: count(|row| !row.image.is_there()),
-            retried: count(|row| row.retries > 0),
+            present: all.count(|image| matches!(image, Image::Present { .. })),
+            failed: all.missing().len(),
+            retried: all.rows.iter().filter(|row| row.retries > 0).count(),
             images_per_hour: u32::try_from(built)
                 .ok()
                 .filter(|&built| built > 0 && hours > 0.0)
