@@ -45,11 +45,13 @@ pub fn table(report: &Report) -> String {
 }
 
 fn add_image(image: &ImageReport, lines: &mut Vec<String>) {
-    let phases = Phase::ALL.map(|(phase, name)| {
+    // With those that took no time, the line would not fit a terminal.
+    let phases = Phase::ALL.into_iter().filter_map(|(phase, name)| {
         let seconds =
             image.seconds(phase).map_or("?".to_owned(), |seconds| format!("{seconds:.1}"));
-        format!("{} {seconds}", name.replace('_', " "))
+        (seconds != "0.0").then(|| format!("{} {seconds}", name.replace('_', " ")))
     });
+    let phases = phases.collect::<Vec<_>>();
     lines.push(format!("{}: {} (seconds)", image.row.target.name, phases.join(", ")));
     for read in image.reads() {
         let how = read.read.map_or("unknown", Read::name);
