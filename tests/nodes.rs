@@ -20,8 +20,14 @@ impl Batch {
     fn new(node: Checkout) -> Self {
         let machines = ["nodes-a", "nodes-b"].map(Folder::checkout);
         let bases = bases(&node.1, &machines[0], 8);
-        let [a, b] = machines.each_ref().map(|it| it.0.join("agent-server-image/Dockerfile"));
-        fs::copy(a, b).unwrap();
+        let [a, b] = machines.each_ref().map(|it| it.0.join("agent-server-image"));
+        fs::copy(a.join("Dockerfile"), b.join("Dockerfile")).unwrap();
+        // Each engine makes its own `debian:trixie-slim`, which differs where one emulates.
+        let bake = fs::read_to_string(a.join("docker-bake.json")).unwrap();
+        let bake = bake.replace("debian:trixie-slim", &bases[0]);
+        for folder in [a, b] {
+            fs::write(folder.join("docker-bake.json"), &bake).unwrap();
+        }
         fs::write(node.path("list"), bases.join("\n")).unwrap();
         Batch { node, machines, bases }
     }
