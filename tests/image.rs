@@ -111,7 +111,7 @@ fn common_stages_run_once_for_all_targets_of_a_run() {
         docker(&["tag", "debian:trixie-slim", base]);
         docker(&["push", "--quiet", base]);
     }
-    docker(&["buildx", "prune", "--all", "--force"]);
+    Engine::prune();
     let flags = bases.each_ref().map(|base| format!("--base-image={base}"));
     let flags = flags.each_ref().map(String::as_str);
     let call = build(&engine, "stages", &[&flags[..], &["--push"]].concat());

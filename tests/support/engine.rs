@@ -115,8 +115,8 @@ impl Engine {
         http(self.registry.parse().unwrap(), path, &[("Accept", accept)]).unwrap()
     }
 
-    /// Forgets everything that was built and pulled, but for `debian:trixie-slim`.
-    pub fn empty() {
+    /// Empties the build cache.
+    pub fn prune() {
         // What a build that has just ended still holds is left out.
         for _ in 0..20 {
             docker(&["buildx", "prune", "--all", "--force"]);
@@ -126,6 +126,11 @@ impl Engine {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Forgets everything that was built and pulled, but for `debian:trixie-slim`.
+    pub fn empty() {
+        Self::prune();
         let images = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
         let is_named = |image: &&str| *image != "debian:trixie-slim" && !image.contains("<none>");
         for image in images.lines().filter(is_named) {
