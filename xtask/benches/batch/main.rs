@@ -6,6 +6,7 @@
 
 mod bad;
 mod cost;
+mod crane;
 #[path = "../../../tests/support/mod.rs"]
 // A part of it is enough here.
 #[allow(dead_code)]
@@ -15,12 +16,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cost::{descendants, peak, run, transferred, watched};
+use crane::{Crane, each};
 use serde_json::{Value, json};
 use support::engine::Engine;
 use support::fake::{FakeDocker, INSPECTED};
@@ -48,6 +49,9 @@ fn main() {
     }
     if wants("hundred") {
         bench.hundred();
+    }
+    if wants("crane") {
+        bench.crane(count);
     }
     if wants("present") {
         bench.present(433);
@@ -135,8 +139,8 @@ impl Bench<'_> {
     /// One `docker buildx build` an image, each with a context of its own, four at a time.
     fn today(&self, name: &str, target: &str, mode: &str, bases: &[String]) -> Cost {
         let image = format!("{}/bench/{name}", self.proxy.address);
-        let (next, context) = (Mutex::new(bases.iter()), AtomicU64::new(0));
-        let build = |base: &String| {
+        let context = AtomicU64::new(0);
+        let build = |base: &str| {
             let tag = base.rsplit(':').next().unwrap();
             let folder = Folder::new(&format!("context-{name}-{tag}"));
             let source = self.folder.0.join("agent-server-image/.");
@@ -150,6 +154,7 @@ impl Bench<'_> {
             docker.args(["--target", target, "--tag", &format!("{image}:{tag}")]);
             docker.args(["--build-arg", &format!("BASE_IMAGE={base}")]);
             docker.args(["--build-arg", "BUILDER_IMAGE=debian:trixie-slim"]);
+            docker.args(["--build-arg", "INSTALL_ACP_PROVIDERS="]);
             docker.args(["--cache-from", &cache]);
             if mode == "max" {
                 docker.args(["--cache-to", &format!("{cache},mode=max")]);
@@ -161,17 +166,7 @@ impl Bench<'_> {
             context.fetch_add(transferred(&output.stderr), Ordering::SeqCst);
         };
         let mut cost = self.watch(|| {
-            thread::scope(|scope| {
-                for _ in 0..4 {
-                    scope.spawn(|| {
-                        loop {
-                            let base = next.lock().unwrap().next();
-                            let Some(base) = base else { break };
-                            build(base);
-                        }
-                    });
-                }
-            });
+            each(bases, 4, build);
         });
         cost.context = context.into_inner();
         cost
@@ -194,7 +189,7 @@ impl Bench<'_> {
         fs::write(&list, bases.join("\n")).unwrap();
         let image = format!("{}/bench/{name}", self.proxy.address);
         let always = ["image", "--variant=debian", "--push", "--target", target, "--image", &image];
-        // Today's way has no ACP providers.
+        // Neither has ACP providers.
         let list = ["--base-images", list.to_str().unwrap(), "--install-acp-providers="];
         let call = Xtask::within(&self.folder.0, &[&always[..], &list, args].concat()).in_engine();
         call.on("x")
@@ -282,6 +277,39 @@ impl Bench<'_> {
             "\n100 base images, 5 of them broken, `overlay`: {tags} pushed in {seconds:.1} s, and \
              the others named:\n\n```text\n{failed}```"
         );
+    }
+
+    /// Further `overlay` images, against `crane` on the same layers and base images.
+    fn crane(&self, count: usize) {
+        let folder = self.folder.0.join("crane");
+        let crane = Crane::get(&folder);
+        let bases = self.bases("crane", 2 * count + 1, 1 << 10);
+        let (first, others) = bases.split_first().unwrap();
+        let (bases, others) = others.split_at(count);
+        let call = |check: &str, bases: &[String]| {
+            let args = [&format!("--check={check}")[..]];
+            self.ours(self.call("crane", "overlay", &args, bases), "off").seconds
+        };
+        call("off", std::slice::from_ref(first));
+        let image = |base: &str| {
+            let slug = base.replace('/', "_s_").replace(':', "_tag_");
+            format!("{}/bench/crane:{}-{slug}-overlay", self.proxy.address, &SHA[..7])
+        };
+        let parts = crane.parts(&image(first), first, &folder);
+        let tag = |base: &str| image(base).replace("/crane:", "/craned:");
+        let append = |base: &str| crane.append(&parts, base, &tag(base));
+        let rebase = |base: &str| crane.rebase(&image(first), first, base, &tag(base));
+        println!("\n{count} further `overlay` images:\n\n| way | s | s per image |\n|---|---|---|");
+        for (way, seconds) in [
+            ("xtask, `--check off`", call("off", bases)),
+            ("xtask", call("first", others)),
+            ("`crane append` and `mutate`", each(bases, 1, append)),
+            ("the same, 8 at once", each(bases, 8, append)),
+            ("`crane rebase`", each(bases, 1, rebase)),
+            ("the same, 8 at once", each(bases, 8, rebase)),
+        ] {
+            println!("| {way} | {seconds:.1} | {:.3} |", seconds / count as f64);
+        }
     }
 
     /// A nightly batch of which nothing has changed.

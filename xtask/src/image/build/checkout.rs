@@ -1,7 +1,8 @@
 //! An SDK checkout: what git says of it, and a copy of the files that belong to it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -84,8 +85,8 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Copies the checkout at `root` to a folder below `target`, in place of the copy of an earlier
-    /// run, unless that run still goes on. A usage error for a folder that git does not know.
+    /// Copies the checkout at `root` to a folder below `target`: what has changed since an earlier
+    /// run, unless that still goes on. A usage error for a folder that git does not know.
     pub fn make(sh: &Shell, root: &Path, target: &Path) -> Result<Self> {
         let files = files(sh, root)?;
         let name = sha256(root.as_os_str().as_encoded_bytes());
@@ -95,9 +96,7 @@ impl Copy {
                 fs::create_dir_all(&folder)?;
                 let lock = File::create(folder.with_extension("lock"))?;
                 if lock.try_lock().is_ok() {
-                    fs::remove_dir_all(&folder)?;
-                    fs::create_dir_all(&folder)?;
-                    files.iter().try_for_each(|path| copy(&root.join(path), &folder.join(path)))?;
+                    update(root, &files, &folder)?;
                     return Ok(Copy { folder, _lock: lock });
                 }
             }
@@ -107,21 +106,75 @@ impl Copy {
     }
 }
 
-/// Copies a link, or a file with the modes that git knows and with its time: buildx sends only
-/// files that differ in these from those of the last build.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    // A tracked file may be deleted, and a submodule is a folder.
-    let Ok(metadata) = fs::symlink_metadata(from) else { return Ok(()) };
-    if let Some(folder) = to.parent().filter(|_| !metadata.is_dir()) {
-        fs::create_dir_all(folder)?;
+/// Makes `copy` hold the `files` of `root`, and nothing else.
+fn update(root: &Path, files: &[PathBuf], copy: &Path) -> io::Result<()> {
+    let mut wanted = BTreeMap::new();
+    let mut folders = BTreeSet::new();
+    for path in files {
+        // A tracked file may be deleted, and a submodule is a folder.
+        let metadata = fs::symlink_metadata(root.join(path)).ok();
+        let Some(metadata) = metadata.filter(|metadata| !metadata.is_dir()) else { continue };
+        folders.extend(path.ancestors().skip(1));
+        wanted.insert(path.as_path(), metadata);
     }
-    if metadata.is_symlink() {
-        symlink(fs::read_link(from)?, to)?;
-    } else if metadata.is_file() {
-        fs::copy(from, to)?;
-        let mode = if metadata.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
-        fs::set_permissions(to, Permissions::from_mode(mode))?;
-        File::options().append(true).open(to)?.set_modified(metadata.modified()?)?;
+    remove_others(copy, Path::new(""), &|path, is_folder| match is_folder {
+        true => folders.contains(path),
+        false => wanted.contains_key(path),
+    })?;
+    for folder in folders {
+        fs::create_dir_all(copy.join(folder))?;
+    }
+    wanted.iter().try_for_each(|(path, from)| copy_file(&root.join(path), from, &copy.join(path)))
+}
+
+/// Removes all below the folder `path` of `copy` that `is_wanted` does not want; it is called with a
+/// path in `copy`, and whether that is a folder.
+fn remove_others(
+    copy: &Path,
+    path: &Path,
+    is_wanted: &dyn Fn(&Path, bool) -> bool,
+) -> io::Result<()> {
+    for entry in fs::read_dir(copy.join(path))? {
+        let entry = entry?;
+        let path = path.join(entry.file_name());
+        match (entry.file_type()?.is_dir(), is_wanted(&path, entry.file_type()?.is_dir())) {
+            (true, true) => remove_others(copy, &path, is_wanted)?,
+            (true, false) => fs::remove_dir_all(entry.path())?,
+            (false, true) => {}
+            (false, false) => fs::remove_file(entry.path())?,
+        }
     }
     Ok(())
+}
+
+/// Copies a link, or a file with the modes that git knows and with its time, which comes last: where
+/// all of these are alike the file is taken to be the same, as buildx does when it sends them.
+fn copy_file(path: &Path, from: &Metadata, to: &Path) -> io::Result<()> {
+    let mode = if from.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
+    let copied = fs::symlink_metadata(to).ok();
+    if copied.as_ref().is_some_and(|to| is_same(from, mode, to)) {
+        return Ok(());
+    }
+    if copied.is_some() {
+        fs::remove_file(to)?;
+    }
+    if from.is_symlink() {
+        symlink(fs::read_link(path)?, to)?;
+    } else if from.is_file() {
+        fs::copy(path, to)?;
+        fs::set_permissions(to, Permissions::from_mode(mode))?;
+        File::options().append(true).open(to)?.set_modified(from.modified()?)?;
+    }
+    Ok(())
+}
+
+/// Is `to` a copy of the file `from` as it is now, with this mode?
+fn is_same(from: &Metadata, mode: u32, to: &Metadata) -> bool {
+    let times = (from.modified().ok(), to.modified().ok());
+    from.is_file()
+        && to.is_file()
+        && from.len() == to.len()
+        && to.permissions().mode() & 0o777 == mode
+        && times.0.is_some()
+        && times.0 == times.1
 }
