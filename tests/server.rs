@@ -1,7 +1,7 @@
 //! Which server an image gets: an SDK checkout, an archive of one, or the pinned release.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use serde_json::Value;
@@ -65,16 +65,39 @@ fn the_files_that_git_would_commit_are_built_and_no_others() {
     let mode = copy.join("openhands-sdk/run.sh").metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
 
-    // A file that is as it was keeps its time, by which buildx knows it.
-    let modified = || copy.join("openhands-sdk/code.py").metadata().unwrap().modified().unwrap();
-    let before = modified();
+    // A file that is as it was is not copied again, and keeps its time, by which buildx knows it.
+    let unchanged = || {
+        let metadata = copy.join("openhands-sdk/code.py").metadata().unwrap();
+        (metadata.ino(), metadata.modified().unwrap())
+    };
+    let before = unchanged();
     workspace.write("openhands-tools/code.py", "answer = 43\n");
     fs::remove_file(&script).unwrap();
     let target = print(&workspace).target();
     assert_eq!(context(&target), copy);
     assert!(!has("openhands-sdk/run.sh"));
     assert_eq!(fs::read_to_string(copy.join("openhands-tools/code.py")).unwrap(), "answer = 43\n");
-    assert_eq!(modified(), before);
+    assert_eq!(unchanged(), before);
+
+    // A file becomes a folder, a link a file, and all of it the other way round.
+    let (new, link) = ("openhands-sdk/new.py", "openhands-sdk/link.py");
+    let read = |path: &str| fs::read_to_string(copy.join(path)).unwrap_or_default();
+    fs::remove_file(workspace.0.0.join(new)).unwrap();
+    workspace.write("openhands-sdk/new.py/inner.py", "in a folder");
+    fs::remove_file(workspace.0.0.join(link)).unwrap();
+    workspace.write(link, "no link");
+    print(&workspace).target();
+    assert_eq!(read("openhands-sdk/new.py/inner.py"), "in a folder");
+    assert!(!copy.join(link).is_symlink());
+    assert_eq!(read(link), "no link");
+    fs::remove_dir_all(workspace.0.0.join(new)).unwrap();
+    workspace.write(new, "a file");
+    fs::remove_file(workspace.0.0.join(link)).unwrap();
+    symlink("new.py", workspace.0.0.join(link)).unwrap();
+    print(&workspace).target();
+    assert_eq!(read(new), "a file");
+    assert!(copy.join(link).is_symlink());
+    assert_eq!(unchanged(), before);
 }
 
 #[test]

@@ -104,7 +104,10 @@ fn images_share_their_inputs_where_there_are_several() {
 #[test]
 fn a_direct_push_leaves_nothing_in_the_engine() {
     let all = images(&plan(&[]), &ImageBake { direct_push: true, ..HOW });
-    assert_eq!(all["a"]["output"], json!(["type=image,push=,store=false"]));
+    assert_eq!(
+        all["a"]["output"],
+        json!(["type=image,push=,store=false,compression=gzip,compression-level=4"])
+    );
 }
 
 #[test]

@@ -16,7 +16,8 @@ use crate::cost::run;
 const DOCKERFILE: &str = "\
 FROM debian:trixie-slim AS fetched
 WORKDIR /fetched
-RUN echo 'deb http://deb.debian.org/debian forky main' >/etc/apt/sources.list.d/forky.list && \\
+RUN echo 'deb [check-valid-until=no] http://deb.debian.org/debian forky main' \\
+    >/etc/apt/sources.list.d/forky.list && \\
     apt-get -qq update && apt-get -qq download crane && dpkg-deb --extract crane_*.deb .
 FROM scratch
 COPY --from=fetched /fetched/usr/bin/crane /

@@ -89,9 +89,10 @@ impl Job {
         let pushed = || images.iter().filter_map(ImageReport::reference);
         let for_programs = pushed().filter(|_| request.report.is_some()).collect();
         let contents = registry::contents(&docker, &for_programs);
-        let for_people =
-            pushed().filter(|_| ended.is_ok() && images.len() <= table::SHOWN).collect();
-        let parts = registry::parts(&docker, &for_people);
+        // The images of a batch have most layers in common.
+        let sized = if request.is_batch() { 1 } else { table::SHOWN };
+        let for_people = pushed().filter(|_| ended.is_ok() && images.len() <= table::SHOWN);
+        let parts = registry::parts(&docker, &for_people.take(sized).collect());
         let (source, ended_so) = (&self.server.source, &ended);
         let report = Report {
             request,

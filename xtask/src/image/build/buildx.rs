@@ -200,6 +200,10 @@ impl Buildx<'_> {
             .env("BUILDX_METADATA_PROVENANCE", "disabled")
             .stdin(Stdio::piped())
             .stderr(errors);
+        // For a provenance, buildx asks git seven things for each target.
+        if self.request.bake_args.is_empty() {
+            docker.env("BUILDX_GIT_INFO", "0");
+        }
         docker
     }
 

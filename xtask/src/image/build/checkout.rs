@@ -117,10 +117,10 @@ fn update(root: &Path, files: &[PathBuf], copy: &Path) -> io::Result<()> {
         folders.extend(path.ancestors().skip(1));
         wanted.insert(path.as_path(), metadata);
     }
-    remove_others(copy, Path::new(""), &|path, is_folder| match is_folder {
-        true => folders.contains(path),
-        false => wanted.contains_key(path),
-    })?;
+    let is_wanted = |path: &Path, is_folder: bool| {
+        if is_folder { folders.contains(path) } else { wanted.contains_key(path) }
+    };
+    remove_others(copy, Path::new(""), &is_wanted)?;
     for folder in folders {
         fs::create_dir_all(copy.join(folder))?;
     }
