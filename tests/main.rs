@@ -20,6 +20,7 @@ mod faults;
 mod fuzz;
 mod house;
 mod image;
+mod night;
 mod nodes;
 mod outputs;
 mod overlay;

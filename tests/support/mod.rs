@@ -1,5 +1,6 @@
 //! Calls the tasks as a user does: the program, its environment, what it prints.
 
+pub mod bad;
 pub mod container;
 pub mod engine;
 pub mod fake;

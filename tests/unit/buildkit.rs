@@ -62,6 +62,12 @@ fn errors_have_one_cause() {
         ("docker.io/a/b:c: not found", Cause::NotFound, false),
         ("dial tcp 127.0.0.1:5000: connect: connection refused", Cause::Connection, true),
         ("frontend grpc server closed unexpectedly", Cause::Connection, true),
+        (
+            "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while \
+             dialing: only one connection allowed\"",
+            Cause::Connection,
+            true,
+        ),
         ("lookup a.invalid on 1.1.1.1:53: no such host", Cause::NoHost, false),
         ("mkdir /x: no space left on device", Cause::NoSpace, false),
         ("dockerfile parse error on line 3: unknown instruction: RNU", Cause::Syntax, false),

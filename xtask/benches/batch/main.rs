@@ -4,7 +4,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_precision_loss)]
 
-mod bad;
 mod cost;
 mod crane;
 #[path = "../../../tests/support/mod.rs"]
@@ -248,7 +247,7 @@ impl Bench<'_> {
     /// A hundred base images, five of which are broken, each in another way.
     fn hundred(&self) {
         let good = self.bases("good", 95, 1 << 10);
-        let (_registry, broken) = bad::bases(&self.engine.registry, &good[0]);
+        let (_registry, broken) = support::bad::bases(&self.engine.registry, &good[0]);
         let mut bases = good.clone();
         for (number, base) in broken.iter().enumerate() {
             bases.insert(number * 20 + 7, base.clone());

@@ -129,7 +129,7 @@ pub enum Cause {
 
 /// The first row that an error contains is its cause. "failed to compute cache key" is also what
 /// `BuildKit` says of a file that COPY does not find, so that comes before.
-const SIGNS: [(&str, Cause); 33] = [
+const SIGNS: [(&str, Cause); 34] = [
     ("context canceled", Cause::Canceled),
     ("did not complete successfully", Cause::Step),
     ("dockerfile parse error", Cause::Syntax),
@@ -159,6 +159,9 @@ const SIGNS: [(&str, Cause); 33] = [
     ("i/o timeout", Cause::Connection),
     ("TLS handshake timeout", Cause::Connection),
     ("frontend grpc server closed unexpectedly", Cause::Connection),
+    // What images share, such as the folder, is read by the client of one of them, which ends when
+    // that one fails.
+    ("code = Unavailable", Cause::Connection),
     ("EOF", Cause::Connection),
     ("no such host", Cause::NoHost),
     ("404 Not Found", Cause::NotFound),

@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 
-use crate::support::engine::docker;
-use crate::support::proxy::{Answer, Proxy, Request};
-use crate::support::sha256;
+use super::engine::docker;
+use super::proxy::{Answer, Proxy, Request};
+use super::sha256;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// No content has this digest.
 const NOTHING: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Five of them, and the door to `registry` behind which three are. One is like `base` but for a
-/// layer whose bytes are not those that its manifest promises.
+/// Five of them, and the door to `registry` behind which three are. One is like `base`, whose
+/// manifest is Docker's and no list, but for a layer whose bytes are not those that it promises.
 pub fn bases(registry: &str, base: &str) -> (Proxy, [String; 5]) {
     let inspect = |args: &[&str]| -> Value {
         let inspect = [&["buildx", "imagetools", "inspect", base][..], args].concat();
