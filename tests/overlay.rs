@@ -131,7 +131,7 @@ fn every_base_gets_the_same_layers_on_top_of_its_own() {
         assert_eq!(all[..own.len()], own, "{}", base.name);
         added.push(all[own.len()..].to_vec());
     }
-    assert_eq!(added[0].len(), 3);
+    assert_eq!(added[0].len(), 6);
     assert!(added.iter().all(|layers| *layers == added[0]), "{added:#?}");
 
     // What is in them shows on the base that has nothing.
