@@ -53,6 +53,17 @@ fn caches(engine: &Engine, name: &str) -> BTreeSet<String> {
 }
 
 #[test]
+fn a_number_in_progress_is_of_the_vertex_that_it_named_last() {
+    let steps = run_steps(
+        "#1 [1/2] a: make\n#2 [2/2] a: test\n#1 [1/2] a: make\n#2 CACHED\n#1 DONE 1.0s\n\
+         #1 [1/1] b: pack\n#1 CACHED\n",
+    );
+    let cached = steps.iter().map(|step| (step.name.as_str(), step.cached)).collect::<Vec<_>>();
+    let expected = [("[1/2] a: make", false), ("[2/2] a: test", true), ("[1/1] b: pack", true)];
+    assert_eq!(cached, expected);
+}
+
+#[test]
 fn the_mode_decides_what_is_exported_and_never_what_is_read() {
     let Some(engine) = Engine::get("the cache modes") else { return };
     let scope = |branch: &str| format!("{CACHE}-{branch}");

@@ -40,12 +40,6 @@ fn bases(engine: &Engine) -> Vec<String> {
     (0..GOOD).map(tag).collect()
 }
 
-/// The tags of `name`, each with what it names.
-fn pushed(engine: &Engine, name: &str) -> BTreeMap<String, String> {
-    let tags = engine.tags(name).into_iter();
-    tags.map(|tag| (tag.clone(), engine.digest(name, &tag))).collect()
-}
-
 #[test]
 fn a_batch_with_all_that_goes_wrong_in_a_night_ends_as_an_unbroken_one() {
     let Some(engine) = Engine::get("a night's batch") else { return };
@@ -72,7 +66,7 @@ fn a_batch_with_all_that_goes_wrong_in_a_night_ends_as_an_unbroken_one() {
 
     let whole = call(&engine.registry, "whole", &[]).end();
     assert_eq!(whole.status, 1, "{}", whole.stderr);
-    let expected = pushed(&engine, "whole");
+    let expected = engine.pushed("whole");
     let count = expected.keys().filter(|tag| tag.starts_with("0123456-eval-")).count();
     assert_eq!(count, GOOD, "{expected:?}");
 
@@ -96,7 +90,7 @@ fn a_batch_with_all_that_goes_wrong_in_a_night_ends_as_an_unbroken_one() {
     });
     let ended = call(&door.address, "night", &["--skip-existing"]).end();
     assert_eq!(ended.status, 1, "{}", ended.stderr);
-    assert_eq!(pushed(&engine, "night"), expected, "{}", ended.stderr);
+    assert_eq!(engine.pushed("night"), expected, "{}", ended.stderr);
 
     // Later lines are truer than earlier ones.
     let record = fs::read_to_string(checkout.0.join("night.jsonl")).unwrap();

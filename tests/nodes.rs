@@ -55,8 +55,7 @@ impl Batch {
 
     /// The tags in the registry, each with what it names.
     fn pushed(&self) -> BTreeSet<(String, String)> {
-        let tags = self.node.1.tags("nodes").into_iter();
-        tags.map(|tag| (tag.clone(), self.node.1.digest("nodes", &tag))).collect()
+        self.node.1.pushed("nodes").into_iter().collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The engine and the registry that `cargo xtask engine -- cargo test` gives, and what they hold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::panic::Location;
@@ -77,6 +77,11 @@ impl Engine {
     /// The digest of what a tag names.
     pub fn digest(&self, name: &str, tag: &str) -> String {
         super::sha256(self.raw_manifest(name, tag).as_bytes())
+    }
+
+    /// The tags of a repository, each with the digest of what it names.
+    pub fn pushed(&self, name: &str) -> BTreeMap<String, String> {
+        self.tags(name).into_iter().map(|tag| (tag.clone(), self.digest(name, &tag))).collect()
     }
 
     /// Fails unless the registry has everything that the manifest of a tag names.
@@ -197,18 +202,19 @@ pub struct Step {
 
 /// The RUN steps in buildx's plain progress.
 pub fn run_steps(progress: &str) -> Vec<Step> {
-    let line = |line: &str| -> Option<(String, String)> {
-        let (number, text) = line.strip_prefix('#')?.split_once(' ')?;
-        Some((number.to_owned(), text.to_owned()))
-    };
-    let lines = progress.lines().filter_map(line).collect::<Vec<_>>();
-    let mut steps = Vec::new();
-    for (number, text) in &lines {
-        if is_run(text) {
-            let cached = lines.iter().any(|(n, text)| n == number && text == "CACHED");
-            let step = Step { name: text.clone(), cached };
-            if !steps.contains(&step) {
-                steps.push(step);
+    let mut steps = Vec::<Step>::new();
+    // Each bake of a run numbers its vertices anew, so a number is of the vertex that it named last.
+    let mut places = BTreeMap::<&str, usize>::new();
+    let lines = progress.lines().filter_map(|line| line.strip_prefix('#')?.split_once(' '));
+    for (number, text) in lines {
+        let place = places.get(number).copied();
+        if let ("CACHED", Some(place)) = (text, place) {
+            steps[place].cached = true;
+        } else if text.starts_with('[') && place.is_none_or(|place| steps[place].name != text) {
+            places.remove(number);
+            if is_run(text) {
+                places.insert(number, steps.len());
+                steps.push(Step { name: text.to_owned(), cached: false });
             }
         }
     }
