@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Deserializer, Value};
 
@@ -78,4 +79,21 @@ pub fn run(command: &mut Command) -> Output {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
     output
+}
+
+/// The seconds that `work` takes for all of `bases`, as many as `at_once` at a time.
+pub fn each(bases: &[String], at_once: usize, work: impl Fn(&str) + Sync) -> f64 {
+    let (begun, next) = (Instant::now(), Mutex::new(bases.iter()));
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let base = next.lock().unwrap().next();
+                    let Some(base) = base else { break };
+                    work(base);
+                }
+            });
+        }
+    });
+    begun.elapsed().as_secs_f64()
 }

@@ -4,9 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-use std::thread;
-use std::time::Instant;
 
 use serde_json::Value;
 
@@ -90,21 +87,4 @@ impl Crane {
     pub fn rebase(&self, image: &str, old: &str, new: &str, tag: &str) {
         self.call(&["rebase", image, "--old_base", old, "--new_base", new, "--tag", tag]);
     }
-}
-
-/// The seconds that `work` takes for all of `bases`, as many as `at_once` at a time.
-pub fn each(bases: &[String], at_once: usize, work: impl Fn(&str) + Sync) -> f64 {
-    let (begun, next) = (Instant::now(), Mutex::new(bases.iter()));
-    thread::scope(|scope| {
-        for _ in 0..at_once {
-            scope.spawn(|| {
-                loop {
-                    let base = next.lock().unwrap().next();
-                    let Some(base) = base else { break };
-                    work(base);
-                }
-            });
-        }
-    });
-    begun.elapsed().as_secs_f64()
 }

@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cost::{descendants, peak, run, transferred, watched};
-use crane::{Crane, each};
+use cost::{descendants, each, peak, run, transferred, watched};
+use crane::Crane;
 use serde_json::{Value, json};
 use support::engine::Engine;
 use support::fake::{FakeDocker, INSPECTED};
@@ -164,9 +164,7 @@ impl Bench<'_> {
             let output = run(docker.arg(&folder.0).env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1"));
             context.fetch_add(transferred(&output.stderr), Ordering::SeqCst);
         };
-        let mut cost = self.watch(|| {
-            each(bases, 4, build);
-        });
+        let mut cost = self.watch(|| _ = each(bases, 4, build));
         cost.context = context.into_inner();
         cost
     }
@@ -261,8 +259,8 @@ impl Bench<'_> {
         assert_eq!(ended.status, 1, "{}", ended.stderr);
         assert_eq!(ended.stdout.lines().count(), good.len(), "{}", ended.stderr);
         for base in &good {
-            let slug = base.replace('/', "_s_").replace(':', "_tag_");
-            assert!(ended.stdout.contains(&format!("{slug}-overlay\n")), "{}", ended.stdout);
+            let end = format!("{}-overlay\n", slug(base));
+            assert!(ended.stdout.contains(&end), "{}", ended.stdout);
         }
         let path = format!("/v2/bench/hundred/tags/list?n={}", bases.len());
         let address = self.engine.registry.parse().unwrap();
@@ -291,8 +289,8 @@ impl Bench<'_> {
         };
         call("off", std::slice::from_ref(first));
         let image = |base: &str| {
-            let slug = base.replace('/', "_s_").replace(':', "_tag_");
-            format!("{}/bench/crane:{}-{slug}-overlay", self.proxy.address, &SHA[..7])
+            let (sha, slug) = (&SHA[..7], slug(base));
+            format!("{}/bench/crane:{sha}-{slug}-overlay", self.proxy.address)
         };
         let parts = crane.parts(&image(first), first, &folder);
         let tag = |base: &str| image(base).replace("/crane:", "/craned:");
@@ -345,6 +343,11 @@ impl Bench<'_> {
             }
         }
     }
+}
+
+/// A base image as tags name it.
+fn slug(base: &str) -> String {
+    base.replace('/', "_s_").replace(':', "_tag_")
 }
 
 /// xtask by itself: without any buildx, and with one that answers at once, twice: the second build

@@ -137,7 +137,8 @@ fn remove_others(
     for entry in fs::read_dir(copy.join(path))? {
         let entry = entry?;
         let path = path.join(entry.file_name());
-        match (entry.file_type()?.is_dir(), is_wanted(&path, entry.file_type()?.is_dir())) {
+        let is_folder = entry.file_type()?.is_dir();
+        match (is_folder, is_wanted(&path, is_folder)) {
             (true, true) => remove_others(copy, &path, is_wanted)?,
             (true, false) => fs::remove_dir_all(entry.path())?,
             (false, true) => {}
@@ -170,11 +171,11 @@ fn copy_file(path: &Path, from: &Metadata, to: &Path) -> io::Result<()> {
 
 /// Is `to` a copy of the file `from` as it is now, with this mode?
 fn is_same(from: &Metadata, mode: u32, to: &Metadata) -> bool {
-    let times = (from.modified().ok(), to.modified().ok());
+    let time = from.modified().ok();
     from.is_file()
         && to.is_file()
         && from.len() == to.len()
         && to.permissions().mode() & 0o777 == mode
-        && times.0.is_some()
-        && times.0 == times.1
+        && time.is_some()
+        && time == to.modified().ok()
 }

@@ -76,7 +76,7 @@ impl Plan {
             (false, Delivery::Push) => "type=registry",
             (_, Delivery::Load) => "type=docker",
         };
-        // Other tools read what `--print` shows, where caches are exported too.
+        // `--print` shows a bake with exports, and other tools read it.
         let compression = if how.with_exports { "" } else { COMPRESSION };
         let output = &format!("{output}{compression}");
         let context = |target: &&Target| target.variant_bake.get("context").cloned();
