@@ -55,13 +55,16 @@ fn a_batch_with_all_that_goes_wrong_in_a_night_ends_as_an_unbroken_one() {
     let lines = list.iter().enumerate().map(|(number, base)| format!("{base} eval-{number}\n"));
     fs::write(checkout.0.join("list"), lines.collect::<String>()).unwrap();
     let door = Proxy::start(&engine.registry);
+    // What a run that is killed leaves goes with this.
+    let scratch = Folder::new("night-scratch");
     let call = |address: &str, name: &str, args: &[&str]| {
         let image = engine.image(name).replace(&engine.registry, address);
         let always = ["image", "--variant=debian", "--push", "--check=off", "--image", &image];
         let files = ["--base-images=list", &format!("--manifest={name}.jsonl")];
         let mut call = Xtask::within(&checkout.0, &[&always[..], &files, args].concat());
         call.0.current_dir(&checkout.0);
-        call.in_engine().env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").on("x")
+        let call = call.in_engine().env("TMPDIR", &scratch.0);
+        call.env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").on("x")
     };
 
     let whole = call(&engine.registry, "whole", &[]).end();
