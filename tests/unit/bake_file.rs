@@ -124,6 +124,26 @@ fn caches_that_are_left_out_are_not_read() {
 }
 
 #[test]
+fn a_check_makes_what_the_push_then_sends() {
+    let plan = plan(&[]);
+    let bake = plan.checks(&[&plan.targets[0]], &ImageBake { direct_push: true, ..HOW });
+    assert_eq!(bake.targets, ["a_check", "a"]);
+    let all = &bake.json["target"];
+    assert_eq!(all["a_check"]["target"], "check");
+    assert_eq!(all["a_check"]["args"]["CHECK"], "final");
+    assert_eq!(all["a_check"]["output"], json!(["type=cacheonly"]));
+    assert_eq!(all["a"]["target"], "final");
+    let output = "type=image,store=false,compression=gzip,compression-level=4";
+    assert_eq!(all["a"]["output"], json!([output]));
+    for name in ["a_check", "a"] {
+        assert_eq!(all[name]["tags"], json!([]), "nothing has a name before its check has passed");
+        assert_eq!(all[name]["contexts"]["inputs"], "target:_inputs");
+    }
+    let bake = plan.checks(&[&plan.targets[0]], &HOW);
+    assert_eq!(bake.json["target"]["a"]["output"], json!(["type=cacheonly"]));
+}
+
+#[test]
 fn an_export_writes_one_cache_and_nothing_else() {
     let plan = plan(&[]);
     let target = &plan.targets[0];

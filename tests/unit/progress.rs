@@ -9,8 +9,18 @@ fn progress(is_silent: bool) -> Progress {
     let begun = Instant::now();
     let (spoke, works) = (is_silent.then_some(begun), HashMap::new());
     let (screen, steps_were_shown, counted, has_failed) = (None, false, 0, false);
-    let (batch, images) = (None, 1);
-    Progress { screen, spoke, steps_were_shown, works, counted, begun, has_failed, batch, images }
+    Progress {
+        screen,
+        spoke,
+        steps_were_shown,
+        works,
+        counted,
+        begun,
+        has_failed,
+        batch: None,
+        images: 1,
+        parts: Vec::new(),
+    }
 }
 
 fn begin(progress: &mut Progress, name: &str) {

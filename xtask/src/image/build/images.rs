@@ -123,7 +123,8 @@ impl Images<'_> {
         if self.checked.is_empty() {
             return self.bake(unread, |unread| self.file(unread));
         }
-        let check = self.bake(unread, |unread| self.plan.checks(self.checked, &names(unread)))?;
+        let check =
+            self.bake(unread, |unread| self.plan.checks(self.checked, &self.how(&names(unread))))?;
         if check.bake.end != End::Done {
             return Ok(check);
         }
@@ -170,17 +171,19 @@ impl Images<'_> {
     }
 
     fn file(&self, unread: &Unread) -> BakeFile {
+        self.plan.images(self.targets, &self.how(&names(unread)))
+    }
+
+    fn how<'a>(&self, without: &'a BTreeSet<String>) -> ImageBake<'a> {
         let is_apart = exports_apart(self.buildx.request);
-        let without = names(unread);
         let is_push = self.buildx.request.delivery == Delivery::Push;
-        let how = ImageBake {
+        ImageBake {
             with_exports: !is_apart,
             direct_push: is_apart && is_push && self.builder.stores_images,
             // The pods of a cluster can't share what one of them got.
             shared_inputs: is_apart && !self.builder.is_cluster(),
-            without: &without,
-        };
-        self.plan.images(self.targets, &how)
+            without,
+        }
     }
 
     /// The caches that a bake failed by, each with the reason.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::buildkit::{self, Cause, TargetVertex, Vertex};
 use super::events::{Event, Log, Status, VertexEvent};
 use super::phase::Phase;
-use crate::image::plan::bake_file::layer_name;
+use crate::image::plan::bake_file::image_name;
 
 /// How much of a step's output is kept, in bytes.
 const OUTPUT_KEPT: usize = 8192;
@@ -124,6 +124,8 @@ pub struct Trace {
     /// By target and digest.
     places: HashMap<(usize, String), usize>,
     targets: Vec<String>,
+    /// The number of each target's image: its own, or that of the one that it is a part of.
+    images: Vec<usize>,
     /// Bytes of every transfer of a Dockerfile or a context, by vertex and name. Each target
     /// reports one that it shares with others, at times of its own.
     transfers: BTreeMap<(String, String), u64>,
@@ -136,7 +138,12 @@ impl Trace {
     /// A bake of `targets`, of which nothing is known yet.
     pub fn new(targets: Vec<String>) -> Self {
         let (nodes, places, transfers) = (Vec::new(), HashMap::new(), BTreeMap::new());
-        Trace { nodes, places, targets, transfers, whole: None, error: None }
+        let image = |(number, target): (usize, &String)| {
+            let image = image_name(target);
+            targets.iter().position(|other| other == image).unwrap_or(number)
+        };
+        let images = targets.iter().enumerate().map(image).collect();
+        Trace { nodes, places, targets, images, transfers, whole: None, error: None }
     }
 
     pub fn add(&mut self, event: &Event) {
@@ -177,6 +184,7 @@ impl Trace {
         else {
             return;
         };
+        let target = self.images[target];
         let key = (target, vertex.digest.clone());
         let place = *self.places.entry(key).or_insert_with(|| {
             let step = vertex.group.as_deref().unwrap_or(&vertex.name);
@@ -350,13 +358,10 @@ impl Trace {
         self.nodes.iter().filter_map(failure)
     }
 
-    /// What belongs to `target`, also as its layer.
+    /// What belongs to `target`, also as its check or its layer.
     fn of(&self, target: &str) -> impl Iterator<Item = &Node> {
-        let names = [target.to_owned(), layer_name(target)];
-        let is_own = move |node: &&Node| {
-            self.targets.get(node.target).is_some_and(|name| names.contains(name))
-        };
-        self.nodes.iter().filter(is_own)
+        let number = self.targets.iter().position(|name| name == target);
+        self.nodes.iter().filter(move |node| Some(node.target) == number)
     }
 }
 

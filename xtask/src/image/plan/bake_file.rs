@@ -47,9 +47,18 @@ const COMPRESSION: &str = ",compression=gzip,compression-level=4";
 /// The build context that a layer stands on.
 const BASE: &str = "finished-image";
 
+const LAYER_SUFFIX: &str = "_layer";
+const CHECK_SUFFIX: &str = "_check";
+
 /// The target of the layer on the image of `target`.
 pub fn layer_name(target: &str) -> String {
-    format!("{target}_layer")
+    format!("{target}{LAYER_SUFFIX}")
+}
+
+/// The image that a bake's target of that name works for: itself, or its check, or its layer.
+pub fn image_name(target: &str) -> &str {
+    let image = [LAYER_SUFFIX, CHECK_SUFFIX].iter().find_map(|it| target.strip_suffix(it));
+    image.unwrap_or(target)
 }
 
 /// The helper target that has the image's folder. The Dockerfile has an empty stage `inputs` that
@@ -79,9 +88,7 @@ impl Plan {
         // `--print` shows a bake with exports, and other tools read it.
         let compression = if how.with_exports { "" } else { COMPRESSION };
         let output = &format!("{output}{compression}");
-        let context = |target: &&Target| target.variant_bake.get("context").cloned();
-        let is_alike = targets.windows(2).all(|pair| context(&pair[0]) == context(&pair[1]));
-        let is_shared = how.shared_inputs && targets.len() > 1 && is_alike;
+        let is_shared = how.shared_inputs && targets.len() > 1 && have_one_folder(targets);
         let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
         let targets = targets.iter().flat_map(|target| {
             let mut bake = self.target(target, how.without);
@@ -89,7 +96,7 @@ impl Plan {
             let exports = exports.map(|place| literal(&place.write_entry(self.cache_mode)));
             deliver(&mut bake, exports.collect(), &target.tags, output);
             if is_shared {
-                extend(&mut bake, "contexts", [("inputs", json!(format!("target:{INPUTS}")))]);
+                share_inputs(&mut bake);
             }
             let layer = target
                 .layer
@@ -100,16 +107,29 @@ impl Plan {
         bake_file(targets.collect(), helper, false)
     }
 
-    /// The bake that makes the images of `targets`, starts each of them, and keeps nothing.
-    pub fn checks(&self, targets: &[&Target], without: &BTreeSet<String>) -> BakeFile {
-        let targets = targets.iter().map(|target| {
-            let mut bake = self.target(target, without);
-            bake.insert("target".to_owned(), json!(CHECK));
-            extend(&mut bake, "args", [("CHECK", literal(&self.stage))]);
-            deliver(&mut bake, json!([]), &[], "type=cacheonly");
-            (target.name.clone(), bake)
+    /// The bake that starts each of the images of `targets`. Beside that it makes what a push then
+    /// sends, which is half of an image's time.
+    pub fn checks(&self, targets: &[&Target], how: &ImageBake) -> BakeFile {
+        let output = if how.direct_push {
+            format!("type=image,store=false{COMPRESSION}")
+        } else {
+            "type=cacheonly".to_owned()
+        };
+        let is_shared = how.shared_inputs && have_one_folder(targets);
+        let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
+        let targets = targets.iter().flat_map(|target| {
+            let mut image = self.target(target, how.without);
+            deliver(&mut image, json!([]), &[], &output);
+            if is_shared {
+                share_inputs(&mut image);
+            }
+            let mut check = image.clone();
+            check.insert("target".to_owned(), json!(CHECK));
+            extend(&mut check, "args", [("CHECK", literal(&self.stage))]);
+            deliver(&mut check, json!([]), &[], "type=cacheonly");
+            [(format!("{}{CHECK_SUFFIX}", target.name), check), (target.name.clone(), image)]
         });
-        bake_file(targets.collect(), None, false)
+        bake_file(targets.collect(), helper, false)
     }
 
     /// The bake that writes caches of images that are built already, and keeps nothing else.
@@ -190,6 +210,17 @@ impl Target {
         let own = self.args.iter().map(|(name, value)| ((*name).to_owned(), escaped(value)));
         file.chain(own).collect()
     }
+}
+
+/// Is the image's folder the same for all of `targets`?
+fn have_one_folder(targets: &[&Target]) -> bool {
+    let folder = |target: &&Target| target.variant_bake.get("context").cloned();
+    targets.windows(2).all(|pair| folder(&pair[0]) == folder(&pair[1]))
+}
+
+/// Takes the image's folder from the helper target.
+fn share_inputs(bake: &mut Map<String, Value>) {
+    extend(bake, "contexts", [("inputs", json!(format!("target:{INPUTS}")))]);
 }
 
 fn deliver(bake: &mut Map<String, Value>, cache_to: Value, tags: &[String], output: &str) {

@@ -1,7 +1,7 @@
 //! Shows people what a build does: at a terminal the steps that run, with their times; elsewhere
 //! a line whenever something begins or ends, in the words of buildx's own plain progress.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::ended::Batch;
@@ -10,7 +10,7 @@ use super::text::{self, Lines};
 use crate::image::build::buildkit::{self, Cause, Vertex};
 use crate::image::build::buildx::Watcher;
 use crate::image::build::events::{Event, Log, Status, VertexEvent};
-use crate::image::plan::bake_file::BakeFile;
+use crate::image::plan::bake_file::{BakeFile, image_name};
 use crate::image::request::{Request, Style};
 use crate::message;
 use crate::output;
@@ -44,11 +44,11 @@ struct Work {
 }
 
 impl Work {
-    fn new(number: usize, vertex: &VertexEvent) -> Self {
+    fn new(number: usize, name: &str, vertex: &VertexEvent) -> Self {
         Work {
             number,
-            name: text::step(&message::one_line(&vertex.name)),
-            is_planned: vertex.started.is_none() && Vertex::of(&vertex.name) == Vertex::Step,
+            name: text::step(&message::one_line(name)),
+            is_planned: vertex.started.is_none() && Vertex::of(name) == Vertex::Step,
             started: None,
             began: None,
             ended: false,
@@ -94,6 +94,8 @@ pub struct Progress {
     batch: Option<Batch>,
     /// How many images this bake builds.
     images: usize,
+    /// The bake's targets, where they are all of one image, which then nothing needs to name.
+    parts: Vec<String>,
 }
 
 impl Watcher for Progress {
@@ -145,6 +147,8 @@ impl Progress {
         let is_drawn = request.progress == Style::Auto && !request.ci;
         let screen = if is_drawn { Screen::of_stderr() } else { None };
         let is_silent = screen.is_none() && !matches!(request.progress, Style::Buildx(_));
+        let images = file.targets.iter().map(|target| image_name(target));
+        let images = images.collect::<BTreeSet<_>>().len();
         Box::new(Progress {
             screen,
             spoke: is_silent.then(Instant::now),
@@ -155,7 +159,8 @@ impl Progress {
             has_failed: false,
             batch: (request.is_batch() && request.progress == Style::Auto).then_some(batch),
             // Those of a bake of caches are done.
-            images: batch.left.min(file.targets.len()),
+            images: batch.left.min(images),
+            parts: if images == 1 { file.targets.clone() } else { Vec::new() },
         })
     }
 
@@ -216,7 +221,10 @@ impl Progress {
     fn vertex(&mut self, vertex: &VertexEvent) {
         let number = self.works.len() + 1;
         let work = self.works.entry(vertex.digest.clone());
-        let work = work.or_insert_with(|| Work::new(number, vertex));
+        let work = work.or_insert_with(|| {
+            let own = buildkit::split_target(&self.parts, &vertex.name);
+            Work::new(number, own.as_ref().map_or(&vertex.name, |own| &own.name), vertex)
+        });
         // While a result is fetched, buildx reports that as if it were the same vertex.
         let is_part = work.began.is_some() && work.began != vertex.started;
         if work.ended || vertex.started.is_none() || is_part {
