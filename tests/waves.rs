@@ -255,6 +255,60 @@ fn a_batch_that_was_killed_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn steps_on_base_images_run_one_at_a_time_beside_the_image_ahead() {
+    let Some(engine) = Engine::get("steps ahead") else { return };
+    let checkout = Folder::checkout("steps-ahead");
+    let list = bases(&engine, &checkout, 4);
+    let image = engine.image("steps-ahead");
+    // Nothing is cached of an earlier run: the image's name is new.
+    let dockerfile = format!(
+        "ARG BASE_IMAGE\n\
+        FROM debian:trixie-slim AS common\nRUN sleep 8; echo {image} > /common\n\
+        FROM ${{BASE_IMAGE}} AS below\nRUN sleep 1; [ $(cat /id) != 2 ] && echo {image} > /below\n\
+        FROM below${{NOTHING:+-else}} AS binary\nCOPY --from=common /common /\n"
+    );
+    fs::write(checkout.0.join("agent-server-image/Dockerfile"), dockerfile).unwrap();
+    let bases = list.iter().flat_map(|base| ["--base-image", base]).collect::<Vec<_>>();
+    let always = ["image", "--variant=debian", "--push", "--image", &image, "--timings=trace.json"];
+    let mut call = Xtask::within(&checkout.0, &[&always[..], &bases].concat()).in_engine();
+    call.0.current_dir(&checkout.0).arg("--report=report.json");
+    let ended = call.env(MODE, "off").on("x").end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    let failed = fs::read_to_string(checkout.0.join("failed.txt")).unwrap();
+    assert_eq!(
+        failed.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>(),
+        [&list[2]]
+    );
+    assert_eq!(engine.tags("steps-ahead").len(), 3);
+
+    let json = |file: &str| -> Value {
+        serde_json::from_slice(&fs::read(checkout.0.join(file)).unwrap()).unwrap()
+    };
+    let report = json("report.json");
+    let is_below = |step: &&Value| step["name"].as_str().unwrap().contains("[below");
+    for (name, target) in report["targets"].as_object().unwrap() {
+        let steps = target["step_list"].as_array().unwrap();
+        let below = steps.iter().find(is_below).unwrap_or_else(|| panic!("{name}: {target}"));
+        assert_ne!(below["cached"], true, "{name}: {below}");
+    }
+    let trace = json("trace.json");
+    let spans = |part: &str| {
+        let events = trace["traceEvents"].as_array().unwrap().iter();
+        let is_it = |event: &&Value| event["name"].as_str().unwrap().contains(part);
+        let spans = events.filter(|event| event["ph"] == "X").filter(is_it).map(|event| {
+            let from = event["ts"].as_f64().unwrap();
+            (event["pid"].as_u64().unwrap(), from, from + event["dur"].as_f64().unwrap())
+        });
+        spans.collect::<Vec<_>>()
+    };
+    let end = spans("[common").iter().map(|(_, _, end)| *end).fold(0.0, f64::max);
+    let mut others = spans("[below").split_off(1);
+    others.sort_by(|a, b| a.1.total_cmp(&b.1));
+    assert!(others[0].2 < end, "{trace}");
+    assert!(others.windows(2).all(|pair| pair[0].2 <= pair[1].1), "{others:?}");
+}
+
+#[test]
 fn a_layer_is_built_on_the_image_of_this_bake() {
     let Some(engine) = Engine::get("a layer") else { return };
     let checkout = Folder::checkout("thin-layer");

@@ -30,11 +30,15 @@ const BAKE: &str = r#"{
 }"#;
 
 fn plan(args: &[&str]) -> Plan {
+    plan_of("FROM x AS final", args)
+}
+
+fn plan_of(dockerfile: &str, args: &[&str]) -> Plan {
     let args = ["--push", "--image=r.io/i", "--target=final"].iter().chain(args);
     let mut args = Arguments::from_vec(args.map(OsString::from).collect());
     let request = Request::read(&mut args, Vec::new()).unwrap();
     assert!(args.finish().is_empty());
-    let definition = Definition::parse(BAKE, "FROM x AS final").unwrap();
+    let definition = Definition::parse(BAKE, dockerfile).unwrap();
     let source = Source {
         sha: "0123456789".to_owned(),
         git_ref: "main".to_owned(),
@@ -141,6 +145,32 @@ fn a_check_makes_what_the_push_then_sends() {
     }
     let bake = plan.checks(&[&plan.targets[0]], &HOW);
     assert_eq!(bake.json["target"]["a"]["output"], json!(["type=cacheonly"]));
+}
+
+#[test]
+fn the_stage_that_runs_steps_on_the_base_image_is_found() {
+    let dockerfile = include_str!("../../agent-server-image/Dockerfile");
+    let definition = Definition::parse(BAKE, dockerfile).unwrap();
+    for (target, stage) in [
+        ("source-minimal", Some("minimal")),
+        ("binary-minimal", Some("minimal")),
+        ("base-image-minimal", Some("minimal")),
+        ("source", Some("tools")),
+        ("binary", Some("tools")),
+        ("minimal", None),
+        ("overlay", None),
+        ("dependencies", None),
+        ("none", None),
+    ] {
+        assert_eq!(definition.stage_below(target), stage, "{target}");
+    }
+    let dockerfile = "FROM ${BASE_IMAGE} AS below\nrun x\nFROM below AS final\n";
+    let plan = plan_of(dockerfile, &["--variant=b"]);
+    let bake = plan.steps_on_base(&plan.targets[0], &BTreeSet::new()).unwrap();
+    let target = &bake.json["target"]["b"];
+    assert_eq!((&target["target"], &target["tags"]), (&json!("below"), &json!([])));
+    assert_eq!(target["output"], json!(["type=cacheonly"]));
+    assert_eq!(target["cache-from"].as_array().unwrap().len(), 4);
 }
 
 #[test]

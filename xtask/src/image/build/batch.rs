@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 
+use super::ahead::Ahead;
 use super::builder::Builder;
 use super::buildkit::{self, Cause};
 use super::buildx::{Buildx, End};
@@ -47,21 +48,39 @@ impl Run<'_> {
         if waiting.len() > 1 {
             disk::check(self.buildx.docker)?;
         }
-        for wave in self.waves(&waiting, built) {
-            if let (Some(limits), true) = (&self.buildx.request.prune, waiting.len() > wave.len()) {
-                disk::tend(self.buildx.docker, limits)?;
-            }
-            let mut groups = vec![wave.to_vec()];
-            while let Some(group) = groups.pop() {
-                groups.extend(self.group(&group, built)?);
-                self.tell(built)?;
-            }
-            if let (Some(error), left @ 1..) = (common_failure(wave, built), built.waiting()) {
-                let all = wave.len();
-                bail!("all of {all} images failed alike, so {left} were not tried: {error}");
-            }
+        let waves = self.waves(&waiting, built);
+        built.ahead = self.ahead(&waves, built);
+        let is_one = waves.len() == 1;
+        let ended = waves.into_iter().try_for_each(|wave| self.wave(wave, is_one, built));
+        built.ahead = None;
+        ended
+    }
+
+    /// Builds the rows of `wave`, which may be all of the run.
+    fn wave(&self, wave: &[usize], is_all: bool, built: &mut Built) -> Result<()> {
+        if let (Some(limits), false) = (&self.buildx.request.prune, is_all) {
+            disk::tend(self.buildx.docker, limits)?;
+        }
+        let mut groups = vec![wave.to_vec()];
+        while let Some(group) = groups.pop() {
+            groups.extend(self.group(&group, built)?);
+            self.tell(built)?;
+        }
+        if let Some(ahead) = &built.ahead {
+            ahead.start_no_more();
+        }
+        if let (Some(error), left @ 1..) = (common_failure(wave, built), built.waiting()) {
+            let all = wave.len();
+            bail!("all of {all} images failed alike, so {left} were not tried: {error}");
         }
         Ok(())
+    }
+
+    /// Where one image goes ahead, starts the steps of the next ones on their base images.
+    fn ahead(&self, waves: &[&[usize]], built: &Built) -> Option<Ahead> {
+        let [[_], next, ..] = waves else { return None };
+        let targets = next.iter().map(|&number| built.rows[number].target).collect::<Vec<_>>();
+        Ahead::start(&self.buildx, self.plan, &targets, self.unread)
     }
 
     /// Hands on the images that have ended since it did so last.
@@ -101,6 +120,10 @@ impl Run<'_> {
         let targets = &group.iter().map(|&number| built.rows[number].target).collect::<Vec<_>>();
         let checked = &self.to_check(targets, built);
         let mut baked = Images { buildx, builder, plan, targets, checked }.build(self.unread)?;
+        if let Some(ahead) = built.ahead.take_if(|ahead| ahead.starts_no_more()) {
+            built.ran_ahead = ahead.end();
+        }
+        baked.absorb(&built.ran_ahead);
         // What the first bake leaves in the builder, the others find there.
         let is_first = built.bakes.is_empty() && baked.unread == *self.unread;
         baked.builder_was_empty = if is_first { builder.was_empty } else { Some(false) };

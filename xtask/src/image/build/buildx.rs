@@ -136,6 +136,11 @@ pub trait Watcher {
 
     /// Is called once, after the last event.
     fn end(&mut self);
+
+    /// Is the bake to go on? Else it is stopped.
+    fn is_wanted(&self) -> bool {
+        true
+    }
 }
 
 /// Runs bakes for one request.
@@ -235,7 +240,7 @@ impl Buildx<'_> {
             let is_waiting = !trace.awaited().is_empty();
             waiting_since = is_waiting.then(|| waiting_since.unwrap_or(now));
             let is_stuck = waiting_since.is_some_and(|since| now - since > self.read_patience());
-            !is_stuck && deadline.is_none_or(|deadline| now <= deadline)
+            !is_stuck && watcher.is_wanted() && deadline.is_none_or(|deadline| now <= deadline)
         })?;
         for event in reader.end() {
             trace.add(&event);

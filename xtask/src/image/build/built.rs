@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use super::ahead::Ahead;
 use super::builder::Repairs;
 use super::buildx::Docker;
 use super::export::{Exports, Outcome, Written};
 use super::image::Image;
 use super::images::ImagesBaked;
 use super::registry;
-use super::trace::Failure;
+use super::trace::{Failure, Trace};
 use crate::image::plan::inputs::LABEL;
 use crate::image::plan::{Plan, Target};
 use crate::message;
@@ -53,6 +54,9 @@ pub struct Built<'a> {
     /// The variants of which an image has been started.
     pub(super) started: BTreeSet<String>,
     pub(super) repairs: Repairs,
+    /// The steps on base images that run meanwhile, and what happened in those that have ended.
+    pub(super) ahead: Option<Ahead>,
+    pub(super) ran_ahead: Vec<Trace>,
 }
 
 impl<'a> Built<'a> {
@@ -63,8 +67,15 @@ impl<'a> Built<'a> {
             Row { target, image, started: None, retries: 0, is_told: false }
         };
         let rows = plan.targets.iter().map(new).collect();
-        let (bakes, exports, started) = (Vec::new(), Exports::default(), BTreeSet::new());
-        Built { rows, bakes, exports, started, repairs: Repairs::default() }
+        Built {
+            rows,
+            bakes: Vec::new(),
+            exports: Exports::default(),
+            started: BTreeSet::new(),
+            repairs: Repairs::default(),
+            ahead: None,
+            ran_ahead: Vec::new(),
+        }
     }
 
     /// Finds the images that the registry has under all their tags; returns how many.

@@ -72,6 +72,16 @@ impl ImagesBaked {
         self.check.iter().chain([&self.bake.trace])
     }
 
+    /// Notes what ran before, each trace for one target, so that it does not read as cached.
+    pub fn absorb(&mut self, before: &[Trace]) {
+        for trace in before {
+            let is_checked = self.check.as_mut().is_some_and(|check| check.absorb(trace));
+            if !is_checked {
+                self.bake.trace.absorb(trace);
+            }
+        }
+    }
+
     /// As [`Trace::steps`], for the bake that ran them.
     pub fn steps(&self, target: &str) -> Option<Vec<Step>> {
         self.first_bake(target).steps(target)

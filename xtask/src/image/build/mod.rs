@@ -1,5 +1,6 @@
 //! Execution: everything that starts buildx or asks a registry.
 
+pub mod ahead;
 pub mod batch;
 pub mod builder;
 pub mod buildkit;

@@ -159,6 +159,26 @@ impl Trace {
         }
     }
 
+    /// Takes over from `before`, a bake of one target, how the work went that was cached for this
+    /// one. Returns whether this is a bake of that target at all.
+    pub fn absorb(&mut self, before: &Trace) -> bool {
+        let target = self.targets.iter().position(|target| Some(target) == before.targets.first());
+        let Some(target) = target else { return false };
+        for ((_, digest), &place) in &before.places {
+            let earlier = &before.nodes[place];
+            let has_run = |outcome: &&Outcome| {
+                !outcome.cached && outcome.error.is_none() && outcome.completed.is_some()
+            };
+            let ran = earlier.outcomes.iter().filter(has_run).cloned().collect::<Vec<_>>();
+            let Some(&place) = self.places.get(&(target, digest.clone())) else { continue };
+            let node = &mut self.nodes[place];
+            if !ran.is_empty() && node.own_outcomes().all(|outcome| outcome.cached) {
+                (node.outcomes, node.output) = (ran, earlier.output.clone());
+            }
+        }
+        true
+    }
+
     fn add_log(&mut self, log: &Log) {
         for target in 0..self.targets.len() {
             if let Some(&place) = self.places.get(&(target, log.vertex.clone())) {

@@ -132,6 +132,15 @@ impl Plan {
         bake_file(targets.collect(), helper, false)
     }
 
+    /// The bake that runs the steps which the image of `target` needs on its base image, and keeps
+    /// nothing; `None` where it needs none.
+    pub fn steps_on_base(&self, target: &Target, without: &BTreeSet<String>) -> Option<BakeFile> {
+        let mut bake = self.target(target, without);
+        bake.insert("target".to_owned(), json!(self.stage_below.as_ref()?));
+        deliver(&mut bake, json!([]), &[], "type=cacheonly");
+        Some(bake_file(vec![(target.name.clone(), bake)], None, true))
+    }
+
     /// The bake that writes caches of images that are built already, and keeps nothing else.
     pub fn exports(&self, exports: &[CacheExport], without: &BTreeSet<String>) -> BakeFile {
         let targets = exports.iter().map(|export| {

@@ -28,6 +28,8 @@ pub struct Plan {
     pub check: Check,
     /// The Dockerfile's stage that is built.
     stage: String,
+    /// The stage below it whose steps run on the base image.
+    stage_below: Option<String>,
     /// Empty for the engine's own.
     platforms: Vec<String>,
     delivery: Delivery,
@@ -100,7 +102,7 @@ impl Plan {
     /// Errors: a usage error for a name that the definition does not have, and for a request in
     /// which two images would get the same tag.
     pub fn new(request: &Request, definition: &Definition, source: &Source) -> Result<Self> {
-        check_name("target", &request.target, definition.stages.iter())?;
+        check_name("target", &request.target, definition.stages.iter().map(|stage| &stage.name))?;
         let can_check = definition.checkable.contains(&request.target);
         let choices = choices(request, definition)?;
         let mut targets = Vec::new();
@@ -125,6 +127,7 @@ impl Plan {
             cache_mode: request.cache_mode,
             check: if can_check { request.check } else { Check::Off },
             stage: request.target.clone(),
+            stage_below: definition.stage_below(&request.target).map(str::to_owned),
             platforms: request.platforms.clone(),
             delivery: request.delivery,
             ca_bundle: request.ca_bundle.clone(),

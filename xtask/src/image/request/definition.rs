@@ -17,6 +17,9 @@ const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
 pub const DOCKERFILE: &str = "agent-server-image/Dockerfile";
 const REQUIREMENTS: &str = "agent-server-image/requirements.txt";
 
+/// How the Dockerfile writes that a stage stands on the base image.
+const BASE_IMAGE: &str = "${BASE_IMAGE}";
+
 /// The stage that starts the server of the target that the argument `CHECK` names, on the stage
 /// `check-TARGET`.
 pub const CHECK: &str = "check";
@@ -28,11 +31,20 @@ pub struct Definition {
     /// The variants that are built when none is named: the bake file's default group.
     pub default_variants: Vec<String>,
     /// The Dockerfile's stages, each of which is a target.
-    pub stages: Vec<String>,
+    pub stages: Vec<Stage>,
     /// Those of them that the Dockerfile has a check for.
     pub checkable: Vec<String>,
     /// A digest of the folder's files, but for the bake file.
     pub files: String,
+}
+
+/// A stage of the Dockerfile.
+pub struct Stage {
+    pub name: String,
+    /// The image or stage that it stands on, as the Dockerfile writes it.
+    base: String,
+    /// Whether it has RUN steps.
+    has_steps: bool,
 }
 
 /// One bake target, its `inherits` resolved.
@@ -71,9 +83,23 @@ impl Definition {
             .filter(|names| !names.is_empty() && names.iter().all(|n| variants.contains_key(n)))
             .context("\"group.default.targets\" must list targets of this file.")?;
         let stages = stages(dockerfile);
-        let checks = stages.iter().filter_map(|name| name.strip_prefix(CHECK)?.strip_prefix('-'));
+        let names = stages.iter().map(|stage| &stage.name);
+        let checks = names.filter_map(|name| name.strip_prefix(CHECK)?.strip_prefix('-'));
         let checkable = checks.map(str::to_owned).collect();
         Ok(Definition { variants, default_variants, stages, checkable, files: String::new() })
+    }
+
+    /// The stage below `target` that runs the last steps on the base image which are not the
+    /// target's own.
+    pub fn stage_below(&self, target: &str) -> Option<&str> {
+        let stage = |name: &str| self.stages.iter().find(|stage| stage.name == name);
+        let (mut at, mut found) = (stage(target)?, None);
+        while at.base != BASE_IMAGE {
+            // A condition chooses among stages whose names differ in their ends.
+            at = stage(at.base.split("${").next()?)?;
+            found = found.or(at.has_steps.then_some(at.name.as_str()));
+        }
+        found
     }
 }
 
@@ -140,15 +166,27 @@ fn strings(value: &Value) -> Option<Vec<String>> {
 
 /// The stages that a Dockerfile names, but for empty ones (`FROM scratch AS …`), which only hold
 /// a place for a named context.
-fn stages(dockerfile: &str) -> Vec<String> {
-    let name = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [from, .., base, r#as, name] => {
-            let is_stage = from.eq_ignore_ascii_case("FROM") && r#as.eq_ignore_ascii_case("AS");
-            (is_stage && base != "scratch").then(|| name.to_owned())
+fn stages(dockerfile: &str) -> Vec<Stage> {
+    let mut stages = Vec::<Stage>::new();
+    for line in dockerfile.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [from, .., base, r#as, name]
+                if from.eq_ignore_ascii_case("FROM")
+                    && r#as.eq_ignore_ascii_case("AS")
+                    && base != "scratch" =>
+            {
+                let (name, base) = (name.to_owned(), base.to_owned());
+                stages.push(Stage { name, base, has_steps: false });
+            }
+            [run, ..] if run.eq_ignore_ascii_case("RUN") && line.starts_with(run) => {
+                if let Some(stage) = stages.last_mut() {
+                    stage.has_steps = true;
+                }
+            }
+            _ => {}
         }
-        _ => None,
-    };
-    dockerfile.lines().filter_map(name).collect()
+    }
+    stages
 }
 
 /// The packages of the server, with the versions that the requirements pin.

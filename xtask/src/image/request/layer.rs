@@ -9,6 +9,7 @@ use super::{content, flags, values};
 use crate::error::usage;
 
 /// A folder whose Dockerfile starts with `ARG BASE_IMAGE` and `FROM ${BASE_IMAGE}`.
+#[derive(Clone)]
 pub struct Layer {
     /// Absolute.
     pub folder: PathBuf,

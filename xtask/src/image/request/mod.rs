@@ -31,6 +31,7 @@ use crate::error::usage;
 /// A build as it was asked for; names are checked against what can be built later.
 // Each of the switches is one of its own: no two make a state.
 #[allow(clippy::struct_excessive_bools)]
+#[derive(Clone)]
 pub struct Request {
     /// Empty when no variant was named.
     pub variants: Vec<String>,
@@ -198,6 +199,7 @@ fn tag_by(args: &mut Arguments) -> Result<TagBy> {
 }
 
 /// When the build cache of a batch is cut.
+#[derive(Clone)]
 pub struct Prune {
     /// Percent of the disk that are used.
     pub threshold: u64,
