@@ -154,6 +154,20 @@ fn what_passes_is_tried_again_and_what_does_not_is_not() {
 }
 
 #[test]
+fn a_step_that_the_builder_has_lost_runs_again() {
+    let lost = "failed to commit x to y during finalize: failed to stat active key during commit: \
+                snapshot x does not exist: not found";
+    let fake = fake("waves-lost", &[(2, &failed("[debian-b2] exporting to image", lost))]);
+    let (ended, bakes) = run(&fake, &[]);
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert_eq!(bakes[1..3], [["b1", "b2"], ["b1", "b2"]]);
+    let again = fs::read(fake.file("baked3")).unwrap();
+    let again = serde_json::from_slice::<Value>(&again).unwrap()["target"].clone();
+    let is_anew = ["debian-b1", "debian-b2"].map(|name| again[name]["no-cache"].clone());
+    assert_eq!(is_anew, [Value::Null, json!(true)]);
+}
+
+#[test]
 fn a_wave_that_fails_alike_ends_the_run() {
     let error = "process \"false\" did not complete successfully: exit code: 1";
     let first = failed("[builder 1/2] RUN false", error);

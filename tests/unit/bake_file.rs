@@ -57,6 +57,7 @@ const HOW: ImageBake = ImageBake {
     direct_push: false,
     shared_inputs: true,
     without: &BTreeSet::new(),
+    anew: &BTreeSet::new(),
 };
 
 fn images(plan: &Plan, how: &ImageBake) -> Value {

@@ -119,11 +119,18 @@ impl Run<'_> {
         }
         let targets = &group.iter().map(|&number| built.rows[number].target).collect::<Vec<_>>();
         let checked = &self.to_check(targets, built);
-        let mut baked = Images { buildx, builder, plan, targets, checked }.build(self.unread)?;
+        let anew = group.iter().map(|&number| &built.rows[number]).filter(|row| row.runs_all_steps);
+        let anew = &anew.map(|row| row.target.name.clone()).collect();
+        let images = Images { buildx, builder, plan, targets, checked, anew };
+        let mut baked = images.build(self.unread)?;
         if let Some(ahead) = built.ahead.take_if(|ahead| ahead.starts_no_more()) {
             built.ran_ahead = ahead.end();
         }
-        baked.absorb(&built.ran_ahead);
+        // What a bake that failed has done, the next one finds in the builder.
+        let failed = built.bakes.iter().rev().take_while(|bake| bake.bake.end != End::Done);
+        for trace in built.ran_ahead.iter().chain(failed.flat_map(ImagesBaked::traces)) {
+            baked.absorb(trace);
+        }
         // What the first bake leaves in the builder, the others find there.
         let is_first = built.bakes.is_empty() && baked.unread == *self.unread;
         baked.builder_was_empty = if is_first { builder.was_empty } else { Some(false) };

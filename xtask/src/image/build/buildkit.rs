@@ -105,6 +105,9 @@ pub enum Cause {
     MissingFile,
     /// A layer that a cache promised can't be had.
     BrokenCache,
+    /// What a step made can't be had, because the step was canceled in the moment that it ended.
+    /// The engine of Docker 26 keeps it like that for good.
+    LostStep,
     /// Another run loaded the same tag at the same time.
     TagTaken,
     /// The registry does not let this user do it.
@@ -129,9 +132,10 @@ pub enum Cause {
 
 /// The first row that an error contains is its cause. "failed to compute cache key" is also what
 /// `BuildKit` says of a file that COPY does not find, so that comes before.
-const SIGNS: [(&str, Cause); 34] = [
+const SIGNS: [(&str, Cause); 35] = [
     ("context canceled", Cause::Canceled),
     ("did not complete successfully", Cause::Step),
+    ("during finalize: failed to stat active key", Cause::LostStep),
     ("dockerfile parse error", Cause::Syntax),
     ("no match for platform", Cause::WrongPlatform),
     ("exec format error", Cause::WrongPlatform),
@@ -228,7 +232,14 @@ impl Cause {
 
     /// Is another try worth its time?
     pub fn is_passing(self) -> bool {
-        [Cause::Busy, Cause::RegistryError, Cause::Connection, Cause::StepNetwork].contains(&self)
+        matches!(
+            self,
+            Cause::Busy
+                | Cause::RegistryError
+                | Cause::Connection
+                | Cause::StepNetwork
+                | Cause::LostStep
+        )
     }
 
     /// What to do about it, to go on.

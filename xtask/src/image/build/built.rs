@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::ahead::Ahead;
 use super::builder::Repairs;
+use super::buildkit::Cause;
 use super::buildx::Docker;
 use super::export::{Exports, Outcome, Written};
 use super::image::Image;
@@ -26,6 +27,8 @@ pub struct Row<'a> {
     pub started: Option<SystemTime>,
     /// How often it was built again.
     pub retries: usize,
+    /// Whether its steps run again, whatever the builder has of them.
+    pub(super) runs_all_steps: bool,
     /// Whether its end was handed on.
     pub(super) is_told: bool,
 }
@@ -41,6 +44,7 @@ impl Row<'_> {
         let image = &self.target.base_image;
         message::warn(&format!("{image}: {error}; retrying in {seconds} s"));
         self.retries += 1;
+        self.runs_all_steps |= Cause::of(&error) == Cause::LostStep;
         Some(seconds)
     }
 }
@@ -64,7 +68,8 @@ impl<'a> Built<'a> {
     pub fn new(plan: &'a Plan) -> Self {
         let new = |target| {
             let image = Image::Waiting;
-            Row { target, image, started: None, retries: 0, is_told: false }
+            let (started, retries) = (None, 0);
+            Row { target, image, started, retries, runs_all_steps: false, is_told: false }
         };
         let rows = plan.targets.iter().map(new).collect();
         Built {

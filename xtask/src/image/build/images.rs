@@ -11,7 +11,8 @@ use super::buildkit::Cause;
 use super::buildx::{Baked, Buildx, Docker, End};
 use super::phase::Phase;
 use super::registry::{self, SHORT_PATIENCE};
-use super::trace::{Failure, Span, Step, Trace, covered};
+use super::span::{Span, covered};
+use super::trace::{Failure, Step, Trace};
 use crate::image::plan::bake_file::{BakeFile, ImageBake};
 use crate::image::plan::cache::Place;
 use crate::image::plan::{Plan, Target};
@@ -72,14 +73,9 @@ impl ImagesBaked {
         self.check.iter().chain([&self.bake.trace])
     }
 
-    /// Notes what ran before, each trace for one target, so that it does not read as cached.
-    pub fn absorb(&mut self, before: &[Trace]) {
-        for trace in before {
-            let is_checked = self.check.as_mut().is_some_and(|check| check.absorb(trace));
-            if !is_checked {
-                self.bake.trace.absorb(trace);
-            }
-        }
+    /// Notes what ran in the bake `before`, so that it does not read as cached.
+    pub fn absorb(&mut self, before: &Trace) {
+        self.check.as_mut().unwrap_or(&mut self.bake.trace).absorb(before);
     }
 
     /// As [`Trace::steps`], for the bake that ran them.
@@ -123,6 +119,8 @@ pub struct Images<'a> {
     pub targets: &'a [&'a Target],
     /// Those that have to start before any is delivered.
     pub checked: &'a [&'a Target],
+    /// The names of those whose steps run again, whatever the builder has of them.
+    pub anew: &'a BTreeSet<String>,
 }
 
 impl Images<'_> {
@@ -184,7 +182,7 @@ impl Images<'_> {
         self.plan.images(self.targets, &self.how(&names(unread)))
     }
 
-    fn how<'a>(&self, without: &'a BTreeSet<String>) -> ImageBake<'a> {
+    fn how<'b>(&'b self, without: &'b BTreeSet<String>) -> ImageBake<'b> {
         let is_apart = exports_apart(self.buildx.request);
         let is_push = self.buildx.request.delivery == Delivery::Push;
         ImageBake {
@@ -193,6 +191,7 @@ impl Images<'_> {
             // The pods of a cluster can't share what one of them got.
             shared_inputs: is_apart && !self.builder.is_cluster(),
             without,
+            anew: self.anew,
         }
     }
 

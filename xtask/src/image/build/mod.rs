@@ -17,4 +17,5 @@ pub mod phase;
 pub mod present;
 pub mod registry;
 pub mod server;
+pub mod span;
 pub mod trace;

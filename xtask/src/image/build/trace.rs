@@ -6,17 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::buildkit::{self, Cause, TargetVertex, Vertex};
 use super::events::{Event, Log, Status, VertexEvent};
 use super::phase::Phase;
+use super::span::{Span, covered};
 use crate::image::plan::bake_file::image_name;
 
 /// How much of a step's output is kept, in bytes.
 const OUTPUT_KEPT: usize = 8192;
-
-/// A time from one moment to another, each in seconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Span {
-    pub from: f64,
-    pub to: f64,
-}
 
 /// How a vertex went, once it has started.
 #[derive(Clone, Debug)]
@@ -159,24 +153,24 @@ impl Trace {
         }
     }
 
-    /// Takes over from `before`, a bake of one target, how the work went that was cached for this
-    /// one. Returns whether this is a bake of that target at all.
-    pub fn absorb(&mut self, before: &Trace) -> bool {
-        let target = self.targets.iter().position(|target| Some(target) == before.targets.first());
-        let Some(target) = target else { return false };
-        for ((_, digest), &place) in &before.places {
+    /// Takes over from `before`, an earlier bake, how the work went that was cached in this one.
+    pub fn absorb(&mut self, before: &Trace) {
+        for ((target, digest), &place) in &before.places {
             let earlier = &before.nodes[place];
             let has_run = |outcome: &&Outcome| {
                 !outcome.cached && outcome.error.is_none() && outcome.completed.is_some()
             };
             let ran = earlier.outcomes.iter().filter(has_run).cloned().collect::<Vec<_>>();
-            let Some(&place) = self.places.get(&(target, digest.clone())) else { continue };
+            let name = before.targets.get(*target);
+            let Some(own) = self.targets.iter().position(|target| Some(target) == name) else {
+                continue;
+            };
+            let Some(&place) = self.places.get(&(own, digest.clone())) else { continue };
             let node = &mut self.nodes[place];
             if !ran.is_empty() && node.own_outcomes().all(|outcome| outcome.cached) {
                 (node.outcomes, node.output) = (ran, earlier.output.clone());
             }
         }
-        true
     }
 
     fn add_log(&mut self, log: &Log) {
@@ -402,15 +396,4 @@ fn parts<'a>(name: &str, nodes: impl Iterator<Item = &'a Node>) -> Vec<&'a Node>
 /// Times of one moment, which events may repeat, differ by rounding at most.
 fn is_same_time(a: f64, b: f64) -> bool {
     (a - b).abs() < 1e-6
-}
-
-/// Seconds that `spans` cover together.
-pub fn covered(mut spans: Vec<Span>) -> f64 {
-    spans.sort_by(|a, b| a.from.total_cmp(&b.from));
-    let (mut sum, mut until) = (0.0, f64::MIN);
-    for span in spans {
-        sum += (span.to - span.from.max(until)).max(0.0);
-        until = until.max(span.to);
-    }
-    sum
 }

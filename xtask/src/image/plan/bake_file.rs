@@ -29,6 +29,8 @@ pub struct ImageBake<'a> {
     pub shared_inputs: bool,
     /// Caches that are not read, as `BuildKit`'s import vertices name them.
     pub without: &'a BTreeSet<String>,
+    /// The names of targets whose steps run again, whatever the builder has of them.
+    pub anew: &'a BTreeSet<String>,
 }
 
 /// A cache that is exported by a bake of its own.
@@ -69,9 +71,9 @@ impl Plan {
     /// The whole run in one bake, as `--print` shows it.
     pub fn print(&self) -> Value {
         let all = self.targets.iter().collect::<Vec<_>>();
-        let without = &BTreeSet::new();
-        let how =
-            ImageBake { with_exports: true, direct_push: false, shared_inputs: false, without };
+        let none = &BTreeSet::new();
+        let (direct_push, shared_inputs, without, anew) = (false, false, none, none);
+        let how = ImageBake { with_exports: true, direct_push, shared_inputs, without, anew };
         self.images(&all, &how).json
     }
 
@@ -91,7 +93,7 @@ impl Plan {
         let is_shared = how.shared_inputs && targets.len() > 1 && have_one_folder(targets);
         let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
         let targets = targets.iter().flat_map(|target| {
-            let mut bake = self.target(target, how.without);
+            let mut bake = self.image(target, how);
             let exports = target.cache_written.iter().filter(|_| how.with_exports);
             let exports = exports.map(|place| literal(&place.write_entry(self.cache_mode)));
             deliver(&mut bake, exports.collect(), &target.tags, output);
@@ -118,7 +120,7 @@ impl Plan {
         let is_shared = how.shared_inputs && have_one_folder(targets);
         let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
         let targets = targets.iter().flat_map(|target| {
-            let mut image = self.target(target, how.without);
+            let mut image = self.image(target, how);
             deliver(&mut image, json!([]), &[], &output);
             if is_shared {
                 share_inputs(&mut image);
@@ -150,6 +152,14 @@ impl Plan {
             (export.name.clone(), bake)
         });
         bake_file(targets.collect(), None, true)
+    }
+
+    fn image(&self, target: &Target, how: &ImageBake) -> Map<String, Value> {
+        let mut bake = self.target(target, how.without);
+        if how.anew.contains(&target.name) {
+            bake.insert("no-cache".to_owned(), json!(true));
+        }
+        bake
     }
 
     /// What all bakes of `target` have in common.

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use xshell::Shell;
 
 use crate::digest::sha256;
-use crate::image::build::trace::{Span, Step, Trace};
+use crate::image::build::span::Span;
+use crate::image::build::trace::{Step, Trace};
 use crate::image::plan::Target;
 use crate::image::report::text::shown;
 use crate::image::request::Request;

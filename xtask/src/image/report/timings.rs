@@ -11,7 +11,7 @@ use super::image::{ImageReport, Report};
 use super::text::{self, rounded};
 use crate::image::build::buildkit::Vertex;
 use crate::image::build::phase::Phase;
-use crate::image::build::trace::{Span, covered};
+use crate::image::build::span::{Span, covered};
 use crate::message;
 use crate::output;
 
