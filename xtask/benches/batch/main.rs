@@ -186,9 +186,11 @@ impl Bench<'_> {
         fs::write(&list, bases.join("\n")).unwrap();
         let image = format!("{}/bench/{name}", self.proxy.address);
         let always = ["image", "--variant=debian", "--push", "--target", target, "--image", &image];
-        // Neither has ACP providers.
-        let list = ["--base-images", list.to_str().unwrap(), "--install-acp-providers="];
-        let call = Xtask::within(&self.folder.0, &[&always[..], &list, args].concat()).in_engine();
+        let list = ["--base-images", list.to_str().unwrap()];
+        // Neither way has them.
+        let none = ["--install-acp-providers=", "--install-capabilities="];
+        let args = [&always[..], &list, &none, args].concat();
+        let call = Xtask::within(&self.folder.0, &args).in_engine();
         call.on("x")
     }
 
@@ -285,7 +287,7 @@ impl Bench<'_> {
         let (bases, others) = others.split_at(count);
         let call = |check: &str, bases: &[String]| {
             let args = [&format!("--check={check}")[..]];
-            self.ours(self.call("crane", "overlay", &args, bases), "off").seconds
+            self.ours(self.call("crane", "overlay", &args, bases), "off")
         };
         call("off", std::slice::from_ref(first));
         let image = |base: &str| {
@@ -296,16 +298,23 @@ impl Bench<'_> {
         let tag = |base: &str| image(base).replace("/crane:", "/craned:");
         let append = |base: &str| crane.append(&parts, base, &tag(base));
         let rebase = |base: &str| crane.rebase(&image(first), first, base, &tag(base));
-        println!("\n{count} further `overlay` images:\n\n| way | s | s per image |\n|---|---|---|");
-        for (way, seconds) in [
+        let by_crane = |at_once: usize, work: &(dyn Fn(&str) + Sync)| {
+            self.watch(|| _ = each(bases, at_once, work))
+        };
+        println!(
+            "\n{count} further `overlay` images:\n\n| way | s | s per image | kB pushed per image \
+             |\n|---|---|---|---|"
+        );
+        for (way, Cost { seconds, pushed, .. }) in [
             ("xtask, `--check off`", call("off", bases)),
             ("xtask", call("first", others)),
-            ("`crane append` and `mutate`", each(bases, 1, append)),
-            ("the same, 8 at once", each(bases, 8, append)),
-            ("`crane rebase`", each(bases, 1, rebase)),
-            ("the same, 8 at once", each(bases, 8, rebase)),
+            ("`crane append` and `mutate`", by_crane(1, &append)),
+            ("the same, 8 at once", by_crane(8, &append)),
+            ("`crane rebase`", by_crane(1, &rebase)),
+            ("the same, 8 at once", by_crane(8, &rebase)),
         ] {
-            println!("| {way} | {seconds:.1} | {:.3} |", seconds / count as f64);
+            let kilobytes = pushed as f64 / 1e3 / count as f64;
+            println!("| {way} | {seconds:.1} | {:.3} | {kilobytes:.1} |", seconds / count as f64);
         }
     }
 
