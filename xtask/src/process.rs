@@ -230,6 +230,8 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (stdout, stderr) = (stdout.map(read_chunks), stderr.map(read_chunks));
     let deadline = Instant::now() + limit;
+    // Most calls are short, and a run may make hundreds.
+    let mut pause = Duration::from_millis(1);
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
@@ -239,7 +241,8 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
             check_signals()?;
             return Ok(None);
         }
-        thread::sleep(TICK);
+        thread::sleep(pause);
+        pause = TICK.min(2 * pause);
     };
     let all = |chunks: Option<Receiver<Vec<u8>>>| chunks.into_iter().flatten().flatten().collect();
     Ok(Some(Output { status, stdout: all(stdout), stderr: all(stderr) }))

@@ -109,8 +109,8 @@ impl Plan {
         bake_file(targets.collect(), helper, false)
     }
 
-    /// The bake that starts each of the images of `targets`. Beside that it makes what a push then
-    /// sends, which is half of an image's time.
+    /// The bake that starts each of the images of `targets`, and meanwhile makes what a push then
+    /// sends.
     pub fn checks(&self, targets: &[&Target], how: &ImageBake) -> BakeFile {
         let output = if how.direct_push {
             format!("type=image,store=false{COMPRESSION}")
@@ -154,6 +154,7 @@ impl Plan {
         bake_file(targets.collect(), None, true)
     }
 
+    /// What the bakes that make the image of `target` have in common.
     fn image(&self, target: &Target, how: &ImageBake) -> Map<String, Value> {
         let mut bake = self.target(target, how.without);
         if how.anew.contains(&target.name) {
