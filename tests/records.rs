@@ -1,7 +1,10 @@
 //! What a run leaves of each of its images.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use crate::support::fake::{FakeDocker, INSPECTED};
 use serde_json::{Value, json};
@@ -69,4 +72,47 @@ fn the_manifest_has_a_line_for_each_image_as_documented() {
     let fields = lines[1].as_object().unwrap().keys().map(String::as_str);
     let values = ["built", "present", "failed"];
     assert_eq!(documented, fields.chain(values).collect());
+}
+
+#[test]
+fn a_thousand_images_are_recorded_up_to_the_last_before_a_kill() {
+    let script = "case \"$*\" in *inspect*) cat inspected;; *bake*) cat > /dev/null;; esac";
+    let fake = FakeDocker::new("thousand", script);
+    fs::write(fake.file("inspected"), INSPECTED).unwrap();
+    let list = (0..1000).map(|number| format!("b{number} n{number}\n")).collect::<String>();
+    fs::write(fake.file("list"), list).unwrap();
+    let [list, manifest, log] = ["list", "manifest", "log"].map(|name| fake.file(name));
+    let args = ["image", "--variant=debian", "--push", "--base-images", list.to_str().unwrap()];
+    let args = [&args[..], &["--manifest", manifest.to_str().unwrap()]].concat();
+    let mut call = fake.call(&args).env("OPENHANDS_BUILDKIT_CACHE_MODE", "off").on("x");
+    call.0.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+    let mut child = call.0.spawn().unwrap();
+    let record = || fs::read_to_string(&manifest).unwrap_or_default();
+    while record().lines().count() < 500 {
+        assert!(child.try_wait().unwrap().is_none(), "{}", fs::read_to_string(&log).unwrap());
+        thread::sleep(Duration::from_millis(5));
+    }
+    let memory = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let memory = memory.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let memory = memory.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+    assert!(memory < 50_000, "{memory} kB");
+
+    let record = record();
+    for (number, line) in record.lines().enumerate() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&line["base_image"], &line["status"]),
+            (&json!(format!("b{number}")), &json!("built"))
+        );
+        assert!(line["tags"][0].as_str().unwrap().ends_with(&format!("-n{number}")), "{line}");
+    }
+    let log = fs::read_to_string(&log).unwrap();
+    let is_own = |line: &&str| line.starts_with("built  debian-b");
+    let (own, others): (Vec<_>, Vec<_>) = log.lines().partition(is_own);
+    // What ended last may have been shown and not recorded.
+    let jobs = 8;
+    assert!((record.lines().count()..=record.lines().count() + jobs).contains(&own.len()), "{log}");
+    assert!(others.len() < 3, "{others:?}");
 }
