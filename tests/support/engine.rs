@@ -120,28 +120,32 @@ impl Engine {
         http(self.registry.parse().unwrap(), path, &[("Accept", accept)]).unwrap()
     }
 
-    /// Empties the build cache.
-    pub fn prune() {
+    /// Empties the build cache. Returns whether it is empty: a step that was canceled in the moment
+    /// that it ended stays in the engine of Docker 26 until that is restarted.
+    pub fn prune() -> bool {
         // What a build that has just ended still holds is left out.
         for _ in 0..20 {
             docker(&["buildx", "prune", "--all", "--force"]);
             let usage = docker(&["buildx", "du"]);
             if usage.lines().any(|line| line.split_whitespace().eq(["Total:", "0B"])) {
-                break;
+                return true;
             }
             std::thread::sleep(Duration::from_millis(200));
         }
+        false
     }
 
-    /// Forgets everything that was built and pulled, but for `debian:trixie-slim`.
-    pub fn empty() {
-        Self::prune();
+    /// Forgets everything that was built and pulled, but for `debian:trixie-slim`. Returns what
+    /// [`Engine::prune`] does.
+    pub fn empty() -> bool {
+        let is_empty = Self::prune();
         let images = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
         let is_named = |image: &&str| *image != "debian:trixie-slim" && !image.contains("<none>");
         for image in images.lines().filter(is_named) {
             docker(&["rmi", "--force", image]);
         }
         docker(&["image", "prune", "--force"]);
+        is_empty
     }
 }
 
