@@ -90,23 +90,19 @@ impl Plan {
         // `--print` shows a bake with exports, and other tools read it.
         let compression = if how.with_exports { "" } else { COMPRESSION };
         let output = &format!("{output}{compression}");
-        let is_shared = how.shared_inputs && targets.len() > 1 && have_one_folder(targets);
-        let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
+        let inputs = self.inputs(targets, how).filter(|_| targets.len() > 1);
         let targets = targets.iter().flat_map(|target| {
-            let mut bake = self.image(target, how);
+            let mut bake = self.image(target, how, inputs.as_ref());
             let exports = target.cache_written.iter().filter(|_| how.with_exports);
             let exports = exports.map(|place| literal(&place.write_entry(self.cache_mode)));
             deliver(&mut bake, exports.collect(), &target.tags, output);
-            if is_shared {
-                share_inputs(&mut bake);
-            }
             let layer = target
                 .layer
                 .as_ref()
                 .map(|layer| (layer_name(&target.name), self.layer(&target.name, layer, output)));
             [(target.name.clone(), bake)].into_iter().chain(layer)
         });
-        bake_file(targets.collect(), helper, false)
+        bake_file(targets.collect(), inputs, false)
     }
 
     /// The bake that starts each of the images of `targets`, and meanwhile makes what a push then
@@ -117,21 +113,17 @@ impl Plan {
         } else {
             "type=cacheonly".to_owned()
         };
-        let is_shared = how.shared_inputs && have_one_folder(targets);
-        let helper = targets.first().filter(|_| is_shared).map(|first| self.inputs(first));
+        let inputs = self.inputs(targets, how);
         let targets = targets.iter().flat_map(|target| {
-            let mut image = self.image(target, how);
+            let mut image = self.image(target, how, inputs.as_ref());
             deliver(&mut image, json!([]), &[], &output);
-            if is_shared {
-                share_inputs(&mut image);
-            }
             let mut check = image.clone();
             check.insert("target".to_owned(), json!(CHECK));
             extend(&mut check, "args", [("CHECK", literal(&self.stage))]);
             deliver(&mut check, json!([]), &[], "type=cacheonly");
             [(format!("{}{CHECK_SUFFIX}", target.name), check), (target.name.clone(), image)]
         });
-        bake_file(targets.collect(), helper, false)
+        bake_file(targets.collect(), inputs, false)
     }
 
     /// The bake that runs the steps which the image of `target` needs on its base image, and keeps
@@ -154,9 +146,18 @@ impl Plan {
         bake_file(targets.collect(), None, true)
     }
 
-    /// What the bakes that make the image of `target` have in common.
-    fn image(&self, target: &Target, how: &ImageBake) -> Map<String, Value> {
+    /// What the bakes that make the image of `target` have in common; `inputs` is their helper
+    /// target, where they have one.
+    fn image(
+        &self,
+        target: &Target,
+        how: &ImageBake,
+        inputs: Option<&Value>,
+    ) -> Map<String, Value> {
         let mut bake = self.target(target, how.without);
+        if inputs.is_some() {
+            extend(&mut bake, "contexts", [("inputs", json!(format!("target:{INPUTS}")))]);
+        }
         if how.anew.contains(&target.name) {
             bake.insert("no-cache".to_owned(), json!(true));
         }
@@ -205,14 +206,18 @@ impl Plan {
         Some(literal(&format!("type=file,id=ca-certificates,{source}")))
     }
 
-    /// A target of the files of `target`'s folder.
-    fn inputs(&self, target: &Target) -> Value {
-        json!({
-            "context": target.variant_bake.get("context").cloned().unwrap_or_else(|| json!(".")),
+    /// The helper target with the image's folder, which `targets` share; `None` where they have
+    /// several, or are not to share it.
+    fn inputs(&self, targets: &[&Target], how: &ImageBake) -> Option<Value> {
+        let mut folders = targets.iter().map(|target| target.variant_bake.get("context"));
+        let folder = folders.next().filter(|_| how.shared_inputs)?;
+        let inputs = json!({
+            "context": folder.cloned().unwrap_or_else(|| json!(".")),
             "dockerfile-inline": "FROM scratch\nCOPY . /\n",
             "platforms": self.platforms,
             "output": ["type=cacheonly"],
-        })
+        });
+        folders.all(|other| other == folder).then_some(inputs)
     }
 }
 
@@ -230,17 +235,6 @@ impl Target {
         let own = self.args.iter().map(|(name, value)| ((*name).to_owned(), escaped(value)));
         file.chain(own).collect()
     }
-}
-
-/// Is the image's folder the same for all of `targets`?
-fn have_one_folder(targets: &[&Target]) -> bool {
-    let folder = |target: &&Target| target.variant_bake.get("context").cloned();
-    targets.windows(2).all(|pair| folder(&pair[0]) == folder(&pair[1]))
-}
-
-/// Takes the image's folder from the helper target.
-fn share_inputs(bake: &mut Map<String, Value>) {
-    extend(bake, "contexts", [("inputs", json!(format!("target:{INPUTS}")))]);
 }
 
 fn deliver(bake: &mut Map<String, Value>, cache_to: Value, tags: &[String], output: &str) {
