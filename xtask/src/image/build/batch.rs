@@ -126,8 +126,8 @@ impl Run<'_> {
         if let Some(ahead) = built.ahead.take_if(|ahead| ahead.starts_no_more()) {
             built.ran_ahead = ahead.end();
         }
-        // What a bake that failed has done, the next one finds in the builder.
-        let failed = built.bakes.iter().rev().take_while(|bake| bake.bake.end != End::Done);
+        // What a bake that failed has done, later ones find in the builder.
+        let failed = built.bakes.iter().filter(|bake| bake.bake.end != End::Done);
         for trace in built.ran_ahead.iter().chain(failed.flat_map(ImagesBaked::traces)) {
             baked.absorb(trace);
         }

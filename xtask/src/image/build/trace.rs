@@ -155,18 +155,16 @@ impl Trace {
 
     /// Takes over from `before`, an earlier bake, how the work went that was cached in this one.
     pub fn absorb(&mut self, before: &Trace) {
+        let has_run = |outcome: &&Outcome| {
+            !outcome.cached && outcome.error.is_none() && outcome.completed.is_some()
+        };
         for ((target, digest), &place) in &before.places {
-            let earlier = &before.nodes[place];
-            let has_run = |outcome: &&Outcome| {
-                !outcome.cached && outcome.error.is_none() && outcome.completed.is_some()
-            };
-            let ran = earlier.outcomes.iter().filter(has_run).cloned().collect::<Vec<_>>();
             let name = before.targets.get(*target);
-            let Some(own) = self.targets.iter().position(|target| Some(target) == name) else {
-                continue;
-            };
-            let Some(&place) = self.places.get(&(own, digest.clone())) else { continue };
-            let node = &mut self.nodes[place];
+            let target = self.targets.iter().position(|target| Some(target) == name);
+            let own = target.and_then(|target| self.places.get(&(target, digest.clone())));
+            let Some(&own) = own else { continue };
+            let (node, earlier) = (&mut self.nodes[own], &before.nodes[place]);
+            let ran = earlier.outcomes.iter().filter(has_run).cloned().collect::<Vec<_>>();
             if !ran.is_empty() && node.own_outcomes().all(|outcome| outcome.cached) {
                 (node.outcomes, node.output) = (ran, earlier.output.clone());
             }
