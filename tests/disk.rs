@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::support::engine::{Engine, docker};
-use crate::support::{Ended, Folder, root};
+use crate::support::{Ended, Folder, engine_program, root};
 
 /// What the disk holds, and what an image has of its own, in MB.
 const DISK: usize = 500;
@@ -33,13 +33,13 @@ fn a_batch_five_times_as_large_as_the_disk_is_pushed_whole() {
         mkdir -p "$1/target/engine/fresh"
         ln -s "$2" "$1/target/engine/downloads"
         mount -t tmpfs -o "size=$4M" tmpfs "$1/target/engine/fresh"
-        export CARGO_MANIFEST_DIR="$1/xtask"
-        exec "$3" engine --fresh -- "$3" image --variant=debian --push --jobs=1 --check=off \
-            --image="$5" --base-images="$1/list""#;
+        export CARGO_MANIFEST_DIR="$1/xtask/engine"
+        exec "$6" --fresh -- env CARGO_MANIFEST_DIR="$1/xtask" "$3" image --variant=debian --push \
+            --jobs=1 --check=off --image="$5" --base-images="$1/list""#;
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "sh", "-ec", script, "sh"]).arg(&checkout.0);
     unshare.arg(root().join("target/engine/downloads")).arg(env!("CARGO_BIN_EXE_xtask"));
-    unshare.args([&DISK.to_string(), &engine.image("disk")]);
+    unshare.args([&DISK.to_string(), &engine.image("disk")]).arg(engine_program());
     for (name, value) in [
         ("OPENHANDS_BUILDKIT_CACHE_MODE", "off"),
         ("BUILDKIT_PRUNE_THRESHOLD_PCT", "50"),

@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::support::engine::Engine;
-use crate::support::{Ended, Folder, Xtask, processes, root};
+use crate::support::{Ended, Folder, Xtask, engine_program, processes, root};
 
 const MARK: &str = "XTASK_TEST";
 
@@ -172,12 +172,12 @@ fn help_and_wrong_requests_need_no_engine() {
 #[test]
 fn a_user_who_is_not_root_is_told_what_to_do() {
     let folder = Folder::new("engine-user");
-    let xtask = folder.0.join("xtask");
+    let engine = folder.0.join("engine");
     // By another program: a file that this one has open for writing can't be run.
-    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_xtask")).arg(&xtask).status();
+    let copied = Command::new("cp").arg(engine_program()).arg(&engine).status();
     assert!(copied.unwrap().success());
-    let mut command = Command::new(xtask);
-    command.args(["engine", "--", "true"]).current_dir("/");
+    let mut command = Command::new(engine);
+    command.args(["--", "true"]).current_dir("/");
     if Command::new("id").arg("-u").output().unwrap().stdout == b"0\n" {
         command.uid(65534).gid(65534);
     }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::process::Command;
 
 use crate::support::engine::Engine;
-use crate::support::{Ended, Folder, Xtask, root};
+use crate::support::{Ended, Folder, Xtask, engine_program, root};
 
 #[test]
 fn prune_removes_all_data_that_no_engine_uses() {
@@ -57,14 +57,14 @@ fn an_engine_on_an_overlay_builds_and_runs() {
             -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" "$1/checkout"
         mkdir -p "$1/checkout/target/engine"
         ln -s "$2" "$1/checkout/target/engine/downloads"
-        CARGO_MANIFEST_DIR="$1/checkout/xtask" exec "$3" engine --fresh -- sh -ec '
+        CARGO_MANIFEST_DIR="$1/checkout/xtask/engine" exec "$3" --fresh -- sh -ec '
             docker info --format "{{.Driver}}"
             printf "FROM debian:trixie-slim\nRUN echo built > /file\n" |
                 docker build --quiet --tag built - > /dev/null
             docker run --rm built cat /file'"#;
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-ec", script, "sh"]).arg(&folder.0).arg(downloads);
-    command.arg(env!("CARGO_BIN_EXE_xtask"));
+    command.arg(engine_program());
     let ended = Ended::from(command.output().unwrap());
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     assert_eq!(ended.stdout, "native\nbuilt\n", "{}", ended.stderr);

@@ -18,7 +18,6 @@ mod engine_data;
 mod failures;
 mod faults;
 mod fuzz;
-mod house;
 mod image;
 mod night;
 mod nodes;

@@ -191,7 +191,7 @@ fn a_batch_is_a_line_for_each_image_and_one_that_moves() {
         let bases =
             "--base-image=b0 --base-image=b1 --base-image=b2 --base-image=b3 --base-image=b4";
         let command = format!("cargo xtask image --push --jobs=2 {bases} --skip-existing");
-        let expected = format!("error: `{command}` continues this batch: stopped by signal 2.");
+        let expected = format!("error: `{command}` continues this batch: stopped by signal 2");
         assert_eq!(message, expected.replace(' ', ""));
     }
 }

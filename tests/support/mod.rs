@@ -14,6 +14,7 @@ use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
@@ -42,8 +43,13 @@ impl Xtask {
 
     /// A call of the tasks as if the checkout were at `root`.
     pub fn within(root: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.args(args).env_clear().env("CARGO_MANIFEST_DIR", root.join("xtask"));
+        // `cargo xtask engine` becomes another program, which cargo would look for in `root`.
+        let (program, args, folder) = match args {
+            ["engine", args @ ..] => (engine_program(), args, "xtask/engine"),
+            args => (Path::new(env!("CARGO_BIN_EXE_xtask")), args, "xtask"),
+        };
+        let mut command = Command::new(program);
+        command.args(args).env_clear().env("CARGO_MANIFEST_DIR", root.join(folder));
         for name in ["PATH", "HOME"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
@@ -93,11 +99,13 @@ impl Xtask {
         targets.values().next().expect("a target").clone()
     }
 
-    /// What is said of a request that is wrong: one or two sentences, status 2, no result.
+    /// What is said of a request that is wrong: one line or one and a hint, status 2, no result.
     pub fn refused(self) -> String {
         let ended = self.end();
         assert_eq!((ended.status, ended.stdout.as_str()), (2, ""), "{}", ended.stderr);
-        assert_eq!(ended.stderr.trim_end().lines().count(), 1, "{}", ended.stderr);
+        let mut lines = ended.stderr.lines().skip(1);
+        assert!(lines.next().is_none_or(|line| line.starts_with("hint: ")), "{}", ended.stderr);
+        assert!(lines.next().is_none(), "{}", ended.stderr);
         ended.stderr
     }
 }
@@ -114,6 +122,17 @@ impl From<Output> for Ended {
 
 /// A commit for tests that need one.
 pub const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// The program that `cargo xtask engine` becomes, compiled if need be.
+pub fn engine_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "engine"]).current_dir(root());
+        assert!(build.status().expect("cargo starts").success());
+        Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("engine")
+    })
+}
 
 /// The checkout that is tested.
 pub fn root() -> PathBuf {

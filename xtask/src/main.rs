@@ -1,94 +1,77 @@
-//! The repository's tasks. Each task is a file; this one only finds the task and reports errors.
+//! The repository's tasks: this finds the task and reports its error.
 
-mod digest;
-mod engine;
-mod error;
-mod http;
 mod image;
-mod message;
-mod output;
-mod process;
-mod scratch;
-mod similar;
 
 use std::env;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
+use base::{error, message, output, similar};
 use pico_args::Arguments;
 use xshell::Shell;
 
-struct Task {
-    name: &'static str,
-    help: &'static str,
-    main: fn(&Shell, Arguments) -> Result<ExitCode>,
-}
-
 const VERSION: &str = concat!("xtask ", env!("CARGO_PKG_VERSION"));
 
-const TASKS: &[Task] = &[
-    Task {
-        name: "image",
-        help: "build the agent server's container images",
-        main: |sh, args| {
-            sh.change_dir(root()?);
-            image::main(sh, args)
-        },
-    },
-    Task {
-        name: "engine",
-        help: "run a command with a throw-away Docker engine",
-        // The engine's command runs where the caller stands.
-        main: |_, args| engine::main(&root()?, args),
-    },
-];
+const HELP: &str = "\
+The tasks of this repository.
+
+Usage: cargo xtask TASK
+
+Tasks:
+  image     build the agent server's container images
+  engine    run a command with a throw-away Docker engine
+
+`cargo xtask TASK --help` explains a task; --version prints the version.";
 
 fn main() -> ExitCode {
     run().unwrap_or_else(|error| {
-        // Parts of it may be what a registry or a file holds.
-        message::say(&format!("error: {error:#}"));
+        message::error(&error);
         ExitCode::from(error::exit_status(&error))
     })
 }
 
 fn run() -> Result<ExitCode> {
-    let mut words = env::args_os().skip(1).peekable();
-    let is_help = words.next_if(|word| word == "help").is_some();
-    let name = words.next().unwrap_or_default();
-    let args = if is_help { vec!["--help".into()] } else { words.collect() };
-    match name.to_string_lossy().as_ref() {
-        "" | "-h" | "--help" => output::write(overview())?,
-        name if is_version(name) => output::write(VERSION)?,
-        name => match TASKS.iter().find(|task| task.name == name) {
-            Some(_) if args.first().and_then(|arg| arg.to_str()).is_some_and(is_version) => {
-                output::write(VERSION)?;
-            }
-            Some(task) => return (task.main)(&Shell::new()?, Arguments::from_vec(args)),
-            None => return Err(unknown_task(name)),
-        },
+    let mut words: Vec<OsString> = env::args_os().skip(1).collect();
+    // `help image run` means `image run --help`.
+    if words.first().is_some_and(|word| word == "help") {
+        words.rotate_left(1);
+        if let Some(word) = words.last_mut() {
+            *word = "--help".into();
+        }
+    }
+    let task = if words.is_empty() { OsString::new() } else { words.remove(0) };
+    let wants_version = words.first().is_some_and(|word| word == "-V" || word == "--version");
+    match task.to_str() {
+        Some("" | "-h" | "--help") => output::write(HELP)?,
+        Some("-V" | "--version") => output::write(VERSION)?,
+        Some("image" | "engine") if wants_version => output::write(VERSION)?,
+        Some("image") => {
+            let sh = Shell::new()?;
+            sh.change_dir(root()?);
+            return image::main(&sh, Arguments::from_vec(words));
+        }
+        Some("engine") => return engine(&words),
+        _ => {
+            let task = task.to_string_lossy();
+            let suggestion = similar::suggestion(&task, ["image", "engine"].into_iter());
+            let hint = format!("expected `image` or `engine`{suggestion}");
+            return Err(error::usage(format!("unknown task {task:?}\nhint: {hint}")));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn is_version(word: &str) -> bool {
-    matches!(word, "-V" | "--version")
-}
-
-fn overview() -> String {
-    let tasks = TASKS.iter().map(|task| format!("  {:<10}{}\n", task.name, task.help));
-    format!(
-        "The tasks of this repository.\n\nUsage: cargo xtask TASK\n\nTasks:\n{}\n\
-         `cargo xtask TASK --help` explains a task; --version prints the version.",
-        tasks.collect::<String>()
-    )
-}
-
-fn unknown_task(name: &str) -> anyhow::Error {
-    let names = TASKS.iter().map(|task| task.name);
-    let suggestion = similar::suggestion(name, names.clone());
-    let names = names.collect::<Vec<_>>().join(", ");
-    error::usage(format!("there is no task {name:?}:{suggestion} The tasks are {names}."))
+/// Becomes the engine, a program of its own that cargo compiles when it is called. The command runs
+/// where the caller stands; signals, input and the exit status are the engine's.
+fn engine(words: &[OsString]) -> Result<ExitCode> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["run", "--package", "engine", "--manifest-path"]);
+    command.arg(root()?.join("Cargo.toml")).arg("--").args(words);
+    Err(command.exec()).context("cannot run cargo")
 }
 
 /// The repository's root: the parent of this crate's folder. `cargo run` names the folder, which
@@ -96,5 +79,5 @@ fn unknown_task(name: &str) -> anyhow::Error {
 fn root() -> Result<PathBuf> {
     let folder = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    folder.parent().map(Path::to_owned).context("xtask is not inside a workspace.")
+    folder.parent().map(Path::to_owned).context("xtask is not inside a workspace")
 }

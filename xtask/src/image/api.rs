@@ -15,9 +15,9 @@ use super::report::openapi::Comparison;
 use super::request;
 use super::request::flags::{self, Subcommand};
 use super::run::{Container, container_name};
-use crate::error::usage;
-use crate::message::one_line;
-use crate::{http, output, process};
+use base::error::usage;
+use base::message::one_line;
+use base::{http, output, process};
 
 /// Prints what differs, as Markdown. Fails if something breaks clients and the minor version is the
 /// same. A usage error for a request without two documents, or with what is no document.

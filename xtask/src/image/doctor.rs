@@ -15,9 +15,9 @@ use super::build::registry;
 use super::build::server;
 use crate::image::request::flags::{self, Subcommand};
 use crate::image::request::{Delivery, Request};
-use crate::message;
-use crate::output;
-use crate::process;
+use base::message;
+use base::output;
+use base::process;
 
 /// The first release of buildx that writes its events as JSON.
 const OLDEST_BUILDX: (u32, u32) = (0, 13);

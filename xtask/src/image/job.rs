@@ -24,8 +24,8 @@ use super::report::progress::Progress;
 use super::report::{self, build_info, failed, failure, github, log, table};
 use super::request::definition::Definition;
 use super::request::{Delivery, Request, TagBy};
-use crate::error::Interrupted;
-use crate::message;
+use base::error::Interrupted;
+use base::message;
 
 /// A request with everything that was found out for it, ready to be built.
 pub struct Job {

@@ -8,7 +8,7 @@ use super::job::Job;
 use crate::image::request::Request;
 use crate::image::request::definition::Definition;
 use crate::image::request::flags::{self, Subcommand};
-use crate::output;
+use base::output;
 
 /// Prints the variants, the targets, and the tags of the request in `args`, for people. Needs
 /// neither Docker nor a network.

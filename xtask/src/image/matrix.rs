@@ -9,7 +9,7 @@ use crate::image::plan::{arch, check_name, variants};
 use crate::image::report::github;
 use crate::image::request;
 use crate::image::request::definition::Definition;
-use crate::output;
+use base::output;
 
 /// The runners that build an architecture natively.
 const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];

@@ -8,16 +8,16 @@ use anyhow::{Context as _, Result, bail};
 use pico_args::Arguments;
 use xshell::Shell;
 
-use crate::error::{Interrupted, usage};
 use crate::image::build::buildx::Docker;
 use crate::image::build::registry;
 use crate::image::plan::tag;
 use crate::image::report::build_info::{BuildInfo, Kind};
 use crate::image::request;
 use crate::image::request::definition::Definition;
-use crate::message;
-use crate::output;
-use crate::process;
+use base::error::{Interrupted, usage};
+use base::message;
+use base::output;
+use base::process;
 
 /// The images that become one manifest: a variant on a base image, in several architectures.
 struct Group {

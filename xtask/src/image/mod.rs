@@ -24,10 +24,10 @@ use xshell::Shell;
 use self::job::Job;
 use self::request::Request;
 use self::request::flags::{self, Subcommand};
-use crate::error::usage;
-use crate::output;
-use crate::process;
-use crate::similar::suggestion;
+use base::error::usage;
+use base::output;
+use base::process;
+use base::similar::suggestion;
 
 struct Task {
     command: Subcommand,

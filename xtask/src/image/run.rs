@@ -13,18 +13,18 @@ use pico_args::Arguments;
 use xshell::Shell;
 
 use super::job::Job;
-use crate::digest::{random, sha256};
-use crate::error::usage;
-use crate::http;
 use crate::image::build::buildx::Docker;
 use crate::image::build::registry;
 use crate::image::report::build_info::BuildInfo;
 use crate::image::report::text;
 use crate::image::request::definition::Definition;
 use crate::image::request::{self, Check, Delivery, Request, flags};
-use crate::message;
-use crate::output;
-use crate::process;
+use base::digest::{random, sha256};
+use base::error::usage;
+use base::http;
+use base::message;
+use base::output;
+use base::process;
 
 /// The port that the server listens on inside its container.
 const SERVER_PORT: u16 = 8000;

@@ -9,14 +9,14 @@ use anyhow::Result;
 use pico_args::Arguments;
 use xshell::Shell;
 
-use crate::error::usage;
 use crate::image::build::registry;
 use crate::image::report::build_info::{BuildInfo, Kind};
 use crate::image::report::github::{self, Pages, fenced};
 use crate::image::report::text::bytes;
 use crate::image::request;
 use crate::image::request::definition::Definition;
-use crate::output;
+use base::error::usage;
+use base::output;
 
 const START: &str = "<!-- AGENT_SERVER_IMAGES_START -->";
 const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";

@@ -16,9 +16,9 @@ use super::image::Image;
 use super::images::{Images, ImagesBaked, Unread};
 use super::registry;
 use super::trace::Failure;
-use crate::error::Interrupted;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Check, Delivery};
+use base::error::Interrupted;
 
 /// Is called with every image that is done, and the bake that built it.
 pub type OnDone<'a> = &'a dyn Fn(&Target, &ImagesBaked) -> Result<()>;

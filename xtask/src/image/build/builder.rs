@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail, ensure};
 
 use super::buildx::{Buildx, Docker, End};
-use crate::error::Interrupted;
 use crate::image::plan::Plan;
 use crate::image::request::{Delivery, Request};
-use crate::message;
-use crate::process;
+use base::error::Interrupted;
+use base::message;
+use base::process;
 
 /// How long docker may take to describe a builder, which takes it a tenth of a second.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -12,12 +12,12 @@ use xshell::{Shell, cmd};
 
 use super::events::{Event, Reader};
 use super::trace::Trace;
-use crate::error::Interrupted;
 use crate::image::plan::bake_file::BakeFile;
 use crate::image::request::definition::FOLDER;
 use crate::image::request::{Request, Style};
-use crate::process;
-use crate::scratch::Scratch;
+use base::error::Interrupted;
+use base::process;
+use base::scratch::Scratch;
 
 /// How long docker may take to describe itself.
 const PATIENCE: Duration = Duration::from_secs(10);

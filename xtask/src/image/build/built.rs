@@ -14,7 +14,7 @@ use super::registry;
 use super::trace::{Failure, Trace};
 use crate::image::plan::inputs::LABEL;
 use crate::image::plan::{Plan, Target};
-use crate::message;
+use base::message;
 
 /// Seconds before an image is built again that failed for a passing reason.
 const PAUSES: [u64; 3] = [2, 5, 15];

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use xshell::{Shell, cmd};
 
-use crate::digest::sha256;
-use crate::error::usage;
 use crate::image::request::workspace::PACKAGES;
+use base::digest::sha256;
+use base::error::usage;
 
 /// How many runs at once may build from one checkout.
 const SLOTS: usize = 64;

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::buildx::Docker;
 use crate::image::request::Prune;
-use crate::message;
-use crate::process;
+use base::message;
+use base::process;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the smallest first build takes, in GB.

@@ -17,7 +17,7 @@ use crate::image::plan::bake_file::{BakeFile, ImageBake};
 use crate::image::plan::cache::Place;
 use crate::image::plan::{Plan, Target};
 use crate::image::request::{Delivery, Request};
-use crate::message;
+use base::message;
 
 /// Caches that are not read, each with the reason, by the name that `BuildKit` uses.
 pub type Unread = BTreeMap<String, String>;

@@ -6,7 +6,7 @@ use super::buildx::Docker;
 use super::built::Built;
 use super::image::Image;
 use super::registry;
-use crate::message;
+use base::message;
 
 /// Finds the images that are in the registry, by a tag of each, and points the tags that move to
 /// them. Returns how many there are. What has a base image that is not known does not count.

@@ -12,10 +12,10 @@ use serde_json::Value;
 
 use super::buildkit::{self, Cause};
 use super::buildx::Docker;
-use crate::digest::{random, sha256};
-use crate::message;
-use crate::process;
-use crate::scratch::Scratch;
+use base::digest::{random, sha256};
+use base::message;
+use base::process;
+use base::scratch::Scratch;
 
 /// Seconds before a request that failed for a passing reason is made again.
 const PAUSES: [u64; 4] = [1, 2, 4, 8];

@@ -10,15 +10,15 @@ use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
 
 use super::checkout::{self, Copy};
-use crate::error::usage;
 use crate::image::request::content;
 use crate::image::request::definition;
 use crate::image::request::prebuilt::Prebuilt;
 use crate::image::request::source::{Server, Source, UNKNOWN};
 use crate::image::request::workspace::{self, Package};
 use crate::image::request::{Delivery, Request};
-use crate::message;
-use crate::process;
+use base::error::usage;
+use base::message;
+use base::process;
 
 /// How long tar may take to read an archive.
 const PATIENCE: Duration = Duration::from_secs(60);

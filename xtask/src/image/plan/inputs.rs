@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::tag::{self, Naming, short_sha};
 use super::{Layer, Plan, Target, naming};
-use crate::digest::sha256;
 use crate::image::request::definition::Definition;
 use crate::image::request::source::Source;
 use crate::image::request::{Request, TagBy};
+use base::digest::sha256;
 
 /// The label that holds the digest.
 pub const LABEL: &str = "dev.openhands.inputs";

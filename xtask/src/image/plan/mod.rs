@@ -14,11 +14,11 @@ use serde_json::{Map, Value};
 
 use self::cache::Place;
 use self::tag::Naming;
-use crate::error::usage;
 use crate::image::request::base_images::Shard;
 use crate::image::request::definition::{Definition, Variant};
 use crate::image::request::source::{Server, Source, UNKNOWN};
 use crate::image::request::{Check, Delivery, Flavor, Mode, Request};
+use base::error::usage;
 
 /// A run, or the shard of one that was asked for.
 pub struct Plan {

@@ -1,9 +1,9 @@
 //! Tags: what an image is called. Other tools compute the same names, so their form is fixed; every
 //! tag that leaves here is one that a registry takes.
 
-use crate::digest::sha256;
 use crate::image::request::source::UNKNOWN;
 use crate::image::request::{Flavor, without_repeats};
+use base::digest::sha256;
 
 const MAX_LENGTH: usize = 128;
 const MAX_SLUG: usize = 64;

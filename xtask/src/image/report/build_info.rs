@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::error::usage;
 use crate::image::build::buildx::Docker;
 use crate::image::build::images::ImagesBaked;
 use crate::image::build::registry::{self, Content};
@@ -17,7 +16,8 @@ use crate::image::plan::tag;
 use crate::image::plan::{Target, arch};
 use crate::image::request::source::Source;
 use crate::image::request::{Delivery, Request};
-use crate::output;
+use base::error::usage;
+use base::output;
 
 /// The version of the format. Readers refuse another.
 const SCHEMA: u64 = 1;

@@ -12,7 +12,7 @@ use crate::image::build::builder;
 use crate::image::build::built::{Built, Row};
 use crate::image::build::image::Image;
 use crate::image::request::Request;
-use crate::message;
+use base::message;
 
 /// What was shown of the images that have ended.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use crate::image::build::built::Built;
 use crate::image::report::text::shortened;
 use crate::image::report::{failure, log};
 use crate::image::request::Request;
-use crate::output;
+use base::output;
 
 /// Fails if an image is missing. The base images of those are listed in `failed.txt`, beside the
 /// report, for `--base-images`; where nothing is missing, an older list is removed.

@@ -9,7 +9,7 @@ use crate::image::build::buildkit::{self, Cause, Vertex};
 use crate::image::build::built::{Built, Row};
 use crate::image::request::Request;
 use crate::image::request::definition::DOCKERFILE;
-use crate::message;
+use base::message;
 
 /// How many lines of a step's output are shown.
 const LINES: usize = 10;

@@ -9,15 +9,15 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use xshell::Shell;
 
-use crate::digest::sha256;
 use crate::image::build::span::Span;
 use crate::image::build::trace::{Step, Trace};
 use crate::image::plan::Target;
 use crate::image::report::text::shown;
 use crate::image::request::Request;
 use crate::image::request::definition::FOLDER;
-use crate::message::without_credentials;
-use crate::output;
+use base::digest::sha256;
+use base::message::without_credentials;
+use base::output;
 
 /// The last build of a target.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -10,8 +10,8 @@ use crate::image::build::images::ImagesBaked;
 use crate::image::build::trace::Work;
 use crate::image::plan::tag;
 use crate::image::request::Request;
-use crate::message::{self, one_line};
-use crate::output;
+use base::message::{self, one_line};
+use base::output;
 
 /// Where the log of the image of `row` is; `None` where nothing is known of its build.
 pub fn path(sh: &Shell, request: &Request, built: &Built, row: &Row) -> Option<PathBuf> {

@@ -28,9 +28,9 @@ use self::text::rounded;
 use self::totals::Totals;
 use super::build::images::ImagesBaked;
 use super::request::source::Source;
-use crate::error::Interrupted;
-use crate::message;
-use crate::output;
+use base::error::Interrupted;
+use base::message;
+use base::output;
 
 /// The version of the report for programs.
 const SCHEMA: u64 = 1;

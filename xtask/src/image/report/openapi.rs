@@ -7,7 +7,7 @@ use std::iter;
 
 use serde_json::{Map, Value};
 
-use crate::message::one_line;
+use base::message::one_line;
 
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "patch", "options", "head", "trace"];
 

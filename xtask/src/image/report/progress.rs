@@ -12,9 +12,9 @@ use crate::image::build::buildx::Watcher;
 use crate::image::build::events::{Event, Log, Status, VertexEvent};
 use crate::image::plan::bake_file::{BakeFile, image_name};
 use crate::image::request::{Request, Style};
-use crate::message;
-use crate::output;
-use crate::process;
+use base::message;
+use base::output;
+use base::process;
 
 /// Work that is no step, and parts of work, are shown where they took so many seconds.
 const LONG: f64 = 1.0;

@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use super::text;
-use crate::message;
-use crate::output;
-use crate::process;
+use base::message;
+use base::output;
+use base::process;
 
 /// How often the last lines are drawn again.
 const REDRAW: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use crate::image::build::image::Image;
 use crate::image::build::phase::Phase;
 use crate::image::build::registry::Part;
 use crate::image::build::span::covered;
-use crate::message::one_line;
+use base::message::one_line;
 
 /// With more images than this, only what went wrong is shown.
 pub const SHOWN: usize = 8;

@@ -1,6 +1,6 @@
 //! Text that fits its line, and numbers as people write them.
 
-use crate::message::one_line;
+use base::message::one_line;
 
 /// The longest line of a log.
 pub const LONGEST: usize = 200;

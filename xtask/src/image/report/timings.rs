@@ -12,8 +12,8 @@ use super::text::{self, rounded};
 use crate::image::build::buildkit::Vertex;
 use crate::image::build::phase::Phase;
 use crate::image::build::span::{Span, covered};
-use crate::message;
-use crate::output;
+use base::message;
+use base::output;
 
 /// A page that draws the data it holds, without anything from elsewhere.
 const PAGE: &str = include_str!("timings.html");

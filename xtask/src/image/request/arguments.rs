@@ -10,7 +10,7 @@ use pico_args::Arguments;
 
 use super::flags::{self, Flag, Subcommand};
 use super::values::{SWITCH, choose, split, without_repeats};
-use crate::error::usage;
+use base::error::usage;
 
 impl Flag {
     pub fn is_given(&self, args: &mut Arguments) -> bool {

@@ -10,8 +10,8 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::values::{number, split};
-use crate::error::usage;
-use crate::output;
+use base::error::usage;
+use base::output;
 
 /// A base image, with the custom tags that a list gives to the image on it.
 #[derive(Clone, PartialEq, Eq)]

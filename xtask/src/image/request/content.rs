@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::digest::sha256;
+use base::digest::sha256;
 
 /// A digest of all files below `folder` but for those named `skipped`: of their names, contents and
 /// execute bits, and of where links lead.

@@ -9,7 +9,7 @@ use xshell::Shell;
 
 use super::content;
 use super::workspace::{PACKAGES, Package};
-use crate::error::usage;
+use base::error::usage;
 
 /// The folder of the image, below the repository's root. Bakes run in it.
 pub const FOLDER: &str = "agent-server-image";

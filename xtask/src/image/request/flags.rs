@@ -4,8 +4,8 @@
 use anyhow::Result;
 use pico_args::Arguments;
 
-use crate::error::usage;
-use crate::similar::suggestion;
+use base::error::usage;
+use base::similar::suggestion;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subcommand {

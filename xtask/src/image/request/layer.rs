@@ -6,7 +6,7 @@ use anyhow::Result;
 use pico_args::Arguments;
 
 use super::{content, flags, values};
-use crate::error::usage;
+use base::error::usage;
 
 /// A folder whose Dockerfile starts with `ARG BASE_IMAGE` and `FROM ${BASE_IMAGE}`.
 #[derive(Clone)]

@@ -26,7 +26,7 @@ use self::values::choose;
 pub use self::values::{
     Check, Delivery, Flavor, Mode, Style, TagBy, is_repository, without_repeats,
 };
-use crate::error::usage;
+use base::error::usage;
 
 /// A build as it was asked for; names are checked against what can be built later.
 // Each of the switches is one of its own: no two make a state.

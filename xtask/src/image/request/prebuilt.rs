@@ -12,9 +12,9 @@ use anyhow::Result;
 use xshell::Shell;
 
 use super::workspace::{PACKAGES, Package, normalized};
-use crate::digest::sha256;
-use crate::error::usage;
-use crate::output;
+use base::digest::sha256;
+use base::error::usage;
+use base::output;
 
 const SDIST: &str = ".tar.gz";
 const WHEEL: &str = ".whl";

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::similar::suggestion;
+use base::similar::suggestion;
 
 /// Makes an enum whose values have names: the one table for reading and errors.
 macro_rules! choice {

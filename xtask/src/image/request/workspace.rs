@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use crate::error::usage;
+use base::error::usage;
 
 /// The packages that an image holds, each a folder of the workspace.
 pub const PACKAGES: [&str; 4] =

@@ -10,8 +10,8 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use crate::output;
-use crate::process::{self, TICK};
+use base::output;
+use base::process::{self, TICK};
 
 /// One folder for the engines of all checkouts. Short, because the path of a socket may have no
 /// more than 108 bytes.

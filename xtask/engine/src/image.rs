@@ -9,12 +9,12 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::daemons::Daemons;
-use super::data::Data;
-use super::packages::network_settings;
-use super::sandbox::{Programs, run};
-use super::shared::{once, say};
-use crate::digest::sha256;
+use crate::daemons::Daemons;
+use crate::data::Data;
+use crate::packages::network_settings;
+use crate::sandbox::{Programs, run};
+use crate::shared::{once, say};
+use base::digest::sha256;
 
 const NAME: &str = "debian:trixie-slim";
 const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];

@@ -1,8 +1,11 @@
-//! The two kinds of failure that have an exit status of their own.
+//! Errors that end a run with an exit status of their own.
+//!
+//! The text of an error says what was wrong, with the value, and has no final period. What to do
+//! about it may follow behind `"\nhint: "`; [`crate::message::error`] shows it on its own line.
 
 use std::fmt;
 
-/// A request that was wrong: reported in one or two sentences, exit status 2, nothing built.
+/// A request that was wrong: exit status 2, and nothing was built.
 #[derive(Debug)]
 pub struct Usage(String);
 
@@ -14,24 +17,24 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// A run that a signal ended: exit status 128 plus the signal, as shells have it.
+/// A signal, by its number, that ended a run: exit status 128 plus the number, as in shells.
 #[derive(Debug)]
 pub struct Interrupted(pub i32);
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stopped by signal {}.", self.0)
+        write!(f, "stopped by signal {}", self.0)
     }
 }
 
 impl std::error::Error for Interrupted {}
 
-/// A [`Usage`] error; `message` says what was wrong, with the value, then what is accepted.
+/// A [`Usage`] error with this text.
 pub fn usage(message: impl Into<String>) -> anyhow::Error {
     Usage(message.into()).into()
 }
 
-/// The exit status that `error` asks for: 2 a wrong request, 128 + signal, else 1.
+/// The exit status for `error`: 2 for [`Usage`], 128 plus the signal for [`Interrupted`], else 1.
 pub fn exit_status(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(Interrupted(signal)) => u8::try_from(128 + signal).unwrap_or(1),

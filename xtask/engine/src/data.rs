@@ -6,9 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::packages::RELEASE;
-use super::sandbox::run;
-use super::shared::{Folder, say};
+use crate::packages::RELEASE;
+use crate::sandbox::run;
+use crate::shared::{Folder, say};
 
 /// A data folder that has grown beyond this many MB starts empty again. Docker bounds its build
 /// cache alone, and not the images, nor the registry's content.

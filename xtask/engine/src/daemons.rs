@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::data::Data;
-use super::host::Claim;
-use super::sandbox::{Programs, tail};
-use super::{cgroup, network};
-use crate::http::{self, Response};
-use crate::process::{self, SIGTERM, TICK};
+use crate::data::Data;
+use crate::host::Claim;
+use crate::sandbox::{Programs, tail};
+use crate::{cgroup, network};
+use base::http::{self, Response};
+use base::process::{self, SIGTERM, TICK};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);

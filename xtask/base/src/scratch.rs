@@ -14,11 +14,14 @@ use crate::digest::random;
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    /// Errors: no room or no right to write to the system's temporary folder.
+    /// An empty folder with a random name.
+    ///
+    /// # Errors
+    /// The system's temporary folder can't be written to.
     pub fn new() -> Result<Self> {
         let path = env::temp_dir().join(format!("xtask-{}", random(8)?));
         let made = DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("{} can't be made", path.display()))?;
+        made.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Scratch(path))
     }
 }

@@ -3,7 +3,7 @@
 /// The most edits after which two words still look like one mistyped.
 const MOST_EDITS: usize = 3;
 
-/// `" did you mean …?"` with the one of `known` that is nearest to `word`, if it is near enough.
+/// `" did you mean …?"` with the one of `known` that is nearest to `word`; empty if none is near.
 pub fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     // A short word is near to every other short word, so its length limits the edits.
     let limit = MOST_EDITS.min(word.trim_start_matches('-').chars().count() / 2);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::shared::{common, gate};
-use crate::process::TICK;
+use crate::shared::{common, gate};
+use base::process::TICK;
 
 /// The mount point where version 2 is the only one.
 const UNIFIED: &str = "/sys/fs/cgroup";

@@ -8,13 +8,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+/// The answer of a server.
 pub struct Response {
+    /// The HTTP status, such as 200.
     pub status: u16,
     pub body: String,
 }
 
-/// GETs `path` from the server at `address`. An error if there is no connection within `limit`, no
-/// more of the answer within another, or the answer is not HTTP.
+/// GETs `path` from the server at `address`.
+///
+/// # Errors
+/// No connection within `limit`, no more of the answer within another, or an answer that is not
+/// HTTP.
 pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response> {
     let stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
@@ -22,6 +27,9 @@ pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response>
 }
 
 /// As [`get`], of the server at the Unix socket `socket`, and with any method that needs no body.
+///
+/// # Errors
+/// Those of [`get`].
 pub fn unix(socket: &Path, method: &str, path: &str, limit: Duration) -> Result<Response> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(limit))?;
@@ -36,5 +44,5 @@ fn request(mut stream: impl Read + Write, method: &str, path: &str) -> Result<Re
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok(Response { status: status.context("not an HTTP answer.")?, body: body.to_owned() })
+    Ok(Response { status: status.context("not an HTTP answer")?, body: body.to_owned() })
 }

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::daemons::{DOCKER_LOG, Daemons, REGISTRY_LOG};
-use super::data::Data;
-use super::sandbox::Programs;
-use super::shared::say;
-use crate::error::usage;
-use crate::output;
-use crate::process::{self, SIGKILL, SIGTERM, TICK};
+use crate::daemons::{DOCKER_LOG, Daemons, REGISTRY_LOG};
+use crate::data::Data;
+use crate::sandbox::Programs;
+use crate::shared::say;
+use base::error::usage;
+use base::output;
+use base::process::{self, SIGKILL, SIGTERM, TICK};
 
 /// How long the command may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(30);
@@ -65,7 +65,7 @@ pub fn run(
     let shell = shell(&name, &data.path("bashrc"))?;
     let is_shell = command.is_empty();
     let command = if is_shell { &shell } else { command };
-    process::adopt_orphans();
+    adopt_orphans();
     // If this process is killed, the command gets SIGTERM.
     let mut process = Command::new("setpriv");
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
@@ -86,6 +86,16 @@ pub fn run(
     let status = process::wait(&mut child, Some(GRACE));
     end_leftovers(&daemons.processes());
     Ok(process::exit_code(status?))
+}
+
+/// From here on, processes whose parents end become children of this program, so that it can end
+/// them as well.
+fn adopt_orphans() {
+    // SAFETY: this option takes one integer and touches no memory of this process.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1_usize);
+    }
 }
 
 /// The command that opens the shell `name`. For Bash, `file` becomes what it reads at its start.
@@ -139,5 +149,32 @@ fn client_config(programs: &Programs, data: &Data) -> Result<PathBuf> {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/unit/command.rs"]
-mod tests;
+mod tests {
+    use base::scratch::Scratch;
+
+    use super::*;
+
+    /// The prompt of `name` for a user whose own file is `bashrc`.
+    fn prompt(name: &str, bashrc: &str) -> Result<String> {
+        let folder = Scratch::new()?;
+        fs::write(folder.0.join(".bashrc"), bashrc)?;
+        let words = shell(OsStr::new(name), &folder.0.join("new/bashrc"))?;
+        let mut command = Command::new("env");
+        command.args(words).args(["-i", "-c", "printf %s \"$PS1\""]);
+        let output = command.env("HOME", &folder.0).env("PS1", PROMPT).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    #[test]
+    fn the_prompt_says_that_one_is_in_an_engine() -> Result<()> {
+        assert_eq!(prompt("sh", "PS1='not read '")?, PROMPT);
+        assert_eq!(prompt("/bin/bash", "PS1='mine> '")?, "(engine) mine> ");
+        // Debian's file for all users may set one first.
+        let unset = prompt("bash", "A=1")?;
+        assert!(
+            unset.starts_with("(engine) ") && unset.matches("(engine)").count() == 1,
+            "{unset}"
+        );
+        Ok(())
+    }
+}

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::sandbox::{Programs, run, run_anyway};
-use super::shared::MAX_ENGINES;
+use crate::sandbox::{Programs, run, run_anyway};
+use crate::shared::MAX_ENGINES;
 
 /// Each of these is divided among the engines of a host; the first one was set aside for test
 /// networks.
@@ -116,5 +116,24 @@ pub fn down(programs: &Programs, number: u8, range: &str) {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/unit/network.rs"]
-mod tests;
+mod tests {
+    use super::Range;
+
+    const HEADER: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
+
+    fn free(number: u8, routes: &str, resolv: &str) -> Option<String> {
+        Range::free(number, &format!("{HEADER}{routes}"), resolv).map(|range| range.to_string())
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_range_avoids_routes_and_name_servers() {
+        let default = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        let benchmark = "tun0\t000012C6\t00000000\t0001\t0\t0\t0\t0000FEFF\t0\t0\t0\n";
+        assert_eq!(free(0, default, ""), Some("198.19.0.0/20".into()));
+        assert_eq!(free(2, default, ""), Some("198.19.32.0/20".into()));
+        assert_eq!(free(1, benchmark, ""), Some("172.30.16.0/20".into()));
+        assert_eq!(free(1, "", "nameserver 198.19.16.53\n"), Some("172.30.16.0/20".into()));
+        assert_eq!(free(2, "", "nameserver 198.19.16.53\n"), Some("198.19.32.0/20".into()));
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::process;
+use base::process;
 
 /// Longer than any download; only a signal ends a step before that.
 const NO_LIMIT: Duration = Duration::from_secs(86_400);

@@ -1,34 +1,34 @@
 //! `cargo xtask engine`: runs a command with a private Docker engine and a registry. Its programs
 //! and data are below `target/engine`; what it changes on the host, it restores.
 
-mod base;
 mod cgroup;
 mod command;
 mod daemons;
 mod data;
 mod emulate;
 mod host;
+mod image;
 mod network;
 mod packages;
 mod sandbox;
 mod shared;
 
+use std::env;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use base::error::{self, usage};
+use base::{message, output, process};
 use pico_args::Arguments;
 
-use self::base::Base;
-use self::daemons::Daemons;
-use self::data::Data;
-use self::host::Claim;
-use self::shared::say;
-use crate::error::usage;
-use crate::output;
-use crate::process;
+use crate::daemons::Daemons;
+use crate::data::Data;
+use crate::host::Claim;
+use crate::image::Base;
+use crate::shared::say;
 
 const HELP: &str = "\
 Runs a command with a private Docker engine and a registry on a loopback port.
@@ -52,10 +52,26 @@ The command finds in its environment:
   XTASK_REGISTRY                          the registry, as 127.0.0.1:PORT
   XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    the paths of their logs";
 
-/// Runs the task; the repository's `root` has the folder for downloads and data.
+fn main() -> ExitCode {
+    let words = env::args_os().skip(1).collect();
+    root().and_then(|root| engine(&root, words)).unwrap_or_else(|error| {
+        message::error(&error);
+        ExitCode::from(error::exit_status(&error))
+    })
+}
+
+/// The repository's root. `cargo run` names this crate's folder, which may have moved since this
+/// was compiled.
+fn root() -> Result<PathBuf> {
+    let folder = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    folder.ancestors().nth(2).map(Path::to_owned).context("the engine is not inside a workspace")
+}
+
+/// Does what the `words` of the command line say; the repository's `root` has the folder for
+/// downloads and data.
 /// Errors: a usage error for a wrong request; `Interrupted` on a signal while the engine starts.
-pub fn main(root: &Path, args: Arguments) -> Result<ExitCode> {
-    let mut words = args.finish();
+fn engine(root: &Path, mut words: Vec<OsString>) -> Result<ExitCode> {
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let command: Vec<OsString> = words.split_off(end).into_iter().skip(1).collect();
     let mut flags = Arguments::from_vec(words);

@@ -8,11 +8,11 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::network::{self, Range};
-use super::sandbox::{PATH, Programs, private};
-use super::shared::{Folder, MAX_ENGINES, common, folder, folders, gate};
-use super::{cgroup, emulate};
-use crate::error::usage;
+use crate::network::{self, Range};
+use crate::sandbox::{PATH, Programs, private};
+use crate::shared::{Folder, MAX_ENGINES, common, folder, folders, gate};
+use crate::{cgroup, emulate};
+use base::error::usage;
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// The kernel changes this one along with forwarding.

@@ -7,9 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::packages::{RELEASE, fetch};
-use super::sandbox::{Programs, run, run_anyway};
-use super::shared::{common, folders, gate, once, say};
+use crate::packages::{RELEASE, fetch};
+use crate::sandbox::{Programs, run, run_anyway};
+use crate::shared::{common, folders, gate, once, say};
 
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
 

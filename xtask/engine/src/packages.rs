@@ -8,9 +8,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::sandbox::{Programs, private, run};
-use super::shared::{once, say};
-use crate::digest::sha256;
+use crate::sandbox::{Programs, private, run};
+use crate::shared::{once, say};
+use base::digest::sha256;
 
 /// The release of Debian that the programs are from, unless another is asked for.
 pub const RELEASE: &str = "trixie";

@@ -1,0 +1,192 @@
+//! Messages on standard error. Nothing that others wrote in them commands a terminal or a CI
+//! runner, and credentials in URLs are masked.
+
+use std::env;
+use std::io::{self, IsTerminal as _};
+
+use crate::output;
+
+/// Colours, by SGR number, for the beginnings of lines at a terminal: red, green, dim.
+const COLOURS: [(&str, u8); 7] = [
+    ("failed", 31),
+    ("error:", 31),
+    ("hint:", 36),
+    ("=> ERROR", 31),
+    ("=> DONE", 32),
+    ("built", 32),
+    ("=> CACHED", 2),
+];
+
+/// Shows `text` as one line.
+pub fn say(text: &str) {
+    let line = one_line(text);
+    let colour = COLOURS.iter().find(|(start, _)| line.starts_with(start));
+    match colour {
+        Some((start, colour)) if has_colours() => {
+            let rest = &line[start.len()..];
+            output::note(format_args!("\x1b[{colour}m{start}\x1b[0m{rest}"));
+        }
+        _ => output::note(line),
+    }
+}
+
+/// Shows what ends this run: `error: ` and the chain of causes on one line, each hint in them on a
+/// line of its own.
+pub fn error(error: &anyhow::Error) {
+    for line in format!("error: {error:#}").split("\nhint: ").enumerate() {
+        match line {
+            (0, what) => say(what),
+            (_, hint) => say(&format!("hint: {hint}")),
+        }
+    }
+}
+
+/// Shows something that is not an error, but has to be seen: on GitHub, also beside the job.
+pub fn warn(text: &str) {
+    let text = one_line(text);
+    if is_github() {
+        output::note(format_args!("::warning::{}", text.replace('%', "%25")));
+    } else {
+        output::note(format_args!("warning: {text}"));
+    }
+}
+
+/// Shows which step failed, and in which line of `file`: on GitHub, also beside that line.
+pub fn failed(step: &str, file: &str, line: Option<usize>) {
+    let step = one_line(step);
+    if is_github() {
+        let at = line.map(|line| format!(",line={line}")).unwrap_or_default();
+        output::note(format_args!("::error file={file}{at}::{}", step.replace('%', "%25")));
+    }
+    let at = line.map(|line| format!(":{line}")).unwrap_or_default();
+    say(&format!("failed: {step} ({file}{at})"));
+}
+
+/// Shows what `show` shows: on GitHub folded under `title`, elsewhere only if `is_needed`.
+pub fn folded(title: &str, is_needed: bool, show: impl FnOnce()) {
+    if is_github() {
+        output::note(format_args!("::group::{}", one_line(title)));
+        show();
+        output::note("::endgroup::");
+    } else if is_needed {
+        show();
+    }
+}
+
+/// True at a terminal, unless `NO_COLOR` is set.
+fn has_colours() -> bool {
+    let is_refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !is_refused
+}
+
+/// True where GitHub Actions, or a runner compatible with it, reads this log.
+fn is_github() -> bool {
+    env::var_os("GITHUB_ACTIONS").is_some_and(|value| !value.is_empty() && value != "false")
+}
+
+/// `text` as one line that is safe to show: a blank in place of each control character, nothing in
+/// place of colours, runner commands broken by a blank, `***` for credentials.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    let mut chars = text.trim_end().chars();
+    while let Some(c) = chars.next() {
+        // Colours are common in logs, and unreadable without their ESC.
+        if c == '\x1b' && chars.as_str().starts_with('[') {
+            let end = chars.as_str().find(|c: char| !"[;0123456789".contains(c));
+            if let Some(end) = end.filter(|&end| chars.as_str()[end..].starts_with('m')) {
+                chars = chars.as_str()[end + 1..].chars();
+                continue;
+            }
+        }
+        // Line separators and changes of the writing direction are no control characters.
+        let is_hidden = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        line.push(if c.is_control() || is_hidden { ' ' } else { c });
+    }
+    without_credentials(&without_runner_commands(&line))
+}
+
+/// `text` with `***` in place of the user and password before the `@` of each URL.
+pub fn without_credentials(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut safe = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ends = |c: char| c.is_whitespace() || "\"'<>".contains(c);
+        let url = &part[..part.find(ends).unwrap_or(part.len())];
+        let host = url.split('/').next().unwrap_or_default();
+        // A password may hold what should have been escaped, such as a slash.
+        let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let has_user = host.contains('@') || !host.split(':').skip(1).all(is_port);
+        let cut = url.rfind('@').filter(|_| has_user);
+        // An image's digest stands behind such a sign as well.
+        let cut = cut.filter(|&at| !url[at..].starts_with("@sha256:"));
+        safe.push_str("://");
+        safe.push_str(&cut.map_or(part.to_owned(), |at| format!("***{}", &part[at..])));
+    }
+    safe
+}
+
+/// `line` with a blank in whatever a CI runner takes for a command: GitHub `::name::` and
+/// `::name key=value::` at the start and `##[name]` anywhere, others `##vso[` and the like.
+fn without_runner_commands(line: &str) -> String {
+    let mut safe = String::new();
+    for (at, c) in line.char_indices() {
+        safe.push(c);
+        if starts_runner_command(&line[at..]) {
+            safe.push(' ');
+        }
+    }
+    safe
+}
+
+fn starts_runner_command(text: &str) -> bool {
+    let in_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if let Some(text) = text.strip_prefix("::") {
+        return text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.contains("::");
+    }
+    text.strip_prefix("##").is_some_and(|text| text.trim_start_matches(in_name).starts_with('['))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn what_others_wrote_commands_neither_terminal_nor_runner() {
+        for (text, safe) in [
+            ("plain text, 10% :: done", "plain text, 10% :: done"),
+            ("\x1b[1;31mred\x1b[0m \x1b[mplain", "red plain"),
+            ("\x1b[2Jclear \x1b[1", " [2Jclear  [1"),
+            ("\x1b]0;title\x07after", " ]0;title after"),
+            ("\x1b]8;;http://x\x1b\\link", " ]8;;http://x \\link"),
+            ("\u{9b}2Jclear", " 2Jclear"),
+            ("a\rb\nc\td\u{202e}e", "a b c d e"),
+            ("::add-mask::x", ": :add-mask::x"),
+            ("x ::set-output name=a::b", "x : :set-output name=a::b"),
+            ("::\x1b[0madd-mask::x", ": :add-mask::x"),
+            (":\x1b[0m:add-mask::x", ": :add-mask::x"),
+            ("\x1b[\x1b[0mm", " [m"),
+            ("x ##[stop-commands]y", "x # #[stop-commands]y"),
+            ("###[error]", "## #[error]"),
+            ("##vso[task.complete]", "# #vso[task.complete]"),
+            ("## [1] and fe80::1", "## [1] and fe80::1"),
+        ] {
+            assert_eq!(one_line(text), safe, "{text:?}");
+            assert_eq!(one_line(safe), safe, "a second time");
+        }
+    }
+
+    #[test]
+    fn credentials_of_urls_are_cut_out() {
+        for (text, safe) in [
+            ("by http://me:p%40ss@proxy:3128/ failed", "by http://***@proxy:3128/ failed"),
+            ("http://me:p@ss/w@rd@proxy", "http://***@proxy"),
+            ("http://me:p/ss@proxy \"https://a@b/c\"", "http://***@proxy \"https://***@b/c\""),
+            ("https://a.io/@b/c", "https://a.io/@b/c"),
+            ("http://a:80/b@c", "http://a:80/b@c"),
+            ("docker-image://a@sha256:bb", "docker-image://a@sha256:bb"),
+            ("a@b.c", "a@b.c"),
+        ] {
+            assert_eq!(one_line(text), safe, "{text}");
+        }
+    }
+}
