@@ -1,12 +1,12 @@
-//! Signals, and children that are waited for. A signal that would end this program is passed on
-//! to the child instead, so that whoever started the child can still clean up after it.
+//! Signals, and children that are waited for. A signal that would end this program is passed on to
+//! the child instead, so that whoever started the child can still clean up.
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Read};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,12 +21,15 @@ static CAUGHT: AtomicI32 = AtomicI32::new(0);
 /// How long to sleep between two checks of a child, or of anything else that is waited for.
 pub const TICK: Duration = Duration::from_millis(20);
 
+/// How long a child may take to end after SIGINT before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
 extern "C" fn remember(signal: i32) {
     CAUGHT.store(signal, Ordering::SeqCst);
 }
 
-/// From here on SIGINT, SIGTERM and SIGHUP are remembered (see [`caught`]) and no longer end
-/// this program.
+/// From here on SIGINT, SIGTERM and SIGHUP are remembered (see [`caught`]) and no longer end this
+/// program.
 pub fn catch_signals() {
     let handler = remember as *const () as libc::sighandler_t;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -38,6 +41,7 @@ pub fn catch_signals() {
     }
 }
 
+/// The number of the last signal that was caught.
 pub fn caught() -> Option<i32> {
     match CAUGHT.load(Ordering::SeqCst) {
         0 => None,
@@ -45,7 +49,15 @@ pub fn caught() -> Option<i32> {
     }
 }
 
-/// Sends `signal` to the process `pid`; one that has ended already is not an error.
+/// For loops that wait.
+///
+/// # Errors
+/// [`Interrupted`] once a signal was caught.
+pub fn check_signals() -> Result<()> {
+    caught().map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
+}
+
+/// Sends `signal` to the process `pid`. A process that has ended already is not an error.
 pub fn kill(pid: u32, signal: i32) {
     if let Ok(pid) = i32::try_from(pid) {
         // SAFETY: sending a signal touches no memory of this process.
@@ -62,7 +74,7 @@ struct Entry {
     group: u32,
 }
 
-/// All processes of the machine that have not ended.
+/// All processes of the machine that have not ended; none without Linux's `/proc`.
 fn running() -> impl Iterator<Item = Entry> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -81,29 +93,146 @@ pub fn children(parent: u32) -> Vec<u32> {
     running().filter(|entry| entry.parent == parent).map(|entry| entry.pid).collect()
 }
 
-/// The process `root` and those below it that are in its process group: of these, the ones that
-/// Ctrl-C at a terminal would reach.
+/// The process `root` and those below it in its process group: of these, the ones that Ctrl-C at a
+/// terminal would reach.
 fn group_below(root: u32) -> Vec<u32> {
     let entries: Vec<Entry> = running().collect();
     let group = entries.iter().find(|entry| entry.pid == root).map(|entry| entry.group);
     let (mut found, mut parents) = (vec![root], vec![root]);
     while let Some(parent) = parents.pop() {
-        let below = entries.iter().filter(|e| e.parent == parent && Some(e.group) == group);
-        parents.extend(below.clone().map(|entry| entry.pid));
-        found.extend(below.map(|entry| entry.pid));
+        for entry in &entries {
+            if entry.parent == parent && Some(entry.group) == group {
+                parents.push(entry.pid);
+                found.push(entry.pid);
+            }
+        }
     }
     found
 }
 
-/// From here on, processes whose parents end become children of this program, so that it can end
-/// them as well. Only the engine needs this, and the engine needs Linux.
-pub fn adopt_orphans() {
-    // SAFETY: this option takes one integer and touches no memory of this process.
-    #[cfg(target_os = "linux")]
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1_usize);
+/// Waits for `child` and returns its status. A caught signal is passed on to it once. A child that
+/// has not ended `grace` after that is killed.
+///
+/// # Errors
+/// Those of the system; no status of `child` is one.
+pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
+    let (_, no_pipes) = mpsc::channel();
+    match attend(child, &no_pipes, grace, |_, _| true)? {
+        Some(status) => Ok(status),
+        None => child.wait(),
     }
+}
+
+/// Waits as [`wait`], and passes the bytes of `pipe` to `show`, which is called with an empty slice
+/// on each idle tick. When it returns `false`, the child is stopped as by Ctrl-C, and there is no
+/// status.
+///
+/// # Errors
+/// Those of the system; no status of `child` is one.
+pub fn follow(
+    child: &mut Child,
+    pipe: impl Read + Send + 'static,
+    mut show: impl FnMut(&[u8]) -> bool,
+) -> io::Result<Option<ExitStatus>> {
+    let (sender, chunks) = mpsc::channel();
+    read_chunks(0, pipe, sender);
+    let mut show = |_, bytes: &[u8]| show(bytes);
+    let status = attend(child, &chunks, None, &mut show)?;
+    if status.is_none() {
+        // On this signal docker cleans up.
+        kill(child.id(), SIGINT);
+        if !ends_within(child, GRACE)? {
+            end(child)?;
+        }
+        drain(&chunks, &mut show);
+    }
+    Ok(status)
+}
+
+/// Runs `command`, without input, to its end and returns what it wrote; `None` if it takes longer
+/// than `limit`. It is killed then, and on a signal.
+///
+/// # Errors
+/// Those of the system, if the command can't be started; [`Interrupted`] on a signal.
+pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
+    let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn()?;
+    let (sender, chunks) = mpsc::channel();
+    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
+        read_chunks(0, stdout, sender.clone());
+        read_chunks(1, stderr, sender);
+    }
+    let deadline = Instant::now() + limit;
+    let mut written = [Vec::new(), Vec::new()];
+    let status = attend(&mut child, &chunks, None, |pipe: usize, bytes| {
+        written[pipe].extend_from_slice(bytes);
+        caught().is_none() && Instant::now() < deadline
+    })?;
+    if status.is_none() {
+        end(&mut child)?;
+        check_signals()?;
+    }
+    let [stdout, stderr] = written;
+    Ok(status.map(|status| Output { status, stdout, stderr }))
+}
+
+/// What was read from a pipe, and the number of the pipe.
+type Chunk = (usize, Vec<u8>);
+
+/// Waits for `child` as [`wait`] and passes `chunks` to `show`, and an empty one on each idle tick.
+/// Returns `None`, with the child still running, as soon as `show` returns `false`.
+fn attend(
+    child: &mut Child,
+    chunks: &Receiver<Chunk>,
+    grace: Option<Duration>,
+    mut show: impl FnMut(usize, &[u8]) -> bool,
+) -> io::Result<Option<ExitStatus>> {
+    let mut signals = Signals::default();
+    // Most children end soon, and a run may have hundreds.
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let chunk = chunks.recv_timeout(pause);
+        if chunk == Err(RecvTimeoutError::Disconnected) {
+            // A child may close its pipes and keep running.
+            thread::sleep(pause);
+        }
+        if chunk.is_err() {
+            pause = TICK.min(2 * pause);
+        }
+        let (pipe, bytes) = chunk.unwrap_or_default();
+        let wanted = show(pipe, &bytes);
+        if let Some(status) = child.try_wait()? {
+            drain(chunks, &mut show);
+            return Ok(Some(status));
+        }
+        if !wanted {
+            return Ok(None);
+        }
+        signals.pass_on(child, grace)?;
+    }
+}
+
+/// Passes on what a child wrote before it ended. A process that it left may keep the pipe open, or
+/// even write to it, so this has a limit.
+fn drain(chunks: &Receiver<Chunk>, show: &mut impl FnMut(usize, &[u8]) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < deadline
+        && let Ok((pipe, bytes)) = chunks.recv_timeout(5 * TICK)
+    {
+        show(pipe, &bytes);
+    }
+}
+
+/// Reads `pipe` to its end in the background, so that a full pipe never stops its writer.
+fn read_chunks(number: usize, mut pipe: impl Read + Send + 'static, chunks: Sender<Chunk>) {
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+            if chunks.send((number, buffer[..length].to_vec())).is_err() {
+                break;
+            }
+        }
+    });
 }
 
 #[derive(Default)]
@@ -137,63 +266,21 @@ impl Signals {
     }
 }
 
-/// Waits for `child` and returns its status. A caught signal is passed on to it once; a child that
-/// has not ended `grace` after that is killed.
-pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
-    let mut signals = Signals::default();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        signals.pass_on(child, grace)?;
-        thread::sleep(TICK);
+/// Kills the children of `child`, and `child` itself only if it does not end by that: a program
+/// that waits for its children leaves none behind, and `unshare` ends when its namespace has.
+///
+/// # Errors
+/// Those of the system; a child that has ended already is not one.
+pub fn end(child: &mut Child) -> io::Result<()> {
+    let below = children(child.id());
+    for &process in &below {
+        kill(process, SIGKILL);
     }
-}
-
-/// Waits as [`wait`], and passes the bytes of `pipe` to `show`, which is called with an empty slice
-/// on each idle tick. Where it returns `false`, the child is ended, and there is no status.
-pub fn follow(
-    child: &mut Child,
-    pipe: impl Read + Send + 'static,
-    mut show: impl FnMut(&[u8]) -> bool,
-) -> io::Result<Option<ExitStatus>> {
-    let chunks = read_chunks(pipe);
-    let mut signals = Signals::default();
-    // Most children end right after their pipe, and a run may have hundreds.
-    let mut pause = Duration::from_millis(1);
-    loop {
-        let wanted = match chunks.recv_timeout(TICK) {
-            Ok(bytes) => show(&bytes),
-            Err(RecvTimeoutError::Timeout) => show(&[]),
-            // A child may close its pipe and keep running.
-            Err(RecvTimeoutError::Disconnected) => {
-                thread::sleep(pause);
-                pause = TICK.min(2 * pause);
-                show(&[])
-            }
-        };
-        if let Some(status) = child.try_wait()? {
-            drain(&chunks, &mut show);
-            return Ok(Some(status));
-        }
-        signals.pass_on(child, None)?;
-        if !wanted {
-            // As Ctrl-C does; docker then cleans up.
-            kill(child.id(), SIGINT);
-            if !ends_within(child, Duration::from_secs(5))? {
-                end(child)?;
-            }
-            drain(&chunks, &mut show);
-            return Ok(None);
-        }
+    if !below.is_empty() {
+        ends_within(child, Duration::from_secs(10))?;
     }
-}
-
-/// Passes on what a child wrote before it ended. A process that it left may keep the pipe open.
-fn drain(chunks: &Receiver<Vec<u8>>, show: &mut impl FnMut(&[u8]) -> bool) {
-    while let Ok(bytes) = chunks.recv_timeout(5 * TICK) {
-        show(&bytes);
-    }
+    child.kill()?;
+    child.wait().map(drop)
 }
 
 /// Whether `child` ends within `limit`.
@@ -208,72 +295,14 @@ fn ends_within(child: &mut Child, limit: Duration) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Reads `pipe` to its end in the background, so that a full pipe never stops its writer.
-fn read_chunks(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut buffer = vec![0; 1 << 16];
-        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-            if sender.send(buffer[..length].to_vec()).is_err() {
-                break;
-            }
-        }
-    });
-    receiver
-}
-
-/// Runs `command` to its end and returns its output; `None` if it takes longer than `limit`.
-/// Errors: those of the system, if the command can't be started; [`Interrupted`] on a signal.
-pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
-    let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = pipes.spawn()?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (stdout, stderr) = (stdout.map(read_chunks), stderr.map(read_chunks));
-    let deadline = Instant::now() + limit;
-    // Most calls are short, and a run may make hundreds.
-    let mut pause = Duration::from_millis(1);
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if caught().is_some() || Instant::now() > deadline {
-            end(&mut child)?;
-            check_signals()?;
-            return Ok(None);
-        }
-        thread::sleep(pause);
-        pause = TICK.min(2 * pause);
-    };
-    let all = |chunks: Option<Receiver<Vec<u8>>>| chunks.into_iter().flatten().flatten().collect();
-    Ok(Some(Output { status, stdout: all(stdout), stderr: all(stderr) }))
-}
-
-/// Kills the children of `child`, and `child` itself only if it does not end by that: a program
-/// that waits for its children leaves none behind, and `unshare` ends when its namespace has.
-pub fn end(child: &mut Child) -> io::Result<()> {
-    let below = children(child.id());
-    for &process in &below {
-        kill(process, SIGKILL);
-    }
-    if !below.is_empty() {
-        ends_within(child, Duration::from_secs(10))?;
-    }
-    child.kill()?;
-    child.wait().map(drop)
-}
-
-/// Returns an error once a signal was caught.
-pub fn check_signals() -> Result<()> {
-    caught().map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
-}
-
 /// The exit status that a shell would report for `status`: the code, or 128 plus the signal.
 pub fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// The columns and rows of the terminal that standard error is, if it is one that knows them.
+/// The columns and rows of the terminal that standard error is; `None` if it is none, or one that
+/// does not know its size.
 pub fn terminal_size() -> Option<(usize, usize)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the call writes one `winsize`, to a place that is one.
@@ -281,4 +310,41 @@ pub fn terminal_size() -> Option<(usize, usize)> {
     let result = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
     let is_known = result == 0 && size.ws_col > 0 && size.ws_row > 0;
     is_known.then(|| (size.ws_col.into(), size.ws_row.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_process_that_keeps_the_pipe_delays_nothing() -> Result<()> {
+        let started = Instant::now();
+        let script = "echo out; echo err >&2; sleep 20 & exit 3";
+        let Some(output) = output(&mut sh(script), Duration::from_secs(10))? else {
+            anyhow::bail!("it ends by itself");
+        };
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!((output.stdout, output.stderr), (b"out\n".to_vec(), b"err\n".to_vec()));
+        // Nor one that writes on and on.
+        let script = "(while sleep 0.05; do echo more; done) & sleep 0.1";
+        assert!(super::output(&mut sh(script), Duration::from_secs(10))?.is_some());
+        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+        Ok(())
+    }
+
+    #[test]
+    fn a_limit_is_kept_and_large_output_is_whole() -> Result<()> {
+        let started = Instant::now();
+        assert!(output(&mut sh("sleep 20; true"), Duration::from_millis(100))?.is_none());
+        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+        let all = output(&mut sh("head -c 9000000 /dev/zero"), Duration::from_secs(60))?;
+        assert_eq!(all.map(|output| output.stdout.len()), Some(9_000_000));
+        Ok(())
+    }
 }
