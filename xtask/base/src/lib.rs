@@ -9,3 +9,4 @@ pub mod output;
 pub mod process;
 pub mod scratch;
 pub mod similar;
+pub mod status;

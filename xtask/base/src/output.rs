@@ -9,6 +9,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use crate::status;
+
 /// The size in bytes of the largest file that [`load`] takes.
 const LARGEST: u64 = 64 << 20;
 
@@ -27,8 +29,9 @@ pub fn write(text: impl std::fmt::Display) -> Result<()> {
 }
 
 /// Writes `text` and the end of its line to standard error. Nobody may be there to read it, and
-/// that must not end a run.
+/// that must not end a run. The line of [`crate::status`] is taken away first.
 pub fn note(text: impl std::fmt::Display) {
+    status::clear();
     // One call, so that lines of this program never mix with those of its children.
     let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }

@@ -155,6 +155,19 @@ pub fn follow(
 /// # Errors
 /// Those of the system, if the command can't be started; [`Interrupted`] on a signal.
 pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
+    output_with(command, limit, |_| ())
+}
+
+/// As [`output`], and passes what is written to `watch`, which is called with an empty slice on
+/// each idle tick.
+///
+/// # Errors
+/// Those of [`output`].
+pub fn output_with(
+    command: &mut Command,
+    limit: Duration,
+    mut watch: impl FnMut(&[u8]),
+) -> Result<Option<Output>> {
     let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = pipes.spawn()?;
     let (sender, chunks) = mpsc::channel();
@@ -166,6 +179,7 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
     let mut written = [Vec::new(), Vec::new()];
     let status = attend(&mut child, &chunks, None, |pipe: usize, bytes| {
         written[pipe].extend_from_slice(bytes);
+        watch(bytes);
         caught().is_none() && Instant::now() < deadline
     })?;
     if status.is_none() {
@@ -212,12 +226,13 @@ fn attend(
     }
 }
 
-/// Passes on what a child wrote before it ended. A process that it left may keep the pipe open, or
-/// even write to it, so this has a limit.
+/// Passes on what a child wrote before it ended, until its pipes are closed. A process that it left
+/// may keep them open, or even write to them, so this has limits; they are long, as on a busy machine
+/// what was written before may take its time to arrive.
 fn drain(chunks: &Receiver<Chunk>, show: &mut impl FnMut(usize, &[u8]) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(4);
     while Instant::now() < deadline
-        && let Ok((pipe, bytes)) = chunks.recv_timeout(5 * TICK)
+        && let Ok((pipe, bytes)) = chunks.recv_timeout(Duration::from_secs(2))
     {
         show(pipe, &bytes);
     }

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -14,13 +14,23 @@ use crate::digest::random;
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    /// An empty folder with a random name.
+    /// An empty folder with a random name, in the system's temporary folder.
     ///
     /// # Errors
-    /// The system's temporary folder can't be written to.
+    /// That can't be written to.
     pub fn new() -> Result<Self> {
-        let path = env::temp_dir().join(format!("xtask-{}", random(8)?));
-        let made = DirBuilder::new().mode(0o700).create(&path);
+        Self::within(&env::temp_dir())
+    }
+
+    /// An empty folder with a random name in `folder`, which is made where it is missing. Files for
+    /// docker belong below the repository: the docker of a snap has a temporary folder of its own.
+    ///
+    /// # Errors
+    /// `folder` can't be made or written to.
+    pub fn within(folder: &Path) -> Result<Self> {
+        let path = folder.join(format!("xtask-{}", random(8)?));
+        let made = fs::create_dir_all(folder);
+        let made = made.and_then(|()| DirBuilder::new().mode(0o700).create(&path));
         made.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Scratch(path))
     }

@@ -54,10 +54,10 @@ pub fn prepare() -> Result<()> {
         return Ok(());
     }
     let aside = Path::new(ASIDE);
-    fs::create_dir_all(aside).context("can't make a control group")?;
+    fs::create_dir_all(aside).context("cannot make a control group")?;
     fs::write(common("cgroup"), "")?;
     move_processes(root, aside);
-    set_controllers('+').context("can't pass controllers to control groups")
+    set_controllers('+').context("cannot pass controllers to control groups")
 }
 
 /// Undoes [`prepare`].

@@ -2,18 +2,20 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 use crate::daemons::{DOCKER_LOG, Daemons, REGISTRY_LOG};
-use crate::data::Data;
-use crate::sandbox::Programs;
+use crate::data::{Data, USED};
+use crate::sandbox::{self, Programs};
 use crate::shared::say;
 use base::error::usage;
 use base::output;
@@ -39,19 +41,12 @@ const FOREIGN: &str = "BUILDX_BUILDER BUILDX_CONFIG DOCKER_CERT_PATH DOCKER_CONT
 /// Refuses a command that does not exist, before anything is started for it.
 pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
     let Some(name) = command.first() else { return Ok(()) };
-    let is_program = |path: &Path| {
-        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
-    let is_there = if name.to_string_lossy().contains('/') {
-        is_program(Path::new(name))
-    } else {
-        env::split_paths(&path(programs)?).any(|folder| is_program(&folder.join(name)))
-    };
-    if is_there {
+    let mut which = Command::new("sh");
+    which.args(["-c", r#"command -v -- "$1""#, "sh"]).arg(name).env("PATH", path(programs)?);
+    if which.stdin(Stdio::null()).output()?.status.success() {
         return Ok(());
     }
-    let name = name.display();
-    Err(usage(format!("there is no command {name}: use one that PATH finds.")))
+    Err(usage(format!("there is no command {}", name.display())))
 }
 
 /// Runs the command, or a shell if there is none, and returns its exit status as a shell does.
@@ -82,9 +77,12 @@ pub fn run(
         .env("XTASK_REGISTRY", daemons.address.to_string())
         .env("XTASK_ENGINE_LOG", data.path(DOCKER_LOG))
         .env("XTASK_REGISTRY_LOG", data.path(REGISTRY_LOG));
-    let mut child = process.spawn().context("can't run setpriv")?;
+    let mut events = note_images(programs, data, daemons)?;
+    let mut child = process.spawn().context("cannot run setpriv")?;
     let status = process::wait(&mut child, Some(GRACE));
-    end_leftovers(&daemons.processes());
+    let [docker, registry] = daemons.processes();
+    end_leftovers(&[docker, registry, events.id()]);
+    process::end(&mut events)?;
     Ok(process::exit_code(status?))
 }
 
@@ -107,25 +105,40 @@ fn shell(name: &OsStr, file: &Path) -> Result<Vec<OsString>> {
     Ok(vec![name.into(), "--rcfile".into(), file.into()])
 }
 
+/// Starts to note the time and the images of all containers, for [`crate::prune::images`].
+fn note_images(programs: &Programs, data: &Data, daemons: &Daemons) -> Result<Child> {
+    let now = sandbox::run("date", Command::new("date").args(["-u", "+%FT%TZ"]))?;
+    let mut used = File::create(data.path(USED))?;
+    used.write_all(now.as_bytes())?;
+    let mut events = Command::new(programs.bin().join("docker"));
+    events.arg("--host").arg(format!("unix://{}", daemons.socket.display()));
+    events.args(["events", "--since", now.trim(), "--filter=type=container"]);
+    events.args(["--filter=event=create", "--format={{.From}}"]).process_group(0);
+    events.stdin(Stdio::null()).stdout(used).stderr(Stdio::null());
+    Ok(events.spawn()?)
+}
+
 /// Ends what the command left running; such processes have become children of this one.
 fn end_leftovers(others: &[u32]) {
     let started = Instant::now();
-    let mut asked = false;
+    let mut sent = 0;
     loop {
         let mut left = process::children(std::process::id());
         left.retain(|child| !others.contains(child));
         if left.is_empty() {
             return;
         }
-        let late = started.elapsed() > LEFTOVERS_GRACE;
         if started.elapsed() > 2 * LEFTOVERS_GRACE {
-            say(format_args!("these processes of the command can't be ended: {left:?}"));
+            say(format_args!("cannot end these processes of the command: {left:?}"));
             return;
         }
-        for &child in left.iter().filter(|_| late || !asked) {
-            process::kill(child, if late { SIGKILL } else { SIGTERM });
+        let signal = if started.elapsed() > LEFTOVERS_GRACE { SIGKILL } else { SIGTERM };
+        if signal != sent {
+            for &child in &left {
+                process::kill(child, signal);
+            }
+            sent = signal;
         }
-        asked = true;
         thread::sleep(TICK);
     }
 }
@@ -134,7 +147,7 @@ fn end_leftovers(others: &[u32]) {
 fn path(programs: &Programs) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = [programs.bin()].into_iter().chain(env::split_paths(&path));
-    env::join_paths(folders).context("the checkout's path can't be in PATH")
+    env::join_paths(folders).context("the path of the checkout cannot be in PATH")
 }
 
 /// The folder of docker's own configuration, with its plugin buildx.

@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::data::Data;
+use crate::data::{Data, PORT};
 use crate::host::Claim;
+use crate::prune::{self, Keep};
 use crate::sandbox::{Programs, tail};
+use crate::shared::say;
 use crate::{cgroup, network};
 use base::http::{self, Response};
+use base::message;
 use base::process::{self, SIGTERM, TICK};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -41,26 +44,27 @@ pub struct Daemons {
 impl Daemons {
     /// Starts both and waits until they answer.
     /// Errors: if one does not start, with the end of its log; `Interrupted` on a signal.
-    pub fn start(programs: &Programs, data: &Data, claim: &Claim) -> Result<Daemons> {
+    pub fn start(programs: &Programs, data: &Data, claim: &Claim, keep: &Keep) -> Result<Daemons> {
         // The networks of the last engine had addresses that may not be this one's.
         let _ = fs::remove_dir_all(data.path("docker/network"));
         // Where dockerd's mounts come and go. In `/tmp` a killed one would leave them.
         let scratch = data.path("scratch");
         let _ = fs::remove_dir_all(&scratch);
         fs::create_dir_all(&scratch)?;
-        fs::write(claim.path("docker.json"), docker_config(data, claim).to_string())?;
+        fs::write(claim.path("docker.json"), docker_config(data, claim, keep).to_string())?;
         let socket = claim.path("docker.sock");
         let mut docker = Daemon::start(
             programs.daemon(&claim.path(""), "tini").env("TMPDIR", scratch),
             &["dockerd", "--config-file", "/run/docker.json"],
             data.path(DOCKER_LOG),
         )?;
-        let (mut registry, address) = start_registry(programs, data, claim)?;
+        let (mut registry, address) = start_registry(programs, data, claim, keep)?;
         let is_ok = |answer: Result<Response>| answer.is_ok_and(|answer| answer.status == 200);
         registry.wait_until(|| is_ok(http::get(address, "/v2/", ANSWER_LIMIT)))?;
         docker.wait_until(|| is_ok(http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT)))?;
         let daemons = Daemons { docker, registry, socket, address };
         daemons.remove_containers();
+        prune::images(&daemons, data, keep.images)?;
         Ok(daemons)
     }
 
@@ -92,6 +96,11 @@ impl Daemons {
         }
     }
 
+    /// Docker's answer to GET, which is JSON.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.ask("GET", path)?.body)?)
+    }
+
     /// Docker's answer to a request without a body.
     pub fn ask(&self, method: &str, path: &str) -> Result<Response> {
         http::unix(&self.socket, method, path, ANSWER_LIMIT)
@@ -99,7 +108,7 @@ impl Daemons {
 }
 
 /// dockerd's `/run` is the claim's folder on the host.
-fn docker_config(data: &Data, claim: &Claim) -> Value {
+fn docker_config(data: &Data, claim: &Claim, keep: &Keep) -> Value {
     let mtu = network::mtu();
     let mut config = json!({
         "data-root": data.path("docker"),
@@ -124,19 +133,26 @@ fn docker_config(data: &Data, claim: &Claim) -> Value {
         config["storage-driver"] = "native".into();
     }
     if !data.fresh {
-        config["builder"] = json!({"gc": {"enabled": true, "defaultKeepStorage": "10GB"}});
+        config["builder"] = json!({"gc": {
+            "enabled": true,
+            "defaultKeepStorage": format!("{}MB", keep.cache),
+        }});
     }
     config
 }
 
 /// Starts the registry on the port that this data folder had the last time, because images and
 /// caches have it in their names; on another if that one is taken.
-fn start_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<(Daemon, SocketAddr)> {
-    let last = fs::read_to_string(data.path("port")).ok().and_then(|port| port.parse().ok());
+fn start_registry(
+    programs: &Programs,
+    data: &Data,
+    claim: &Claim,
+    keep: &Keep,
+) -> Result<(Daemon, SocketAddr)> {
+    let last = fs::read_to_string(data.path(PORT)).ok().and_then(|port| port.parse().ok());
     let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
     let address = free(last.unwrap_or(0)).or_else(|_| free(0));
     let address = address.context("no port is free on 127.0.0.1")?;
-    fs::write(data.path("port"), address.port().to_string())?;
     let config = json!({
         "version": 0.1,
         "log": {"accesslog": {"disabled": false}},
@@ -148,6 +164,8 @@ fn start_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<(Da
     });
     // JSON is YAML.
     fs::write(claim.path("registry.yml"), config.to_string())?;
+    prune::registry(programs, data, claim, keep.registry)?;
+    fs::write(data.path(PORT), address.port().to_string())?;
     let daemon = Daemon::start(
         &mut programs.daemon(&claim.path(""), "tini"),
         &["docker-registry", "serve", "/run/registry.yml"],
@@ -171,7 +189,8 @@ impl Daemon {
                 init.env_remove(name);
             }
         }
-        let output = File::create(&log).with_context(|| format!("can't make {}", log.display()))?;
+        let output =
+            File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
         init.arg("--").args(command).stdin(Stdio::null());
         init.stdout(output.try_clone()?).stderr(output);
         // Ctrl-C at the terminal is for the command; the daemons are needed until it has ended.
@@ -192,7 +211,9 @@ impl Daemon {
                 }
             };
             let log = tail(&fs::read(&self.log).unwrap_or_default());
-            bail!("{} {problem}; its log ends with:\n{log}", self.name);
+            say(format_args!("the log of {} ends with:", self.name));
+            log.lines().for_each(message::say);
+            bail!("{} {problem}", self.name);
         }
         Ok(())
     }

@@ -10,9 +10,10 @@ use crate::packages::RELEASE;
 use crate::sandbox::run;
 use crate::shared::{Folder, say};
 
-/// A data folder that has grown beyond this many MB starts empty again. Docker bounds its build
-/// cache alone, and not the images, nor the registry's content.
-const LIMIT_MB: u64 = 20_000;
+/// Files in it: the registry's port, written when a run begins; that time as Docker writes it, and
+/// below it the images that the run started.
+pub const PORT: &str = "port";
+pub const USED: &str = "used";
 
 /// Where one engine keeps images, build cache, the registry's content, and its logs.
 pub struct Data {
@@ -40,21 +41,19 @@ impl Data {
         };
         let mut folders =
             (0_u32..).map(|number| Folder::try_take(&parent.join(number.to_string())));
-        let folder = folders.find_map(Result::transpose).context("there are enough numbers.")??;
+        let folder = folders.find_map(Result::transpose).context("too many engines")??;
+        if !fresh && !folder.path.ends_with("0") {
+            let path = folder.path.display();
+            say(format_args!(
+                "another engine has the images of this checkout; these are in {path}"
+            ));
+        }
         let mut stat = Command::new("stat");
         stat.args(["--file-system", "--format=%T"]).arg(&folder.path);
         let on_overlay = run("stat", &mut stat)?.trim() == "overlayfs";
         if on_overlay {
             let path = engine.display();
             say(format_args!("{path} is on an overlay; a volume there would be faster"));
-        }
-        let size = size(&folder.path)?;
-        if size > LIMIT_MB {
-            let path = folder.path.display();
-            say(format_args!("emptying {path}: it has {size} MB, more than {LIMIT_MB}"));
-            // But not the folder itself, which is locked.
-            let mut find = Command::new("find");
-            run("find", find.arg(&folder.path).args(["-mindepth", "1", "-delete"]))?;
         }
         Ok(Data { folder, fresh, on_overlay })
     }
@@ -87,7 +86,7 @@ pub fn prune(engine: &Path) -> Result<()> {
         for folder in Folder::abandoned(&parent) {
             freed += size(&folder.path)?;
             fs::remove_dir_all(&folder.path)
-                .with_context(|| format!("can't remove {}", folder.path.display()))?;
+                .with_context(|| format!("cannot remove {}", folder.path.display()))?;
         }
         if fs::remove_dir(&parent).is_err() {
             used.push(parent.display().to_string());
@@ -95,12 +94,16 @@ pub fn prune(engine: &Path) -> Result<()> {
     }
     say(format_args!("removed {freed} MB"));
     if !used.is_empty() {
-        bail!("engines are running with data in {}: end them, then prune again.", used.join(", "));
+        bail!(
+            "engines are running with data in {}\nhint: end them, then prune again",
+            used.join(", ")
+        );
     }
     Ok(())
 }
 
-fn size(folder: &Path) -> Result<u64> {
+/// The MB that the content of `folder` takes on the disk.
+pub fn size(folder: &Path) -> Result<u64> {
     let mut du = Command::new("du");
     let size = run("du", du.args(["--summarize", "--block-size=1M"]).arg(folder))?;
     size.split_whitespace().next().and_then(|size| size.parse().ok()).context("du reports no size")

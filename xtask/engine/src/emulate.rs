@@ -7,9 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::packages::{RELEASE, fetch};
+use crate::packages::fetch;
 use crate::sandbox::{Programs, run, run_anyway};
-use crate::shared::{common, folders, gate, once, say};
+use crate::shared::{common, folders, gate, once};
 
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
 
@@ -24,16 +24,12 @@ const MOUNTED: &str = "binfmt-mounted";
 /// Lets the kernel run programs of the other architecture, for the engine with the folder `engine`.
 /// Errors: if QEMU can't be downloaded, or the kernel refuses it; `Interrupted` on a signal.
 pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<()> {
-    let other = match programs.arch.as_str() {
-        "amd64" => "aarch64",
-        "arm64" => "x86_64",
-        arch => bail!("there is no other architecture to emulate on {arch}: only amd64 and arm64."),
-    };
+    let other = if programs.arch == "amd64" { "aarch64" } else { "x86_64" };
     let folder = downloads.join(format!("qemu-{other}-on-{}", programs.arch));
     once(&folder, |partial| {
-        say("downloading QEMU from Debian, once (70 MB)");
         let (all, made) = (partial.join("all"), partial.join("qemu"));
-        fetch(RELEASE, partial, "qemu-user", &all)?;
+        fs::create_dir(&all)?;
+        fetch(partial, &programs.arch, "qemu-user", &all)?;
         fs::create_dir(&made)?;
         fs::rename(all.join(format!("usr/bin/qemu-{other}")), made.join("qemu"))?;
         let format = format!("usr/share/qemu/binfmt.d/qemu-{other}.conf");
@@ -53,7 +49,7 @@ pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<
     if Path::new(BINFMT).join(ENTRY).exists() {
         return Ok(());
     }
-    fs::write(Path::new(BINFMT).join("register"), line).context("can't register QEMU")
+    fs::write(Path::new(BINFMT).join("register"), line).context("cannot register QEMU")
 }
 
 /// Debian's line for the kernel with our name and path, and flags that make the kernel open QEMU
@@ -61,7 +57,7 @@ pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<
 fn line(conf: &str, qemu: &Path) -> Result<String> {
     let fields: Vec<&str> = conf.trim().split(':').collect();
     let [_, _, kind, offset, magic, mask, ..] = fields[..] else {
-        bail!("{conf:?} from the package qemu-user is not a line for binfmt_misc.");
+        bail!("{conf:?} from the package qemu-user is not a line for binfmt_misc");
     };
     Ok(format!(":{ENTRY}:{kind}:{offset}:{magic}:{mask}:{}:OCF", qemu.display()))
 }

@@ -18,7 +18,7 @@ const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// The kernel changes this one along with forwarding.
 const REDIRECTS: &str = "/proc/sys/net/ipv4/conf/all/accept_redirects";
 
-const INSTEAD: &str = "Install Docker, start it, and run the command without `cargo xtask engine`.";
+const INSTEAD: &str = "install Docker and run the command without `cargo xtask engine`";
 
 /// Refuses a host on which no engine can run, and a `path` that its programs can't use.
 /// Errors: what is missing, and what to do instead; a usage error for the path.
@@ -27,24 +27,24 @@ pub fn check(path: &Path) -> Result<()> {
     let path = path.display().to_string();
     if let Some(bad) = path.chars().find(|char| ":,\"\\".contains(*char)) {
         return Err(usage(format!(
-            "the engine can't work in {path}, which has {bad:?} in it: move the checkout to a \
-             path without it."
+            "the engine cannot work in {path:?}, which contains {bad:?}\nhint: move the checkout to \
+             a path without it"
         )));
     }
     for program in ["apt-get", "dpkg", "dpkg-deb", "setpriv", "unshare"] {
         if !PATH.split(':').any(|folder| Path::new(folder).join(program).exists()) {
-            bail!("the engine needs Debian or Ubuntu: there is no {program} here. {INSTEAD}");
+            bail!("the engine needs Debian or Ubuntu, and {program} is missing\nhint: {INSTEAD}");
         }
     }
     if fs::metadata("/proc/self").is_ok_and(|owner| owner.uid() != 0) {
-        bail!("the engine needs root, or a container in which you are root. {INSTEAD}");
+        bail!("the engine needs root\nhint: use a container in which you are root, or {INSTEAD}");
     }
     let output = private("true").stdin(Stdio::null()).output()?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
         bail!(
-            "the engine may not make namespaces here ({}). In a container, start that one with \
-             `--privileged`. Or: {INSTEAD}",
+            "the engine may not make namespaces here ({})\nhint: start the container with \
+             `--privileged`, or {INSTEAD}",
             reason.trim()
         );
     }
@@ -68,7 +68,7 @@ impl<'a> Claim<'a> {
         let range = Range::choose(number).inspect_err(|_| folder.remove())?;
         let claim = Claim { number, range, folder, programs };
         fs::write(claim.path("range"), claim.range.to_string())?;
-        network::up(programs, number, claim.range, &claim.folder.path)?;
+        network::up(programs, number, claim.range)?;
         forward()?;
         cgroup::prepare()?;
         Ok(claim)
@@ -100,7 +100,7 @@ fn take_number(programs: &Programs) -> Result<(u8, Folder)> {
             return Ok((number, folder));
         }
     }
-    bail!("{MAX_ENGINES} engines are running on this host already, and no more can: end one.");
+    bail!("{MAX_ENGINES} engines are running on this host, which is the limit\nhint: end one");
 }
 
 fn sweep(programs: &Programs) {
@@ -123,10 +123,10 @@ fn clean_up(programs: &Programs, folder: &Folder) {
 /// Switches IP forwarding on, and stores the host's own settings.
 fn forward() -> Result<()> {
     let _gate = gate()?;
-    let read = |path| fs::read_to_string(path).with_context(|| format!("can't read {path}"));
+    let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
     if read(FORWARD)?.trim() == "0" {
         fs::write(common("redirects"), read(REDIRECTS)?)?;
-        fs::write(FORWARD, "1").context("can't switch on IP forwarding for the containers")?;
+        fs::write(FORWARD, "1").context("cannot switch on IP forwarding")?;
     }
     Ok(())
 }

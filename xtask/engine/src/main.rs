@@ -10,6 +10,7 @@ mod host;
 mod image;
 mod network;
 mod packages;
+mod prune;
 mod sandbox;
 mod shared;
 
@@ -27,30 +28,31 @@ use pico_args::Arguments;
 use crate::daemons::Daemons;
 use crate::data::Data;
 use crate::host::Claim;
-use crate::image::Base;
-use crate::shared::say;
+use crate::prune::Keep;
+use crate::shared::{say, timed, times};
 
 const HELP: &str = "\
-Runs a command with a private Docker engine and a registry on a loopback port.
+Run a command with a private Docker engine and a registry on a loopback port.
 
 Usage: cargo xtask engine [OPTIONS] [-- COMMAND...]
 
-Without a command it opens your shell, whose prompt begins with `(engine)`. Needs root on Debian
-or Ubuntu, and no Docker. The exit status is the command's. Its containers end with it; images,
-build cache and the registry's content stay in target/engine for the next call, which uses another
-folder there while a first one is running. `debian:trixie-slim` is there without a registry.
+Without COMMAND, open your shell with `(engine)` in its prompt. Needs root on Debian or Ubuntu, and
+no Docker. The exit status is the command's. Containers end with it. Images, build cache and the
+content of the registry stay in target/engine for the next call. `debian:trixie-slim` is there.
 
 Options:
-  --fresh          start empty, and leave nothing but the downloads
-  --emulate        run programs of the other architecture, amd64 or arm64, with QEMU
-  --release NAME   Docker from this release of Debian, such as forky; default trixie
-  --prune          only remove what earlier calls left, the downloads aside
-  -h, --help       this text
+  --fresh          start empty, and leave only downloads
+  --emulate        run programs of the other architecture (amd64, arm64) with QEMU
+  --release NAME   take Docker from this Debian release: trixie (default), forky or sid
+  --prune          remove what earlier calls left, except downloads
+  -h, --help       print this help
 
 The command finds in its environment:
-  DOCKER_HOST, DOCKER_CONFIG, PATH        the engine, and a docker with buildx
+  DOCKER_HOST, DOCKER_CONFIG, PATH        the engine, and docker with buildx
   XTASK_REGISTRY                          the registry, as 127.0.0.1:PORT
-  XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    the paths of their logs";
+  XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    paths of their logs
+
+XTASK_ENGINE_KEEP_MB (20000) limits what stays: what was unused for longest is removed first.";
 
 fn main() -> ExitCode {
     let words = env::args_os().skip(1).collect();
@@ -80,22 +82,22 @@ fn engine(root: &Path, mut words: Vec<OsString>) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let release: Option<String> =
-        flags.opt_value_from_str("--release").map_err(|error| usage(format!("{error}.")))?;
+        flags.opt_value_from_str("--release").map_err(|error| usage(error.to_string()))?;
     let release = release.unwrap_or_else(|| packages::RELEASE.to_owned());
     let [prune, fresh, emulate] =
         ["--prune", "--fresh", "--emulate"].map(|flag| flags.contains(flag));
     if let Some(other) = flags.finish().first() {
         return Err(usage(format!(
-            "unexpected or repeated argument {:?}: the flags of engine are --fresh, --emulate, \
-             --release and --prune; the command comes after `--`.",
+            "unexpected or repeated argument {:?}\nhint: the options are --fresh, --emulate, --release \
+             and --prune; the command comes after `--`",
             other.to_string_lossy()
         )));
     }
     // The name becomes part of paths and of apt's sources.
     if release.is_empty() || !release.bytes().all(|byte| byte.is_ascii_lowercase()) {
         return Err(usage(format!(
-            "--release {release:?} is no release of Debian: use a code name, such as trixie or \
-             forky."
+            "--release {release:?} is not a Debian release\nhint: use a code name, such as trixie or \
+             forky"
         )));
     }
     let folder = root.join("target/engine");
@@ -103,7 +105,7 @@ fn engine(root: &Path, mut words: Vec<OsString>) -> Result<ExitCode> {
         return run(&folder, &command, &release, fresh, emulate).map(ExitCode::from);
     }
     if !command.is_empty() {
-        return Err(usage("--prune runs no command: leave out what comes after `--`."));
+        return Err(usage("--prune runs no command\nhint: leave out `--` and the command"));
     }
     data::prune(&folder)?;
     Ok(ExitCode::SUCCESS)
@@ -118,23 +120,28 @@ fn run(
     fresh: bool,
     emulate: bool,
 ) -> Result<u8> {
+    let started = Instant::now();
     host::check(folder)?;
     process::catch_signals();
     let downloads = folder.join("downloads");
     let programs = packages::get(&downloads, release)?;
     command::check(command, &programs)?;
 
-    let started = Instant::now();
+    let keep = Keep::get()?;
     let data = Data::take(folder, release, fresh)?;
     let claim = Claim::take(&programs)?;
+    let mut architectures = vec![programs.arch.as_str()];
     if emulate {
+        let other = if programs.arch == "amd64" { "arm64" } else { "amd64" };
         emulate::register(&claim.path(""), &programs, &downloads)?;
+        image::get(&downloads, other)?;
+        architectures.push(other);
+        architectures.sort_unstable();
     }
-    let base = Base::get(&downloads, &programs, emulate)?;
-    let daemons = Daemons::start(&programs, &data, &claim)?;
-    base.load(&programs, &data, &daemons)?;
+    let daemons = timed("starting docker", || Daemons::start(&programs, &data, &claim, &keep))?;
+    image::load(&downloads, &architectures, &programs, &data, &daemons)?;
     let seconds = started.elapsed().as_secs_f64();
-    say(format_args!("ready in {seconds:.1} s, registry {}", daemons.address));
+    say(format_args!("ready in {seconds:.1} s ({}), registry {}", times(), daemons.address));
 
     let status = command::run(command, &programs, &data, &daemons);
     daemons.stop(fresh);

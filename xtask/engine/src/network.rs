@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
@@ -29,7 +28,7 @@ impl Range {
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
         let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         Range::free(number, &routes, &resolv).with_context(|| {
-            format!("every range of addresses for engine {number} is in use by the host's routes.")
+            format!("all address ranges for engine {number} are in use by routes of this host")
         })
     }
 
@@ -82,18 +81,19 @@ fn table(number: u8) -> String {
     format!("xtask_engine_{number}")
 }
 
-/// Makes the bridge and the table. `scratch` is for the file that `ip` reads.
-pub fn up(programs: &Programs, number: u8, range: Range, scratch: &Path) -> Result<()> {
-    let (bridge, table, mtu) = (bridge(number), table(number), mtu());
+/// Makes the bridge and the table; first removes those that an engine killed in its clean-up left.
+pub fn up(programs: &Programs, number: u8, range: Range) -> Result<()> {
+    down(programs, number, "");
+    let (bridge, table, mtu) = (bridge(number), table(number), mtu().to_string());
     // The bridge's own address, in the range's first network.
-    let gateway = Ipv4Addr::from_bits(range.0 + 1);
-    let links = scratch.join("links");
-    let commands = format!(
-        "link add {bridge} type bridge\naddress add {gateway}/24 dev {bridge}\n\
-         link set {bridge} mtu {mtu} up\n"
-    );
-    fs::write(&links, commands)?;
-    run("making a network bridge", programs.command("ip").arg("-batch").arg(links))?;
+    let gateway = format!("{}/24", Ipv4Addr::from_bits(range.0 + 1));
+    for arguments in [
+        vec!["link", "add", &bridge, "type", "bridge"],
+        vec!["address", "add", &gateway, "dev", &bridge],
+        vec!["link", "set", &bridge, "mtu", &mtu, "up"],
+    ] {
+        run("making a network bridge", programs.command("ip").args(arguments))?;
+    }
     let rules = format!(
         "table ip {table} {{ chain out {{ type nat hook postrouting priority srcnat; \
          ip saddr {range} ip daddr != {range} masquerade; }}; }}"

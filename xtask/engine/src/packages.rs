@@ -1,30 +1,36 @@
-//! The programs: Debian packages, fetched with the host's apt but a configuration of our own,
-//! and unpacked without being installed.
+//! The programs: Debian packages, fetched with the host's apt but a configuration of our own, and
+//! unpacked without being installed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
-use anyhow::Result;
-
-use crate::sandbox::{Programs, private, run};
-use crate::shared::{once, say};
+use anyhow::{Result, anyhow, bail};
 use base::digest::sha256;
+use base::error::usage;
+
+use crate::image;
+use crate::sandbox::{Programs, private, run, run_with};
+use crate::shared::{once, progress, timed};
 
 /// The release of Debian that the programs are from, unless another is asked for.
 pub const RELEASE: &str = "trixie";
 
-/// The packages, their dependencies aside. All of them are from one release, the C
-/// library too, so the host's own does not matter.
-const PACKAGES: &str = "?essential arch-test debian-archive-keyring docker-buildx docker-cli \
-                        docker-registry docker.io iproute2 mmdebstrap mount nftables tini";
+/// The packages, their dependencies aside. All of them are from one release, the C library too, so
+/// the host's own does not matter.
+const PACKAGES: &str = "?essential docker-buildx docker-cli docker-registry docker.io iproute2 \
+                        nftables tini";
 
-const MIRROR: &str = "http://deb.debian.org/debian";
+const MIRROR: &str = "http://deb.debian.org";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// For every apt here.
+/// For every apt here. It fetches no descriptions, and stops at the first index that is missing.
 const APT_CONF: &str = r#"
+Acquire::Languages "none";
+Acquire::Retries "3";
+APT::Get::Assume-Yes "true";
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
 Debug::NoLocking "true";
@@ -45,45 +51,75 @@ Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "/dev/null";
 "#;
 
-/// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them.
+/// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them. The
+/// layer of the base image is made at the same time, as it needs some of the same packages.
 pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
     let mut dpkg = Command::new("dpkg");
     let arch = run("dpkg", dpkg.arg("--print-architecture"))?.trim().to_owned();
+    if !["amd64", "arm64"].contains(&arch.as_str()) {
+        bail!("the engine runs on amd64 and arm64; this machine is {arch}");
+    }
     let recipe = sha256([PACKAGES, APT_CONF, DEBIAN_CONF].concat());
     let folder = downloads.join(format!("programs-{release}-{arch}-{}", &recipe[..8]));
-    once(&folder, |partial| {
-        say(format_args!("downloading Docker and its tools from Debian {release}, once (140 MB)"));
-        let programs = partial.join("programs");
-        fetch(release, partial, PACKAGES, &programs)?;
+    let layer = image::layer(downloads, &arch);
+    once(&folder, |scratch| {
+        let programs = scratch.join("programs");
+        fs::create_dir(&programs)?;
+        let apt = Apt::new(scratch.join("apt"), release, &arch)?;
+        if release != RELEASE || layer.exists() {
+            apt.fetch(PACKAGES)?;
+            unpack(&apt.fetched()?, &programs)?;
+        } else {
+            apt.fetch(image::PACKAGES)?;
+            let shared = apt.fetched()?;
+            let make = |scratch: &Path| image::make(scratch, Some(&programs), &shared);
+            thread::scope(|scope| {
+                let making = scope.spawn(|| once(&layer, make));
+                let fetched = apt.fetch(PACKAGES).and_then(|()| {
+                    let mut archives = apt.fetched()?;
+                    archives.retain(|archive| !shared.contains(archive));
+                    unpack(&archives, &programs)
+                });
+                making.join().unwrap_or_else(|_| Err(anyhow!("the base image was not made")))?;
+                fetched
+            })?;
+            // Another engine has made the layer meanwhile, so it was not copied.
+            if !programs.join("usr/bin/dash").exists() {
+                unpack(&shared, &programs)?;
+            }
+        }
         arrange(&programs)?;
         Ok(programs)
     })?;
+    image::get(downloads, &arch)?;
     Ok(Programs { folder, arch })
 }
 
-/// Fetches `packages` of `release` and what they depend on, and unpacks them into `folder`.
-pub fn fetch(release: &str, partial: &Path, packages: &str, folder: &Path) -> Result<()> {
-    let apt = Apt::new(partial.join("apt"), DEBIAN_CONF)?;
-    fs::write(apt.0.join("etc/apt/sources.list"), format!("deb {MIRROR} {release} main\n"))?;
-    fs::write(apt.0.join("var/lib/apt/status"), "")?;
-    fs::copy(keyring(partial)?, apt.0.join("etc/apt/trusted.gpg"))?;
-    run("downloading Debian's package lists", apt.get().arg("update"))?;
-    let mut install = apt.get();
-    install.args(["--yes", "--download-only", "install"]).args(packages.split(' '));
-    run("downloading Debian's packages", &mut install)?;
-    say("unpacking them");
-    unpack(&apt.0.join("var/cache/apt/archives"), folder)
+/// Fetches `packages` of [`RELEASE`] and what they depend on, and unpacks them into `folder`.
+pub fn fetch(scratch: &Path, arch: &str, packages: &str, folder: &Path) -> Result<()> {
+    let apt = Apt::new(scratch.join("apt"), RELEASE, arch)?;
+    apt.fetch(packages)?;
+    unpack(&apt.fetched()?, folder)
 }
 
-/// Unpacks the packages in `archives` into `folder`.
-fn unpack(archives: &Path, folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(archives)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            let mut dpkg = private("dpkg-deb");
-            run("unpacking a package", dpkg.arg("--extract").arg(path).arg(folder))?;
-        }
-    }
+/// Unpacks the packages `archives` into `folder`, the largest first.
+fn unpack(archives: &[PathBuf], folder: &Path) -> Result<()> {
+    const UNPACK: &str = r#"
+        folder=$1
+        shift
+        printf '%s\n' "$@" | xargs -n 1 -P "$(nproc)" \
+            sh -c 'dpkg-deb --extract "$1" "$0" && echo "$1"' "$folder""#;
+    let mut archives = archives.to_vec();
+    archives.sort_by_key(|archive| fs::metadata(archive).map_or(0, |file| u64::MAX - file.len()));
+    let mut script = private("sh");
+    script.args(["-c", UNPACK, "sh"]).arg(folder).args(&archives);
+    timed("unpacking", || {
+        let mut done = 0;
+        run_with("unpacking Debian's packages", &mut script, |written| {
+            done += String::from_utf8_lossy(written).matches(".deb\n").count();
+            progress("unpacking", &format!("{done}/{}", archives.len()));
+        })
+    })?;
     Ok(())
 }
 
@@ -104,50 +140,126 @@ fn arrange(programs: &Path) -> Result<()> {
     Ok(symlink("../usr/bin/docker", programs.join("path/docker"))?)
 }
 
-/// Debian's keys: the host's own, or on Ubuntu those of a package there.
-fn keyring(partial: &Path) -> Result<PathBuf> {
-    if Path::new(KEYRING).exists() {
-        return Ok(KEYRING.into());
-    }
-    let apt = Apt::new(partial.join("keyring"), HOST_CONF)?;
-    // A third party's source may be out of reach; only the package matters.
-    let _ = run("downloading the host's package lists", apt.get().arg("update"));
-    let mut download = apt.get();
-    download.current_dir(&apt.0).args(["download", "debian-archive-keyring"]);
-    run("downloading the package debian-archive-keyring", &mut download)?;
-    unpack(&apt.0, &apt.0)?;
-    Ok(apt.0.join(KEYRING.trim_start_matches('/')))
+/// An apt with a folder of ours instead of `/`.
+pub struct Apt {
+    folder: PathBuf,
+    release: String,
 }
 
-/// An apt with a folder of ours instead of `/`.
-struct Apt(PathBuf);
-
 impl Apt {
-    fn new(folder: PathBuf, conf: &str) -> Result<Apt> {
-        for part in ["etc/apt", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial"] {
+    /// One for `release` and `arch`, with its package lists.
+    pub fn new(folder: PathBuf, release: &str, arch: &str) -> Result<Apt> {
+        let conf = format!("{DEBIAN_CONF}APT::Architecture \"{arch}\";\n");
+        let apt = Apt::configured(folder, release, &conf)?;
+        let mut keys = PathBuf::from(KEYRING);
+        // As on Ubuntu.
+        if !keys.exists() {
+            let host = Apt::configured(apt.folder.join("host"), "", HOST_CONF)?;
+            // A third party's source may be out of reach; only the package matters.
+            let _ = run("downloading the host's package lists", host.get().arg("update"));
+            let mut download = host.get();
+            download.current_dir(host.archives()).args(["download", "debian-archive-keyring"]);
+            run("downloading the package debian-archive-keyring", &mut download)?;
+            unpack(&host.fetched()?, &host.folder)?;
+            keys = host.folder.join(&KEYRING[1..]);
+        }
+        let suites: &[[&str; 2]] = match release {
+            RELEASE => &[["debian", ""], ["debian", "-updates"], ["debian-security", "-security"]],
+            _ => &[["debian", ""]],
+        };
+        let mut sources = String::new();
+        for [place, suffix] in suites {
+            let keys = keys.display();
+            sources += &format!("deb [signed-by={keys}] {MIRROR}/{place} {release}{suffix} main\n");
+        }
+        fs::write(apt.folder.join("etc/apt/sources.list"), sources)?;
+        fs::write(apt.folder.join("var/lib/apt/status"), "")?;
+        timed("downloading package lists", || {
+            apt.run("downloading Debian's package lists", apt.get().arg("update"), |_| ())
+        })?;
+        Ok(apt)
+    }
+
+    fn configured(folder: PathBuf, release: &str, conf: &str) -> Result<Apt> {
+        for part in ["etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists/partial"] {
             fs::create_dir_all(folder.join(part))?;
         }
-        let network = network_settings()?;
+        let apt = Apt { folder, release: release.to_owned() };
+        fs::create_dir_all(apt.archives().join("partial"))?;
+        // How the host's apt reaches the network, proxies included.
+        let mut dump = Command::new("apt-config");
+        let dump = run("apt-config", dump.args(["dump", "--format", "%F \"%v\";%n", "Acquire"]))?;
+        let network = dump.lines().filter(|line| !line.starts_with("Acquire::IndexTargets"));
+        let network = network.collect::<Vec<_>>().join("\n");
         // apt reads this before, and so instead of, the configuration in `/etc/apt`.
-        let conf = format!("{APT_CONF}Dir \"{}\";\n{conf}{network}", folder.display());
-        fs::write(folder.join("apt.conf"), conf)?;
-        Ok(Apt(folder))
+        let conf = format!("{network}\n{APT_CONF}Dir \"{}\";\n{conf}", apt.folder.display());
+        fs::write(apt.folder.join("apt.conf"), conf)?;
+        Ok(apt)
+    }
+
+    /// Fetches `packages` and what they depend on.
+    pub fn fetch(&self, packages: &str) -> Result<()> {
+        const WHAT: &str = "downloading packages";
+        let mut install = self.get();
+        install.args(["--download-only", "install"]).args(packages.split(' '));
+        let before = self.bytes();
+        let mut said = String::new();
+        timed(WHAT, || {
+            self.run("downloading Debian's packages", &mut install, |written| {
+                said += &String::from_utf8_lossy(written);
+                if let Some((_, all)) = said.split_once("Need to get ") {
+                    let all = all.split([' ', '/']).next().unwrap_or_default();
+                    let done = (self.bytes() - before) / 1_000_000;
+                    progress(WHAT, &format!("{done} of {all} MB"));
+                }
+            })
+        })
+    }
+
+    /// Runs apt; says so if it fails because the release lacks something.
+    fn run(&self, what: &str, apt: &mut Command, watch: impl FnMut(&[u8])) -> Result<()> {
+        run_with(what, apt, watch).map(drop).map_err(|error| {
+            let text = error.to_string();
+            let lacks = ["Unable to locate package", "does not have a Release file"];
+            if !lacks.iter().any(|lack| text.contains(lack)) {
+                return error;
+            }
+            let release = &self.release;
+            let reason = text.rsplit_once("failed: ").map_or(&*text, |(_, reason)| reason);
+            usage(format!(
+                "Debian {release:?} has no Docker for the engine: {reason}\nhint: the releases that \
+                 work are trixie, forky and sid"
+            ))
+        })
+    }
+
+    fn archives(&self) -> PathBuf {
+        self.folder.join("var/cache/apt/archives")
+    }
+
+    /// The size of the packages that are there, in part or as a whole.
+    fn bytes(&self) -> u64 {
+        let folders = [self.archives().join("partial"), self.archives()];
+        let files = folders.map(fs::read_dir).into_iter().flatten().flatten().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+    }
+
+    /// The packages that were fetched.
+    pub fn fetched(&self) -> Result<Vec<PathBuf>> {
+        let files = fs::read_dir(self.archives())?;
+        let paths = files.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
+        let is_package = |path: &PathBuf| path.extension().is_some_and(|end| end == "deb");
+        let mut packages: Vec<PathBuf> = paths.into_iter().filter(is_package).collect();
+        packages.sort();
+        Ok(packages)
     }
 
     fn get(&self) -> Command {
         let mut apt = private("apt-get");
-        apt.arg("--quiet").env("APT_CONFIG", self.0.join("apt.conf"));
+        apt.arg("--quiet").env("APT_CONFIG", self.folder.join("apt.conf"));
         apt.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
+        // A killed one leaves files there.
+        apt.env("TMPDIR", &self.folder);
         apt
     }
-}
-
-/// How the host's apt reaches the network, proxies included, without the indexes that it loads.
-pub fn network_settings() -> Result<String> {
-    let mut dump = Command::new("apt-config");
-    let settings = run("apt-config", dump.args(["dump", "--format", "%F \"%v\";%n", "Acquire"]))?;
-    let lines = settings.lines().filter(|line| !line.starts_with("Acquire::IndexTargets"));
-    // Behind the host's own, so that these count.
-    let ours = ["Acquire::Languages \"none\";", "Acquire::Retries \"3\";", ""];
-    Ok(lines.chain(ours).collect::<Vec<_>>().join("\n"))
 }

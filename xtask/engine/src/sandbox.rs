@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use base::error::Interrupted;
 use base::process;
 
 /// Longer than any download; only a signal ends a step before that.
@@ -74,29 +75,57 @@ pub fn private(program: &str) -> Command {
 }
 
 /// Runs `command` to its end and returns its standard output.
-/// Errors: if it fails, with its last lines; `Interrupted` on a signal.
+/// Errors: if it fails, with the reason that it wrote; `Interrupted` on a signal.
 pub fn run(what: &str, command: &mut Command) -> Result<String> {
-    let Some(output) = process::output(command, NO_LIMIT)? else {
-        bail!("{what} took too long.");
+    run_with(what, command, |_| ())
+}
+
+/// As [`run`], and passes what is written to `watch`, which is called with an empty slice on each
+/// idle tick.
+pub fn run_with(what: &str, command: &mut Command, watch: impl FnMut(&[u8])) -> Result<String> {
+    let output = process::output_with(command, NO_LIMIT, watch).map_err(|error| {
+        let program = command.get_program().display();
+        let is_signal = error.is::<Interrupted>();
+        if is_signal { error } else { error.context(format!("cannot run {program}")) }
+    })?;
+    let Some(output) = output else {
+        bail!("{what} took too long");
     };
     if !output.status.success() {
         let written = [output.stdout, output.stderr].concat();
-        bail!("{what} failed ({}):\n{}", output.status, tail(&written));
+        bail!("{what} failed: {}", reason(&String::from_utf8_lossy(&written)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// The line of `written` that says why a program failed, and what to do where that is known.
+fn reason(written: &str) -> String {
+    let space = ["No space left on device", "enough free space"];
+    if space.iter().any(|text| written.contains(text)) {
+        return "no space left on the disk\nhint: free 2 GB; `cargo xtask engine --prune` removes what \
+                earlier engines left"
+            .to_owned();
+    }
+    let mut lines = written.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines.clone().find_map(|line| line.strip_prefix("E: "));
+    let reason = error.or_else(|| lines.next_back()).unwrap_or("it wrote nothing");
+    if reason.contains("Failed to fetch") {
+        return format!("{reason}\nhint: check the network, and the proxy in apt's configuration");
+    }
+    reason.to_owned()
+}
+
 /// Runs `command`, part of a clean-up, to its end, signal or not, and returns its standard output.
-/// There may be nothing to clean up, so a failure is none.
+/// Failures are ignored: there may be nothing to clean up.
 pub fn run_anyway(command: &mut Command) -> String {
     // A second Ctrl-C at the terminal must not reach it.
     let output = command.process_group(0).stdin(Stdio::null()).output();
     output.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// The last lines of `text`, where the reason for a failure is.
-pub fn tail(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+/// The last lines of a log, where the reason for a failure is.
+pub fn tail(log: &[u8]) -> String {
+    let log = String::from_utf8_lossy(log);
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }

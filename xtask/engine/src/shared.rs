@@ -1,17 +1,19 @@
 //! What the engine's other modules stand on: messages, folders with one owner, and the folder
 //! that all engines of the host share.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-
-use base::output;
 use base::process::{self, TICK};
+use base::{output, status};
 
 /// One folder for the engines of all checkouts. Short, because the path of a socket may have no
 /// more than 108 bytes.
@@ -22,6 +24,35 @@ pub const MAX_ENGINES: u8 = 16;
 /// Prints a message on standard error: standard output is the command's.
 pub fn say(message: impl Display) {
     output::note(format_args!("engine: {message}"));
+}
+
+/// What is being done at the same time, one entry for each kind of work.
+static DOING: Mutex<BTreeMap<&str, String>> = Mutex::new(BTreeMap::new());
+/// How long each kind of work took.
+static TIMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Shows how far the work `what` is, beside what is done at the same time.
+pub fn progress(what: &'static str, how_far: &str) {
+    let mut doing = DOING.lock().unwrap_or_else(PoisonError::into_inner);
+    doing.insert(what, format!("{what} {how_far}"));
+    let all: Vec<&str> = doing.values().map(|text| text.trim_end()).collect();
+    status::show(&format!("engine: {}", all.join(", ")));
+}
+
+/// Does `work`, called `what` in the line that says how far it is and in [`times`].
+pub fn timed<T>(what: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    progress(what, "");
+    let result = work();
+    DOING.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+    let time = format!("{what} {:.1}", started.elapsed().as_secs_f64());
+    TIMES.lock().unwrap_or_else(PoisonError::into_inner).push(time);
+    result
+}
+
+/// How many seconds each work took, such as `downloading 4.1, unpacking 9.8`.
+pub fn times() -> String {
+    TIMES.lock().unwrap_or_else(PoisonError::into_inner).join(", ")
 }
 
 /// A folder that this process owns. The lock is on the folder's own inode, so no lock file stays
@@ -35,7 +66,7 @@ impl Folder {
     /// The folder `path`, created if need be; `None` if another process owns it.
     pub fn try_take(path: &Path) -> Result<Option<Folder>> {
         loop {
-            fs::create_dir_all(path).with_context(|| format!("can't make {}", path.display()))?;
+            fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
             let lock = match File::open(path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 opened => opened?,
@@ -74,38 +105,35 @@ impl Folder {
     /// Removes the folder and its content; says so if that fails.
     pub fn remove(&self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            say(format_args!("can't remove {}: {error}", self.path.display()));
+            say(format_args!("cannot remove {}: {error}", self.path.display()));
         }
     }
 }
 
-/// Makes `path` with `make`, in a scratch folder, unless it exists. Only one process makes
-/// anything at a time, and what exists is complete. `Interrupted` on a signal during the wait.
+/// Makes `path` with `make`, in a scratch folder, unless it exists. Only one process or thread makes
+/// it at a time, and what exists is complete.
+/// Errors: those of `make`; `Interrupted` on a signal during the wait.
 pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let downloads = path.parent().context("a download has a folder.")?;
-    let mut announced = false;
-    let _lock = Folder::wait_for(downloads, || {
-        if !announced {
-            say("waiting for another engine's download");
-        }
-        announced = true;
+    let partial = Folder::wait_for(&path.with_extension("partial"), || {
+        status::show("engine: waiting for the downloads of another engine");
         process::check_signals()
     })?;
-    if path.exists() {
-        return Ok(());
-    }
-    let partial = downloads.join("partial");
+    let scratch = partial.path.join("scratch");
     // A killed process may have left its own.
-    let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial)?;
-    let result = make(&partial).and_then(|made| Ok(fs::rename(made, path)?));
-    // An interrupted program may still write there, so this can fail too; the first error counts.
-    let removed = fs::remove_dir_all(&partial);
-    result?;
-    Ok(removed?)
+    let _ = fs::remove_dir_all(&scratch);
+    let result = if path.exists() {
+        Ok(())
+    } else {
+        fs::create_dir(&scratch)
+            .map_err(Into::into)
+            .and_then(|()| make(&scratch))
+            .and_then(|made| Ok(fs::rename(made, path)?))
+    };
+    partial.remove();
+    result
 }
 
 /// Keeps all other engines from changing what they share while it is held, which is never long:

@@ -1,0 +1,54 @@
+//! One line on standard error that says how far a run is. At a terminal it is drawn again in place;
+//! elsewhere it is printed every ten seconds.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::{message, process};
+
+/// How long a line stays before the next one takes its place.
+const REDRAW: Duration = Duration::from_millis(100);
+const REPRINT: Duration = Duration::from_secs(10);
+
+static LINE: Mutex<Line> = Mutex::new(Line { shown: None, is_drawn: false });
+
+struct Line {
+    /// When the last line was shown.
+    shown: Option<Instant>,
+    /// True while a line without an end is at the bottom of the terminal.
+    is_drawn: bool,
+}
+
+/// Shows `text`, cut to the width of the terminal, unless the last line was shown only just now.
+/// Safe to call from several threads, and often.
+pub fn show(text: &str) {
+    let mut line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let columns = process::terminal_size().filter(|_| io::stderr().is_terminal());
+    let pause = if columns.is_some() { REDRAW } else { REPRINT };
+    if line.shown.is_some_and(|shown| shown.elapsed() < pause) {
+        return;
+    }
+    line.shown = Some(Instant::now());
+    line.is_drawn = columns.is_some();
+    let text = message::one_line(text);
+    let drawn = match columns {
+        // Without line wrap: some characters are two columns wide.
+        Some((columns, _)) => {
+            let text: String = text.chars().take(columns - 1).collect();
+            format!("\r\x1b[?7l\x1b[2K{text}\x1b[?7h")
+        }
+        None => text + "\n",
+    };
+    // Nobody may be there to read it.
+    let _ = io::stderr().write_all(drawn.as_bytes());
+}
+
+/// Takes the line away. [`crate::output::note`], through which all messages go, does this.
+pub fn clear() {
+    let mut line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
+    if line.is_drawn {
+        let _ = io::stderr().write_all(b"\r\x1b[2K");
+        line.is_drawn = false;
+    }
+}

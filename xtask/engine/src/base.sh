@@ -1,0 +1,56 @@
+# Makes the layer of debian:trixie-slim: `base.sh FOLDER PROGRAMS DEB...`, in namespaces of its own.
+# FOLDER gets layer.tar.gz, and a file with the digests of the layer and of its archive. With
+# PROGRAMS, that folder gets a copy of /usr.
+#
+# The same packages give the same bytes on every machine: each file has the same time, and what
+# tells of the machine or of the moment is removed.
+set -eu
+folder=$1 programs=$2
+shift 2
+mount -n -t tmpfs -o mode=755 tmpfs "$folder/root"
+root=$folder/root/debian
+mkdir "$root"
+
+# dpkg needs most of these packages to install the first one. They are installed over that.
+printf '%s\n' "$@" | xargs -n 1 -P "$(nproc)" sh -c 'dpkg-deb --extract "$1" "$0"' "$root"
+(
+    cd "$root/usr/share"
+    rm -rf info/* locale/* man/*
+    find doc ! -type d ! -name copyright -delete
+)
+# Others unpack there at the same time, which cp does not bear.
+if [ "$programs" ]; then tar -c -C "$root" usr | tar -x -p -C "$programs"; fi
+cat > "$root/etc/dpkg/dpkg.cfg.d/slim" <<'END'
+path-exclude=/usr/share/doc/*
+path-exclude=/usr/share/info/*
+path-exclude=/usr/share/locale/*
+path-exclude=/usr/share/man/*
+path-include=/usr/share/doc/*/copyright
+END
+: > "$root/var/lib/dpkg/status"
+mkdir "$root/debs"
+mount -n --bind "$(dirname "$1")" "$root/debs"
+mount -n --rbind /dev "$root/dev"
+mount -n -t proc proc "$root/proc"
+for deb; do echo "/debs/$(basename "$deb")"; done |
+    env -i PATH=/usr/sbin:/usr/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
+        SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
+        xargs chroot "$root" dpkg --force-depends --force-unsafe-io --install
+umount -n -l "$root/debs" "$root/dev" "$root/proc"
+rmdir "$root/debs"
+
+cd "$root"
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+for suite in debian:trixie debian:trixie-updates debian-security:trixie-security; do
+    echo "deb [signed-by=$keys] http://deb.debian.org/${suite%:*} ${suite#*:} main"
+done > etc/apt/sources.list
+find usr/share/doc -type d -empty -delete
+rm -f etc/*- var/cache/apt/*.bin var/cache/debconf/*-old var/cache/ldconfig/* \
+    var/lib/dpkg/*-old var/lib/dpkg/lock* var/log/*.log
+tar --create --file ../layer.tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --numeric-owner .
+cd ..
+# Without the name and time that would make each archive different.
+gzip -1 --no-name < layer.tar > "$folder/layer.tar.gz" &
+sha256sum < layer.tar > "$folder/digests"
+wait $!
+sha256sum < "$folder/layer.tar.gz" >> "$folder/digests"
