@@ -9,14 +9,14 @@ os.environ["OPENHANDS_SUPPRESS_BANNER"] = "1"
 os.environ["LOG_LEVEL"] = "ERROR"
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
-from openhands.sdk import LLM, Conversation  # noqa: E402
-from openhands.sdk.event import AgentErrorEvent, ObservationEvent  # noqa: E402
-from openhands.sdk.event.conversation_error import ConversationErrorEvent  # noqa: E402
-from openhands.tools.preset.default import get_default_agent  # noqa: E402
-from openhands.workspace import APIRemoteWorkspace  # noqa: E402
+from openhands.sdk import LLM, Conversation
+from openhands.sdk.event import AgentErrorEvent, ObservationEvent
+from openhands.sdk.event.conversation_error import ConversationErrorEvent
+from openhands.tools.preset.default import get_default_agent
+from openhands.workspace import APIRemoteWorkspace
 
-from model import Model  # noqa: E402
-from runtime import Runtime  # noqa: E402
+from model import Model
+from runtime import Runtime
 
 # The arguments of every script.
 IMAGE, TARGET = sys.argv[1:3]

@@ -3,8 +3,9 @@
 
 from os.path import exists
 
-from client import bash, start, use_tools
 from openhands.sdk.mcp.config import MCPServer
+
+from client import bash, start, use_tools
 
 # npm trusts what this machine trusts.
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -40,7 +41,10 @@ def protocol(workspace, runtime):
 
 
 def main():
-    with start(*([f"--volume={BUNDLE}:{BUNDLE}:ro"] if exists(BUNDLE) else [])) as (workspace, runtime):
+    with start(*([f"--volume={BUNDLE}:{BUNDLE}:ro"] if exists(BUNDLE) else [])) as (
+        workspace,
+        runtime,
+    ):
         browser(workspace, runtime)
         protocol(workspace, runtime)
 

@@ -10,9 +10,9 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// No content has this digest.
 const NOTHING: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Five of them, and the door to `registry` behind which three are. One is like `base`, whose
+/// Four of them, and the proxy of `registry` behind which three are. One is like `base`, whose
 /// manifest is Docker's and no list, but for a layer whose bytes are not those that it promises.
-pub fn bases(registry: &str, base: &str) -> (Proxy, [String; 5]) {
+pub fn bases(registry: &str, base: &str) -> (Proxy, [String; 4]) {
     let inspect = |args: &[&str]| -> Value {
         let inspect = [&["buildx", "imagetools", "inspect", base][..], args].concat();
         serde_json::from_str(&docker(&inspect)).unwrap()
@@ -38,7 +38,6 @@ pub fn bases(registry: &str, base: &str) -> (Proxy, [String; 5]) {
     let behind = |tag: &str| format!("{}/bench/base:{tag}", door.address);
     let broken = [
         format!("{registry}/bench/base:none"),
-        "127.0.0.1:1/base:nobody-answers".to_owned(),
         behind("refused"),
         behind("other-platform"),
         behind("damaged"),

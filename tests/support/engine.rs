@@ -1,47 +1,129 @@
 //! The engine and the registry that `cargo xtask engine -- cargo test` gives, and what they hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
 use std::panic::Location;
 use std::path::Path;
-use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Tests that build take turns: they empty the engine's cache, and two cores are soon busy.
-static TURN: Mutex<()> = Mutex::new(());
+use super::{Folder, Xtask, processes, root};
 
-/// A registry on a loopback port, and the turn to use the engine with it.
+/// How many tests use engines at once: two cores are soon busy, and many tests only wait.
+const AT_ONCE: usize = 3;
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// One of the tests that use engines at once.
+struct Turn(Instant);
+
+impl Turn {
+    fn take() -> Self {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = ENDED.wait_while(running, |running| *running == AT_ONCE).unwrap();
+        *running += 1;
+        Turn(Instant::now())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+        // A line with the seconds that a test took, in the file that this names.
+        let Some(path) = std::env::var_os("TEST_TIMES") else { return };
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+        writeln!(file, "{:8.1} {test}", self.0.elapsed().as_secs_f64()).unwrap();
+    }
+}
+
+/// An engine, and a registry on a loopback port.
 pub struct Engine {
     pub registry: String,
     /// The test's file, whose repositories are its own.
     subject: String,
-    _turn: Option<MutexGuard<'static, ()>>,
+    /// What leads to the engine.
+    variables: Vec<(String, String)>,
+    /// The engine's process, where it is a test's own.
+    own: Option<Own>,
+    _turn: Option<Turn>,
 }
 
 impl Engine {
-    /// The engine, if these tests run in one. Outside CI a test may do without and says so.
+    /// The engine that these tests run in. All tests share it, and what one has built is there for
+    /// others.
     #[track_caller]
-    pub fn get(test: &str) -> Option<Self> {
+    pub fn get() -> Self {
         let subject = subject(Location::caller());
         let Ok(registry) = std::env::var("XTASK_REGISTRY") else {
-            assert!(std::env::var_os("CI").is_none(), "CI must not skip {test}");
-            // Past the test harness, which shows nothing of a test that passes.
-            let line = format!("skipped {test}: run `cargo xtask engine -- cargo test`\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
-            return None;
+            panic!(
+                "this test needs an engine: cargo xtask engine -- cargo test -- --include-ignored"
+            );
         };
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Engine { registry, subject, _turn: Some(turn) })
+        let names = ["DOCKER_HOST", "DOCKER_CONFIG"];
+        let variables = names.map(|name| (name.to_owned(), std::env::var(name).unwrap()));
+        Engine {
+            registry,
+            subject,
+            variables: variables.to_vec(),
+            own: None,
+            _turn: Some(Turn::take()),
+        }
     }
 
-    /// The engine, which a test has already, with another registry.
+    /// An engine of the test's own, which has nothing; the registry is that of all tests.
     #[track_caller]
-    pub fn with_registry(registry: String) -> Self {
-        Engine { registry, subject: subject(Location::caller()), _turn: None }
+    pub fn fresh() -> Self {
+        let engine = Self::get();
+        let own = Own::start();
+        Engine { variables: own.variables.clone(), own: Some(own), ..engine }
+    }
+
+    /// The same engine with another registry.
+    #[track_caller]
+    pub fn with_registry(&self, registry: String) -> Self {
+        let subject = subject(Location::caller());
+        Engine { registry, subject, variables: self.variables.clone(), own: None, _turn: None }
+    }
+
+    /// Another fresh engine for the same test.
+    pub fn another(&self) -> Self {
+        let (registry, subject, own) = (self.registry.clone(), self.subject.clone(), Own::start());
+        Engine { registry, subject, variables: own.variables.clone(), own: Some(own), _turn: None }
+    }
+
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// A call of docker for this engine.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut docker = Command::new("docker");
+        docker.args(args).envs(self.variables());
+        docker
+    }
+
+    /// What docker writes to standard output for this engine.
+    pub fn docker(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        assert!(output.status.success(), "docker {args:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Kills the daemon of the test's own engine.
+    pub fn kill(&self) {
+        let own = self.own.as_ref().unwrap();
+        let processes = processes(OWN_MARK, &own.folder.0);
+        for (process, _) in processes.iter().filter(|(_, name)| name == "dockerd") {
+            signal("KILL", *process);
+        }
     }
 
     /// A repository of the calling file in this run: a registry may hold what earlier runs left.
@@ -79,9 +161,15 @@ impl Engine {
         super::sha256(self.raw_manifest(name, tag).as_bytes())
     }
 
-    /// The tags of a repository, each with the digest of what it names.
+    /// The tags of a repository, each with the digest of its image; some versions of buildx add a
+    /// tag to an image by an index of that one.
     pub fn pushed(&self, name: &str) -> BTreeMap<String, String> {
-        self.tags(name).into_iter().map(|tag| (tag.clone(), self.digest(name, &tag))).collect()
+        let image = |tag: &String| {
+            let manifest = self.manifest(name, tag);
+            let in_index = manifest["manifests"][0]["digest"].as_str().map(str::to_owned);
+            in_index.unwrap_or_else(|| self.digest(name, tag))
+        };
+        self.tags(name).into_iter().map(|tag| (tag.clone(), image(&tag))).collect()
     }
 
     /// Fails unless the registry has everything that the manifest of a tag names.
@@ -120,33 +208,78 @@ impl Engine {
         http(self.registry.parse().unwrap(), path, &[("Accept", accept)]).unwrap()
     }
 
-    /// Empties the build cache. Returns whether it is empty: a step that was canceled in the moment
-    /// that it ended stays in the engine of Docker 26 until that is restarted.
-    pub fn prune() -> bool {
+    /// Forgets everything that this engine, a test's own, has built and pulled, but for
+    /// `debian:trixie-slim`. Returns whether its build cache is empty: a step that was canceled in
+    /// the moment that it ended stays in the engine of Docker 26 until that is restarted.
+    pub fn empty(&self) -> bool {
+        assert!(self.own.is_some(), "other tests need what the engine of all has");
+        let mut is_empty = false;
         // What a build that has just ended still holds is left out.
         for _ in 0..20 {
-            docker(&["buildx", "prune", "--all", "--force"]);
-            let usage = docker(&["buildx", "du"]);
-            if usage.lines().any(|line| line.split_whitespace().eq(["Total:", "0B"])) {
-                return true;
+            self.docker(&["buildx", "prune", "--all", "--force"]);
+            let usage = self.docker(&["buildx", "du"]);
+            is_empty = usage.lines().any(|line| line.split_whitespace().eq(["Total:", "0B"]));
+            if is_empty {
+                break;
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        false
-    }
-
-    /// Forgets everything that was built and pulled, but for `debian:trixie-slim`. Returns what
-    /// [`Engine::prune`] does.
-    pub fn empty() -> bool {
-        let is_empty = Self::prune();
-        let images = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+        let images = self.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
         let is_named = |image: &&str| *image != "debian:trixie-slim" && !image.contains("<none>");
         for image in images.lines().filter(is_named) {
-            docker(&["rmi", "--force", image]);
+            self.docker(&["rmi", "--force", image]);
         }
-        docker(&["image", "prune", "--force"]);
+        self.docker(&["image", "prune", "--force"]);
         is_empty
     }
+}
+
+/// The processes of an engine of a test's own are known by this variable.
+const OWN_MARK: &str = "XTASK_TEST_ENGINE";
+
+/// An engine of a test's own.
+struct Own {
+    process: Child,
+    folder: Folder,
+    variables: Vec<(String, String)>,
+}
+
+impl Own {
+    fn start() -> Self {
+        let folder = Folder::new("own-engine");
+        fs::create_dir_all(folder.0.join("target/engine")).unwrap();
+        let downloads = root().join("target/engine/downloads");
+        symlink(downloads, folder.0.join("target/engine/downloads")).unwrap();
+        let file = folder.0.join("variables");
+        let script = "env >$0.partial && mv $0.partial $0 && exec sleep 3600";
+        let args = ["engine", "--fresh", "--", "sh", "-ec", script, file.to_str().unwrap()];
+        let call = Xtask::within(&folder.0, &args).env(OWN_MARK, &folder.0);
+        let mut call = call.env("TMPDIR", &folder.0);
+        call.0.stdout(Stdio::null()).stderr(Stdio::null());
+        let process = call.0.spawn().unwrap();
+        let started = Instant::now();
+        while !file.exists() {
+            assert!(started.elapsed() < Duration::from_secs(120), "no engine came");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let text = fs::read_to_string(file).unwrap();
+        let variables = text.lines().filter(|line| line.starts_with("DOCKER_"));
+        let variables = variables.filter_map(|line| line.split_once('='));
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Own { process, variables: variables.collect(), folder }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        signal("TERM", self.process.id());
+        self.process.wait().unwrap();
+    }
+}
+
+pub fn signal(signal: &str, process: u32) {
+    let status = Command::new("kill").args(["-s", signal, &process.to_string()]).status();
+    assert!(status.unwrap().success());
 }
 
 /// The name of a test's file, in which no name of a repository is used twice.
@@ -155,7 +288,7 @@ fn subject(caller: &Location) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// What `docker` writes to standard output.
+/// What `docker` writes to standard output for the engine of all tests.
 pub fn docker(args: &[&str]) -> String {
     let output = Command::new("docker").args(args).output().unwrap();
     assert!(output.status.success(), "docker {args:?}: {output:?}");
@@ -195,42 +328,4 @@ pub fn send(
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
     Ok((status.unwrap_or(0), body.to_owned()))
-}
-
-/// A RUN step of a build, by what buildx's plain progress says of it.
-#[derive(Debug, PartialEq)]
-pub struct Step {
-    pub name: String,
-    pub cached: bool,
-}
-
-/// The RUN steps in buildx's plain progress.
-pub fn run_steps(progress: &str) -> Vec<Step> {
-    let mut steps = Vec::<Step>::new();
-    // Each bake of a run numbers its vertices anew, so a number is of the vertex that it named last.
-    let mut places = BTreeMap::<&str, usize>::new();
-    let lines = progress.lines().filter_map(|line| line.strip_prefix('#')?.split_once(' '));
-    for (number, text) in lines {
-        let place = places.get(number).copied();
-        if let ("CACHED", Some(place)) = (text, place) {
-            steps[place].cached = true;
-        } else if text.starts_with('[') && place.is_none_or(|place| steps[place].name != text) {
-            places.remove(number);
-            if is_run(text) {
-                places.insert(number, steps.len());
-                steps.push(Step { name: text.to_owned(), cached: false });
-            }
-        }
-    }
-    steps
-}
-
-/// Is `[stage 1/2] RUN …` in a line of progress, or a step with a name: `[3/9] stage: title`?
-fn is_run(text: &str) -> bool {
-    const OTHERS: [&str; 5] = ["FROM ", "COPY ", "ADD ", "WORKDIR ", "ONBUILD "];
-    let step = text.strip_prefix('[').and_then(|text| text.split_once("] "));
-    step.is_some_and(|(place, step)| {
-        let step = step.split_once(": ").map_or(step, |(_, step)| step);
-        place.contains('/') && !OTHERS.iter().any(|other| step.starts_with(other))
-    })
 }

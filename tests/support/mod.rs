@@ -3,8 +3,11 @@
 pub mod bad;
 pub mod container;
 pub mod engine;
+pub mod events;
+pub mod expected;
 pub mod fake;
 pub mod proxy;
+pub mod record;
 pub mod sdk;
 pub mod server;
 pub mod terminal;
@@ -72,16 +75,25 @@ impl Xtask {
         self
     }
 
-    /// Passes on what leads to the engine that these tests run in.
-    pub fn in_engine(mut self) -> Self {
-        for name in ["DOCKER_HOST", "DOCKER_CONFIG", "SSL_CERT_FILE", "TMPDIR"] {
+    /// Passes on what leads to an engine.
+    pub fn in_engine(mut self, engine: &engine::Engine) -> Self {
+        for name in ["SSL_CERT_FILE", "TMPDIR"] {
             self.0.envs(std::env::var_os(name).map(|value| (name, value)));
         }
+        self.0.envs(engine.variables());
         self
     }
 
     pub fn end(mut self) -> Ended {
         Ended::from(self.0.output().expect("xtask starts"))
+    }
+
+    /// Runs a call that has to succeed.
+    #[track_caller]
+    pub fn succeed(self) -> Ended {
+        let ended = self.end();
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        ended
     }
 
     /// The definition that `--print` gives.
@@ -120,6 +132,13 @@ impl From<Output> for Ended {
     }
 }
 
+/// The repository where none is named.
+pub const IMAGE: &str = "ghcr.io/openhands/agent-server";
+
+pub const CACHE_MODE: &str = "OPENHANDS_BUILDKIT_CACHE_MODE";
+pub const CACHE_TIMEOUT: &str = "OPENHANDS_BUILDKIT_CACHE_TIMEOUT";
+pub const SHARED_CACHE: &str = "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT";
+
 /// A commit for tests that need one.
 pub const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -144,9 +163,34 @@ fn fixture() -> PathBuf {
     root().join("tests/fixture")
 }
 
+/// The records in a file; none if there is no file.
+pub fn records(file: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
+}
+
 /// The strings of a JSON list.
 pub fn strings(list: &Value) -> Vec<&str> {
     list.as_array().expect("a list").iter().map(|item| item.as_str().expect("a string")).collect()
+}
+
+/// The words of a command, as a shell takes it apart; quotes are single ones.
+pub fn shell_words(command: &str) -> Vec<String> {
+    let (mut words, mut word, mut is_quoted) = (Vec::new(), None::<String>, false);
+    let mut chars = command.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' => {
+                is_quoted = !is_quoted;
+                word.get_or_insert_default();
+            }
+            '\\' if !is_quoted => word.get_or_insert_default().extend(chars.next()),
+            ' ' if !is_quoted => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
 }
 
 /// The digest of `bytes`, as registries write it.
@@ -202,12 +246,8 @@ impl Folder {
         Self::copy(name, &fixture())
     }
 
-    /// A copy of what the shipped image is made of, without git.
-    pub fn shipped(name: &str) -> Self {
-        Self::copy(name, &root())
-    }
-
-    fn copy(name: &str, checkout: &Path) -> Self {
+    /// A copy of what a checkout's image is made of, without git.
+    pub fn copy(name: &str, checkout: &Path) -> Self {
         let folder = Self::new(name);
         let mut cp = Command::new("cp");
         cp.arg("-r").arg(checkout.join("agent-server-image")).arg(&folder.0);
@@ -220,6 +260,24 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Makes a device like `/dev/null` (3) or `/dev/full` (7), which only root can.
+pub fn make_device(device: &Path, minor: &str) -> bool {
+    let made = Command::new("mknod").arg(device).args(["c", "1", minor]).output();
+    made.is_ok_and(|output| output.status.success())
+}
+
+/// The commands of the workflow's steps that call the task, in their order, as arguments.
+pub fn workflow_steps() -> Vec<Vec<String>> {
+    let path = root().join(".github/workflows/image.yml");
+    let workflow = std::fs::read_to_string(path).expect("a workflow");
+    let run = |line: &str| {
+        let line = line.trim().trim_start_matches("- ");
+        let command = line.strip_prefix("run: ")?.strip_prefix("xtask ")?;
+        Some(command.split(' ').map(str::to_owned).collect())
+    };
+    workflow.lines().filter_map(run).collect()
 }
 
 /// The rule of every registry for a tag.

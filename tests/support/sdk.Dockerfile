@@ -45,20 +45,6 @@ printf '.venv\n*.egg-info\n' >.gitignore
 /tools/bin/uv lock --quiet
 /tools/bin/uv build --quiet --sdist --out-dir /out/archive
 rm -r UNKNOWN.egg-info
-
-# The same with another lock.
-mkdir /out/relocked
-cp -R . /relocked
-cd /relocked
-sed -i 's/"wsproto==1.2.0"/"wsproto==1.3.2"/' pyproject.toml
-/tools/bin/uv lock --quiet
-cp pyproject.toml uv.lock /out/relocked
-
-# Wheels: of an older release, which does not start with the pinned dependencies, and of one part.
-for package in agent-server sdk tools workspace; do
-    fetch --only-binary=:all: --dest /out/old "openhands-$package==1.43.1"
-done
-fetch --only-binary=:all: --dest /out/part openhands-tools==1.58.1
 RUN
 FROM scratch
 COPY --from=maker /out /

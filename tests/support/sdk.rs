@@ -18,7 +18,8 @@ pub struct Sdk(PathBuf);
 impl Sdk {
     /// Makes it, if there is none of the pinned release.
     pub fn get(_engine: &Engine) -> Self {
-        let requirements = fs::read(root().join("agent-server-image/requirements.txt")).unwrap();
+        let requirements =
+            fs::read(root().join("agent-server-image/lock/requirements.txt")).unwrap();
         let recipe = sha256(&[DOCKERFILE, &requirements].concat()).replace("sha256:", "");
         let folder = root().join("target/tests");
         let made = folder.join(format!("sdk-{}", &recipe[..16]));
@@ -42,10 +43,11 @@ impl Sdk {
         Workspace::commit_all(folder)
     }
 
-    /// The path of `archive` (what `uv build --sdist` makes of the checkout), `old` (the four wheels
-    /// of an older release), `part` (one wheel) or `relocked` (the checkout's other lock).
-    pub fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
+    /// What `uv build --sdist` makes of the checkout.
+    pub fn archive(&self) -> String {
+        let files = fs::read_dir(self.0.join("archive")).unwrap().map(|file| file.unwrap().path());
+        let mut archives = files.filter(|file| file.to_str().unwrap().ends_with(".tar.gz"));
+        archives.next().unwrap().to_str().unwrap().to_owned()
     }
 }
 
@@ -57,6 +59,6 @@ fn make(folder: &Path) {
     if Path::new(BUNDLE).exists() {
         docker.args(["--secret", &format!("id=ca-certificates,src={BUNDLE}")]);
     }
-    let output = docker.arg(root().join("agent-server-image")).output().unwrap();
+    let output = docker.arg(root().join("agent-server-image/lock")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,5 +1,5 @@
-"""Imports all of the standard library and one module of every installed package, says what can't be
-imported, and ends the server that imports this."""
+"""Imports all of the standard library and one module of every installed package, finds the code of
+every provider of models, says what of that failed, and ends the server that imports this."""
 
 import importlib
 import os
@@ -37,6 +37,19 @@ for name in sorted(modules):
         importlib.import_module(name)
     except BaseException as error:
         failed.append(f"{name} ({type(error).__name__}: {error})")
-print(f"{len(modules)} modules")
+
+import litellm
+from litellm.utils import ProviderConfigManager
+
+# These sign in first, or take no such name of a model.
+elsewhere = {"chatgpt", "github_copilot", "ragflow"}
+routes = sorted({route.value for route in litellm.LlmProviders} - elsewhere)
+for route in routes:
+    try:
+        litellm.get_llm_provider(f"{route}/model", api_base="http://127.0.0.1/v1", api_key="key")
+        ProviderConfigManager.get_provider_chat_config("model", litellm.LlmProviders(route))
+    except BaseException as error:
+        failed.append(f"litellm {route} ({error!r})")
+print(f"{len(modules)} modules, {len(routes)} routes")
 print("failed:", ", ".join(failed) or "none", flush=True)
 os._exit(0)

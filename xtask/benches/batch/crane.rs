@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::cost::run;
+use crate::common::run;
 
 /// Debian's next release, whose C library is newer than needed: only the program is taken.
 const DOCKERFILE: &str = "\

@@ -7,9 +7,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod machine;
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
+mod common;
 #[path = "../../../tests/support/mod.rs"]
-// A part of it is enough here.
 #[allow(dead_code)]
 mod support;
 
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use machine::{load, machine};
+use common::{load, machine, run, words};
 use support::engine::Engine;
 use support::sdk::Sdk;
 use support::server::Server;
@@ -35,7 +36,7 @@ const TARGETS: [&str; 3] = ["source-minimal", "binary-minimal", "overlay"];
 type Change = fn(&Sdk, &Workspace);
 
 /// By name, in this order.
-const CHANGES: [(&str, Change); 5] = [
+const CHANGES: [(&str, Change); 4] = [
     ("first", |_, _| ()),
     ("nothing", |_, _| ()),
     ("edit", |_, checkout| checkout.edit(DETAILS, "OpenHands Agent Server", "An edited server")),
@@ -46,22 +47,7 @@ const CHANGES: [(&str, Change); 5] = [
             "import asyncio\nimport colorsys\nimport wsproto\n",
         );
     }),
-    ("lock", |sdk, checkout| {
-        for file in ["pyproject.toml", "uv.lock"] {
-            let other = Path::new(&sdk.path("relocked")).join(file);
-            checkout.write(file, &fs::read_to_string(other).unwrap());
-        }
-    }),
 ];
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
-    Today,
-    /// As it is by default.
-    Ours,
-    /// The server is started in the build before the image is loaded.
-    Checked,
-}
 
 /// Seconds from the command.
 #[derive(Clone, Copy)]
@@ -71,7 +57,7 @@ struct Times {
 }
 
 fn main() {
-    let args = std::env::args().skip(1).filter(|arg| arg != "--bench").collect::<Vec<_>>();
+    let args = words();
     let changes = CHANGES.map(|(name, _)| name);
     let known = |arg: &String| TARGETS.contains(&arg.as_str()) || changes.contains(&arg.as_str());
     assert!(args.iter().all(known), "targets are {TARGETS:?}, changes {changes:?}");
@@ -80,56 +66,46 @@ fn main() {
         let named = named.collect::<Vec<_>>();
         if named.is_empty() { names.to_vec() } else { named }
     };
-    let engine = Engine::get("the benchmark").expect("an engine: `cargo xtask engine --fresh --`");
-    let bench = Bench { sdk: Sdk::get(&engine), tools: tools() };
+    let engine = Engine::get();
+    let bench = Bench { sdk: Sdk::get(&engine), engine, tools: tools() };
     let changes = wanted(&changes);
     println!("\n| target | change | way | image, s | healthy, s | times as fast |");
     println!("|---|---|---|---|---|---|");
     let before = load();
     let mut today = BTreeMap::new();
     for target in wanted(&TARGETS) {
-        for way in [Way::Today, Way::Ours, Way::Checked] {
-            // It has no such target.
-            if (way, target) == (Way::Today, "overlay") {
+        for way in ["today", "xtask"] {
+            // Today's way has no such target.
+            if (way, target) == ("today", "overlay") {
                 continue;
             }
-            for (change, times) in bench.measure(way, target, &changes) {
-                if way == Way::Today {
-                    today.insert((target, change), times.image);
+            for (change, Times { image, health }) in bench.measure(way, target, &changes) {
+                if way == "today" {
+                    today.insert((target, change), image);
                 }
                 // `overlay` is compared with what is nearest to it.
                 let other = if target == "overlay" { "binary-minimal" } else { target };
-                let other = today.get(&(other, change));
-                let ratio = other.map(|other| format!("{:.1}", other / times.image));
-                let (ratio, Times { image, health }) = (ratio.unwrap_or_default(), times);
-                let name = way.name();
-                println!("| `{target}` | {change} | {name} | {image:.1} | {health:.1} | {ratio} |");
+                let ratio =
+                    today.get(&(other, change)).map(|other| format!("{:.1}", other / image));
+                let ratio = ratio.unwrap_or_default();
+                println!("| `{target}` | {change} | {way} | {image:.1} | {health:.1} | {ratio} |");
             }
         }
     }
     println!("\n{}; load {before} at the start, {} at the end.", machine(), load());
 }
 
-impl Way {
-    fn name(self) -> &'static str {
-        match self {
-            Way::Today => "today",
-            Way::Ours => "xtask",
-            Way::Checked => "xtask, `--check first`",
-        }
-    }
-}
-
 struct Bench {
     sdk: Sdk,
+    engine: Engine,
     /// A virtual environment with uv.
     tools: PathBuf,
 }
 
 impl Bench {
     /// The first build, and one after each of `changes`.
-    fn measure(&self, way: Way, target: &str, changes: &[&str]) -> Vec<(&'static str, Times)> {
-        Engine::empty();
+    fn measure(&self, way: &str, target: &str, changes: &[&str]) -> Vec<(&'static str, Times)> {
+        self.engine.empty();
         let checkout = self.sdk.checkout("bench");
         let mut all = Vec::new();
         for (name, change) in CHANGES {
@@ -139,9 +115,8 @@ impl Bench {
             change(&self.sdk, &checkout);
             let begun = Instant::now();
             let image = match way {
-                Way::Today => self.today(target, &checkout),
-                Way::Ours => ours(target, &checkout, "off"),
-                Way::Checked => ours(target, &checkout, "first"),
+                "today" => self.today(target, &checkout),
+                _ => ours(&self.engine, target, &checkout),
             };
             let seconds = begun.elapsed().as_secs_f64();
             let server = Server::start(&image, &[]);
@@ -165,7 +140,7 @@ impl Bench {
         let mut tar = Command::new("tar");
         tar.args(["-xzf", "unknown-0.0.0.tar.gz", "--strip-components=1", "-C", "context"]);
         run(tar.current_dir(&folder.0));
-        let requirements = root().join("agent-server-image/build-requirements.txt");
+        let requirements = root().join("agent-server-image/lock/build-requirements.txt");
         fs::copy(requirements, context.join("build-requirements.txt")).unwrap();
         let mut docker = Command::new("docker");
         docker.args(["buildx", "build", "--quiet", "--load", "--target", target, "--tag", &image]);
@@ -179,12 +154,11 @@ impl Bench {
 }
 
 /// One call. Today's way has no ACP providers.
-fn ours(target: &str, checkout: &Workspace, check: &str) -> String {
+fn ours(engine: &Engine, target: &str, checkout: &Workspace) -> String {
     let args = ["image", "--variant=debian", "--load", "--image=bench/xtask", "--target", target];
     let root = checkout.path();
-    let rest = ["--sdk-project-root", root, "--check", check, "--install-acp-providers="];
-    let ended = Xtask::shipped(&[&args[..], &rest].concat()).in_engine().end();
-    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let rest = ["--sdk-project-root", root, "--install-acp-providers="];
+    let ended = Xtask::shipped(&[&args[..], &rest].concat()).in_engine(engine).succeed();
     ended.stdout.lines().next().unwrap().to_owned()
 }
 
@@ -198,16 +172,10 @@ fn check(server: &Server, checkout: &Workspace) {
 /// A virtual environment with the uv that the image is built by.
 fn tools() -> PathBuf {
     let tools = root().join("target/bench-tools");
-    let requirements = root().join("agent-server-image/build-requirements.txt");
+    let requirements = root().join("agent-server-image/lock/build-requirements.txt");
     run(Command::new("python3").args(["-m", "venv"]).arg(&tools));
     let mut pip = Command::new(tools.join("bin/pip"));
     pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
     run(pip.arg(requirements));
     tools
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
 }

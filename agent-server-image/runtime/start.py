@@ -1,0 +1,84 @@
+"""Starts the server, on whatever base image it finds itself."""
+
+import contextlib
+import locale
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+
+import certifi
+
+
+def first_of(*paths):
+    return next(filter(os.path.exists, paths), None)
+
+
+# What our programs can't load, and the agent's commands should.
+set_aside = {name: os.environ.pop(f"OH_{name}", "") for name in ("LD_PRELOAD", "LD_AUDIT")}
+os.environ.update({name: value for name, value in set_aside.items() if value})
+
+home = os.path.expanduser("~")
+# Some base images of `overlay` have no such folder.
+if not os.path.exists("/tmp"):
+    os.environ.setdefault("TMPDIR", home)
+
+# A volume hides the folder of the image.
+with contextlib.suppress(OSError):
+    os.makedirs("/workspace/project", exist_ok=True)
+
+# A missing mount is easier to read here than in what fails for it.
+for folder in ("/workspace", home, os.environ.get("TMPDIR", "/tmp")):
+    if not os.access(folder, os.W_OK):
+        print(
+            f"User {os.getuid()} can't write to {folder}: mount a folder there that this user "
+            f"owns, or start the container with `--tmpfs {folder}:mode=1777`.",
+            file=sys.stderr,
+        )
+
+# The rest too does nothing on a Debian with `ca-certificates`. This OpenSSL knows only Debian's
+# places of certificates.
+known = ssl.get_default_verify_paths()
+if not (known.cafile or known.capath):
+    os.environ["SSL_CERT_FILE"] = (
+        first_of(
+            "/etc/ssl/certs/ca-certificates.crt",
+            "/etc/pki/tls/certs/ca-bundle.crt",
+            "/etc/ssl/ca-bundle.pem",
+        )
+        or certifi.where()
+    )
+
+# tmux insists on UTF-8, and some base images have no locale for it.
+current = locale.setlocale(locale.LC_CTYPE)
+try:
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    locale.setlocale(locale.LC_CTYPE, current)
+except locale.Error:
+    os.environ["LOCPATH"] = "/usr/lib/locale:/agent-server/python/lib/locale"
+
+# Python starts shells by this name only, so give it the one that PATH has.
+if not os.path.exists("/bin/sh"):
+    os.environ["SHELL"] = "/agent-server/tools/bin/bash"
+    start = subprocess.Popen.__init__
+
+    def start_by_path(self, *args, **options):
+        if options.get("shell"):
+            options.setdefault("executable", shutil.which("sh"))
+        start(self, *args, **options)
+
+    subprocess.Popen.__init__ = start_by_path
+
+from openhands.agent_server.__main__ import main
+
+# In tmux the server's terminal starts a shell by this name only; without tmux it takes the one that
+# PATH has. Our tmux would drop what it can't load.
+ours = (shutil.which("tmux") or "").startswith("/agent-server/")
+if not os.path.exists("/bin/bash") or (ours and any(set_aside.values())):
+    from openhands.tools.terminal import impl
+    from openhands.tools.terminal.terminal import factory
+
+    impl._is_tmux_available = factory._is_tmux_available = lambda: False
+
+main()

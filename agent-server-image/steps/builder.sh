@@ -1,0 +1,10 @@
+# Installs binutils, static programs for the image, and Python where there is none.
+# shellcheck shell=sh
+# shellcheck source=apt.sh
+. /run/apt.sh
+set -- binutils busybox-static tini
+command -v python3 >/dev/null || set -- "$@" python3 python3-gdbm python3-venv
+apt_install "$@"
+# Libraries of an installed Python enter the image as well.
+# shellcheck disable=SC2046
+update_installed $(dpkg-query --show --showformat '${Package} ')

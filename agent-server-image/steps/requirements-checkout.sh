@@ -1,0 +1,14 @@
+# Reads from uv.lock what the checkout needs of other packages.
+# shellcheck shell=sh
+# shellcheck source=lib.sh
+. /run/lib.sh
+# The checkout's own settings name its indexes, and uv compares them with the lock: no mirrors here.
+unset UV_NO_CONFIG UV_CONFIG_FILE UV_DEFAULT_INDEX UV_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL
+mkdir /requirements
+cd /run/manifests
+/opt/build/bin/python /run/indexes.py >/requirements/indexes
+set -- --all-packages --no-default-groups --no-emit-workspace
+! grep -q '^boto3 *=' openhands-sdk/pyproject.toml || set -- "$@" --extra boto3
+[ -z "${ENABLE_VERTEX-}" ] || set -- "$@" --extra vertex
+uv export --quiet --no-cache --locked --python /opt/build/bin/python --no-annotate --no-header \
+    --output-file /requirements/others.txt "$@"

@@ -1,0 +1,141 @@
+//! Which server an image gets: an SDK checkout, an archive of one, or the pinned release.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+
+use crate::support::workspace::Workspace;
+use crate::support::{Folder, Xtask, expected, strings};
+use serde_json::Value;
+
+/// The folder that the build gets as the context `sdk`.
+fn context(target: &Value) -> &Path {
+    Path::new(target["contexts"]["sdk"].as_str().unwrap())
+}
+
+fn print(workspace: &Workspace) -> Xtask {
+    let root = ["--sdk-project-root", workspace.path()];
+    Xtask::new(&[&["image", "--print", "--variant=debian", "--image=r.io/i"][..], &root].concat())
+}
+
+#[test]
+fn a_checkout_says_commit_branch_and_version() {
+    let workspace = Workspace::new("facts", "1.43.1");
+    let mut call = print(&workspace);
+    call.0.arg("--versioned-tag");
+    let target = call.target();
+    let sha = workspace.git(&["rev-parse", "HEAD"]);
+    let tags = ["1", "1.43", "1.43.1", "feat-x", &sha, &sha[..7]];
+    for tag in tags.map(|tag| format!("r.io/i:{tag}-debian")) {
+        assert!(strings(&target["tags"]).contains(&tag.as_str()), "{tag}: {target:#}");
+    }
+    assert_eq!(target["args"]["SERVER"], "checkout");
+    assert_eq!(target["args"]["OPENHANDS_BUILD_GIT_SHA"], sha.as_str());
+    let labels = &target["labels"];
+    assert_eq!(labels["org.opencontainers.image.version"], "1.43.1");
+    assert_eq!(labels["org.opencontainers.image.revision"], sha.as_str());
+    let packages = labels["dev.openhands.packages"].as_str().unwrap();
+    assert!(packages.contains("openhands-tools 1.43.1"), "{packages}");
+    // Variables beat git.
+    let target = print(&workspace).env("SDK_SHA", "0123456789").env("SDK_REF", "y").target();
+    assert!(strings(&target["tags"]).contains(&"r.io/i:y-debian"), "{target:#}");
+    assert!(strings(&target["tags"]).contains(&"r.io/i:0123456-debian"), "{target:#}");
+}
+
+#[test]
+fn the_files_that_git_would_commit_are_built_and_no_others() {
+    let workspace = Workspace::new("files", "1.43.1");
+    workspace.write("secret.txt", "ignored");
+    workspace.write(".venv/bin/python", "ignored");
+    workspace.write("openhands-sdk/new.py", "not tracked, not ignored");
+    workspace.write("openhands-sdk/run.sh", "#!/bin/sh\n");
+    let script = workspace.0.0.join("openhands-sdk/run.sh");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o777)).unwrap();
+    symlink("code.py", workspace.0.0.join("openhands-sdk/link.py")).unwrap();
+    fs::remove_file(workspace.0.0.join("openhands-tools/code.py")).unwrap();
+
+    let target = print(&workspace).target();
+    let copy = context(&target);
+    let has = |path: &str| copy.join(path).symlink_metadata().is_ok();
+    assert!(["uv.lock", "openhands-sdk/new.py", "openhands-sdk/link.py"].into_iter().all(has));
+    let without = ["secret.txt", ".venv", ".git", "openhands-tools/code.py"];
+    assert!(!without.into_iter().any(has), "{}", copy.display());
+    let mode = copy.join("openhands-sdk/run.sh").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+
+    // A file that is as it was is not copied again, and keeps its time, by which buildx knows it.
+    let unchanged = || {
+        let metadata = copy.join("openhands-sdk/code.py").metadata().unwrap();
+        (metadata.ino(), metadata.modified().unwrap())
+    };
+    let before = unchanged();
+    workspace.write("openhands-tools/code.py", "answer = 43\n");
+    fs::remove_file(&script).unwrap();
+    let target = print(&workspace).target();
+    assert_eq!(context(&target), copy);
+    assert!(!has("openhands-sdk/run.sh"));
+    assert_eq!(fs::read_to_string(copy.join("openhands-tools/code.py")).unwrap(), "answer = 43\n");
+    assert_eq!(unchanged(), before);
+
+    // A file becomes a folder, a link a file, and all of it the other way round.
+    let (new, link) = ("openhands-sdk/new.py", "openhands-sdk/link.py");
+    let read = |path: &str| fs::read_to_string(copy.join(path)).unwrap_or_default();
+    fs::remove_file(workspace.0.0.join(new)).unwrap();
+    workspace.write("openhands-sdk/new.py/inner.py", "in a folder");
+    fs::remove_file(workspace.0.0.join(link)).unwrap();
+    workspace.write(link, "no link");
+    print(&workspace).target();
+    assert_eq!(read("openhands-sdk/new.py/inner.py"), "in a folder");
+    assert!(!copy.join(link).is_symlink());
+    assert_eq!(read(link), "no link");
+    fs::remove_dir_all(workspace.0.0.join(new)).unwrap();
+    workspace.write(new, "a file");
+    fs::remove_file(workspace.0.0.join(link)).unwrap();
+    symlink("new.py", workspace.0.0.join(link)).unwrap();
+    print(&workspace).target();
+    assert_eq!(read(new), "a file");
+    assert!(copy.join(link).is_symlink());
+    assert_eq!(unchanged(), before);
+}
+
+#[test]
+fn a_checkout_is_found_around_the_caller_or_around_this_repository() {
+    let workspace = Workspace::new("around", "1.43.1");
+    let inner = workspace.0.0.join("openhands-sdk");
+    let mut call = Xtask::print(&["--variant=debian"]);
+    call.0.current_dir(&inner);
+    assert_eq!(call.target()["args"]["SERVER"], "checkout");
+
+    // This repository in a folder of the checkout.
+    let folder = Folder::checkout("around-tool");
+    let tool = workspace.0.0.join("tool");
+    fs::rename(folder.0.join("agent-server-image"), {
+        fs::create_dir(&tool).unwrap();
+        tool.join("agent-server-image")
+    })
+    .unwrap();
+    let mut call = Xtask::within(&tool, &["image", "--print", "--variant=debian"]);
+    call.0.current_dir("/");
+    let target = call.target();
+    assert_eq!(target["args"]["SERVER"], "checkout");
+    assert_eq!(target["labels"]["dev.openhands.dirty"], "false", "it is no change of the checkout");
+    assert!(context(&target).join("uv.lock").exists() && !context(&target).join("tool").exists());
+
+    let mut call = Xtask::print(&["--variant=debian"]);
+    call.0.current_dir("/");
+    assert_eq!(call.target()["args"]["SERVER"], "release");
+}
+
+#[test]
+fn a_checkout_that_lacks_a_part_is_refused() {
+    let workspace = |change: fn(&Workspace)| {
+        let workspace = Workspace::new("lacks", "1.43.1");
+        change(&workspace);
+        let said = print(&workspace).refused();
+        format!("{}\n", expected::steady(&said, &workspace.0.0))
+    };
+    let text = workspace(|w| fs::remove_file(w.0.0.join("uv.lock")).unwrap())
+        + &workspace(|w| fs::remove_dir_all(w.0.0.join("openhands-tools")).unwrap())
+        + &workspace(|w| fs::remove_dir_all(w.0.0.join(".git")).unwrap());
+    expected::check("cli/expected/broken_checkouts.txt", &text);
+}

@@ -1,0 +1,238 @@
+//! What clients may lean on in every image of a server, a test a line of the contract. These tests
+//! need `cargo xtask engine -- cargo test`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::engine::images;
+use crate::support::container::Container;
+use crate::support::engine::{Engine, docker, http, send};
+use crate::support::{Folder, Xtask, root};
+use serde_json::{Value, json};
+
+const SERVER: &str = "/usr/local/bin/openhands-agent-server";
+const PYTHON: &str = "/agent-server/.venv/bin/python";
+const KEY: &str = "SESSION_API_KEY=secret";
+
+/// A running server of each target with a key, started once for all tests.
+fn servers(engine: &Engine) -> &'static [(&'static str, &'static str, Container); 3] {
+    static SERVERS: OnceLock<[(&str, &str, Container); 3]> = OnceLock::new();
+    SERVERS.get_or_init(|| {
+        let options = ["--publish=127.0.0.1::8000", "--env", KEY];
+        let start = |(target, image)| (target, image, Container::start(&options, image, &[]));
+        let servers = images(engine).map(start);
+        for (_, _, server) in &servers {
+            server.serve(8000);
+        }
+        servers
+    })
+}
+
+/// What a program of the image writes.
+fn run(options: &[&str], image: &str, program: &str, args: &[&str]) -> String {
+    let entrypoint = format!("--entrypoint={program}");
+    docker(&[&["run", "--rm", &entrypoint], options, &[image], args].concat())
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn the_entry_point_is_the_server_under_tini_as_its_own_user() {
+    let engine = Engine::get();
+    let args = ["--host", "0.0.0.0", "--port", "60000"];
+    let start = |(_, image)| Container::start(&["--publish=127.0.0.1::60000"], image, &args);
+    let containers = images(&engine).map(start);
+    for ((target, _), container) in images(&engine).into_iter().zip(&containers) {
+        container.serve(60000);
+        assert_eq!(container.exec(&["cat", "/proc/1/comm"]), "tini", "{target}");
+        let ids = container.exec(&["sh", "-c", "id -u; id -g"]);
+        assert_eq!(ids, "10001\n10001", "{target}");
+    }
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn the_health_check_asks_port_8000_and_logs_are_json() {
+    let engine = Engine::get();
+    for (target, _, container) in servers(&engine) {
+        let health = ["inspect", "--format", "{{.State.Health.Status}}", &container.0];
+        container.wait(|| docker(&health) == "healthy");
+        let logs = container.logs();
+        let is_json = |line: &str| serde_json::from_str::<Value>(line).is_ok();
+        assert!(logs.lines().any(is_json), "{target}: {logs}");
+    }
+}
+
+/// How clients that don't use the entry point start the server, as a remote runtime does.
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn the_server_starts_by_its_path_and_as_a_module() {
+    let engine = Engine::get();
+    let start = |image: &str, command: &str| {
+        let (program, args) = command.split_once(' ').unwrap_or((command, ""));
+        let entrypoint = format!("--entrypoint={program}");
+        let options = [&entrypoint, "--publish=127.0.0.1::60000", "--env", KEY, "--workdir=/"];
+        let args = args.split_whitespace().chain(["--port", "60000"]).collect::<Vec<_>>();
+        Container::start(&options, image, &args)
+    };
+    let images = images(&engine);
+    let module = format!("{PYTHON} -m openhands.agent_server");
+    let mut containers = images.iter().map(|(_, image)| start(image, SERVER)).collect::<Vec<_>>();
+    containers.push(start(images[0].1, &module));
+    for container in &containers {
+        container.serve(60000);
+    }
+}
+
+/// On a base with the C library that the server was built for, and nothing that an image adds.
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn the_server_of_a_source_target_runs_where_it_is_copied_to() {
+    let engine = Engine::get();
+    let source = images(&engine)[0].1;
+    let dockerfile = format!(
+        "FROM debian:trixie-slim\nRUN useradd other\n\
+         COPY --from={source} /agent-server /agent-server\nWORKDIR /tmp\nUSER other\n"
+    );
+    let copy = engine.image("copy");
+    let mut build = Command::new("docker");
+    build.args(["build", "--quiet", "--tag", &copy, "-"]).stdout(Stdio::null());
+    let mut build = build.stdin(Stdio::piped()).spawn().unwrap();
+    build.stdin.take().unwrap().write_all(dockerfile.as_bytes()).unwrap();
+    assert!(build.wait().unwrap().success());
+    let options = ["--publish=127.0.0.1::8000", "--env", KEY, "--entrypoint", PYTHON];
+    let container = Container::start(&options, &copy, &["-m", "openhands.agent_server"]);
+    container.serve(8000);
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn anybody_may_write_to_the_workspace_and_new_volumes() {
+    let engine = Engine::get();
+    let script = "pwd && cd /workspace && echo a >a && cd project && echo a >a && echo a >~/a";
+    for (target, image) in images(&engine) {
+        for user in ["--user=10001:10001", "--user=4321:4321"] {
+            assert_eq!(run(&[user], image, "sh", &["-c", script]), "/", "{target} {user}");
+        }
+        let home = run(&[], image, "sh", &["-c", "echo ~"]);
+        for folder in ["/workspace", "/workspace/project", &format!("{home}/.openhands")] {
+            let volume = format!("--volume={folder}");
+            run(&[&volume], image, "sh", &["-c", &format!("echo a >{folder}/a")]);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn variables_are_set_for_utf8_and_commands_that_nobody_watches() {
+    let engine = Engine::get();
+    for (target, image) in images(&engine) {
+        let lines = run(&[], image, "env", &[]);
+        let variable = |name: &str| {
+            let value =
+                |line: &'_ str| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+            lines.lines().find_map(value).unwrap_or_default()
+        };
+        for name in ["LANG", "LC_ALL"] {
+            assert_eq!(variable(name), "C.UTF-8", "{target} {name}");
+        }
+        assert_eq!(variable("LOG_JSON"), "true", "{target}");
+        for name in ["PAGER", "GIT_PAGER", "GH_PAGER", "MANPAGER", "SYSTEMD_PAGER"] {
+            assert_eq!(variable(name), "cat", "{target} {name}");
+        }
+        for name in ["EDITOR", "GIT_EDITOR", "VISUAL"] {
+            // VS Code's, where it is installed, waits only in a terminal of VS Code.
+            let editor = variable(name);
+            assert!(["true", "code", "code --wait"].contains(&editor.as_str()), "{target} {name}");
+        }
+    }
+}
+
+/// A client's own tools lie in a folder that the server is started with.
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn custom_tools_may_import_every_module() {
+    let engine = Engine::get();
+    let tools = root().join("tests/clients/custom");
+    let volume = format!("--volume={}:/tools:ro", tools.display());
+    for (target, image) in images(&engine) {
+        let args = ["--import-modules=every_module"];
+        let options = ["--rm", &volume, "--env=OH_EXTRA_PYTHON_PATH=/tools"];
+        let said = docker(&[&["run"], &options[..], &[image], &args].concat());
+        assert_eq!(said.lines().last(), Some("failed: none"), "{target}: {said}");
+    }
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn a_session_key_rules_every_path_but_the_health_checks() {
+    // What the server tells anybody of itself.
+    const OPEN: [&str; 5] = ["/", "/alive", "/health", "/ready", "/server_info"];
+    let engine = Engine::get();
+    for (target, image, container) in servers(&engine) {
+        let address = container.serve(8000);
+        let history = docker(&["history", "--no-trunc", image]);
+        assert!(!history.contains("BEGIN CERTIFICATE") && !history.contains("/etc/ssl/certs/ca-"));
+        let paths = http(address, "/openapi.json", &[]).unwrap().1;
+        let paths: Value = serde_json::from_str(&paths).unwrap();
+        let paths = paths["paths"].as_object().unwrap();
+        assert!(paths.len() > 50, "{paths:#?}");
+        for (path, methods) in paths {
+            for method in methods.as_object().unwrap().keys() {
+                let path = path.replace(['{', '}'], "");
+                let (status, answer) =
+                    send(address, &method.to_uppercase(), &path, &[], "").unwrap();
+                // Of servers that wait for their configuration, which ours does not.
+                let is_off = path == "/api/init" && status == 404;
+                let expected = if OPEN.contains(&path.as_str()) { 200 } else { 401 };
+                assert!(
+                    is_off || status == expected,
+                    "{target}: {method} {path}: {status} {answer}"
+                );
+            }
+        }
+        for (key, expected) in [("secret", 200), ("wrong", 401)] {
+            let headers = [("X-Session-API-Key", key)];
+            let status = http(address, "/api/conversations/count", &headers).unwrap().0;
+            assert_eq!(status, expected, "{target}: {key}");
+        }
+    }
+}
+
+/// With a key, or by `--host`, the other tests reach it through a published port.
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn without_a_key_or_a_host_the_server_listens_on_loopback_only() {
+    let engine = Engine::get();
+    let containers = images(&engine).map(|(_, image)| Container::start(&[], image, &[]));
+    for ((target, _), container) in images(&engine).into_iter().zip(&containers) {
+        let sockets = || container.try_exec(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
+        container.wait(|| sockets().is_some_and(|sockets| sockets.contains(":1F40 ")));
+        let sockets = sockets().unwrap();
+        let places = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
+        let places = places.filter(|place| place.ends_with(":1F40")).collect::<BTreeSet<_>>();
+        assert_eq!(places, BTreeSet::from(["0100007F:1F40"]), "{target}");
+    }
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn the_api_of_an_image_is_read_from_its_server() {
+    let engine = Engine::get();
+    let [(_, image), ..] = images(&engine);
+    let folder = Folder::new("api-image");
+    let old = folder.0.join("old.json");
+    fs::write(
+        &old,
+        json!({ "info": { "version": "0.1.0" }, "paths": { "/items": { "post": {} } } })
+            .to_string(),
+    )
+    .unwrap();
+    let args = ["image", "api", image, "--baseline", old.to_str().unwrap()];
+    let ended = Xtask::new(&args).in_engine(&engine).end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert!(ended.stdout.contains("POST /items: the operation is gone"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("GET /health: the operation is new"), "{}", ended.stdout);
+}

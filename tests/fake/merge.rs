@@ -1,0 +1,158 @@
+//! `image merge`: images of several architectures become one.
+
+use std::fs;
+
+use crate::support::fake::FakeDocker;
+use crate::support::record::{record, write};
+use crate::support::{IMAGE, expected, sha256};
+use serde_json::{Value, json};
+
+/// A docker whose registry gives every list this manifest.
+fn fake(name: &str, script: &str, architectures: &[&str]) -> (FakeDocker, String) {
+    let manifest = |arch: &&str| {
+        let platform = json!({ "os": "linux", "architecture": arch });
+        json!({ "platform": platform, "digest": format!("sha256:{arch}") })
+    };
+    let unknown = json!({ "platform": { "os": "unknown", "architecture": "unknown" } });
+    let manifests = architectures.iter().map(manifest).chain([unknown]).collect::<Vec<_>>();
+    let list = json!({ "manifests": manifests }).to_string();
+    let script = format!("{script}\ncase \"$*\" in *--raw*) cat list; exit;; esac");
+    let fake = FakeDocker::with_override(name, &script);
+    fake.write("list", &list);
+    (fake, list)
+}
+
+/// The records of a file.
+fn lines(file: &str) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn both_architectures_get_one_tag_and_the_manifest_a_record() {
+    let (fake, list) = fake("merge", "", &["amd64", "arm64"]);
+    let files = ["amd64", "arm64"].map(|arch| {
+        write(&fake.file(&format!("{arch}.jsonl")), &record("debian", arch, "debian:trixie-slim"))
+    });
+    let merge = || fake.call(&["image", "merge", "--records=records", &files[0], &files[1]]);
+    let ended = merge().succeed();
+    assert_eq!(ended.stdout, format!("{IMAGE}:0123456-debian\n{IMAGE}:latest-debian\n"));
+    let mut created = fake.lines("calls");
+    created.retain(|call| call.contains("imagetools create"));
+    let digest = format!("{IMAGE}@sha256:{}", "0".repeat(64));
+    let tags = format!("--tag {IMAGE}:0123456-debian --tag {IMAGE}:latest-debian");
+    assert_eq!(created, [format!("buildx imagetools create {tags} {digest} {digest}")]);
+
+    assert_eq!((lines(&files[0]).len(), lines(&files[1]).len()), (1, 1));
+    let [manifest] = &fake.records()[..] else { panic!("{:#?}", fake.records()) };
+    assert_eq!((&manifest["kind"], &manifest["schema"]), (&json!("manifest"), &json!(2)));
+    assert_eq!(manifest["digest"], sha256(list.as_bytes()));
+    assert_eq!(manifest["arches"], json!(["amd64", "arm64"]));
+    assert_eq!(manifest["platforms"], json!(["linux/amd64", "linux/arm64"]));
+    assert_eq!(manifest["missing"], json!([]));
+    assert_eq!(manifest["tags"], json!(ended.stdout.lines().collect::<Vec<_>>()));
+    merge().succeed();
+    assert_eq!(fake.records().len(), 2);
+    // Without the flag no file is written.
+    fs::remove_file(fake.file("records")).unwrap();
+    fake.call(&["image", "merge", &files[0], &files[1]]).succeed();
+    assert!(!fake.file("records").exists());
+}
+
+#[test]
+fn a_file_of_several_records_is_read_whole_and_later_lines_replace_earlier_ones() {
+    let (fake, _) = fake("merge-lines", "", &["amd64", "arm64"]);
+    let mut failed = record("debian", "amd64", "debian:trixie-slim");
+    (failed["status"], failed["digest"]) = (json!("failed"), Value::Null);
+    let records = [
+        failed,
+        record("debian", "amd64", "debian:trixie-slim"),
+        record("debian", "arm64", "debian:trixie-slim"),
+        record("java", "amd64", "java:17"),
+        record("java", "arm64", "java:17"),
+    ];
+    fake.write("records", &records.map(|record| format!("{record}\n")).concat());
+    let ended = fake.call(&["image", "merge", "--records=records", "records"]).succeed();
+    let tags = ["0123456-debian", "latest-debian", "0123456-java", "latest-java"];
+    let tags = tags.map(|tag| format!("{IMAGE}:{tag}\n"));
+    assert_eq!(ended.stdout, tags.concat());
+    let manifests = lines(fake.file("records").to_str().unwrap()).into_iter();
+    let manifests = manifests.filter(|record| record["kind"] == "manifest");
+    let variants = manifests.map(|record| record["variant"].clone()).collect::<Vec<_>>();
+    assert_eq!(variants, ["debian", "java"]);
+}
+
+#[test]
+fn a_variant_that_is_not_merged_costs_no_other_and_what_is_missing_is_said() {
+    let script = "case \"$*\" in *create*debian*) echo 'ERROR: no' >&2; exit 1;; esac";
+    let (fake, _) = fake("merge-others", script, &["amd64"]);
+    let files = ["debian", "python"].map(|name| {
+        write(&fake.file(&format!("{name}.jsonl")), &record(name, "amd64", "debian:1"))
+    });
+    let ended = fake
+        .call(&["image", "merge", "--allow-partial", "--records=records", &files[0], &files[1]])
+        .end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    assert_eq!(ended.stdout, format!("{IMAGE}:0123456-python\n{IMAGE}:latest-python\n"));
+    let manifest = fake.records().pop().unwrap();
+    assert_eq!(
+        (&manifest["variant"], &manifest["missing"]),
+        (&json!("python"), &json!(["linux/arm64"]))
+    );
+    expected::check("fake/expected/merge_partial.txt", &expected::steady(&ended.stderr, &fake.0.0));
+}
+
+#[test]
+fn docker_gets_nothing_but_references_and_digests() {
+    let fake = FakeDocker::new("merge-values");
+    let mut text = String::new();
+    for (key, value) in [
+        ("image", json!("-f")),
+        ("image", json!("Upper/case")),
+        ("image", json!(5)),
+        ("manifest_tags", json!(["-f"])),
+        ("manifest_tags", json!([format!("{IMAGE}:-f")])),
+        ("manifest_tags", json!(["other/image:tag"])),
+        ("manifest_tags", json!("no list")),
+        ("digest", json!("")),
+        ("digest", json!("sha256:short")),
+        ("digest", Value::Null),
+        ("variant", json!("a b")),
+        ("kind", json!("other")),
+        ("status", json!("done")),
+        ("schema", json!(1)),
+    ] {
+        let mut record = record("debian", "amd64", "debian:trixie-slim");
+        record[key] = value.clone();
+        let file = write(&fake.file("bad.jsonl"), &record);
+        let said = fake.call(&["image", "merge", "--allow-partial", &file]).refused();
+        text += &format!("# {key}: {value}\n{}\n", expected::steady(&said, &fake.0.0));
+    }
+    assert!(!fake.file("calls").exists(), "{:?}", fake.lines("calls"));
+    expected::check("fake/expected/merge_values.txt", &text);
+}
+
+#[test]
+fn images_that_do_not_go_together_are_refused() {
+    let fake = FakeDocker::new("merge-apart");
+    let amd64 = record("debian", "amd64", "debian:trixie-slim");
+    let changed = |key: &str, value: Value| {
+        let mut record = record("debian", "arm64", "debian:trixie-slim");
+        record[key] = value;
+        record
+    };
+    let mut text = String::new();
+    for (title, records) in [
+        ("another commit", vec![&amd64, &changed("sha", json!("f".repeat(40)))]),
+        ("another repository", vec![&amd64, &changed("image", json!("r.example.com/other"))]),
+        ("the same platform", vec![&amd64, &changed("platforms", json!(["linux/amd64"]))]),
+        ("one is missing", vec![&amd64]),
+    ] {
+        let lines = records.iter().map(|record| format!("{record}\n"));
+        fake.write("records", &lines.collect::<String>());
+        let said = fake.call(&["image", "merge", "records"]).refused();
+        text += &format!("# {title}\n{}\n", expected::steady(&said, &fake.0.0));
+    }
+    assert!(!fake.file("calls").exists(), "{:?}", fake.lines("calls"));
+    expected::check("fake/expected/merge_apart.txt", &text);
+}

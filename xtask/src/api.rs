@@ -1,0 +1,92 @@
+//! `cargo xtask image api`: compares the REST API of an image with an earlier one.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use base::error::usage;
+use base::message::one_line;
+use base::output;
+use serde_json::Value;
+
+use crate::cli::Args;
+use crate::docker::Docker;
+use crate::serve::{Container, container_name};
+use crate::{github, openapi};
+
+/// Prints what differs, as Markdown.
+/// Errors: a change breaks clients and the minor version is the same; a usage error for a request without
+/// two documents, or with something else than a document.
+pub fn main(root: &Path, args: &Args) -> Result<()> {
+    let mut words = args.words.iter().map(|word| word.to_string_lossy().into_owned());
+    let image = words.next();
+    if let Some(word) = words.next() {
+        return Err(usage(format!("unexpected argument {word:?}\nhint: name one image")));
+    }
+    let (Some(baseline), Some(new)) = (&args.baseline, args.openapi.clone().xor(image)) else {
+        return Err(usage(
+            "there are not two documents to compare\nhint: name an image or --openapi FILE, and with \
+             --baseline an earlier image or file",
+        ));
+    };
+    let (old, new) = (document(root, baseline)?, document(root, &new)?);
+    let (was, is) = (version(&old), version(&new));
+    let (breaking, harmless) = openapi::compare(&old, &new);
+    let count = breaking.len();
+    let breaking = breaking.iter().map(|line| format!("BREAKING {line}"));
+    let lines = breaking.chain(harmless.iter().map(|line| format!("changed  {line}")));
+    let lines = lines.collect::<Vec<_>>();
+    let changes = match lines.len() {
+        0 => "Nothing has changed.".to_owned(),
+        all => format!(
+            "{count} of {all} changes break clients.\n\n{}",
+            github::fenced("text", &lines.join("\n"))
+        ),
+    };
+    let text = format!("### REST API of {is} against {was}\n\n{changes}");
+    output::write(&text)?;
+    github::write_page(&text)?;
+    ensure!(
+        count == 0 || minor(&was) != minor(&is),
+        "{count} changes of the API break clients, and {is} has the minor version of {was}\nhint: keep what \
+         clients use, or raise the minor version"
+    );
+    Ok(())
+}
+
+/// The `OpenAPI` document in the file of that name, or else of the image.
+fn document(root: &Path, name: &str) -> Result<Value> {
+    let path = Path::new(name);
+    let is_file = path.is_file() || path.extension().is_some_and(|extension| extension == "json");
+    let wrong = |why: String| usage(format!("{name:?}: {why}"));
+    let text = if is_file {
+        let text = output::load(path).map_err(|error| wrong(format!("{error}")))?;
+        String::from_utf8_lossy(&text).into_owned()
+    } else {
+        of_image(root, name).with_context(|| format!("the API of {name:?} can't be read"))?
+    };
+    let document: Value = serde_json::from_str(&text)
+        .map_err(|error| wrong(format!("it is not an OpenAPI document ({error})")))?;
+    if !document["paths"].is_object() {
+        return Err(wrong("it is not an OpenAPI document: it has no \"paths\"".to_owned()));
+    }
+    Ok(document)
+}
+
+/// What the server of `image` says of its API.
+fn of_image(root: &Path, image: &str) -> Result<String> {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let name = container_name(root, port);
+    let container = Container::start(Docker::new(root, None), name, image, port, None)?;
+    container.wait_until_healthy()?;
+    container.fetch("/openapi.json")
+}
+
+fn version(document: &Value) -> String {
+    one_line(document["info"]["version"].as_str().unwrap_or("unknown"))
+}
+
+/// The first two numbers of a version; all of one that has other parts.
+fn minor(version: &str) -> &str {
+    version.match_indices('.').nth(1).map_or(version, |(at, _)| &version[..at])
+}

@@ -1,0 +1,203 @@
+//! Base images: references, the list that names many of them, and the part of a run that one of
+//! several CI jobs builds.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use anyhow::Result;
+use base::error::usage;
+use base::output;
+use serde_json::Value;
+
+use crate::cli::{digits, split};
+use crate::definition::strings;
+use crate::names::is_tag_character;
+
+/// A base image, with the custom tags that a list gives to the image on it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BaseImage {
+    pub reference: String,
+    pub custom_tags: Vec<String>,
+}
+
+/// The base images in the list `path`, which is a file or, as `-`, standard input.
+/// Errors: a usage error for a list that can't be read, holds anything else or nothing, or gives one
+/// tag to two base images.
+pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
+    let (list, content) = match path {
+        "-" => ("standard input".to_owned(), output::read(io::stdin())),
+        path => (format!("{path:?}"), output::load(Path::new(path))),
+    };
+    let refuse = |why: String| {
+        usage(format!(
+            "--base-images: {list}{why}\nhint: write a base image a line, as in debian:trixie-slim, and \
+             after a blank the image's own custom tags, as in `debian:trixie-slim one,two`"
+        ))
+    };
+    let bytes = content.map_err(|error| refuse(format!(" can't be read ({error})")))?;
+    let text = str::from_utf8(&bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].split(|&byte| byte == b'\n').count();
+        refuse(format!(", line {line}, is not UTF-8"))
+    })?;
+    let mut base_images = Vec::new();
+    // The base image of each custom tag, and the line that says so.
+    let mut owners: HashMap<String, (String, usize)> = HashMap::new();
+    // Editors on Windows begin a file with a byte order mark, which is not part of a reference.
+    for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
+        // A comment begins at the start of the line or after a blank.
+        let mut hashes = line.match_indices('#').map(|(at, _)| at);
+        let comment = hashes.find(|&at| at == 0 || line[..at].ends_with(char::is_whitespace));
+        let entry = line[..comment.unwrap_or(line.len())].trim();
+        if entry.is_empty() {
+            continue;
+        }
+        let base_image = base_image(entry)
+            .ok_or_else(|| refuse(format!(", line {number}: {entry:?} is not a base image")))?;
+        for tag in &base_image.custom_tags {
+            let own = (base_image.reference.clone(), number);
+            let (owner, first) = owners.entry(tag.clone()).or_insert(own);
+            if *owner != base_image.reference {
+                return Err(usage(format!(
+                    "--base-images: {list}, line {number}: {tag:?} is the name of the image on {owner} \
+                     already, by line {first}\nhint: give each image names of its own"
+                )));
+            }
+        }
+        base_images.push(base_image);
+    }
+    if base_images.is_empty() {
+        return Err(refuse(" names no base image".to_owned()));
+    }
+    Ok(base_images)
+}
+
+/// Each reference once, in the order of `base_images`, with all custom tags that it has there.
+pub fn joined(base_images: Vec<BaseImage>) -> Vec<BaseImage> {
+    let mut joined: Vec<BaseImage> = Vec::new();
+    for base_image in base_images {
+        match joined.iter_mut().find(|known| known.reference == base_image.reference) {
+            Some(known) => known.custom_tags.extend(base_image.custom_tags),
+            None => joined.push(base_image),
+        }
+    }
+    joined
+}
+
+/// Reads `REF`, `REF TAG[,TAG…]`, or an object with `base_image` and `custom_tags`, as scripts
+/// write it. Tags are names that others look up, so one that would have to be changed is refused.
+fn base_image(entry: &str) -> Option<BaseImage> {
+    let (reference, custom_tags) = if entry.starts_with('{') {
+        let entry: Value = serde_json::from_str(entry).ok()?;
+        let tags = match &entry["custom_tags"] {
+            Value::Null => Vec::new(),
+            Value::String(tags) => split(tags),
+            tags => strings(tags)?,
+        };
+        (entry["base_image"].as_str()?.to_owned(), tags)
+    } else {
+        let (reference, tags) = entry.split_once(char::is_whitespace).unwrap_or((entry, ""));
+        (reference.to_owned(), split(tags))
+    };
+    let is_tag = |tag: &String| !tag.is_empty() && tag.chars().all(is_tag_character);
+    let is_valid = is_reference(&reference) && custom_tags.iter().all(is_tag);
+    is_valid.then_some(BaseImage { reference, custom_tags })
+}
+
+/// True where `text` may be an image reference: anything else is refused before a tag is made of it.
+pub fn is_reference(text: &str) -> bool {
+    let name = ipv6(text).map_or(text, |rest| rest.trim_start_matches(':'));
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@+".contains(c))
+}
+
+/// What follows an IPv6 address, as in `[::1]:5000/x`.
+fn ipv6(text: &str) -> Option<&str> {
+    let (address, rest) = text.strip_prefix('[')?.split_once(']')?;
+    let is_address = address.chars().all(|c| c.is_ascii_hexdigit() || c == ':');
+    (is_address && address.contains(':')).then_some(rest)
+}
+
+/// True where `image` is a repository by the registries' own grammar: a host in any case, and a path in
+/// lower case.
+pub fn is_repository(image: &str) -> bool {
+    let path = match image.split_once('/') {
+        Some((host, path)) if is_host(host) => {
+            let letters = |c: char| c.is_ascii_alphanumeric() || ".-".contains(c);
+            let port = ipv6(host).unwrap_or_else(|| host.trim_start_matches(letters));
+            let is_port = port.strip_prefix(':').is_some_and(|port| digits(port).is_some());
+            if port == host || !(port.is_empty() || is_port) {
+                return false;
+            }
+            path
+        }
+        _ => image,
+    };
+    let is_segment = |segment: &str| {
+        let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let mut separators = segment.split(alphanumeric).filter(|part| !part.is_empty());
+        segment.starts_with(alphanumeric)
+            && segment.ends_with(alphanumeric)
+            && separators
+                .all(|part| [".", "_", "__"].contains(&part) || part.replace('-', "").is_empty())
+    };
+    image.len() <= 255 && path.split('/').all(is_segment)
+}
+
+/// True for the first part of a reference where docker takes it for a registry: by a dot, a port, upper
+/// case or the name `localhost`.
+fn is_host(part: &str) -> bool {
+    let marks = |c: char| c == '.' || c == ':' || c.is_ascii_uppercase();
+    part == "localhost" || part.contains(marks)
+}
+
+/// The registry of a repository, and its path there.
+pub fn host_and_path(repository: &str) -> (&str, &str) {
+    let parts = repository.split_once('/').filter(|(host, _)| is_host(host));
+    parts.unwrap_or(("docker.io", repository))
+}
+
+/// A reference without its tag and digest.
+pub fn repository(reference: &str) -> &str {
+    let untagged = reference.split('@').next().unwrap_or_default();
+    match untagged.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => untagged,
+    }
+}
+
+/// True for a digest, and for nothing that docker would take for a flag.
+pub fn is_digest(digest: &str) -> bool {
+    let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+    hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// One of `of` parts of a run, the first of which has the number 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Shard {
+    pub number: usize,
+    pub of: usize,
+}
+
+impl Shard {
+    /// Reads `K/N`. An error is the end of a sentence on the value.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let part = |text| usize::try_from(digits(text)?).ok();
+        let parts = text.split_once('/').and_then(|(k, n)| Some((part(k)?, part(n)?)));
+        match parts.filter(|(number, of)| (1..=*of).contains(number)) {
+            Some((number, of)) => Ok(Shard { number, of }),
+            None => Err(
+                "is not a part of a run\nhint: write K/N, the part and how many there are, as in \
+                         1/4 up to 4/4"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
+}

@@ -1,0 +1,740 @@
+//! What was typed: flags and variables, read once into [`Args`]. A flag is a row of the table below,
+//! which makes its field, its reader, its help and the error for where it does not belong.
+//!
+//! A flag overrides its variable, and an empty variable counts as unset, but for the two `INSTALL_`
+//! variables, where empty means none.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use base::error::usage;
+use base::message;
+use base::similar::suggestion;
+use pico_args::Arguments;
+
+use crate::bases::{self, BaseImage, Shard};
+use crate::names::is_tag_character;
+
+/// Makes enums whose values have names.
+macro_rules! choices {
+    ($($(#[$doc:meta])* $type:ident { $($value:ident $name:literal),* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $type { $($value),* }
+
+        // Not every one of them is both read and written.
+        #[allow(dead_code)]
+        impl $type {
+            const NAMES: &[&str] = &[$($name),*];
+
+            pub fn name(self) -> &'static str {
+                Self::NAMES[self as usize]
+            }
+
+            fn parse(name: &str) -> Result<Self, String> {
+                Ok([$(Self::$value),*][choose(name, Self::NAMES)?])
+            }
+        }
+    )*};
+}
+
+choices! {
+    /// The subcommands; a build has no name.
+    Command {
+        Build "", Run "run", List "list", Doctor "doctor", Matrix "matrix", Probe "probe",
+        Smoke "smoke", Api "api", Merge "merge", Summary "summary"
+    }
+    /// How much of the build cache is exported: `Min` is the layers of the image itself, `Max` those of
+    /// every stage.
+    Mode { Off "off", Min "min", Max "max" }
+    /// What an image is made for, which is part of its name. `Slim` and `Minimal` are without ACP
+    /// providers, and `Minimal` usually has the target `binary-minimal`.
+    Flavor { Default "default", Slim "slim", Minimal "minimal" }
+    /// What the tags that stay at one image begin with: `Content` is a digest of everything that goes
+    /// into the image.
+    TagBy { Commit "commit", Content "content" }
+    /// Which images are started in the build before they are pushed: `First` is the first one of each
+    /// variant and base system.
+    Check { First "first", All "all", Off "off" }
+    /// How progress is shown: `Plain` is all lines, at a terminal too; `Tty` is the same as `Auto`.
+    Progress { Auto "auto", Plain "plain", Tty "tty" }
+}
+
+impl Flavor {
+    /// Its part of tags and cache names. The default adds nothing, so images without a flavor keep
+    /// the names they always had.
+    pub fn suffix(self) -> String {
+        if self == Flavor::Default { String::new() } else { format!("-{}", self.name()) }
+    }
+}
+
+/// A flag with its variable, or either alone: the other is empty then.
+struct Flag {
+    heading: &'static str,
+    name: &'static str,
+    /// What its value is called; empty for a switch.
+    value: &'static str,
+    variable: &'static str,
+    default: &'static str,
+    help: &'static str,
+    commands: &'static [Command],
+}
+
+/// Makes [`Args`] and its reader, and the list of all flags.
+macro_rules! options {
+    ($($heading:literal { $(
+        $field:ident: $type:ty = $read:ident $(($parse:expr))?,
+        $name:literal $value:literal $variable:literal [$default:literal] $commands:expr,
+        $help:literal;
+    )* })*) => {
+        /// What was typed.
+        // Each of the switches stands for itself: no two of them make a state.
+        #[allow(clippy::struct_excessive_bools)]
+        #[derive(Default)]
+        pub struct Args {
+            $($(pub $field: $type,)*)*
+            /// True in a CI system's run.
+            pub ci: bool,
+            /// The base images that replace the variants' own, listed ones included.
+            pub base_images: Vec<BaseImage>,
+            /// Words that are not flags: files or an image, for the subcommands that take some.
+            pub words: Vec<OsString>,
+            /// The arguments behind `--`, for bake.
+            pub bake_args: Vec<OsString>,
+        }
+
+        const TABLE: &[Flag] = &[$($(Flag {
+            heading: $heading,
+            name: $name,
+            value: $value,
+            variable: $variable,
+            default: $default,
+            help: $help,
+            commands: $commands,
+        },)*)*];
+
+        impl Args {
+            fn read_flags(command: Command, words: &mut Arguments) -> Result<Self> {
+                let mut args = Args::default();
+                let mut rows = TABLE.iter();
+                $($(
+                    // Rows come in the order of the fields.
+                    if let Some(flag) = rows.next().filter(|row| row.commands.contains(&command)) {
+                        args.$field = flag.$read(words $(, $parse)?)?;
+                    }
+                )*)*
+                Ok(args)
+            }
+        }
+    };
+}
+
+use Command::{Api, Build, Doctor, List, Matrix, Merge, Probe, Run, Summary};
+
+/// The subcommands that take a request for images.
+const REQUEST: &[Command] = &[Build, Run, List, Doctor];
+/// Those of them that name images.
+const NAMING: &[Command] = &[Build, List, Doctor];
+/// Those of them that build.
+const BUILDING: &[Command] = &[Build, Run];
+
+options! {
+    "What to build" {
+        variant: Vec<String> = list, "--variant" "NAME" "VARIANT" ["python"]
+            &[Build, Run, List, Doctor, Matrix],
+            "variants: repeat it, or a,b, or all (matrix: default all)";
+        base_image: Vec<String> = list, "--base-image" "REF" "BASE_IMAGE" ["the variant's"]
+            REQUEST, "build on this image; repeat it for several";
+        base_images_file: Option<String> = text, "--base-images" "FILE" "" ["none"]
+            NAMING,
+            "build on each image of a list: REF or REF TAG,TAG a line, or JSON; - reads standard input";
+        shard: Option<Shard> = one(Shard::parse), "--shard" "K/N" "" ["all"]
+            NAMING, "build only part K of N";
+        target: Option<String> = text, "--target" "NAME" "TARGET" ["binary"]
+            REQUEST, "what the image has; list names all targets";
+        flavor: Option<Flavor> = one(Flavor::parse),
+            "--image-flavor" "NAME" "IMAGE_FLAVOR" ["default"]
+            REQUEST, "default, slim or minimal; part of tags and cache names";
+        capabilities: Option<Vec<String>> = set(capability),
+            "--install-capabilities" "LIST" "INSTALL_CAPABILITIES" ["vscode,browser,docker"]
+            REQUEST, "install these in base-image; an empty value installs none";
+        acp_providers: Option<Vec<String>> = set(provider),
+            "--install-acp-providers" "LIST" "INSTALL_ACP_PROVIDERS" ["claude-code,codex,gemini-cli"]
+            REQUEST, "install these ACP programs; an empty value installs none";
+        sdk_project_root: Option<PathBuf> = one(path),
+            "--sdk-project-root" "PATH" "SDK_PROJECT_ROOT" ["the checkout around you, or none"]
+            REQUEST, "build this SDK checkout";
+        prebuilt_sdist: Option<PathBuf> = one(path),
+            "--prebuilt-sdist" "FILE" "PREBUILT_SDIST" ["none: the pinned release"]
+            REQUEST, "build the SDK workspace in this archive (uv build --sdist)";
+        platforms: Vec<String> = list, "--platforms" "LIST" "PLATFORMS" ["the engine's own"]
+            &[Build, Run, List, Doctor, Matrix, Merge], "such as linux/amd64,linux/arm64";
+        builder_image: Option<String> = one(reference),
+            "--builder-image" "REF" "BUILDER_IMAGE" ["as in docker-bake.json"]
+            REQUEST, "build the server's files on this image";
+        tools_image: Option<String> = one(reference),
+            "--tools-image" "REF" "TOOLS_IMAGE" ["as in docker-bake.json"]
+            REQUEST, "take Docker and Chromium from this Debian image";
+        vertex: bool = switch, "" "" "ENABLE_VERTEX" ["off"]
+            REQUEST, "1 installs what Vertex AI models need";
+        upgrade_packages: bool = switch, "" "" "UPGRADE_PACKAGES" ["off"]
+            REQUEST, "1 upgrades all Debian packages of the base image";
+    }
+    "Names" {
+        image: Option<String> = one(repository),
+            "--image" "REPO" "IMAGE" ["ghcr.io/openhands/agent-server"]
+            &[Build, Run, List, Doctor, Probe], "the repository";
+        custom_tags: Option<String> = text,
+            "--custom-tags" "A,B" "CUSTOM_TAGS" ["the variant's name"]
+            NAMING, "make tags of these; with only a base image, none by default";
+        tag_by: Option<TagBy> = one(TagBy::parse), "--tag-by" "WHAT" "" ["commit"]
+            NAMING, "begin tags with commit, or with content: a digest of what goes into the image";
+        arch: Option<String> = one(tag_part), "--arch" "SUFFIX" "ARCH" ["none"]
+            NAMING, "end tags and cache names with this";
+        versioned_tag: bool = switch, "--versioned-tag" "" "VERSIONED_TAG" ["off"]
+            NAMING, "add the tags X, X.Y and X.Y.Z";
+        sha: Option<String> = text, "" "" "SDK_SHA" ["git's, else unknown"]
+            NAMING, "the commit";
+        git_ref: Option<String> = text, "" "" "SDK_REF" ["git's, else unknown"]
+            NAMING, "the branch or git tag";
+        version: Option<String> = text, "" "" "SDK_VERSION" ["as in the openhands-sdk built"]
+            NAMING, "the version of release tags";
+    }
+    "Where to" {
+        push_flag: bool = switch, "--push" "" "" ["default in CI"]
+            NAMING, "push the image; PUSH=1 too";
+        load_flag: bool = switch, "--load" "" "" ["default outside CI"]
+            NAMING, "load the image into the engine; LOAD=1 too";
+        allow_dirty: bool = switch, "--allow-dirty" "" "" ["off"]
+            &[Build, Doctor], "push a checkout with uncommitted changes";
+        check: Option<Check> = one(Check::parse),
+            "--check" "WHICH" "" ["first for a push, else off"]
+            &[Build], "start images and wait for /health before pushing: first, all or off";
+        layer: Option<PathBuf> = one(path), "--layer" "DIR" "" ["none"]
+            &[Build, List], "also build DIR/Dockerfile on top of each image";
+        layer_tag: Option<String> = one(tag_part), "--layer-tag" "SUFFIX" "" ["the folder's name"]
+            &[Build, List], "end the tags of what --layer builds with this";
+        builder: Option<String> = text, "--builder" "NAME" "BUILDX_BUILDER" ["buildx's own choice"]
+            &[Build, Run, List, Doctor, Probe, Merge], "the buildx builder";
+        port: Option<u16> = one(port), "--port" "NUMBER" "" ["8000"]
+            &[Run], "listen here on 127.0.0.1";
+        logs: bool = switch, "--logs" "" "" ["off"]
+            &[Run], "show the server's log once it answers";
+    }
+    "Cache" {
+        cache_mode: Option<Mode> = one(Mode::parse), "" "" "OPENHANDS_BUILDKIT_CACHE_MODE" ["max"]
+            BUILDING, "what caches hold: max (every stage), min (the image's layers), off";
+        shared_export: bool = switch, "" "" "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT" ["off"]
+            BUILDING, "1 exports the cache shared by all base images too";
+        cache_image: Option<String> = one(repository),
+            "--cache-image" "REPO" "OPENHANDS_CACHE_IMAGE" ["same as --image"]
+            BUILDING, "the repository of caches";
+        cache_timeout: Option<Duration> = one(time),
+            "" "" "OPENHANDS_BUILDKIT_CACHE_TIMEOUT" ["10m"]
+            BUILDING, "time limit for cache exports";
+        cache_dir: Option<PathBuf> = one(path), "" "" "BUILD_CACHE_DIR" ["none"]
+            BUILDING, "a local cache folder, for builds that load";
+        strict_cache: bool = switch, "--strict-cache" "" "" ["off"]
+            &[Build], "fail if a cache was not written";
+        prune_threshold: Option<u64> = one(percent),
+            "" "" "BUILDKIT_PRUNE_THRESHOLD_PCT" ["60 in CI, else never"]
+            &[Build], "percent of the engine's disk at which a batch prunes the build cache";
+        prune_keep: Option<u64> = one(number), "" "" "BUILDKIT_PRUNE_KEEP_GB" ["60"]
+            &[Build], "how much of the build cache to keep then";
+    }
+    "Batch" {
+        jobs: Option<usize> = one(jobs), "--jobs" "NUMBER" "" ["4"]
+            &[Build], "how many images to build at once";
+        skip_existing: bool = switch, "--skip-existing" "" "" ["off"]
+            &[Build], "skip images that the registry has already";
+        timeout: Option<Duration> = one(time),
+            "--timeout" "TIME" "OPENHANDS_DOCKER_COMMAND_TIMEOUT_SECONDS" ["2000s"]
+            BUILDING, "time limit per image and platform";
+    }
+    "Reports" {
+        print: bool = switch, "--print" "" "" ["off"]
+            &[Build], "print the bake definition and build nothing";
+        records: Option<PathBuf> = one(path), "--records" "FILE" "" ["none"]
+            &[Build, Merge], "append a JSON line for each image when it ends";
+        timings: Option<PathBuf> = one(page), "--timings" "[=FILE]" "" ["off"]
+            &[Build], "write a page on where the time went";
+        explain: bool = switch, "--explain" "" "" ["off"]
+            BUILDING, "say why steps ran";
+        progress: Option<Progress> = one(Progress::parse), "" "" "BUILDKIT_PROGRESS" ["auto"]
+            BUILDING, "auto or plain (all lines)";
+        allow_partial: bool = switch, "--allow-partial" "" "" ["off"]
+            &[Merge], "accept missing platforms";
+        update: Option<PathBuf> = one(path), "--update" "FILE" "" ["none"]
+            &[Summary], "replace the summary in this file";
+        openapi: Option<String> = text, "--openapi" "FILE" "" ["as the image has it"]
+            &[Api], "the OpenAPI document to check";
+        baseline: Option<String> = text, "--baseline" "REF" "" ["none"]
+            &[Api], "compare with this image, or with a file that ends in .json";
+    }
+}
+
+/// Flags of earlier versions, with what is used now.
+const GONE: [(&str, &str); 5] = [
+    ("--report", "use --records FILE"),
+    ("--manifest", "use --records FILE"),
+    ("--build-info", "use --records FILE"),
+    ("--progress", "set BUILDKIT_PROGRESS=plain"),
+    ("--build-ctx-only", "--print shows what buildx would get"),
+];
+
+impl Args {
+    /// Reads the flags of `command` and their variables. `words` is what was typed behind its name.
+    /// Errors: a usage error for a value that is not accepted, and for a flag of another command.
+    pub fn read(command: Command, words: Vec<OsString>) -> Result<Self> {
+        let (mut words, bake_args) = split_at_dashes(words);
+        let mut args = Args::read_flags(command, &mut words)?;
+        args.words = words.finish();
+        let takes_words = matches!(command, Command::Smoke | Api | Merge | Summary);
+        for word in &args.words {
+            let word = word.to_string_lossy();
+            if word.starts_with('-') || !takes_words {
+                return Err(unexpected(&word, command));
+            }
+        }
+        check_bake_args(&bake_args, command)?;
+        args.bake_args = bake_args;
+        for name in ["CI", "GITHUB_ACTIONS"] {
+            args.ci |= variable(name)?.is_some_and(|word| on_or_off(&word) != Ok(false));
+        }
+        if NAMING.contains(&command) {
+            args.settle_delivery()?;
+        }
+        if args.skip_existing && !args.push() {
+            return Err(usage("--skip-existing is for a push\nhint: add --push"));
+        }
+        if args.layer_tag.is_some() && args.layer.is_none() {
+            return Err(usage("--layer-tag is for a layer\nhint: add --layer"));
+        }
+        if REQUEST.contains(&command) {
+            args.read_base_images()?;
+        }
+        // What `docker run` starts is what a load has to build.
+        if BUILDING.contains(&command) && args.platforms.is_empty() && !args.push() {
+            args.platforms = split(&variable("DOCKER_DEFAULT_PLATFORM")?.unwrap_or_default());
+        }
+        Ok(args)
+    }
+
+    /// Flags override variables, and a request without either pushes in CI only.
+    fn settle_delivery(&mut self) -> Result<()> {
+        let (push, load) = match (self.push_flag, self.load_flag) {
+            (false, false) => (switch_variable("PUSH")?, switch_variable("LOAD")?),
+            (push, load) => (Some(push), Some(load)),
+        };
+        if push == Some(true) && load == Some(true) {
+            let both = "--push and --load (or PUSH and LOAD) are both set\nhint: choose one";
+            return Err(usage(both));
+        }
+        self.push_flag = push.unwrap_or(self.ci) && load != Some(true);
+        Ok(())
+    }
+
+    /// The base images that flags name, one by one and in a list; the variable's where none does.
+    fn read_base_images(&mut self) -> Result<()> {
+        if let Some(path) = &self.base_images_file {
+            let from_variable = variable("BASE_IMAGE")?.map(|list| without_repeats(split(&list)));
+            if Some(&self.base_image) == from_variable.as_ref() {
+                self.base_image.clear();
+            }
+            self.base_images = bases::read_list(path)?;
+        }
+        let mut named = Vec::new();
+        for name in &self.base_image {
+            // The helper that this program replaces calls its default so.
+            if name == "python-node-runtime" {
+                message::say("base image python-node-runtime: building the variant python");
+                continue;
+            }
+            let reference =
+                reference(name).map_err(|why| usage(format!("the base image {name:?} {why}")))?;
+            named.push(BaseImage { reference, custom_tags: Vec::new() });
+        }
+        named.append(&mut self.base_images);
+        self.base_images = bases::joined(named);
+        Ok(())
+    }
+
+    /// True for a push, false for a load.
+    pub fn push(&self) -> bool {
+        self.push_flag
+    }
+
+    pub fn image(&self) -> &str {
+        self.image.as_deref().unwrap_or("ghcr.io/openhands/agent-server")
+    }
+
+    pub fn target(&self) -> &str {
+        self.target.as_deref().unwrap_or("binary")
+    }
+
+    pub fn flavor(&self) -> Flavor {
+        self.flavor.unwrap_or(Flavor::Default)
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.cache_mode.unwrap_or(Mode::Max)
+    }
+
+    pub fn tag_by(&self) -> TagBy {
+        self.tag_by.unwrap_or(TagBy::Commit)
+    }
+
+    /// A load is not checked by default: whoever loads an image starts it next.
+    pub fn check(&self) -> Check {
+        self.check.unwrap_or(if self.push() { Check::First } else { Check::Off })
+    }
+
+    pub fn cache_timeout(&self) -> Duration {
+        self.cache_timeout.unwrap_or(Duration::from_secs(600))
+    }
+
+    /// Time limit per image and platform; the default is what scripts of batches allow.
+    pub fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(Duration::from_secs(2000))
+    }
+
+    /// The files among [`Args::words`], at least one.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        if self.words.is_empty() {
+            return Err(usage("no file is named\nhint: name the files that --records wrote"));
+        }
+        Ok(self.words.iter().map(PathBuf::from).collect())
+    }
+}
+
+impl Flag {
+    /// True where the flag is given, or its variable is on.
+    fn switch(&self, words: &mut Arguments) -> Result<bool> {
+        let given = !self.name.is_empty() && words.contains(self.name);
+        Ok(switch_variable(self.variable)? == Some(true) || given)
+    }
+
+    /// What was typed behind the flag, else its variable unless that is empty.
+    fn text(&self, words: &mut Arguments) -> Result<Option<String>> {
+        if !self.name.is_empty()
+            && let Some(given) =
+                words.opt_value_from_str(self.name).map_err(|error| usage(error.to_string()))?
+        {
+            return Ok(Some(given));
+        }
+        variable(self.variable)
+    }
+
+    /// The same, as `parse` reads it.
+    fn one<T>(
+        &self,
+        words: &mut Arguments,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>> {
+        self.text(words)?.map(|text| self.parse(&text, parse)).transpose()
+    }
+
+    /// The items of the flag, which may be repeated, else of its variable; each once.
+    fn list(&self, words: &mut Arguments) -> Result<Vec<String>> {
+        let given: Vec<String> =
+            words.values_from_str(self.name).map_err(|error| usage(error.to_string()))?;
+        if given.is_empty() {
+            return Ok(without_repeats(split(&variable(self.variable)?.unwrap_or_default())));
+        }
+        let items = without_repeats(split(&given.join(",")));
+        if items.is_empty() {
+            return Err(usage(format!("{} needs a value", self.name)));
+        }
+        Ok(items)
+    }
+
+    /// A set of names, sorted: the same set is the same build argument. Empty text is an empty set.
+    fn set(
+        &self,
+        words: &mut Arguments,
+        parse: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Option<Vec<String>>> {
+        let text = self.text(words)?;
+        if text.is_none() && env::var_os(self.variable).is_none() {
+            return Ok(None);
+        }
+        let mut set = Vec::new();
+        for name in split(&text.unwrap_or_default()) {
+            set.push(self.parse(&name, &parse)?);
+        }
+        set.sort();
+        set.dedup();
+        Ok(Some(set))
+    }
+
+    /// `parse` ends a sentence where `text` is not accepted.
+    fn parse<T>(&self, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T> {
+        let label = match (self.name, self.variable) {
+            ("", name) | (name, "") => name.to_owned(),
+            (name, variable) => format!("{name} ({variable})"),
+        };
+        parse(text).map_err(|why| usage(format!("{label} {text:?} {why}")))
+    }
+}
+
+/// The value of the environment variable `name`, unless it is unset or empty.
+/// Errors: a usage error for a value that is not UTF-8.
+pub fn variable(name: &str) -> Result<Option<String>> {
+    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    value.into_string().map(Some).map_err(|value| {
+        let value = value.to_string_lossy();
+        usage(format!("{name}={value:?} is not UTF-8\nhint: set it to text, or unset it"))
+    })
+}
+
+fn switch_variable(name: &str) -> Result<Option<bool>> {
+    let Some(word) = variable(name)? else { return Ok(None) };
+    on_or_off(&word).map(Some).map_err(|why| usage(format!("{name} {word:?} {why}")))
+}
+
+/// The flags before `--`, and the arguments behind it. An empty value, as in `--arch=`, is a value.
+/// `--timings` needs none, which reads as an empty one.
+fn split_at_dashes(words: Vec<OsString>) -> (Arguments, Vec<OsString>) {
+    let mut flags = Vec::new();
+    let mut rest = words.into_iter();
+    for word in rest.by_ref().take_while(|word| word != "--") {
+        match word.to_str() {
+            Some("--timings") => flags.extend([word, OsString::new()]),
+            Some(flag) if flag.starts_with("--") && flag.ends_with('=') => {
+                flags.extend([flag.trim_end_matches('=').into(), OsString::new()]);
+            }
+            _ => flags.push(word),
+        }
+    }
+    (Arguments::from_vec(flags), rest.collect())
+}
+
+/// Behind `--`, only what changes nothing that is delivered: anything else would make the image, its
+/// check and its cache three different builds.
+fn check_bake_args(bake_args: &[OsString], command: Command) -> Result<()> {
+    let mut needs_value = false;
+    for arg in bake_args {
+        let arg = arg.to_string_lossy();
+        if !BUILDING.contains(&command) {
+            return Err(unexpected(&arg, command));
+        }
+        let is_value = needs_value && !arg.starts_with('-');
+        needs_value = ["--provenance", "--sbom", "--allow"].contains(&arg.as_ref());
+        let name = arg.split('=').next().unwrap_or_default();
+        if !is_value && !["--provenance", "--sbom", "--allow", "--debug"].contains(&name) {
+            return Err(usage(format!(
+                "{arg:?} behind `--` is not accepted\nhint: use --provenance, --sbom, --allow or \
+                 --debug; other settings have flags of their own"
+            )));
+        }
+    }
+    if needs_value {
+        return Err(usage("the last argument behind `--` needs a value"));
+    }
+    Ok(())
+}
+
+/// The error for `word`, which `command` does not take: it says what was probably meant.
+fn unexpected(word: &str, command: Command) -> anyhow::Error {
+    let name = word.split('=').next().unwrap_or_default();
+    let mut flags = TABLE.iter().filter(|flag| !flag.name.is_empty());
+    let own = flags.clone().filter(|flag| flag.commands.contains(&command));
+    let suggestion = suggestion(name, own.map(|flag| flag.name));
+    let mut hint = format!("`{} --help` lists what is accepted", call(command));
+    let mut reason = "";
+    match flags.find(|flag| flag.name == name) {
+        Some(flag) if !flag.commands.contains(&command) => {
+            hint = format!("it belongs to `{}`", call(flag.commands[0]));
+        }
+        Some(flag) if flag.value.is_empty() && name != word => reason = ": it takes no value",
+        Some(_) => reason = ": it is given twice",
+        None if let Some((_, instead)) = GONE.iter().find(|(gone, _)| *gone == name) => {
+            (reason, hint) = (": there is no such flag any more", (*instead).to_owned());
+        }
+        None if suggestion.is_empty() => {}
+        None => suggestion.trim().clone_into(&mut hint),
+    }
+    usage(format!("unexpected argument {word:?}{reason}\nhint: {hint}"))
+}
+
+/// How `command` is called, without arguments.
+pub fn call(command: Command) -> String {
+    format!("cargo xtask image {}", command.name()).trim_end().to_owned()
+}
+
+/// The flags and variables of `command` under their headings, for its help; only their names where it
+/// is to be `short`.
+pub fn help(command: Command, short: bool) -> String {
+    let own = TABLE.iter().filter(|flag| flag.commands.contains(&command)).collect::<Vec<_>>();
+    let mut help = String::new();
+    if !short {
+        help += "\nOptions and variables, with [VARIABLE; default]:\n";
+    }
+    for group in own.chunk_by(|one, other| one.heading == other.heading) {
+        let heading = group[0].heading;
+        if short {
+            let name = |flag: &&Flag| if flag.name.is_empty() { flag.variable } else { flag.name };
+            let names = group.iter().map(name).collect::<Vec<_>>().join(" ");
+            help += &wrapped(&format!("{heading}:"), 16, &names);
+            continue;
+        }
+        help += &format!("\n{heading}:\n");
+        for Flag { name, value, variable, default, help: about, .. } in group {
+            let (head, source) = match (*name, *variable) {
+                ("", variable) => (variable.to_owned(), String::new()),
+                (_, "") => (format!("{name} {value}"), String::new()),
+                _ => (format!("{name} {value}"), format!("{variable}; ")),
+            };
+            // What may be left out follows its flag at once.
+            let head = format!("  {}", head.replace(" [", "[").trim_end());
+            help += &wrapped(&head, 32, &format!("{about} [{source}{default}]"));
+        }
+    }
+    help
+}
+
+/// `head`, and beside it from the column `indent` on `text`, in lines that fit a terminal.
+fn wrapped(head: &str, indent: usize, text: &str) -> String {
+    const WIDTH: usize = 80;
+    let mut rows = format!("{head:indent$}");
+    let mut column = if rows.len() > indent { WIDTH } else { indent };
+    for word in text.split(' ') {
+        if column + word.len() > WIDTH {
+            rows = format!("{}\n{:indent$}", rows.trim_end(), "");
+            column = indent;
+        }
+        rows.push_str(&format!("{word} "));
+        column += word.len() + 1;
+    }
+    rows.trim_end().to_owned() + "\n"
+}
+
+// Readers of values. Their errors are the end of a sentence that begins with the flag and its value.
+
+/// The place in `names` of the one that is meant; case and surrounding blanks do not matter.
+fn choose(name: &str, names: &[&str]) -> Result<usize, String> {
+    let wanted = name.trim().to_ascii_lowercase();
+    names.iter().position(|name| *name == wanted).ok_or_else(|| {
+        let suggestion = suggestion(&wanted, names.iter().copied()).replace(" did", "; did");
+        format!("is not accepted\nhint: use one of {}{suggestion}", names.join(", "))
+    })
+}
+
+fn on_or_off(word: &str) -> Result<bool, String> {
+    Ok(choose(word, &["1", "true", "yes", "on", "0", "false", "no", "off"])? < 4)
+}
+
+/// A number of digits alone: `parse` would take `+5` too.
+pub fn digits(text: &str) -> Option<u64> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    Ok(digits(text).ok_or("is not a whole number")?)
+}
+
+fn percent(text: &str) -> Result<u64, String> {
+    Ok(digits(text).filter(|&part| part <= 100).ok_or("is not a whole number from 0 to 100")?)
+}
+
+/// A time in seconds, or in one unit: `600`, `600s`, `10m`, `1h`; more than 0.
+fn time(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let number = text.trim_end_matches(['s', 'm', 'h']);
+    let unit = match &text[number.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 0,
+    };
+    let seconds = digits(number).and_then(|number| number.checked_mul(unit)).unwrap_or(0);
+    if seconds == 0 {
+        return Err(
+            "is not a time\nhint: use whole seconds, as in 600, or a unit, as in 10m".into()
+        );
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+fn jobs(text: &str) -> Result<usize, String> {
+    let jobs = digits(text).and_then(|jobs| usize::try_from(jobs).ok()).filter(|&jobs| jobs > 0);
+    Ok(jobs.ok_or("is not a number of images\nhint: use 1 or more, as in 4")?)
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|&port| port > 0);
+    Ok(port.ok_or("is not a port\nhint: use a number from 1 to 65535")?)
+}
+
+/// An absolute path, since bake runs in another folder than the caller; `~` is the home folder.
+fn path(text: &str) -> Result<PathBuf, String> {
+    let path = match text.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            let home = env::var_os("HOME").filter(|home| !home.is_empty());
+            let home = home.ok_or("begins with ~, but HOME is not set")?;
+            PathBuf::from(home).join(rest.trim_start_matches('/'))
+        }
+        _ => PathBuf::from(text),
+    };
+    std::path::absolute(path).map_err(|error| format!("is not a path ({error})"))
+}
+
+/// `text`, where it `fits`.
+fn accepted(text: &str, fits: bool, why: &str) -> Result<String, String> {
+    if fits { Ok(text.to_owned()) } else { Err(why.to_owned()) }
+}
+
+/// The page of `--timings`; empty for the default one.
+fn page(text: &str) -> Result<PathBuf, String> {
+    let is_page = text.is_empty() || text.ends_with(".html");
+    accepted(text, is_page, "is not a page\nhint: name a file that ends in .html")
+        .map(PathBuf::from)
+}
+
+/// A suffix that becomes a part of tags.
+fn tag_part(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && text.chars().all(is_tag_character);
+    let hint = "use letters, digits, '_', '.' and '-', as in arm64";
+    accepted(text, fits, &format!("can't be part of a tag\nhint: {hint}"))
+}
+
+fn reference(text: &str) -> Result<String, String> {
+    let why = "is not an image reference\nhint: write it as in debian:trixie-slim";
+    accepted(text, bases::is_reference(text), why)
+}
+
+fn repository(text: &str) -> Result<String, String> {
+    let hint = "write it in lower case and without a tag, as in ghcr.io/openhands/agent-server";
+    accepted(text, bases::is_repository(text), &format!("is not a repository\nhint: {hint}"))
+}
+
+fn capability(name: &str) -> Result<String, String> {
+    const NAMES: [&str; 3] = ["vscode", "browser", "docker"];
+    Ok(NAMES[choose(name, &NAMES)?].to_owned())
+}
+
+/// The catalog of the server that goes into the image says which providers there are.
+fn provider(name: &str) -> Result<String, String> {
+    let fits = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    accepted(&name.to_ascii_lowercase(), fits, "is not the name of an ACP provider")
+}
+
+/// The items of a comma list, without blanks around them and without empty ones.
+pub fn split(items: &str) -> Vec<String> {
+    items.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// `items` in their order, each once.
+pub fn without_repeats(items: Vec<String>) -> Vec<String> {
+    let mut unique: Vec<String> = Vec::new();
+    for item in items {
+        if !unique.contains(&item) {
+            unique.push(item);
+        }
+    }
+    unique
+}

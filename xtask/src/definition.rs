@@ -1,0 +1,202 @@
+//! What can be built: `agent-server-image/docker-bake.json` (variants), the `Dockerfile` beside it,
+//! and the pinned requirements (versions). Read here, written by people.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use base::error::usage;
+use serde_json::{Map, Value};
+
+use crate::source::{PACKAGES, Package};
+
+/// The folder of the image, below the repository's root. Bakes run in it.
+pub const FOLDER: &str = "agent-server-image";
+const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
+const DOCKERFILE: &str = "agent-server-image/Dockerfile";
+const REQUIREMENTS: &str = "agent-server-image/lock/requirements.txt";
+
+/// The stages that can be built for use, with the stage below that runs the last steps on the base
+/// image, and whether the target has the server. The Dockerfile's other stages are its own affair.
+const TARGETS: [(&str, Option<&str>, bool); 9] = [
+    ("binary", Some("base-image"), true),
+    ("binary-minimal", Some("base-image-minimal"), true),
+    ("source", Some("base-image"), true),
+    ("source-minimal", Some("base-image-minimal"), true),
+    ("overlay", None, true),
+    ("base-image", Some("base-image-minimal"), false),
+    ("base-image-minimal", None, false),
+    ("builder", None, false),
+    ("binary-builder", None, false),
+];
+
+/// The stage that starts the server of the target that the argument `TARGET` names.
+pub const CHECK: &str = "check";
+
+/// What `agent-server-image/` offers.
+pub struct Definition {
+    /// By name; the bake file's targets but for those that begin with `_`.
+    pub variants: BTreeMap<String, Variant>,
+    /// The variants that are built when none is named: the bake file's default group.
+    pub default_variants: Vec<String>,
+    /// True where the Dockerfile has the stage [`CHECK`].
+    pub has_check: bool,
+}
+
+/// One bake target, its `inherits` resolved.
+pub struct Variant {
+    pub base_image: String,
+    pub platforms: Vec<String>,
+    /// Everything the bake file says of it.
+    pub bake: Map<String, Value>,
+}
+
+impl Definition {
+    /// Reads the image's folder below `root`.
+    /// Errors: a usage error for a file that is missing or broken, with the place in it.
+    pub fn read(root: &Path) -> Result<Self> {
+        let read = |path: &str| {
+            fs::read_to_string(root.join(path))
+                .map_err(|error| usage(format!("{path} can't be read: {error}")))
+        };
+        let (bake, dockerfile) = (read(BAKE_FILE)?, read(DOCKERFILE)?);
+        Self::parse(&bake, &dockerfile).map_err(|error| usage(format!("{BAKE_FILE}: {error:#}")))
+    }
+
+    fn parse(bake: &str, dockerfile: &str) -> Result<Self> {
+        let bake: Value = serde_json::from_str(bake).context("it is not JSON")?;
+        let targets = bake["target"].as_object();
+        let targets = targets.context("\"target\" must be an object of targets")?;
+        let mut variants = BTreeMap::new();
+        for name in targets.keys().filter(|name| !name.starts_with('_')) {
+            variants.insert(name.clone(), Variant::read(targets, name)?);
+        }
+        let default_variants = strings(&bake["group"]["default"]["targets"])
+            .filter(|names| !names.is_empty() && names.iter().all(|n| variants.contains_key(n)))
+            .context("\"group.default.targets\" must list targets of this file")?;
+        let has_check = dockerfile.lines().any(|line| {
+            let line = line.to_ascii_lowercase();
+            line.starts_with("from ") && line.split_whitespace().last() == Some(CHECK)
+        });
+        Ok(Definition { variants, default_variants, has_check })
+    }
+
+    /// The variants that `asked` names, one by one or as `all`; the default ones where it names none.
+    /// Errors: a usage error for a name that there is not.
+    pub fn chosen<'a>(&'a self, asked: &'a [String]) -> Result<Vec<&'a String>> {
+        for name in asked.iter().filter(|name| *name != "all") {
+            check_name("variant", name, self.variants.keys().map(String::as_str))?;
+        }
+        if asked.iter().any(|name| name == "all") {
+            return Ok(self.variants.keys().collect());
+        }
+        let named = if asked.is_empty() { &self.default_variants } else { asked };
+        Ok(named.iter().collect())
+    }
+}
+
+/// The names of all targets.
+pub fn targets() -> impl Iterator<Item = &'static str> {
+    TARGETS.iter().map(|(name, ..)| *name)
+}
+
+/// True where images of `target` have the server.
+pub fn has_server(target: &str) -> bool {
+    TARGETS.iter().any(|(name, _, has_server)| *name == target && *has_server)
+}
+
+/// The stage below `target` that runs the last steps on the base image; `None` where there is none.
+pub fn stage_below(target: &str) -> Option<&'static str> {
+    TARGETS.iter().find(|(name, ..)| *name == target)?.1
+}
+
+/// Fails unless `name` is one of `accepted`; `kind` is what it should be the name of.
+/// Errors: a usage error that lists what is accepted.
+pub fn check_name<'a>(
+    kind: &str,
+    name: &str,
+    accepted: impl Iterator<Item = &'a str>,
+) -> Result<()> {
+    let accepted = accepted.collect::<Vec<_>>();
+    if accepted.contains(&name) {
+        return Ok(());
+    }
+    Err(usage(format!("unknown {kind} {name:?}\nhint: use one of {}", accepted.join(", "))))
+}
+
+impl Variant {
+    fn read(targets: &Map<String, Value>, name: &str) -> Result<Self> {
+        let bake = resolve(targets, name, 0)?;
+        let base_image = bake.get("args").and_then(|args| args["BASE_IMAGE"].as_str());
+        let base_image = base_image.filter(|image| !image.is_empty()).map(str::to_owned);
+        let platforms = bake.get("platforms").and_then(strings);
+        Ok(Variant {
+            base_image: base_image
+                .with_context(|| format!("\"target.{name}.args.BASE_IMAGE\" must name an image"))?,
+            platforms: platforms
+                .with_context(|| format!("\"target.{name}.platforms\" must list platforms"))?,
+            bake,
+        })
+    }
+}
+
+/// The lists that bake appends to those of a parent. It replaces all others.
+const APPENDED: [&str; 6] =
+    ["annotations", "attest", "cache-from", "entitlements", "secret", "ssh"];
+
+/// The target `name` with what it inherits, as bake merges it: later parents over earlier ones, its
+/// own attributes over all. It is resolved here, so that what `--print` shows has one target for
+/// each image and no others.
+fn resolve(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Map<String, Value>> {
+    ensure!(depth <= targets.len(), "\"target.{name}\" inherits from itself");
+    let own = targets.get(name).and_then(Value::as_object);
+    let mut own = own
+        .with_context(|| format!("\"target.{name}\" is inherited from but is not an object"))?
+        .clone();
+    let mut layers = Vec::new();
+    if let Some(parents) = own.remove("inherits") {
+        let parents = strings(&parents);
+        for parent in
+            parents.with_context(|| format!("\"target.{name}.inherits\" must list targets"))?
+        {
+            layers.push(resolve(targets, &parent, depth + 1)?);
+        }
+    }
+    layers.push(own);
+    let mut resolved = Map::new();
+    for (key, value) in layers.into_iter().flatten() {
+        match (resolved.get_mut(&key), value) {
+            // Maps such as `args` are merged key by key.
+            (Some(Value::Object(under)), Value::Object(over)) => under.extend(over),
+            (Some(Value::Array(under)), Value::Array(over)) if APPENDED.contains(&key.as_str()) => {
+                under.extend(over);
+            }
+            (_, value) => {
+                resolved.insert(key, value);
+            }
+        }
+    }
+    Ok(resolved)
+}
+
+/// A list of strings, and nothing else.
+pub fn strings(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+}
+
+/// The packages of the server, with the versions that the requirements pin.
+pub fn pinned_packages(root: &Path) -> Vec<Package> {
+    let requirements = fs::read_to_string(root.join(REQUIREMENTS)).unwrap_or_default();
+    let mut packages = Vec::new();
+    for name in PACKAGES {
+        let version = requirements.lines().find_map(|line| {
+            // Extras may stand between, as in `openhands-sdk[boto3]==1.58.2`.
+            let (extras, pin) = line.strip_prefix(name)?.split_once("==")?;
+            let is_own = extras.is_empty() || extras.starts_with('[');
+            pin.split_whitespace().next().filter(|_| is_own).map(str::to_owned)
+        });
+        packages.push(Package { name: name.to_owned(), version });
+    }
+    packages
+}

@@ -1,0 +1,655 @@
+//! Every call of docker: bakes, what the builder can do, and requests to registries, which
+//! `docker buildx imagetools` makes with the user's logins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use base::digest::{random, sha256};
+use base::error::Interrupted;
+use base::scratch::Scratch;
+use base::{message, process};
+use serde_json::Value;
+
+use crate::bases::{is_digest, repository};
+use crate::buildkit::Cause;
+use crate::cli::Args;
+use crate::definition::FOLDER;
+use crate::events::Reader;
+use crate::host::Host;
+use crate::plan::{Bake, Base, Builder};
+use crate::progress::Watch;
+use crate::trace::Trace;
+
+/// How long docker may take to describe itself or a builder: buildx itself waits 20 s for a node.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A builder in a container or a cluster pulls its image first.
+const START_PATIENCE: Duration = Duration::from_secs(300);
+/// How long a request to a registry may take.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a request may take that the build can do without.
+pub const SHORT_PATIENCE: Duration = Duration::from_secs(10);
+/// How many of these are made at once.
+const AT_ONCE: usize = 8;
+/// Seconds before a request that failed for a transient reason is made again.
+const PAUSES: [u64; 4] = [1, 2, 4, 8];
+/// The oldest minor version of `BuildKit` 0 that reads the Dockerfile.
+const OLDEST_BUILDKIT: u32 = 13;
+/// The media type of a build cache's configuration.
+const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
+
+/// The docker client. Every call of it is made here.
+#[derive(Clone)]
+pub struct Docker {
+    pub root: PathBuf,
+    /// The buildx builder to use, where it is not buildx's own choice.
+    builder: Option<String>,
+    /// The program that docker calls for `docker buildx`, where that is called without docker.
+    plugin: Option<String>,
+}
+
+/// How a bake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// With this exit status, after buildx has said why.
+    Failed(u8),
+    /// It took longer than allowed, or waited too long for a cache.
+    TimedOut,
+    /// By this signal.
+    Stopped(i32),
+}
+
+/// A bake that has ended.
+pub struct Baked {
+    pub end: End,
+    pub trace: Trace,
+    /// What buildx wrote of each target; `null` for a bake that was not done.
+    metadata: Value,
+    /// From its start to its end.
+    pub seconds: f64,
+}
+
+impl Baked {
+    /// The digest of the image of `target`, where buildx says so.
+    pub fn digest(&self, target: &str) -> Option<&str> {
+        self.metadata[target]["containerimage.digest"].as_str()
+    }
+
+    /// Whether a cache of `target` was exported; `None` where buildx wrote no metadata.
+    pub fn has_cache(&self, target: &str) -> Option<bool> {
+        let is_known = !self.metadata.is_null();
+        is_known.then(|| self.metadata[target]["cache.manifest"].is_string())
+    }
+}
+
+/// The layers of an image or of a cache, by digest, with their sizes in bytes.
+#[derive(Clone, Default)]
+pub struct Content {
+    pub layers: BTreeMap<String, u64>,
+    /// True for a build cache.
+    pub is_cache: bool,
+}
+
+impl Content {
+    /// The compressed size of all layers.
+    pub fn bytes(&self) -> u64 {
+        self.layers.values().sum()
+    }
+}
+
+/// A layer of an image.
+pub struct Part {
+    /// The instruction or script that made it.
+    pub made_by: String,
+    /// Its compressed size.
+    pub bytes: u64,
+}
+
+impl Docker {
+    /// Calls in `root`, for the builder of that name.
+    pub fn new(root: &Path, builder: Option<&str>) -> Self {
+        Docker { root: root.to_owned(), builder: builder.map(str::to_owned), plugin: None }
+    }
+
+    /// The same client for many calls of buildx: without docker, each takes less than half the time.
+    /// Where docker does not say where its plugin is, nothing changes.
+    pub fn for_many(&self) -> Self {
+        if self.plugin.is_some() {
+            return self.clone();
+        }
+        let format =
+            "{{range .ClientInfo.Plugins}}{{if eq .Name \"buildx\"}}{{.Path}}{{end}}{{end}}";
+        let info =
+            process::output(&mut self.command(&["info", "--format", format]), SHORT_PATIENCE);
+        let path = info.ok().flatten().and_then(|info| String::from_utf8(info.stdout).ok());
+        let path = path.map(|path| path.trim().to_owned());
+        Docker { plugin: path.filter(|path| Path::new(path).is_file()), ..self.clone() }
+    }
+
+    /// `docker` with these arguments.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut docker = Command::new("docker");
+        docker.args(args).current_dir(&self.root);
+        docker
+    }
+
+    /// `docker buildx` with these arguments, for the builder.
+    pub fn buildx(&self, args: &[&str]) -> Command {
+        let mut all = Vec::new();
+        all.extend(self.builder.iter().flat_map(|name| ["--builder", name]));
+        all.extend(args);
+        match &self.plugin {
+            Some(plugin) => {
+                let mut buildx = Command::new(plugin);
+                buildx.args(all).current_dir(&self.root);
+                buildx
+            }
+            None => self.command(&[&["buildx"], all.as_slice()].concat()),
+        }
+    }
+
+    /// What docker writes to standard output with `args`; nothing if it fails, or takes too long.
+    pub fn output_of(&self, args: &[&str]) -> String {
+        let output = process::output(&mut self.command(args), PATIENCE).ok().flatten();
+        let output = output.filter(|output| output.status.success());
+        output
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+            .unwrap_or_default()
+    }
+
+    // Bakes.
+
+    /// Runs one `docker buildx bake` of `bake`, which it reads on standard input, and shows it by `watch`.
+    /// It is stopped at `deadline`, and where it waits for nothing but caches for longer than `patience`:
+    /// `BuildKit` itself waits forever. A build that fails is not an error here.
+    pub fn bake(
+        &self,
+        bake: &Bake,
+        args: &Args,
+        host: &Host,
+        watch: &mut Watch,
+        deadline: Option<Instant>,
+    ) -> Result<Baked> {
+        let started = Instant::now();
+        let scratch = Scratch::within(&self.root.join("target/image/tmp"))?;
+        let metadata = scratch.0.join("metadata.json");
+        let mut docker = self.buildx(&["bake", "--file", "-", "--progress", "rawjson"]);
+        docker
+            .arg("--metadata-file")
+            .arg(&metadata)
+            .args(&args.bake_args)
+            .current_dir(self.root.join(FOLDER))
+            .envs(host.variables())
+            // The definition is made here and not by a stranger: it may name files outside the folder.
+            // Older versions have no `--allow`.
+            .env("BUILDX_BAKE_ENTITLEMENTS_FS", "0")
+            // An attestation contains the time of the build, so the same image would get another digest
+            // every time. `-- --provenance=true` adds it where it is wanted.
+            .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")
+            // Newer versions would ask for one all the same, to put it into the metadata.
+            .env("BUILDX_METADATA_PROVENANCE", "disabled")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        // For a provenance, buildx asks git seven things.
+        if args.bake_args.is_empty() {
+            docker.env("BUILDX_GIT_INFO", "0");
+        }
+        let mut child = docker.spawn().context("docker can't be started")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A bake that ends before it has read everything says why by itself.
+            let _ = stdin.write_all(bake.json.to_string().as_bytes());
+        }
+        let mut trace = Trace::new(&bake.targets);
+        let mut reader = Reader::default();
+        let mut waiting_since = None;
+        let patience = read_patience(args);
+        let Some(pipe) = child.stderr.take() else { bail!("docker has no standard error") };
+        let status = process::follow(&mut child, pipe, |bytes| {
+            for event in reader.read(bytes) {
+                let place = trace.add(&event);
+                watch.show(&event, place, &trace);
+            }
+            watch.tick(&trace);
+            let now = Instant::now();
+            let is_waiting = !trace.awaited().is_empty();
+            waiting_since = is_waiting.then(|| waiting_since.unwrap_or(now));
+            let is_stuck = waiting_since.is_some_and(|since| now - since > patience);
+            !is_stuck && !watch.is_canceled() && deadline.is_none_or(|deadline| now <= deadline)
+        })?;
+        for event in reader.end() {
+            let place = trace.add(&event);
+            watch.show(&event, place, &trace);
+        }
+        watch.end(&trace);
+        let end = match (process::caught(), status) {
+            (Some(signal), _) => End::Stopped(signal),
+            (None, None) => End::TimedOut,
+            (None, Some(status)) if status.success() => End::Done,
+            (None, Some(status)) => End::Failed(process::exit_code(status)),
+        };
+        // An engine that writes no metadata has built all the same.
+        let metadata = fs::read(&metadata).unwrap_or_default();
+        let metadata = serde_json::from_slice(&metadata).unwrap_or_default();
+        Ok(Baked { end, trace, metadata, seconds: started.elapsed().as_secs_f64() })
+    }
+
+    // The builder.
+
+    /// What the builder can do, which is started for that.
+    /// Errors: what is missing, and what to do.
+    pub fn inspect(&self) -> Result<Builder> {
+        let mut text = self.ask(&["inspect"], PATIENCE)?;
+        // A builder in a container or a cluster has no features to print until it runs.
+        if field(&text, "Status").is_some_and(|status| status == "inactive") {
+            text = self.ask(&["inspect", "--bootstrap"], START_PATIENCE)?;
+        }
+        let name = field(&text, "Name").unwrap_or_default();
+        if let Some(error) = field(&text, "Error") {
+            bail!(
+                "the node of the builder {name:?} does not answer: {error}\nhint: start Docker, or run {}",
+                in_engine("")
+            );
+        }
+        for version in text.lines().filter_map(|line| line.trim().strip_prefix("BuildKit version:"))
+        {
+            let mut numbers =
+                version.trim().trim_start_matches('v').split('.').map(str::parse::<u32>);
+            // Packagers may give none, which reads as 0.0.
+            if let (Some(Ok(0)), Some(Ok(minor))) = (numbers.next(), numbers.next())
+                && (1..OLDEST_BUILDKIT).contains(&minor)
+            {
+                bail!(
+                    "the builder {name:?} has BuildKit {}, which is too old\nhint: update to Docker 26 or \
+                     BuildKit 0.{OLDEST_BUILDKIT}, or run {}",
+                    version.trim(),
+                    in_engine("")
+                );
+            }
+        }
+        let platforms = field(&text, "Platforms").unwrap_or_default();
+        // A buildx that does not print it is taken at its best: bake itself would still complain.
+        let exports_cache = field(&text, "Cache export").is_none_or(|can| can == "true");
+        let runs = platforms.split(", ").map(|name| name.trim_end_matches('*').to_owned());
+        Ok(Builder {
+            name: name.to_owned(),
+            driver: field(&text, "Driver").unwrap_or_default().to_owned(),
+            exports_cache,
+            runs: runs.collect(),
+            was_empty: None,
+        })
+    }
+
+    /// Whether the builder has no build cache; `None` where buildx does not say.
+    pub fn is_empty(&self) -> Option<bool> {
+        let usage = process::output(&mut self.buildx(&["du"]), PATIENCE).ok().flatten()?;
+        let usage = String::from_utf8_lossy(&usage.stdout).into_owned();
+        Some(field(&usage, "Total")? == "0B")
+    }
+
+    /// What `docker buildx` prints. Only with `--debug` does `inspect` print a builder's features.
+    fn ask(&self, args: &[&str], patience: Duration) -> Result<String> {
+        let mut all = vec!["--debug", "buildx"];
+        all.extend(self.builder.iter().flat_map(|name| ["--builder", name]));
+        all.extend(args);
+        let output = answer(&mut self.command(&all), patience)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        self.version()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let error = stderr.lines().find_map(|line| line.strip_prefix("ERROR: "));
+        bail!(
+            "the builder can't be used: {}\nhint: `docker buildx ls` lists the builders",
+            error.unwrap_or_else(|| stderr.lines().last().unwrap_or_default())
+        )
+    }
+
+    /// What buildx says of its version.
+    /// Errors: there is no buildx, or `docker` is another program; and what to do.
+    pub fn version(&self) -> Result<String> {
+        let output = answer(&mut self.command(&["buildx", "version"]), PATIENCE)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        if ["podman", "buildah", "nerdctl"]
+            .iter()
+            .any(|name| stdout.contains(name) || stderr.contains(name))
+        {
+            bail!(
+                "this `docker` is not Docker's and has no `buildx bake` ({})\nhint: install Docker's client \
+                 and buildx, or run {}",
+                stdout.lines().chain(stderr.lines()).next().unwrap_or_default(),
+                in_engine("")
+            );
+        }
+        ensure!(
+            output.status.success(),
+            "docker has no buildx plugin\nhint: install docker-buildx-plugin (Debian's docker-buildx), or run {}",
+            in_engine("")
+        );
+        Ok(stdout)
+    }
+
+    // Registries.
+
+    /// Makes one list of the images `sources` (references by digest) and pushes it under `tags`.
+    /// Errors: the registry refuses, or does not recover in time.
+    pub fn create(&self, tags: &[String], sources: &[String]) -> Result<()> {
+        let mut args = vec!["imagetools", "create"];
+        args.extend(tags.iter().flat_map(|tag| ["--tag", tag]));
+        args.extend(sources.iter().map(String::as_str));
+        self.request(&args).map(drop)
+    }
+
+    /// Pushes an image of a few bytes to `repository`, under the tag `probe`. It is another image each
+    /// time, for what a registry has already is not pushed.
+    /// Errors: as [`Docker::create`].
+    pub fn probe(&self, repository: &str) -> Result<()> {
+        let context = Scratch::within(&self.root.join("target/image/tmp"))?;
+        fs::write(context.0.join("Dockerfile"), "FROM scratch\nWORKDIR /probe\n")?;
+        let context = context.0.to_string_lossy();
+        let label = format!("dev.openhands.probe={}", random(16)?);
+        let tag = format!("{repository}:probe");
+        let how =
+            ["build", "--provenance=false", "--label", &label, "--tag", &tag, "--push", &context];
+        self.request(&how).map(drop)
+    }
+
+    /// The platforms and digests of the images in the list `reference`, attestations aside.
+    /// Errors: as [`Docker::create`], or where `reference` is not a list.
+    pub fn manifests(&self, reference: &str) -> Result<Vec<(String, String)>> {
+        let raw = self.request(&["imagetools", "inspect", "--raw", reference])?;
+        let index: Value = serde_json::from_str(&raw)
+            .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
+        let list = index["manifests"].as_array();
+        let list = list.with_context(|| format!("{reference} is not a list of images"))?;
+        let manifests = list.iter().map(|entry| {
+            (platform(&entry["platform"]), entry["digest"].as_str().unwrap_or_default().to_owned())
+        });
+        Ok(manifests.filter(|(platform, _)| platform != "unknown/unknown").collect())
+    }
+
+    /// What `docker buildx` prints with `args`, after as many tries as it takes.
+    fn request(&self, args: &[&str]) -> Result<String> {
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let Some(output) = output(&mut self.buildx(args), REGISTRY_PATIENCE)? else {
+                bail!("the registry has not answered for {} s", REGISTRY_PATIENCE.as_secs());
+            };
+            if output.status.success() {
+                return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+            }
+            self.version()?;
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let error = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+            let error = error.trim_start_matches("ERROR: ").to_owned();
+            let cause = Cause::of(&error);
+            match pauses.next().filter(|_| cause.retries() > 1) {
+                Some(pause) => {
+                    message::warn(&format!("{error}; retrying in {pause} s"));
+                    sleep(Duration::from_secs(pause))?;
+                }
+                None => {
+                    let hint =
+                        cause.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+                    bail!("the registry refused: {error}{hint}")
+                }
+            }
+        }
+    }
+
+    /// Asks for all `references`, some at once; returns by reference what there is.
+    fn each<T: Send>(
+        &self,
+        references: &BTreeSet<String>,
+        ask: impl Fn(&Docker, &str) -> Option<T> + Copy + Send,
+    ) -> BTreeMap<String, T> {
+        let references = references.iter().collect::<Vec<_>>();
+        let share = references.len().div_ceil(AT_ONCE).max(1);
+        let docker = &if share > 1 { self.for_many() } else { self.clone() };
+        let mut all = BTreeMap::new();
+        thread::scope(|scope| {
+            let mut shares = Vec::new();
+            for names in references.chunks(share) {
+                shares.push(scope.spawn(move || {
+                    let found =
+                        names.iter().filter_map(|name| Some(((*name).clone(), ask(docker, name)?)));
+                    found.collect::<Vec<_>>()
+                }));
+            }
+            for share in shares {
+                all.extend(share.join().unwrap_or_default());
+            }
+        });
+        all
+    }
+
+    /// The manifests of those of `references` that exist, by reference.
+    pub fn raw(&self, references: &BTreeSet<String>) -> BTreeMap<String, Vec<u8>> {
+        self.each(references, Self::manifest)
+    }
+
+    /// What those of `references` hold that can be read, by reference.
+    pub fn contents(&self, references: &BTreeSet<String>) -> BTreeMap<String, Content> {
+        self.each(references, |docker, reference| {
+            let manifest: Value = serde_json::from_slice(&docker.manifest(reference)?).ok()?;
+            let mut content = Content {
+                is_cache: manifest["config"]["mediaType"] == CACHE_CONFIG,
+                ..Content::default()
+            };
+            let mut images = vec![manifest.clone()];
+            for image in manifest["manifests"].as_array().into_iter().flatten() {
+                let reference = format!("{}@{}", repository(reference), image["digest"].as_str()?);
+                images.push(serde_json::from_slice(&docker.manifest(&reference)?).ok()?);
+            }
+            for layer in images.iter().filter_map(|image| image["layers"].as_array()).flatten() {
+                content
+                    .layers
+                    .insert(layer["digest"].as_str()?.to_owned(), layer["size"].as_u64()?);
+            }
+            Some(content)
+        })
+    }
+
+    /// The base images `references`, by reference. A push asks registries first, so that all machines get
+    /// the same; a load, which is not to wait, the engine. Their lowest layers only where `is_compared`.
+    pub fn bases(
+        &self,
+        references: &BTreeSet<String>,
+        is_push: bool,
+        is_compared: bool,
+    ) -> BTreeMap<String, Base> {
+        // Of a batch it would take longer than it is worth.
+        let is_small = references.len() <= AT_ONCE;
+        let has_triggers = move |docker: &Docker, reference: &str| {
+            let image = is_small.then(|| docker.configuration(reference)).flatten();
+            let triggers = image.as_ref().and_then(|image| image["config"]["OnBuild"].as_array());
+            triggers.is_some_and(|triggers| !triggers.is_empty())
+        };
+        self.each(references, move |docker, reference| {
+            let in_engine = || {
+                let format = "{{range .RepoDigests}}{{.}} {{end}}@{{.Id}} {{json .Config.OnBuild}}";
+                let text = docker.output_of(&["image", "inspect", "--format", format, reference]);
+                let digest = text.split(['@', ' ', '\n']).find(|word| is_digest(word))?;
+                let has_triggers = text.trim().ends_with(']') && !text.trim().ends_with("[]");
+                Some(Base { digest: digest.to_owned(), system: None, has_triggers })
+            };
+            let in_registry = || {
+                let manifest = docker.manifest(reference)?;
+                let digest = digest(&manifest);
+                let system = || {
+                    let mut manifest: Value = serde_json::from_slice(&manifest).ok()?;
+                    if let Some(first) = manifest["manifests"][0]["digest"].as_str() {
+                        let reference = format!("{}@{first}", repository(reference));
+                        manifest = serde_json::from_slice(&docker.manifest(&reference)?).ok()?;
+                    }
+                    Some(manifest["layers"][0]["digest"].as_str()?.to_owned())
+                };
+                let has_triggers = has_triggers(docker, reference);
+                Some(Base {
+                    digest,
+                    system: if is_compared { system() } else { None },
+                    has_triggers,
+                })
+            };
+            if is_push {
+                in_registry().or_else(in_engine)
+            } else {
+                in_engine().or_else(in_registry)
+            }
+        })
+    }
+
+    /// The label `name` of those of `references` that have it, by reference.
+    pub fn labels(&self, references: &BTreeSet<String>, name: &str) -> BTreeMap<String, String> {
+        self.each(references, |docker, reference| {
+            Some(docker.configuration(reference)?["config"]["Labels"][name].as_str()?.to_owned())
+        })
+    }
+
+    /// The layers of the image `reference`, the largest first; `None` for a list, or where it can't be read.
+    pub fn parts(&self, reference: &str) -> Option<Vec<Part>> {
+        let manifest: Value = serde_json::from_slice(&self.manifest(reference)?).ok()?;
+        let image = self.configuration(reference)?;
+        let steps = image["history"].as_array()?.iter().filter(|step| step["empty_layer"] != true);
+        let mut parts = Vec::new();
+        for (step, layer) in steps.zip(manifest["layers"].as_array()?) {
+            let created_by = step["created_by"].as_str()?.trim_end_matches(" # buildkit");
+            let script = created_by.split(' ').find_map(|word| word.strip_prefix("/run/"));
+            let made_by = message::one_line(script.unwrap_or(created_by));
+            parts.push(Part { made_by, bytes: layer["size"].as_u64()? });
+        }
+        parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
+        Some(parts)
+    }
+
+    /// The configuration of an image, or of a list that of its first image.
+    fn configuration(&self, reference: &str) -> Option<Value> {
+        let args = ["imagetools", "inspect", "--format", "{{json .Image}}", reference];
+        let output = process::output(&mut self.buildx(&args), SHORT_PATIENCE).ok()??;
+        let image: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let by_platform = image.as_object()?.values().find(|image| image["config"].is_object());
+        by_platform.cloned().or(Some(image))
+    }
+
+    /// A manifest as the registry has it, if it answers within two tries.
+    fn manifest(&self, reference: &str) -> Option<Vec<u8>> {
+        for _ in 0..2 {
+            let output = self.inspect_raw(reference, SHORT_PATIENCE).ok()??;
+            if output.status.success() {
+                return Some(output.stdout);
+            }
+            let error = String::from_utf8_lossy(&output.stderr);
+            if error
+                .lines()
+                .any(|line| Cause::of(line) != Cause::Transient && !line.trim().is_empty())
+            {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Asks for a manifest once; `None` if there is no answer within `limit`.
+    pub fn inspect_raw(&self, reference: &str, limit: Duration) -> Result<Option<Output>> {
+        process::output(&mut self.buildx(&["imagetools", "inspect", "--raw", reference]), limit)
+    }
+}
+
+/// How long a bake may wait for nothing but caches: no longer to read them than to write them.
+pub fn read_patience(args: &Args) -> Duration {
+    Duration::from_secs(60).min(args.cache_timeout())
+}
+
+/// The digest of a manifest.
+pub fn digest(manifest: &[u8]) -> String {
+    format!("sha256:{}", sha256(manifest))
+}
+
+/// A platform as buildx writes it: `linux/arm64`, `linux/arm/v7`.
+fn platform(value: &Value) -> String {
+    let mut parts = Vec::new();
+    for key in ["os", "architecture", "variant"] {
+        parts.extend(value[key].as_str().filter(|part| !part.is_empty()));
+    }
+    // Every arm64 is v8, and buildx leaves that out too.
+    if parts.len() == 3 && parts[1] == "arm64" && parts[2] == "v8" {
+        parts.pop();
+    }
+    parts.join("/")
+}
+
+/// The value of the first line `name: value` in buildx's text.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
+}
+
+/// What the call `docker` ends with.
+/// Errors: there is no docker, or no answer within `patience`; and what to do.
+pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
+    output(docker, patience)?.with_context(|| {
+        let seconds = patience.as_secs();
+        format!(
+            "the engine has not answered for {seconds} s\nhint: restart Docker, or run {}",
+            in_engine("")
+        )
+    })
+}
+
+/// The same, and `None` where there is no answer.
+fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
+    process::output(docker, patience).map_err(|error| {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind != Some(io::ErrorKind::NotFound) {
+            return error;
+        }
+        anyhow!(
+            "docker is not installed\nhint: install Docker with buildx, or run {}",
+            in_engine("")
+        )
+    })
+}
+
+/// How to run what was typed in a throw-away engine, with `options` for that.
+pub fn in_engine(options: &str) -> String {
+    format!("`cargo xtask engine {options}-- {}`, as root on Debian or Ubuntu", typed())
+}
+
+/// The command that started this run, as a shell reads it.
+pub fn typed() -> String {
+    let mut words = vec!["cargo xtask".to_owned()];
+    words.extend(env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())));
+    words.join(" ")
+}
+
+/// `word` as a shell reads it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Sleeps, but not past a signal.
+/// Errors: [`Interrupted`] on a signal.
+pub fn sleep(pause: Duration) -> Result<()> {
+    let end = Instant::now() + pause;
+    while Instant::now() < end {
+        if let Some(signal) = process::caught() {
+            return Err(Interrupted(signal).into());
+        }
+        thread::sleep(process::TICK);
+    }
+    Ok(())
+}

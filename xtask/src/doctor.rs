@@ -1,0 +1,195 @@
+//! `cargo xtask image doctor`: can a request be built on this machine, and if not, what to do? And
+//! `list`: what can be built, and how a request would name it.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail, ensure};
+use base::{message, output, process};
+use serde_json::Value;
+
+use crate::cli::{Args, split, variable};
+use crate::definition::{self, Definition, has_server};
+use crate::disk::{Disk, INFO};
+use crate::docker::{Docker, PATIENCE, answer, in_engine};
+use crate::host::Host;
+use crate::plan::{self, Builder, Facts};
+use crate::source::Source;
+use crate::{bases, build};
+
+/// The oldest minor version of buildx 0 that writes its events as JSON.
+const OLDEST_BUILDX: u32 = 13;
+
+/// Prints a line for each thing that the request needs.
+/// Errors: something is missing without which it can't be built.
+pub fn doctor(root: &Path, args: &Args) -> Result<()> {
+    process::catch_signals();
+    let (mut works, builder) = docker(root, args)?;
+    report("login", login(args))?;
+    match Source::resolve(root, args) {
+        Ok(source) => {
+            works &= report("server", source.check(args).map(|()| source.describe()))?;
+            // What is well here says nothing that the other lines do not say.
+            if let Err(error) = plan(root, args, &source, builder.as_ref()) {
+                works &= report("request", Err(error))?;
+            }
+        }
+        Err(error) => works = report("server", Err(error))?,
+    }
+    ensure!(works, "this request can't be built here\nhint: see the lines that begin with `!!`");
+    Ok(())
+}
+
+/// Prints what was found: what is there, or what is wrong and what to do. Returns whether it is well.
+/// Errors: a signal.
+fn report(subject: &str, found: Result<String>) -> Result<bool> {
+    process::check_signals()?;
+    let is_well = found.is_ok();
+    let line = match found {
+        Ok(text) => format!("ok  {subject}: {text}"),
+        Err(error) => format!("!!  {subject}: {error:#}").replace("\nhint: ", "; "),
+    };
+    output::write(message::one_line(&line))?;
+    Ok(is_well)
+}
+
+/// Docker and what belongs to it, as far as each can be asked. Returns whether the request can be
+/// built by it, and the builder.
+fn docker(root: &Path, args: &Args) -> Result<(bool, Option<Builder>)> {
+    let docker = Docker::new(root, args.builder.as_deref());
+    let output = match answer(&mut docker.command(&INFO), PATIENCE) {
+        Ok(output) => output,
+        Err(error) => return Ok((report("docker", Err(error))?, None)),
+    };
+    // What an engine that is not there leaves out is null, or empty.
+    let info: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let buildx = buildx(&docker);
+    // Podman describes itself in other words. Whatever else it lacks follows from what it is.
+    if info["ClientInfo"].is_null() && buildx.is_err() {
+        return Ok((report("docker", buildx)?, None));
+    }
+    let client = info["ClientInfo"]["Version"].as_str().unwrap_or("of an unknown version");
+    report("docker", Ok(client.to_owned()))?;
+    // A builder may be elsewhere, but an image is loaded here.
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let mut works = report("engine", engine(&info, &errors))? || args.push();
+    if let Ok(Some(disk)) = Disk::of(&info) {
+        works &= report("disk", disk.space())?;
+    }
+    if !report("buildx", buildx)? {
+        return Ok((false, None));
+    }
+    let builder = match docker.inspect() {
+        Ok(builder) => builder,
+        Err(error) => return Ok((report("builder", Err(error))?, None)),
+    };
+    report("builder", Ok(format!("{}, driver {}", builder.name, builder.driver)))?;
+    let export = builder.check_cache_export().map(|()| "caches can be written".to_owned());
+    report("cache export", export)?;
+    works &= report("platforms", platforms(&builder, args))?;
+    Ok((works, Some(builder)))
+}
+
+fn engine(info: &Value, errors: &str) -> Result<String> {
+    let text = |name: &str| info[name].as_str().filter(|text| !text.is_empty());
+    if let Some(version) = text("ServerVersion") {
+        let (system, arch) = (text("OperatingSystem"), text("Architecture"));
+        let machine = [system, arch].into_iter().flatten().collect::<Vec<_>>().join(", ");
+        return Ok(format!("{version} ({machine})"));
+    }
+    let error = info["ServerErrors"][0].as_str().or(errors.lines().last());
+    let error = error.unwrap_or("it does not answer").trim_end_matches('.');
+    bail!("{error}\nhint: start Docker, or run {}", in_engine(""))
+}
+
+fn buildx(docker: &Docker) -> Result<String> {
+    let text = docker.version()?;
+    // Such as `github.com/docker/buildx v0.13.1 788433953af1`.
+    let version = text.split(' ').nth(1).unwrap_or(&text);
+    let minor = version.trim_start_matches("v0.").split('.').next().unwrap_or_default();
+    // Packagers may give none, which reads as 0.0.
+    if let Ok(1..OLDEST_BUILDX) = minor.parse::<u32>()
+        && version.starts_with("v0.")
+    {
+        bail!("{version} is too old\nhint: install buildx 0.{OLDEST_BUILDX} or newer");
+    }
+    Ok(version.to_owned())
+}
+
+fn platforms(builder: &Builder, args: &Args) -> Result<String> {
+    let mut asked = args.platforms.clone();
+    if asked.is_empty() && !args.push() {
+        asked = split(&variable("DOCKER_DEFAULT_PLATFORM")?.unwrap_or_default());
+    }
+    builder.check_platforms(&asked)?;
+    Ok(builder.runs.join(", "))
+}
+
+/// Whether docker knows a login for the registry of the image. Not every registry needs one.
+fn login(args: &Args) -> Result<String> {
+    let (host, _) = bases::host_and_path(args.image());
+    let folder = env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".docker"));
+    let path = folder.or_else(home).unwrap_or_default().join("config.json");
+    let config: Value =
+        serde_json::from_slice(&output::load(&path).unwrap_or_default()).unwrap_or_default();
+    if has_login(&config, host) {
+        return Ok(format!("{host}, in {}", path.display()));
+    }
+    ensure!(
+        !args.push(),
+        "not logged in to {host} ({})\nhint: `docker login {host}`, unless it takes pushes without; \
+         `cargo xtask image probe` tries one",
+        path.display()
+    );
+    Ok(format!("not logged in to {host} (only needed to push)"))
+}
+
+fn has_login(config: &Value, host: &str) -> bool {
+    let host = if host == "docker.io" { "index.docker.io" } else { host };
+    let is_host = |key: &str| {
+        let key = key.split_once("://").map_or(key, |(_, key)| key);
+        key.split('/').next() == Some(host)
+    };
+    // A store of credentials leaves the entry, and nothing in it.
+    let has_store = config["credsStore"].is_string();
+    let is_full = |entry: &Value| entry.as_object().is_some_and(|entry| !entry.is_empty());
+    let mut logins = config["auths"].as_object().into_iter().flatten();
+    config["credHelpers"][host].is_string()
+        || logins.any(|(key, entry)| is_host(key) && (has_store || is_full(entry)))
+}
+
+/// Plans the request, which warns of what can't be handed on to its steps.
+/// Errors: a name that there is not, tags that clash, a CA bundle that can't be used.
+fn plan(root: &Path, args: &Args, source: &Source, builder: Option<&Builder>) -> Result<()> {
+    let (definition, host) = (&Definition::read(root)?, &Host::read(root)?);
+    let (bases, files, layer_files) = (&BTreeMap::new(), String::new(), None);
+    let facts = Facts { definition, source, host, builder, bases, files, layer_files };
+    plan::plan(args, &facts).map(drop)
+}
+
+/// Prints the variants, the targets, and the tags of the request, for people. Needs neither Docker
+/// nor a network.
+pub fn list(root: &Path, args: &Args) -> Result<()> {
+    let (definition, _, images) = build::planned(root, args)?;
+    let mut text = "Variants (--variant) and their base images:\n".to_owned();
+    for (name, variant) in &definition.variants {
+        let is_default = definition.default_variants.contains(name);
+        let mark = if is_default { "; default" } else { "" };
+        let platforms = variant.platforms.join(", ");
+        text.push_str(&format!("  {name:<10} {} ({platforms}{mark})\n", variant.base_image));
+    }
+    text.push_str("\nTargets (--target):\n");
+    for name in definition::targets() {
+        let server = if has_server(name) { "with the server" } else { "without the server" };
+        let mark = if name == args.target() { "; chosen here" } else { "" };
+        text.push_str(&format!("  {name:<18} {server}{mark}\n"));
+    }
+    text.push_str("\nTags of this request:\n");
+    for image in &images {
+        text.push_str(&format!("  {}:\n", image.shown));
+        text.extend(image.all_tags().map(|tag| format!("    {tag}\n")));
+    }
+    output::write(text.trim_end())
+}

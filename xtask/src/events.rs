@@ -1,0 +1,204 @@
+//! The events of a build: the JSON objects of `--progress rawjson`, which buildx 0.13 and later
+//! write to standard error, mixed with plain lines.
+
+use serde_json::{Deserializer, Map, Value};
+
+/// Something that happened in a build.
+#[derive(Debug)]
+pub enum Event {
+    Vertex(VertexEvent),
+    Status(Status),
+    Log(Log),
+    /// Advice of `BuildKit`.
+    Warning(String),
+    /// A line that is no event, meant for people.
+    Text(String),
+}
+
+/// A vertex of the build: a step, or other work that buildx reports like one.
+#[derive(Debug)]
+pub struct VertexEvent {
+    /// Identifies the vertex in all other events.
+    pub digest: String,
+    pub name: String,
+    /// The name of the step that this is a part of, where a step has several.
+    pub group: Option<String>,
+    /// The part of its step that does the work.
+    pub weak: bool,
+    /// Seconds since 1970, as all times here.
+    pub started: Option<f64>,
+    pub completed: Option<f64>,
+    pub cached: bool,
+    pub error: Option<String>,
+}
+
+/// A part of a vertex's work, such as a layer that is pushed.
+#[derive(Debug)]
+pub struct Status {
+    /// The vertex's digest.
+    pub vertex: String,
+    pub id: String,
+    /// How much of it is done, in bytes.
+    pub current: Option<u64>,
+    /// How much there is of it, in bytes; 0 where that is not known.
+    pub total: Option<u64>,
+    pub started: Option<f64>,
+    pub completed: Option<f64>,
+}
+
+/// Output of a vertex.
+#[derive(Debug)]
+pub struct Log {
+    /// The vertex's digest.
+    pub vertex: String,
+    pub text: String,
+}
+
+/// Cuts a stream of bytes into events.
+#[derive(Default)]
+pub struct Reader {
+    rest: Vec<u8>,
+}
+
+impl Reader {
+    /// The events that are complete with `bytes`, in their order.
+    pub fn read(&mut self, bytes: &[u8]) -> Vec<Event> {
+        self.rest.extend_from_slice(bytes);
+        self.take(false)
+    }
+
+    /// What is left when the stream has ended.
+    pub fn end(&mut self) -> Vec<Event> {
+        self.take(true)
+    }
+
+    /// A line may hold several objects, and in buildx 0.13 an object has several lines.
+    fn take(&mut self, has_ended: bool) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut rest = self.rest.as_slice();
+        while !rest.is_empty() {
+            // Blanks between two objects mean nothing, those of a plain line are its own.
+            let start = rest.trim_ascii_start();
+            let mut objects = Deserializer::from_slice(start).into_iter::<Map<String, Value>>();
+            match if start.starts_with(b"{") { objects.next() } else { None } {
+                Some(Ok(object)) => {
+                    rest = &start[objects.byte_offset()..];
+                    add_events(object, &mut events);
+                }
+                Some(Err(error)) if error.is_eof() && !has_ended => break,
+                _ => {
+                    let end = rest.iter().position(|&byte| byte == b'\n');
+                    if end.is_none() && !has_ended {
+                        break;
+                    }
+                    let (line, others) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
+                    let line = String::from_utf8_lossy(line);
+                    if !line.trim().is_empty() {
+                        events.push(Event::Text(line.trim_end().to_owned()));
+                    }
+                    rest = others;
+                }
+            }
+        }
+        self.rest = rest.to_vec();
+        events
+    }
+}
+
+/// Adds the events in `object`; an object of another kind is a line for people.
+fn add_events(object: Map<String, Value>, events: &mut Vec<Event>) {
+    let list = |key: &str| object.get(key).and_then(Value::as_array).into_iter().flatten();
+    let (ended, others): (Vec<_>, Vec<_>) =
+        list("vertexes").map(vertex).partition(|vertex| vertex.completed.is_some());
+    events.extend(others.into_iter().map(Event::Vertex));
+    for value in list("statuses") {
+        events.push(Event::Status(Status {
+            vertex: text(&value["vertex"]),
+            id: text(&value["id"]),
+            current: value["current"].as_u64(),
+            total: value["total"].as_u64(),
+            started: time(&value["started"]),
+            completed: time(&value["completed"]),
+        }));
+    }
+    for value in list("logs") {
+        let (vertex, text) = (text(&value["vertex"]), decoded(&value["data"]));
+        events.push(Event::Log(Log { vertex, text }));
+    }
+    events.extend(list("warnings").map(|value| Event::Warning(decoded(&value["short"]))));
+    // Work that ends does so after its parts.
+    events.extend(ended.into_iter().map(Event::Vertex));
+    let kinds = ["vertexes", "statuses", "logs", "warnings"];
+    if !object.is_empty() && !kinds.iter().any(|kind| object.contains_key(*kind)) {
+        events.push(Event::Text(Value::from(object).to_string()));
+    }
+}
+
+fn vertex(value: &Value) -> VertexEvent {
+    let group = &value["progressGroup"];
+    let error = value["error"].as_str().filter(|error| !error.is_empty());
+    VertexEvent {
+        digest: text(&value["digest"]),
+        name: text(&value["name"]),
+        group: group["name"].as_str().map(str::to_owned),
+        weak: group["weak"] == true,
+        started: time(&value["started"]),
+        completed: time(&value["completed"]),
+        cached: value["cached"] == true,
+        error: error.map(without_state),
+    }
+}
+
+/// An error without what a registry adds to the address of an upload, which is noise.
+fn without_state(error: &str) -> String {
+    let Some((before, state)) = error.split_once("?_state=") else { return error.to_owned() };
+    let end = state.find(['"', ' ', ':']).unwrap_or(state.len());
+    format!("{before}{}", &state[end..])
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// A time as Go writes it, such as `2026-11-24T10:51:39.100266446Z` or with `+01:00`, in seconds
+/// since 1970.
+fn time(value: &Value) -> Option<f64> {
+    const DAYS_TO_1970: f64 = 719_468.0;
+    let (date, clock) = value.as_str()?.split_once('T')?;
+    let (clock, zone) = clock.split_at(clock.find(['Z', '+', '-'])?);
+    let seconds = |clock: &str| {
+        let (mut sum, mut unit) = (0.0, 3600.0);
+        for part in clock.split(':') {
+            sum += part.parse::<f64>().ok()? * unit;
+            unit /= 60.0;
+        }
+        Some(sum)
+    };
+    let offset = match zone.split_at(1) {
+        ("+", ahead) => seconds(ahead)?,
+        ("-", behind) => -seconds(behind)?,
+        _ => 0.0,
+    };
+    let mut date = date.split('-').map_while(|part| part.parse::<f64>().ok());
+    let (year, month, day) = (date.next()?, date.next()?, date.next()?);
+    // Years begin in March here, so that the day that some have more comes last.
+    let year = if month > 2.0 { year } else { year - 1.0 };
+    let month = (month + 9.0) % 12.0;
+    let leaps = (year / 4.0).floor() - (year / 100.0).floor() + (year / 400.0).floor();
+    let days = year * 365.0 + leaps + ((month * 153.0 + 2.0) / 5.0).floor() + day - 1.0;
+    Some((days - DAYS_TO_1970) * 86400.0 + seconds(clock)? - offset)
+}
+
+/// The text that `value` encodes in base 64, up to the first character that is not a digit of it.
+fn decoded(value: &Value) -> String {
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let text = value.as_str().unwrap_or_default();
+    let digits = text.chars().map_while(|c| u32::try_from(DIGITS.find(c)?).ok());
+    let mut bytes = Vec::new();
+    for group in digits.collect::<Vec<_>>().chunks(4) {
+        let bits = group.iter().fold(0, |bits, digit| bits << 6 | digit);
+        let bits = bits << (6 * (4 - group.len()));
+        bytes.extend(&bits.to_be_bytes()[1..group.len()]);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,316 @@
+//! What of the caller's machine enters the steps of a build: certificates, proxies and mirrors. None of
+//! it enters a layer or a cache key.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use base::digest::sha256;
+use base::error::usage;
+use base::{message, output};
+
+use crate::cli::variable;
+use crate::names::csv_field;
+
+/// In upper case; the lower case of each counts too.
+const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+
+/// Where systems keep their CA bundle: Debian, Fedora, SUSE, `OpenELEC`, RHEL 7, Alpine and macOS.
+const BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+/// The largest secret that `BuildKit` takes, in bytes.
+const LARGEST_SECRET: usize = 500 * 1024;
+
+/// The variables by which pip, uv, npm and apt know mirrors, besides those that begin with `UV_INDEX`.
+const MIRRORS: &str = "APT_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST UV_DEFAULT_INDEX \
+                       UV_EXTRA_INDEX_URL UV_INSECURE_HOST NPM_CONFIG_REGISTRY npm_config_registry \
+                       NPM_CONFIG_STRICT_SSL NPM_TOKEN NODE_AUTH_TOKEN";
+
+/// A program's configuration, of which the lines that name indexes are handed on.
+struct Configuration {
+    secret: &'static str,
+    /// The variable that names its file.
+    variable: &'static str,
+    /// Its usual places, the first of which counts: below the home folder, the folder of the user's
+    /// configuration, or anywhere.
+    places: &'static [&'static str],
+    /// True for a key, in a section, that is handed on with its value.
+    keeps: fn(&str, &str) -> bool,
+}
+
+const CONFIGURATIONS: [Configuration; 3] = [
+    Configuration {
+        secret: "pip.conf",
+        variable: "PIP_CONFIG_FILE",
+        places: &["pip/pip.conf", "~/.pip/pip.conf", "/etc/pip.conf"],
+        keeps: |_, key| {
+            let key = key.split(':').next().unwrap_or_default().trim().replace('_', "-");
+            ["index-url", "extra-index-url", "trusted-host"].contains(&key.as_str())
+        },
+    },
+    Configuration {
+        secret: "uv.toml",
+        variable: "UV_CONFIG_FILE",
+        places: &["uv/uv.toml", "/etc/uv/uv.toml"],
+        keeps: |section, key| match section {
+            "" => {
+                ["index-url", "extra-index-url", "index", "allow-insecure-host", "index-strategy"]
+                    .contains(&key)
+            }
+            section => section == "[[index]]",
+        },
+    },
+    Configuration {
+        secret: "npmrc",
+        variable: "NPM_CONFIG_USERCONFIG",
+        places: &["~/.npmrc"],
+        keeps: |_, key| key.ends_with("registry") || key.starts_with("//") || key == "strict-ssl",
+    },
+];
+
+/// What of this machine enters steps.
+#[derive(Default)]
+pub struct Host {
+    /// Build arguments that `BuildKit` knows.
+    pub proxies: Vec<(String, String)>,
+    /// The file of certificates, below `target`.
+    certificates: Option<PathBuf>,
+    /// Texts by the name of their secret. They may hold passwords, so they go to docker by variables and
+    /// are written nowhere.
+    texts: Vec<(&'static str, String)>,
+}
+
+impl Host {
+    /// Reads the environment and the configuration of pip, uv and npm. Addresses on loopback mean another
+    /// machine within a step: they are not handed on, which is said.
+    /// Errors: a usage error for a variable that is not text, or a named CA bundle that can't be used.
+    pub fn read(root: &Path) -> Result<Self> {
+        let mut host = Host { certificates: certificates(root)?, ..Host::default() };
+        let mut refused = Vec::new();
+        let mut has_proxy = false;
+        for name in PROXIES.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]) {
+            let Ok(Some(value)) = variable(&name) else { continue };
+            let is_proxy = !name.eq_ignore_ascii_case("no_proxy");
+            if is_proxy && (is_loopback(&value) || value.starts_with("socks")) {
+                refused.push(name);
+            } else {
+                has_proxy |= is_proxy;
+                host.proxies.push((name, value));
+            }
+        }
+        if !has_proxy {
+            host.proxies.clear();
+        }
+        let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let is_mirror = |name: &String| {
+            let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            is_name
+                && (name.starts_with("UV_INDEX") || MIRRORS.split(' ').any(|known| known == name))
+        };
+        let mut names = names.filter(is_mirror).collect::<Vec<_>>();
+        names.sort();
+        let mut settings = String::new();
+        for name in names {
+            let Some(value) = variable(&name)? else { continue };
+            if is_loopback(&value) {
+                refused.push(name);
+            } else {
+                settings.push_str(&format!("export {name}='{}'\n", value.replace('\'', r"'\''")));
+            }
+        }
+        if !settings.is_empty() {
+            host.texts.push(("settings", settings));
+        }
+        for configuration in CONFIGURATIONS {
+            let Some(path) = configuration.file() else { continue };
+            let text = output::load(&path).unwrap_or_default();
+            let text = kept(&String::from_utf8_lossy(&text), configuration.keeps);
+            if text.lines().any(is_loopback) {
+                refused.push(path.display().to_string());
+            } else if !text.is_empty() {
+                host.texts.push((configuration.secret, text));
+            }
+        }
+        if !refused.is_empty() {
+            message::warn(&format!(
+                "not handed on to build steps, which can't reach this machine's own loopback or use \
+                 SOCKS: {}",
+                refused.join(", ")
+            ));
+        }
+        Ok(host)
+    }
+
+    /// The `secret` entries of a bake target.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut secrets = Vec::new();
+        if let Some(path) = &self.certificates {
+            let source = csv_field(&format!("src={}", path.display()));
+            secrets.push(format!("type=file,id=ca-certificates,{source}"));
+        }
+        for (name, _) in &self.texts {
+            secrets.push(format!("type=env,id={name},env={}", secret_variable(name)));
+        }
+        secrets
+    }
+
+    /// The variables that hold the secrets, for docker.
+    pub fn variables(&self) -> impl Iterator<Item = (String, &str)> {
+        self.texts.iter().map(|(name, text)| (secret_variable(name), text.as_str()))
+    }
+}
+
+fn secret_variable(name: &str) -> String {
+    format!("XTASK_SECRET_{}", name.replace('.', "_").to_uppercase())
+}
+
+/// True where one of the addresses in `text` is on the loopback of whoever uses it.
+fn is_loopback(text: &str) -> bool {
+    text.split([' ', ',', '"', '\'', '=']).any(|address| {
+        let address = address.split_once("://").map_or(address, |(_, rest)| rest);
+        let address = address.split('/').next().unwrap_or_default();
+        let host = address.rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
+        let host = match host.strip_prefix('[') {
+            Some(host) => host.split(']').next().unwrap_or_default(),
+            None => host.split(':').next().unwrap_or_default(),
+        };
+        let is_v4 = host.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit());
+        is_v4 && host.starts_with("127.")
+            || host.ends_with(".localhost")
+            || ["localhost", "::1", "0.0.0.0", "::", "0:0:0:0:0:0:0:1"].contains(&host)
+    })
+}
+
+/// The CA bundle that this machine trusts, without comments and repeats, below `target`: the one that
+/// programs use by `SSL_CERT_FILE`, else the one in the system's place.
+fn certificates(root: &Path) -> Result<Option<PathBuf>> {
+    let named = variable("SSL_CERT_FILE")?.map(PathBuf::from).filter(|path| path.is_file());
+    let mut places = BUNDLES.iter().map(PathBuf::from);
+    let Some(path) = named.clone().or_else(|| places.find(|path| path.is_file())) else {
+        return Ok(None);
+    };
+    let bundle = match fs::read(&path) {
+        Err(error) if named.is_some() => {
+            return Err(usage(format!("SSL_CERT_FILE={} can't be read ({error})", path.display())));
+        }
+        bundle => bundle.unwrap_or_default(),
+    };
+    let bundle = String::from_utf8_lossy(&bundle);
+    let blocks = bundle.split("-----BEGIN ").skip(1);
+    let mut blocks =
+        blocks.filter_map(|text| Some(text.split_once("-----END ")?.0)).collect::<Vec<_>>();
+    blocks.sort_unstable();
+    blocks.dedup();
+    let mut text = String::new();
+    for block in blocks {
+        let kind = block.split("-----").next().unwrap_or_default();
+        text.push_str(&format!("-----BEGIN {block}-----END {kind}-----\n"));
+    }
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text.len() > LARGEST_SECRET {
+        let (path, size) = (path.display(), text.len() / 1024);
+        let why = format!("the CA bundle {path} has {size} KiB, and BuildKit takes 500");
+        if named.is_some() {
+            return Err(usage(format!("{why}\nhint: set SSL_CERT_FILE to a smaller bundle")));
+        }
+        message::warn(&format!("{why}: not handed on; SSL_CERT_FILE can name a smaller one"));
+        return Ok(None);
+    }
+    let file = root.join(format!("target/image/ca-{}.pem", &sha256(&text)[..16]));
+    if !file.is_file() {
+        output::save(&file, &text).context("the certificates for build steps can't be written")?;
+    }
+    Ok(Some(file))
+}
+
+impl Configuration {
+    /// The file that the variable names, else the first in a usual place.
+    fn file(&self) -> Option<PathBuf> {
+        let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+        let users = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+        let users = users.unwrap_or_else(|| home.join(".config"));
+        let places = self.places.iter().map(|place| match place.strip_prefix("~/") {
+            Some(path) => home.join(path),
+            None => users.join(place),
+        });
+        let named = env::var_os(self.variable).map(PathBuf::from);
+        named.into_iter().chain(places).find(|path| path.is_file())
+    }
+}
+
+/// The lines of the configuration `text` with the keys that `keeps` wants, under their sections. A value
+/// may go on in lines that begin with a blank, or as a list does.
+fn kept(text: &str, keeps: fn(&str, &str) -> bool) -> String {
+    let mut kept = String::new();
+    let (mut section, mut is_named, mut is_kept) = ("", true, false);
+    for line in text.lines() {
+        let trimmed = line.trim();
+        if trimmed.starts_with('[') && !trimmed.contains('"') {
+            (section, is_named, is_kept) = (trimmed, false, false);
+            continue;
+        }
+        let key = trimmed.split('=').next().unwrap_or_default().trim();
+        is_kept = keeps(section, key) || is_kept && line.starts_with([' ', '\t', '"', '{', ']']);
+        if is_kept && !is_named {
+            kept.push_str(&format!("{section}\n"));
+            is_named = true;
+        }
+        if is_kept {
+            kept.push_str(&format!("{line}\n"));
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CONFIGURATIONS, is_loopback, kept};
+
+    #[test]
+    fn addresses_on_loopback() {
+        for address in [
+            "http://127.0.0.1:3128",
+            "localhost:3128",
+            "https://me:pw@localhost/simple",
+            "127.9.9.9",
+            "http://[::1]:80/",
+            "0.0.0.0:1",
+            "socks5h://127.0.0.1:1080",
+            "name=http://localhost/x",
+        ] {
+            assert!(is_loopback(address), "{address}");
+        }
+        for address in
+            ["http://proxy:3128", "http://localhost.example.org", "10.0.0.1:80", "127.example.org"]
+        {
+            assert!(!is_loopback(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn only_indexes_are_taken_from_configurations() {
+        let [pip, uv, npm] =
+            CONFIGURATIONS.map(|configuration| move |text: &str| kept(text, configuration.keeps));
+        let text = "[global]\ncert = /x\nindex-url = https://a/simple\nextra-index-url =\n  https://b\n  \
+                   https://c\n[install]\nuser = true\ntrusted-host = a\n";
+        let expected = "[global]\nindex-url = https://a/simple\nextra-index-url =\n  https://b\n  https://c\n\
+                    [install]\ntrusted-host = a\n";
+        assert_eq!(pip(text), expected);
+        let text = "cache-dir = \"/x\"\nextra-index-url = [\n  \"https://b\",\n]\nlink-mode = \"copy\"\n\
+                  [[index]]\nurl = \"https://a\"\ndefault = true\n[pip]\nstrict = true\n";
+        let expected = "extra-index-url = [\n  \"https://b\",\n]\n[[index]]\nurl = \"https://a\"\ndefault = true\n";
+        assert_eq!(uv(text), expected);
+        let text =
+            "fund=false\nregistry=https://a/\n@me:registry=https://b/\n//b/:_authToken=${T}\n";
+        assert_eq!(npm(text), text.replace("fund=false\n", ""));
+    }
+}

@@ -1,0 +1,229 @@
+//! `cargo xtask image merge` makes multi-architecture manifests of images that were built one architecture
+//! at a time; `matrix` and `probe` are what a CI run calls before that. Everything is checked before
+//! anything is pushed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use base::error::{Interrupted, usage};
+use base::{message, output};
+use serde_json::json;
+
+use crate::bases::{is_digest, is_repository};
+use crate::cli::Args;
+use crate::definition::{Definition, check_name};
+use crate::docker::{self, Docker};
+use crate::github;
+use crate::names;
+use crate::plan::arch;
+use crate::record::{self, Kind, Record, Status};
+
+/// The runners that build an architecture natively.
+const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
+
+/// Prints the jobs of a CI run as one line of JSON for `fromJSON`: one for every platform of the variants
+/// that are asked for, or of all. It is an output of the GitHub Actions step as well, if this is one.
+/// Errors: a usage error for an unknown variant or platform.
+pub fn matrix(root: &Path, args: &Args) -> Result<()> {
+    let definition = Definition::read(root)?;
+    let all = ["all".to_owned()];
+    let asked = if args.variant.is_empty() { &all } else { args.variant.as_slice() };
+    let mut include = Vec::new();
+    for name in definition.chosen(asked)? {
+        let Some(variant) = definition.variants.get(name) else { continue };
+        let asked = if args.platforms.is_empty() { &variant.platforms } else { &args.platforms };
+        for platform in asked {
+            check_name("platform", platform, variant.platforms.iter().map(String::as_str))?;
+            let arch = arch(platform);
+            let Some((_, runner)) = RUNNERS.iter().find(|(name, _)| *name == arch) else {
+                bail!(
+                    "no runner is known for {platform:?} of the variant {name:?}\nhint: add one in \
+                     xtask/src/merge.rs"
+                );
+            };
+            include.push(json!({
+                "variant": name,
+                "arch": arch,
+                "platform": platform,
+                "base_image": variant.base_image,
+                "runner": runner,
+            }));
+        }
+    }
+    let matrix = json!({ "include": include }).to_string();
+    output::write(&matrix)?;
+    github::write_outputs(&[("matrix", matrix)])
+}
+
+/// Pushes an image of a few bytes, to find out whether the repository takes one: before a build, not after.
+/// Errors: it does not.
+pub fn probe(root: &Path, args: &Args) -> Result<()> {
+    let docker = Docker::new(root, args.builder.as_deref());
+    docker.probe(args.image()).with_context(|| format!("{} can't be pushed to", args.image()))?;
+    message::say(&format!("{} can be pushed to", args.image()));
+    Ok(())
+}
+
+/// Reads the records in the files that are named, pushes the manifests, reads them back, prints their tags,
+/// and appends their records to the file of `--records`.
+/// Errors: a usage error for images that do not go together, or for a value that is not a reference or
+/// digest; the registry refuses.
+pub fn merge(root: &Path, args: &Args) -> Result<()> {
+    let docker = Docker::new(root, args.builder.as_deref());
+    let definition = Definition::read(root)?;
+    let mut groups: BTreeMap<_, Vec<Record>> = BTreeMap::new();
+    for record in record::read(&args.files()?)? {
+        // An earlier merge may have left its own records among its inputs, and a batch those of failures.
+        if record.kind == Kind::Image && record.status.is_there() {
+            let Record { variant, base_image, target, flavor, .. } = record.clone();
+            groups.entry((variant, base_image, target, flavor)).or_default().push(record);
+        }
+    }
+    if groups.is_empty() {
+        return Err(usage(
+            "no image in these files was built\nhint: name the files that --records wrote",
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    let mut manifests = Vec::new();
+    for images in groups.values_mut() {
+        images.sort_by(|a, b| a.platforms.cmp(&b.platforms));
+        let manifest = manifest(images, args, &definition)?;
+        if let Some(tag) = manifest.tags.iter().find(|tag| !seen.insert((*tag).clone())) {
+            return Err(usage(format!(
+                "two of the manifests would be {tag}\nhint: merge them apart"
+            )));
+        }
+        manifests.push(manifest);
+    }
+    let records = args.records.as_deref().map(record::open).transpose()?;
+    // A problem of one manifest is not a reason to keep back the others.
+    let mut first: Option<anyhow::Error> = None;
+    for (mut manifest, images) in manifests.into_iter().zip(groups.values()) {
+        match push(&docker, &manifest, images) {
+            Ok(digest) => {
+                manifest.digest = digest;
+                manifest.tags.iter().try_for_each(output::write)?;
+                records.as_ref().map_or(Ok(()), |file| record::append(file, &manifest))?;
+            }
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Err(error) => {
+                let error = error.context(format!("{} is not merged", name(&manifest)));
+                match &first {
+                    None => first = Some(error),
+                    Some(_) => message::warn(&format!("{error:#}")),
+                }
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// The variant or else the base image of `record`, as messages name it.
+fn name(record: &Record) -> String {
+    format!("{:?}", record.variant.as_ref().unwrap_or(&record.base_image))
+}
+
+/// Checks what docker gets of `record`, whose manifest gets `tags`: a value such as `-f` would be a flag to
+/// it.
+fn check_values(record: &Record, tags: &[String]) -> Result<()> {
+    let Record { image, digest, name, .. } = record;
+    let is_of_image = |reference: &&String| {
+        let tag = reference.strip_prefix(image.as_str()).and_then(|tag| tag.strip_prefix(':'));
+        tag.is_some_and(|tag| !tag.is_empty() && names::valid(tag.to_owned(), "") == tag)
+    };
+    let what = if !is_repository(image) {
+        format!("the image {image:?} is not a repository")
+    } else if let Some(tag) = tags.iter().find(|tag| !is_of_image(tag)) {
+        format!("the manifest tag {tag:?} is not one of the image {image:?}")
+    } else {
+        match digest {
+            Some(digest) if is_digest(digest) => return Ok(()),
+            Some(digest) => format!("{digest:?} is not a digest"),
+            None => "the image's digest is not known".to_owned(),
+        }
+    };
+    Err(usage(format!("the record of {name:?}: {what}\nhint: build it again")))
+}
+
+/// The record of the manifest of `images`: one variant on one base image, sorted by platform.
+/// Errors: they do not go together, or some are missing.
+fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<Record> {
+    let Some(first) = images.first() else { bail!("there is no image") };
+    let name = name(first);
+    let mut tags = first.manifest_tags.clone();
+    if let Some(variant) = first.variant.as_ref().filter(|_| names::is_main(&first.git_ref)) {
+        let flavor = first.flavor.as_ref().map(|flavor| format!("-{flavor}")).unwrap_or_default();
+        let target = names::target_suffix(&first.target, &flavor);
+        tags.push(format!("{}:latest-{variant}{flavor}{target}", first.image));
+    }
+    let variant = first.variant.as_ref().and_then(|name| definition.variants.get(name));
+    let mut missing = match variant {
+        Some(variant) if args.platforms.is_empty() => variant.platforms.clone(),
+        _ => args.platforms.clone(),
+    };
+    let mut platforms: Vec<String> = Vec::new();
+    for record in images {
+        check_values(record, &tags)?;
+        for (key, one, other) in [
+            ("image", &first.image, &record.image),
+            ("sha", &first.sha, &record.sha),
+            ("git_ref", &first.git_ref, &record.git_ref),
+            ("manifest_tags", &first.manifest_tags.join(", "), &record.manifest_tags.join(", ")),
+        ] {
+            if one != other {
+                return Err(usage(format!(
+                    "the images of {name} differ in {key:?}: {one:?} and {other:?}\nhint: merge what one run \
+                     built"
+                )));
+            }
+        }
+        for platform in &record.platforms {
+            if platforms.contains(platform) {
+                return Err(usage(format!("{name} has two images for {platform}\nhint: name one")));
+            }
+            missing.retain(|wanted| wanted != platform);
+            platforms.push(platform.clone());
+        }
+    }
+    let lacking = format!("{name} lacks an image for {}", missing.join(", "));
+    if !missing.is_empty() && !args.allow_partial {
+        return Err(usage(format!(
+            "{lacking}\nhint: build it, or allow that with --allow-partial"
+        )));
+    }
+    if !missing.is_empty() {
+        message::warn(&format!("{lacking}: its tags will hold the others alone"));
+    }
+    Ok(Record {
+        kind: Kind::Manifest,
+        status: Status::Built,
+        platforms,
+        arches: images.iter().flat_map(|record| record.arches.clone()).collect(),
+        tags,
+        missing,
+        digest: None,
+        bytes: None,
+        main_bytes: None,
+        step_list: Vec::new(),
+        ..first.clone()
+    })
+}
+
+/// Pushes `manifest`, made of `images`, and returns its digest once it has been read back.
+fn push(docker: &Docker, manifest: &Record, images: &[Record]) -> Result<Option<String>> {
+    let digests = images.iter().filter_map(|record| record.digest.as_ref());
+    let sources = digests.map(|digest| format!("{}@{digest}", manifest.image));
+    docker.create(&manifest.tags, &sources.collect::<Vec<_>>())?;
+    let expected = manifest.platforms.iter().collect::<BTreeSet<_>>();
+    for tag in &manifest.tags {
+        let manifests = docker.manifests(tag)?;
+        let found = manifests.iter().map(|(platform, _)| platform).collect::<BTreeSet<_>>();
+        if found != expected || manifests.len() != expected.len() {
+            bail!("{tag} holds images for {found:?}, but {expected:?} were put in it");
+        }
+    }
+    let tag = manifest.tags.iter().take(1).cloned().collect();
+    Ok(docker.raw(&tag).values().next().map(|manifest| docker::digest(manifest)))
+}

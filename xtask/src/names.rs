@@ -1,0 +1,334 @@
+//! Names: the tags of images, and what build caches are called. Other tools compute the same names,
+//! so their form is fixed. Every tag that leaves here is one that a registry takes.
+
+use base::digest::sha256;
+
+use crate::cli::{Flavor, Mode, without_repeats};
+use crate::source::UNKNOWN;
+
+const MAX_LENGTH: usize = 128;
+const MAX_SLUG: usize = 64;
+/// Hex digits of a digest that closes a name, 48 bits.
+const DIGEST_LENGTH: usize = 12;
+
+pub const MAIN: &str = "refs/heads/main";
+
+/// What the tags and the cache names of one image are made of.
+pub struct Naming<'a> {
+    /// The repository of the caches.
+    pub cache_image: &'a str,
+    pub sha: &'a str,
+    pub git_ref: &'a str,
+    /// Set when release tags are asked for: the version, which may be [`UNKNOWN`].
+    pub version: Option<&'a str>,
+    pub base_image: &'a str,
+    pub custom_tags: &'a [String],
+    pub flavor: Flavor,
+    pub arch: Option<&'a str>,
+    pub target: &'a str,
+}
+
+impl Naming<'_> {
+    /// All tags of the image, each once: for each custom tag those of the commit and of the branch,
+    /// then that of the base image, then the release tags.
+    pub fn tags(&self) -> Vec<String> {
+        let mut tags = Vec::new();
+        let short = short_sha(self.sha);
+        // Any word can stand for a commit.
+        let is_commit = self.sha.len() >= 7 && self.sha.bytes().all(|b| b.is_ascii_hexdigit());
+        for custom in self.custom_tags {
+            for head in [short, self.sha] {
+                tags.push(self.moving_tag(head, custom, self.sha, is_commit));
+            }
+            let is_branch =
+                self.git_ref.starts_with("refs/heads/") || !self.git_ref.starts_with("refs/");
+            if is_branch && self.git_ref != UNKNOWN {
+                let head = ref_name(self.git_ref);
+                tags.push(self.moving_tag(&head, custom, self.git_ref, is_main(self.git_ref)));
+            }
+        }
+        tags.push(self.tag(short, &slug(self.base_image), self.base_image));
+        tags.extend(self.release_tags());
+        without_repeats(tags)
+    }
+
+    /// What main calls this image; `None` on main, and for an image that may be of several
+    /// architectures, which are not compared.
+    pub fn main_tag(&self) -> Option<String> {
+        let custom = self.custom_tags.first().filter(|_| self.arch.is_some())?;
+        (!is_main(self.git_ref)).then(|| self.tag("main", custom, MAIN))
+    }
+
+    /// The release tags alone; none unless they were asked for and a version is known.
+    pub fn release_tags(&self) -> Vec<String> {
+        let Some(mut version) = self.version else { return Vec::new() };
+        // A git tag that is no `X.Y.Z` is used as it is.
+        if let Some(tag) = self.git_ref.strip_prefix("refs/tags/") {
+            if semver(tag).is_none() {
+                version = tag;
+            } else if version == UNKNOWN {
+                version = tag.trim_start_matches('v');
+            }
+        } else if version == UNKNOWN {
+            return Vec::new();
+        }
+        let (aliases, is_own) = match semver(version) {
+            Some([major, minor, _]) => {
+                (vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()], true)
+            }
+            None => {
+                let cleaned = squeeze(version, is_tag_character);
+                let cleaned = cleaned.trim_matches(['.', '-']);
+                (vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()], false)
+            }
+        };
+        // Not the digest of a branch that is called like it.
+        let raw = format!("version\n{version}");
+        let mut tags = Vec::new();
+        for custom in self.custom_tags {
+            for alias in &aliases {
+                tags.push(self.moving_tag(alias, custom, &raw, is_own));
+            }
+        }
+        without_repeats(tags)
+    }
+
+    /// A tag that may move from image to image. Unless `is_own`, a head that main or a release
+    /// writes is closed with a digest: users pull `main-…`, `latest-…` and `1.58.0-…` in trust of
+    /// who wrote them, whatever others call their branches and git tags.
+    fn moving_tag(&self, head: &str, custom: &str, raw: &str, is_own: bool) -> String {
+        let tag = self.tag(head, custom, raw);
+        if is_own || !is_reserved(head) { tag } else { with_digest(&tag, raw) }
+    }
+
+    /// `head-tail` with the suffixes for flavor, architecture and target. `raw` is the input that
+    /// `head` or `tail` was made from, so that a digest can tell two inputs apart.
+    fn tag(&self, head: &str, tail: &str, raw: &str) -> String {
+        let target = target_suffix(self.target, &self.flavor.suffix());
+        valid(format!("{head}-{tail}{}{target}", self.suffixes()), raw)
+    }
+
+    /// Jobs of different flavors or architectures must not overwrite each other's tags and caches.
+    fn suffixes(&self) -> String {
+        let arch = self.arch.map(|arch| format!("-{arch}")).unwrap_or_default();
+        self.flavor.suffix() + &arch
+    }
+
+    /// The caches to read, in this order, each once: the image's scope, then main's; the shared
+    /// cache's scope, then main's.
+    pub fn caches_read(&self) -> Vec<Cache> {
+        let [image, shared] = self.caches();
+        let scopes = vec![
+            self.scoped(&image, self.git_ref),
+            self.scoped(&image, MAIN),
+            self.scoped(&shared, self.git_ref),
+            self.scoped(&shared, MAIN),
+        ];
+        without_repeats(scopes).into_iter().map(Cache::Registry).collect()
+    }
+
+    /// The caches to write: the image's, and where asked for the one that all base images share.
+    pub fn caches_written(&self, with_shared: bool) -> Vec<Cache> {
+        let caches = self.caches();
+        let written = caches.iter().take(if with_shared { 2 } else { 1 });
+        written.map(|cache| Cache::Registry(self.scoped(cache, self.git_ref))).collect()
+    }
+
+    /// The names of the image's cache and of the shared one, without a scope.
+    fn caches(&self) -> [String; 2] {
+        let (slug, suffixes) = (slug(self.base_image), self.suffixes());
+        [
+            format!("buildcache-{}-{slug}{suffixes}", self.target),
+            format!("buildcache-shared-{}{suffixes}", self.target),
+        ]
+    }
+
+    /// `cache` in the scope of `git_ref`. Only main's own scopes end in `-main`: any other name that
+    /// would, such as a branch `Main`, or a branch `slim-main` that reads like main on another base
+    /// image, is closed with a digest, since main trusts what it finds there.
+    fn scoped(&self, cache: &str, git_ref: &str) -> String {
+        let is_main = is_main(git_ref);
+        let name = match git_ref {
+            _ if is_main => format!("{cache}-main"),
+            UNKNOWN => cache.to_owned(),
+            _ => format!("{cache}-{}", ref_name(git_ref)),
+        };
+        let raw = format!("{}\n{}", self.base_image, if is_main { MAIN } else { git_ref });
+        let is_free = is_main || !name.ends_with("-main");
+        let tag = if is_free { valid(name, &raw) } else { with_digest(&name, &raw) };
+        format!("{}:{tag}", self.cache_image)
+    }
+}
+
+/// What ends a tag of `target`, in the flavor with the suffix `flavor`: nothing for `binary`, nor
+/// where the flavor's name already says that the minimal binary is meant.
+pub fn target_suffix(target: &str, flavor: &str) -> String {
+    match (target, flavor) {
+        ("binary", _) | ("binary-minimal", "-minimal") => String::new(),
+        _ => format!("-{target}"),
+    }
+}
+
+/// True where main's tags or a release's begin with `head`. The releases are `X`, `X.Y` and `X.Y.Z`,
+/// with a `v` if their version has one.
+fn is_reserved(head: &str) -> bool {
+    let is_release = head.split('.').count() <= 3 && are_release_numbers(head);
+    ["main", "latest"].contains(&head) || is_release
+}
+
+/// The first seven characters of a commit.
+pub fn short_sha(sha: &str) -> &str {
+    sha.char_indices().nth(7).map_or(sha, |(end, _)| &sha[..end])
+}
+
+pub fn is_main(git_ref: &str) -> bool {
+    ["main", MAIN].contains(&git_ref)
+}
+
+/// A ref as a part of tags and of cache scopes.
+pub fn ref_name(git_ref: &str) -> String {
+    let name = git_ref.strip_prefix("refs/heads/").unwrap_or(git_ref);
+    squeeze(name, |c| c.is_ascii_alphanumeric() || ".-".contains(c)).to_ascii_lowercase()
+}
+
+/// The short name of a base image: at most 64 characters, not yet fit for a tag where the
+/// reference holds a digest.
+pub fn slug(base_image: &str) -> String {
+    let slug = base_image.replace('/', "_s_").replace(':', "_tag_");
+    if slug.chars().count() <= MAX_SLUG {
+        return slug;
+    }
+    let (path, tag) = slug.split_at(slug.rfind("_tag_").unwrap_or(slug.len()));
+    let tag = if tag == "_tag_" { "" } else { tag };
+    let repository = path.rsplit("_s_").next().unwrap_or(path);
+    let room = MAX_SLUG - DIGEST_LENGTH - 1;
+    let room_for_repository = room.saturating_sub(tag.chars().count());
+    format!("{}{}-{}", cut(repository, room_for_repository), cut(tag, room), digest(&slug))
+}
+
+/// The three numbers of `X.Y.Z`, the first with its `v` if it has one. Leading zeros and
+/// pre-releases are no release.
+fn semver(version: &str) -> Option<[&str; 3]> {
+    let numbers = <[&str; 3]>::try_from(version.split('.').collect::<Vec<_>>()).ok()?;
+    are_release_numbers(version).then_some(numbers)
+}
+
+/// True for numbers with dots between them, such as `1.58.0` or `v1`.
+fn are_release_numbers(version: &str) -> bool {
+    version.strip_prefix('v').unwrap_or(version).split('.').all(|number| {
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && (number == "0" || !number.starts_with('0'))
+    })
+}
+
+/// `name` where a registry takes it; else cleaned or cut, and closed with a digest.
+pub fn valid(name: String, raw: &str) -> String {
+    let starts_well = !name.starts_with(['.', '-']);
+    if starts_well && name.len() <= MAX_LENGTH && name.chars().all(is_tag_character) {
+        name
+    } else {
+        with_digest(&name, raw)
+    }
+}
+
+/// `name`, cleaned, cut to fit and closed with a digest of it and of `raw`, the input that it was
+/// made from: two inputs that clean to the same name still differ.
+pub fn with_digest(name: &str, raw: &str) -> String {
+    let cleaned = squeeze(name, is_tag_character);
+    let cleaned = cut(cleaned.trim_start_matches(['.', '-']), MAX_LENGTH - DIGEST_LENGTH - 1);
+    let digest = digest(&format!("{raw}\n{name}"));
+    if cleaned.is_empty() { digest } else { format!("{cleaned}-{digest}") }
+}
+
+pub fn is_tag_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_.-".contains(c)
+}
+
+/// `text` with every run of characters that are not `kept` replaced by one `-`.
+fn squeeze(text: &str, kept: impl Fn(char) -> bool) -> String {
+    let mut squeezed = String::new();
+    let mut in_run = false;
+    for c in text.chars() {
+        if kept(c) {
+            squeezed.push(c);
+        } else if !in_run {
+            squeezed.push('-');
+        }
+        in_run = !kept(c);
+    }
+    squeezed
+}
+
+fn cut(text: &str, length: usize) -> String {
+    text.chars().take(length).collect()
+}
+
+fn digest(text: &str) -> String {
+    cut(&sha256(text), DIGEST_LENGTH)
+}
+
+/// Where a cache is kept. All that differs between the kinds of caches is in this type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// A reference.
+    Registry(String),
+    Folder(String),
+}
+
+impl Cache {
+    pub fn name(&self) -> &str {
+        match self {
+            Cache::Registry(name) | Cache::Folder(name) => name,
+        }
+    }
+
+    /// True where an import vertex of `BuildKit` that names `read` reads this cache. It names a folder
+    /// by the digest of its index, so any folder may be meant.
+    pub fn is_read_as(&self, read: &str) -> bool {
+        match self {
+            Cache::Registry(reference) => read == reference,
+            Cache::Folder(_) => read.starts_with("local:"),
+        }
+    }
+
+    /// The `cache-from` entry that reads it.
+    pub fn read_entry(&self) -> String {
+        self.entry("src")
+    }
+
+    /// The `cache-to` entry that writes it with an image.
+    pub fn write_entry(&self, mode: Mode) -> String {
+        // An export that fails must not cost the image, hence `ignore-error`; some registries take
+        // a cache only as an OCI image manifest, hence the rest.
+        let options = "image-manifest=true,oci-mediatypes=true,ignore-error=true";
+        format!("{},mode={},{options}", self.entry("dest"), mode.name())
+    }
+
+    fn entry(&self, place: &str) -> String {
+        match self {
+            Cache::Registry(reference) => format!("type=registry,ref={reference}"),
+            Cache::Folder(folder) => {
+                format!("type=local,{}", csv_field(&format!("{place}={folder}")))
+            }
+        }
+    }
+
+    /// The `cache-to` entry that writes it alone, after the image was delivered.
+    pub fn export_entry(&self, mode: Mode) -> String {
+        let entry = self.write_entry(mode);
+        match self {
+            // The image's own layers are compressed already. The rest is read by builders only,
+            // and zstd takes a third of the time of gzip.
+            Cache::Registry(_) => format!("{entry},compression=zstd"),
+            Cache::Folder(_) => entry,
+        }
+    }
+}
+
+/// buildx reads these entries as comma-separated values, so a path may need quotes.
+pub fn csv_field(field: &str) -> String {
+    if !field.contains([',', '"', '\n']) {
+        return field.to_owned();
+    }
+    format!("\"{}\"", field.replace('"', "\"\""))
+}

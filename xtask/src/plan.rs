@@ -1,0 +1,707 @@
+//! From what was typed and what was found out to what is built, tagged and cached. [`plan`] is pure and
+//! called once; nobody edits what it returns. `--print` shows it, and every bake is taken from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, bail, ensure};
+use base::digest::sha256;
+use base::error::usage;
+use serde_json::{Map, Value, json};
+
+use crate::cli::{Args, Check, Flavor, Mode, TagBy};
+use crate::definition::{self, CHECK, Definition, Variant, check_name};
+use crate::docker::in_engine;
+use crate::host::Host;
+use crate::names::{self, Cache, Naming};
+use crate::source::{Server, Source, UNKNOWN};
+
+/// What was found out before planning. `--print` has neither a builder nor a registry to ask.
+pub struct Facts<'a> {
+    pub definition: &'a Definition,
+    pub source: &'a Source,
+    pub host: &'a Host,
+    pub builder: Option<&'a Builder>,
+    /// Base images that a registry or the engine knows, by reference.
+    pub bases: &'a BTreeMap<String, Base>,
+    /// A digest of the image's folder, and one of the layer's, where names or labels need them.
+    pub files: String,
+    pub layer_files: Option<String>,
+}
+
+/// What a builder can do.
+pub struct Builder {
+    pub name: String,
+    pub driver: String,
+    pub exports_cache: bool,
+    /// The platforms that it can build for, its own first.
+    pub runs: Vec<String>,
+    /// Whether it had no build cache before this run; `None` where that is not known.
+    pub was_empty: Option<bool>,
+}
+
+impl Builder {
+    /// True for the engine's own builder on containerd's image store. Only there it can push by itself,
+    /// without unpacking the image first.
+    fn stores_images(&self) -> bool {
+        self.driver == "docker" && self.exports_cache
+    }
+
+    /// Errors: it does not build for one of `platforms`.
+    pub fn check_platforms(&self, platforms: &[String]) -> Result<()> {
+        if let Some(other) = platforms.iter().find(|platform| !self.runs.contains(platform)) {
+            bail!(
+                "the builder {:?} does not run {other:?}, only {}\nhint: build it on such a machine, \
+                 install QEMU's binfmt support, or run {}",
+                self.name,
+                self.runs.join(", "),
+                in_engine("--emulate ")
+            );
+        }
+        Ok(())
+    }
+
+    /// Errors: it can't write a cache.
+    pub fn check_cache_export(&self) -> Result<()> {
+        ensure!(
+            self.exports_cache,
+            "the builder {:?} can't export a cache, so none is written\nhint: turn on the engine's \
+             containerd image store, or use another builder: `docker buildx create --driver \
+             docker-container --use`",
+            self.name
+        );
+        Ok(())
+    }
+
+    /// True where an image that is loaded need not be compressed first.
+    fn loads_uncompressed(&self) -> bool {
+        self.stores_images() || self.driver == "docker-container"
+    }
+}
+
+/// A base image.
+#[derive(Clone)]
+pub struct Base {
+    pub digest: String,
+    /// The digest of its lowest layer: images that share it stand on one system.
+    pub system: Option<String>,
+    /// True where it has ONBUILD triggers, which run in a build on it.
+    pub has_triggers: bool,
+}
+
+/// One image of a run.
+pub struct Image {
+    /// Its name in the bake definition.
+    pub name: String,
+    /// Its name for people: the variant or base image that they asked for.
+    pub shown: String,
+    /// `None` where only a base image was asked for.
+    pub variant: Option<String>,
+    /// The variant that it is built as, also where only a base image was asked for.
+    pub built_as: String,
+    /// Whether its base image is the variant's own.
+    pub has_own_base: bool,
+    pub base_image: String,
+    pub base_digest: Option<String>,
+    /// What it is built for; empty where the builder is not known.
+    pub platforms: Vec<String>,
+    /// References, with the repository.
+    pub tags: Vec<String>,
+    /// The references of its multi-architecture manifest: the tags without architecture.
+    pub manifest_tags: Vec<String>,
+    /// What main calls this image, if the tag names one architecture and this is not main's.
+    pub main_tag: Option<String>,
+    /// The tags that name a release, without repository, architecture and target, as jobs read them.
+    pub release_tags: Vec<String>,
+    pub cache_read: Vec<Cache>,
+    pub cache_written: Vec<Cache>,
+    /// The tags of the layer on top of it; empty without one.
+    pub layer_tags: Vec<String>,
+    /// Whether it has to start before it is pushed.
+    pub is_checked: bool,
+    /// A digest of what goes into it.
+    pub inputs: String,
+    /// A base image whose digest is not known, so that `inputs` has its name alone.
+    pub unknown_base: Option<String>,
+    mode: Mode,
+    /// Its target and its layer's, by name, as `--print` shows them.
+    targets: Vec<(String, Map<String, Value>)>,
+    /// How the image and its layer are delivered, which only the builder decides.
+    output: String,
+    /// Where a check leaves the image for the push.
+    check_output: &'static str,
+}
+
+/// The label that holds [`Image::inputs`].
+pub const INPUTS_LABEL: &str = "dev.openhands.inputs";
+
+/// How layers are compressed. A third of the time of the default level, 6, is saved by 2 % more bytes.
+const COMPRESSION: &str = "compression=gzip,compression-level=4";
+
+/// The build context that a layer stands on.
+const FINISHED: &str = "finished-image";
+
+/// The providers of the pinned release's catalog. A checkout's own catalog may have others.
+const PROVIDERS: [&str; 6] = ["claude-code", "codex", "gemini-cli", "kimi-code", "opencode", "pi"];
+
+/// What the bake file says that does not reach the image, or that a run decides.
+const NO_INPUTS: [&str; 6] = ["cache-from", "cache-to", "output", "platforms", "tags", "target"];
+
+/// Labels and arguments of the commit, which change without anything in the image.
+pub const OF_COMMIT: [&str; 6] = [
+    "OPENHANDS_BUILD_GIT_SHA",
+    "OPENHANDS_BUILD_GIT_REF",
+    "org.opencontainers.image.revision",
+    "org.opencontainers.image.ref.name",
+    "org.opencontainers.image.created",
+    "dev.openhands.dirty",
+];
+
+/// A bake as buildx gets it on standard input.
+pub struct Bake {
+    pub json: Value,
+    /// The names of its targets.
+    pub targets: Vec<String>,
+}
+
+/// A variant on a base image.
+struct Choice<'a> {
+    name: String,
+    built_as: &'a String,
+    variant: &'a Variant,
+    /// Whether the variant was asked for, and not only a base image.
+    is_named: bool,
+    base_image: &'a str,
+    /// Those that a list gives this image alone.
+    custom_tags: &'a [String],
+}
+
+/// The images of a run, or of the shard of one that was asked for.
+/// Errors: a usage error for a name that the definition does not have, and for a request in which two
+/// images would get the same tag.
+pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
+    if facts.source.server == Server::Release {
+        for provider in args.acp_providers.iter().flatten() {
+            check_name("ACP provider", provider, PROVIDERS.into_iter())?;
+        }
+    }
+    let choices = choices(args, facts.definition)?;
+    let mut images: Vec<Image> = Vec::new();
+    // Which variants on which systems are checked already.
+    let mut checked = BTreeSet::new();
+    for choice in &choices {
+        let mut image = image(args, facts, choice, choices.len() == 1, images.is_empty());
+        let system = facts.bases.get(choice.base_image).and_then(|base| base.system.as_ref());
+        let system = system.map_or(choice.base_image, String::as_str);
+        let is_new = checked.insert(format!("{}\n{system}", choice.built_as));
+        image.is_checked = facts.definition.has_check
+            && definition::has_server(args.target())
+            && match args.check() {
+                Check::All => true,
+                Check::First => is_new,
+                Check::Off => false,
+            };
+        images.push(image);
+    }
+    check_unique(&images)?;
+    // Only now, so that tags, names and the writer of the shared cache are the same in every shard, and a
+    // request is refused by all jobs of a run or by none. The cut depends on the names alone: jobs that
+    // list the same base images in different orders still miss none. Neighbours, which are often much
+    // alike, go to different shards.
+    if let Some(shard) = args.shard {
+        let mut names = images.iter().map(|image| image.name.clone()).collect::<Vec<_>>();
+        names.sort();
+        let own = names.into_iter().skip(shard.number - 1).step_by(shard.of);
+        let own = own.collect::<BTreeSet<_>>();
+        images.retain(|image| own.contains(&image.name));
+    }
+    Ok(images)
+}
+
+fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: bool) -> Image {
+    let (source, base_image) = (facts.source, choice.base_image);
+    let own_tag = if choice.is_named { std::slice::from_ref(choice.built_as) } else { &[] };
+    let given = args.custom_tags.as_ref().map(|tags| crate::cli::split(tags));
+    let custom_tags = match choice.custom_tags {
+        [] => given.as_deref().unwrap_or(own_tag),
+        listed => listed,
+    };
+    let version = args.version.as_deref().unwrap_or_else(|| source.version());
+    let mut naming = Naming {
+        cache_image: args.cache_image.as_deref().unwrap_or(args.image()),
+        sha: &source.sha,
+        git_ref: &source.git_ref,
+        version: args.versioned_tag.then_some(version),
+        base_image,
+        custom_tags,
+        flavor: args.flavor(),
+        arch: args.arch.as_deref(),
+        target: args.target(),
+    };
+
+    let folder = args.cache_dir.as_ref().map(|folder| folder.to_string_lossy().into_owned());
+    // An export replaces a folder's index, so each image needs its own folder.
+    let folder =
+        folder.map(|folder| if is_alone { folder } else { format!("{folder}/{}", choice.name) });
+    let folder = Vec::from_iter(folder.map(Cache::Folder));
+    let (cache_read, mut cache_written) = match (args.push(), args.ci) {
+        // One image writes the shared cache, or all would write the same tag at once.
+        (true, _) => (naming.caches_read(), naming.caches_written(args.shared_export && is_first)),
+        // A fork's pull request reads what others wrote and writes nothing.
+        (false, true) => (naming.caches_read(), Vec::new()),
+        (false, false) => (folder.clone(), folder),
+    };
+    if args.mode() == Mode::Off || facts.builder.is_some_and(|builder| !builder.exports_cache) {
+        cache_written.clear();
+    }
+
+    let base = facts.bases.get(base_image);
+    let mut bake = choice.variant.bake.clone();
+    // What goes into the image by the request; the digest does not have what a run adds to it.
+    let build_args = build_args(args, facts, base_image);
+    let labels = labels(facts, base_image, base, version);
+    let inputs = inputs(args, facts, &bake, &build_args, &labels);
+    let all_args = build_args.iter().map(|(name, value)| (name.as_str(), literal(value)));
+    extend(&mut bake, "args", all_args);
+    // `BUILDER_IMAGE` and the like are bases as well.
+    let mut known = Vec::new();
+    for (name, reference) in bake.get("args").and_then(Value::as_object).into_iter().flatten() {
+        if name.ends_with("_IMAGE") {
+            let reference = reference.as_str().unwrap_or_default();
+            known.push((
+                facts.bases.get(reference).map(|base| base.digest.clone()),
+                reference.to_owned(),
+            ));
+        }
+    }
+    let unknown_base =
+        known.iter().find(|(digest, _)| digest.is_none()).map(|(_, base)| base.clone());
+    let platforms = match (args.platforms.as_slice(), facts.builder) {
+        // An engine runs its own platform, and older ones can't load another.
+        (asked @ [_, _, ..], Some(builder)) if !args.push() => {
+            let own = builder.runs.iter().find(|own| asked.contains(own));
+            own.or(asked.first()).into_iter().cloned().collect()
+        }
+        ([], Some(builder)) => builder.runs.iter().take(1).cloned().collect(),
+        (asked, _) => asked.to_vec(),
+    };
+    let is_by_content = args.tag_by() == TagBy::Content;
+    // All architectures of a multi-arch tag share one name, so the digest leaves the platform out.
+    let in_digest = if is_by_content && args.arch.is_some() { &[] } else { platforms.as_slice() };
+    let inputs = match facts.builder {
+        Some(_) => sha256(json!([inputs, known, in_digest]).to_string()),
+        None => inputs,
+    };
+    if is_by_content {
+        naming.sha = inputs.get(..40).unwrap_or_default();
+    }
+
+    let references = |tags: Vec<String>| -> Vec<String> {
+        tags.into_iter().map(|tag| format!("{}:{tag}", args.image())).collect()
+    };
+    let layer_tag = args.layer.as_ref().map(|folder| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        args.layer_tag.clone().unwrap_or(name)
+    });
+    let layer_tags = layer_tag.map(|suffix| {
+        let tags = naming.tags().into_iter();
+        tags.map(|tag| names::valid(format!("{tag}-{suffix}"), &tag)).collect::<Vec<_>>()
+    });
+    let layer_tags = references(layer_tags.unwrap_or_default());
+    let tags = references(naming.tags());
+
+    let own_platforms = if args.platforms.is_empty() { Vec::new() } else { platforms.clone() };
+    bake.insert("target".to_owned(), json!(args.target()));
+    bake.insert("platforms".to_owned(), json!(own_platforms));
+    bake.insert("tags".to_owned(), json!(tags));
+    bake.insert(
+        "output".to_owned(),
+        json!([if args.push() { "type=registry" } else { "type=docker" }]),
+    );
+    extend(&mut bake, "labels", labels.iter().map(|(name, value)| (*name, literal(value))));
+    if facts.builder.is_some() && (args.push() || is_by_content) {
+        extend(&mut bake, "labels", [(INPUTS_LABEL, json!(inputs))]);
+    }
+    if let Some(folder) = &source.folder {
+        extend(&mut bake, "contexts", [("sdk", literal(&folder.to_string_lossy()))]);
+    }
+    let secrets = facts.host.secrets();
+    append(&mut bake, "secret", secrets.iter().map(|secret| literal(secret)));
+    append(&mut bake, "cache-from", cache_read.iter().map(|cache| literal(&cache.read_entry())));
+    let written = cache_written.iter().map(|cache| literal(&cache.write_entry(args.mode())));
+    bake.insert("cache-to".to_owned(), Value::Array(written.collect()));
+
+    let mut targets = vec![(choice.name.clone(), bake)];
+    if let Some(folder) = &args.layer {
+        let mut layer = Map::new();
+        layer.insert("context".to_owned(), literal(&folder.to_string_lossy()));
+        layer.insert("platforms".to_owned(), json!(own_platforms));
+        extend(&mut layer, "contexts", [(FINISHED, json!(format!("target:{}", choice.name)))]);
+        let proxies =
+            facts.host.proxies.iter().map(|(name, value)| (name.as_str(), literal(value)));
+        extend(&mut layer, "args", proxies.chain([("BASE_IMAGE", json!(FINISHED))]));
+        append(&mut layer, "secret", secrets.iter().map(|secret| literal(secret)));
+        deliver(&mut layer, &layer_tags, if args.push() { "type=registry" } else { "type=docker" });
+        targets.push((layer_name(&choice.name), layer));
+    }
+    let stores = facts.builder.is_some_and(Builder::stores_images);
+    let output = match (args.push(), stores) {
+        // Docker's own builder would unpack every image first, and its base with it, and an older buildx
+        // have the engine push it once more. An empty value is true for BuildKit and says nothing to
+        // buildx.
+        (true, true) => format!("type=image,push=,store=false,{COMPRESSION}"),
+        (true, false) => format!("type=registry,{COMPRESSION}"),
+        // The image stays on this machine: what is compressed would be decompressed at once.
+        (false, _) if facts.builder.is_some_and(Builder::loads_uncompressed) => {
+            "type=docker,compression=uncompressed".to_owned()
+        }
+        (false, _) => "type=docker".to_owned(),
+    };
+    let shown = match (choice.is_named, args.base_images.len()) {
+        (true, 0) => choice.built_as.clone(),
+        (true, _) => format!("{} on {base_image}", choice.built_as),
+        (false, _) => base_image.to_owned(),
+    };
+    Image {
+        name: choice.name.clone(),
+        shown,
+        variant: choice.is_named.then(|| choice.built_as.clone()),
+        built_as: choice.built_as.clone(),
+        has_own_base: base_image == choice.variant.base_image,
+        base_image: base_image.to_owned(),
+        base_digest: base.map(|base| base.digest.clone()),
+        platforms,
+        main_tag: naming.main_tag().map(|tag| format!("{}:{tag}", args.image())),
+        release_tags: Naming { arch: None, target: "binary", ..naming }.release_tags(),
+        manifest_tags: references(Naming { arch: None, ..naming }.tags()),
+        tags,
+        cache_read,
+        cache_written,
+        layer_tags,
+        is_checked: false,
+        inputs,
+        unknown_base,
+        mode: args.mode(),
+        targets,
+        output,
+        check_output: if stores { "type=image,store=false" } else { "type=cacheonly" },
+    }
+}
+
+/// The build arguments that the request decides, as text.
+fn build_args(args: &Args, facts: &Facts, base_image: &str) -> Vec<(String, String)> {
+    let default = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let capabilities = args.capabilities.clone();
+    let capabilities = capabilities.unwrap_or_else(|| default(&["vscode", "browser", "docker"]));
+    // In the order of the helper, which is not the alphabet's.
+    let ordered = ["vscode", "browser", "docker"]
+        .iter()
+        .filter(|name| capabilities.iter().any(|c| c == *name));
+    let providers = args.acp_providers.clone();
+    let providers = providers.unwrap_or_else(|| default(&["claude-code", "codex", "gemini-cli"]));
+    let providers = match args.flavor() {
+        Flavor::Default => providers.join(","),
+        Flavor::Slim | Flavor::Minimal => String::new(),
+    };
+    let server = match facts.source.server {
+        Server::Release => "release",
+        Server::Checkout | Server::Archive => "checkout",
+    };
+    let mut all = vec![
+        ("BASE_IMAGE", base_image.to_owned()),
+        ("TARGET", args.target().to_owned()),
+        ("IMAGE_FLAVOR", args.flavor().name().to_owned()),
+        ("INSTALL_CAPABILITIES", ordered.copied().collect::<Vec<_>>().join(",")),
+        ("INSTALL_ACP_PROVIDERS", providers),
+        ("SERVER", server.to_owned()),
+        ("OPENHANDS_BUILD_GIT_SHA", facts.source.sha.clone()),
+        ("OPENHANDS_BUILD_GIT_REF", facts.source.git_ref.clone()),
+    ];
+    all.extend(args.builder_image.clone().map(|image| ("BUILDER_IMAGE", image)));
+    all.extend(args.tools_image.clone().map(|image| ("TOOLS_IMAGE", image)));
+    all.extend(args.vertex.then(|| ("ENABLE_VERTEX", "1".to_owned())));
+    all.extend(args.upgrade_packages.then(|| ("UPGRADE_PACKAGES", "1".to_owned())));
+    let mut all = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Vec<_>>();
+    all.extend(facts.host.proxies.iter().cloned());
+    all
+}
+
+/// The labels that differ from run to run; the bake file has the others. A label of what is not known is
+/// left out.
+fn labels<'a>(
+    facts: &Facts,
+    base_image: &str,
+    base: Option<&Base>,
+    version: &str,
+) -> Vec<(&'a str, String)> {
+    let source = facts.source;
+    let known = |text: &str| Some(text.to_owned()).filter(|text| text != UNKNOWN);
+    let is_checkout = source.server == Server::Checkout;
+    let labels = [
+        ("org.opencontainers.image.version", known(version)),
+        ("org.opencontainers.image.revision", known(&source.sha)),
+        ("org.opencontainers.image.ref.name", known(&source.git_ref)),
+        ("org.opencontainers.image.created", source.created.clone()),
+        ("org.opencontainers.image.base.name", Some(base_image.to_owned())),
+        ("org.opencontainers.image.base.digest", base.map(|base| base.digest.clone())),
+        ("dev.openhands.packages", Some(source.package_list())),
+        ("dev.openhands.dirty", is_checkout.then(|| source.is_dirty.to_string())),
+    ];
+    labels.into_iter().filter_map(|(name, text)| Some((name, text?))).collect()
+}
+
+/// A digest of what goes into an image by the request.
+fn inputs(
+    args: &Args,
+    facts: &Facts,
+    bake: &Map<String, Value>,
+    build_args: &[(String, String)],
+    labels: &[(&str, String)],
+) -> String {
+    let mut bake = bake.clone();
+    bake.retain(|key, _| !NO_INPUTS.contains(&key.as_str()));
+    let is_input = |name: &str| {
+        let of_base = name == "org.opencontainers.image.base.digest";
+        !OF_COMMIT.contains(&name) && !name.to_ascii_lowercase().ends_with("_proxy") && !of_base
+    };
+    let inputs = json!({
+        "files": facts.files,
+        "server": facts.source.files,
+        "layer": facts.layer_files,
+        "bake": bake,
+        "stage": args.target(),
+        "args": build_args.iter().filter(|(name, _)| is_input(name)).collect::<Vec<_>>(),
+        "labels": labels.iter().filter(|(name, _)| is_input(name)).collect::<Vec<_>>(),
+        "bake_args": args.bake_args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>(),
+    });
+    sha256(inputs.to_string())
+}
+
+/// The variants of a request, each on each of its base images.
+fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<'a>>> {
+    // A variant's name tags its image where a variant is what was asked for: not where only a base image
+    // was, nor where several would share the name.
+    let is_named = match args.base_images.len() {
+        0 => true,
+        1 => !args.variant.is_empty(),
+        _ => false,
+    };
+    let mut choices: Vec<Choice> = Vec::new();
+    for built_as in definition.chosen(&args.variant)? {
+        let Some(variant) = definition.variants.get(built_as) else { continue };
+        let mut add = |base_image: &'a str, custom_tags: &'a [String]| {
+            let name = if is_named { built_as.clone() } else { target_name(built_as, base_image) };
+            choices.push(Choice { name, built_as, variant, is_named, base_image, custom_tags });
+        };
+        if args.base_images.is_empty() {
+            add(&variant.base_image, &[]);
+        }
+        for base in &args.base_images {
+            add(&base.reference, &base.custom_tags);
+        }
+    }
+    // Names that are alike, as those of `a.b` and `a_b` are, end in a digest. The others keep the name
+    // that people know.
+    let mut names = choices.iter().map(|choice| choice.name.clone()).collect::<Vec<_>>();
+    names.sort();
+    let repeated = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone());
+    let repeated = repeated.collect::<BTreeSet<_>>();
+    for choice in &mut choices {
+        if repeated.contains(&choice.name) {
+            choice.name = names::with_digest(&choice.name, choice.base_image);
+        }
+    }
+    Ok(choices)
+}
+
+/// Checks the names in a request before anything is asked of docker, and returns the images that are built
+/// on, of which registries are asked before there is a plan, and how many images there are in all shards.
+/// Errors: a usage error for a target, variant or platform that there is not.
+pub fn check(args: &Args, definition: &Definition) -> Result<(BTreeSet<String>, usize)> {
+    check_name("target", args.target(), definition::targets())?;
+    let mut bases = BTreeSet::new();
+    let choices = choices(args, definition)?;
+    for choice in &choices {
+        for platform in &args.platforms {
+            check_name("platform", platform, choice.variant.platforms.iter().map(String::as_str))?;
+        }
+        bases.insert(choice.base_image.to_owned());
+        if !args.push() && args.tag_by() == TagBy::Commit {
+            continue;
+        }
+        let given = [("BUILDER_IMAGE", &args.builder_image), ("TOOLS_IMAGE", &args.tools_image)];
+        for (name, given) in given {
+            let own = choice.variant.bake.get("args").and_then(|args| args[name].as_str());
+            bases.extend(given.as_deref().or(own).map(str::to_owned));
+        }
+    }
+    Ok((bases, choices.len()))
+}
+
+/// A tag names one image, and a target's name one target: the second would silently replace the first in
+/// the registry or in the definition.
+fn check_unique(images: &[Image]) -> Result<()> {
+    let mut owners = BTreeMap::new();
+    for image in images {
+        for name in [&image.name].into_iter().chain(image.all_tags()) {
+            if let Some(first) = owners.insert(name.clone(), image) {
+                let first: &Image = first;
+                return Err(usage(format!(
+                    "the images {:?} on {} and {:?} on {} would both be {name}\nhint: leave out \
+                     --variant, --custom-tags or one of the base images",
+                    first.name, first.base_image, image.name, image.base_image
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A name for the bake target of `variant` on `base_image`. Bake takes neither dots nor `+`.
+fn target_name(variant: &str, base_image: &str) -> String {
+    let name = names::valid(format!("{variant}-{}", names::slug(base_image)), base_image);
+    name.replace('.', "_")
+}
+
+/// The name of the target of the layer on the image `name`.
+pub fn layer_name(name: &str) -> String {
+    format!("{name}_layer")
+}
+
+/// `images` as one bake definition, as `--print` shows it.
+pub fn print(images: &[Image]) -> Value {
+    bake(images.iter().flat_map(|image| image.targets.clone()).collect()).json
+}
+
+impl Image {
+    /// Its tags, and those of its layer.
+    pub fn all_tags(&self) -> impl Iterator<Item = &String> {
+        self.tags.iter().chain(&self.layer_tags)
+    }
+
+    /// Its build arguments, with their values as bake reads them.
+    pub fn build_args(&self) -> BTreeMap<String, String> {
+        let args =
+            self.targets.iter().take(1).filter_map(|(_, bake)| bake.get("args")?.as_object());
+        let args = args.flatten();
+        args.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+    }
+
+    /// The bake that delivers the image, and its layer. Caches in `without` are not read, by the names
+    /// that `BuildKit`'s import vertices have.
+    pub fn bake(&self, without: &BTreeSet<String>) -> Bake {
+        let mut targets = self.targets(without);
+        for (_, bake) in &mut targets {
+            bake.insert("output".to_owned(), json!([self.output]));
+        }
+        bake(targets)
+    }
+
+    /// The bake that starts the image, and meanwhile makes what a push then sends.
+    pub fn check(&self, without: &BTreeSet<String>) -> Bake {
+        let mut targets = self.targets(without);
+        targets.truncate(1);
+        let compression = if self.check_output.starts_with("type=image") {
+            format!(",{COMPRESSION}")
+        } else {
+            String::new()
+        };
+        let mut check = None;
+        for (name, image) in &mut targets {
+            deliver(image, &[], &format!("{}{compression}", self.check_output));
+            let mut own = image.clone();
+            own.insert("target".to_owned(), json!(CHECK));
+            deliver(&mut own, &[], "type=cacheonly");
+            check = Some((format!("{name}_check"), own));
+        }
+        bake(check.into_iter().chain(targets).collect())
+    }
+
+    /// The bake that runs the steps which the image needs on its base, and keeps nothing; `None` where it
+    /// needs none.
+    pub fn steps_on_base(&self, without: &BTreeSet<String>) -> Option<Bake> {
+        let mut targets = self.targets(without);
+        targets.truncate(1);
+        for (_, image) in &mut targets {
+            let below = definition::stage_below(image.get("target")?.as_str()?)?;
+            image.insert("target".to_owned(), json!(below));
+            deliver(image, &[], "type=cacheonly");
+        }
+        Some(bake(targets))
+    }
+
+    /// The bake that writes the cache `place`, which is one of the image's, to `to`, and nothing else.
+    pub fn export(&self, to: &Cache, without: &BTreeSet<String>) -> Bake {
+        let mut targets = self.targets(without);
+        targets.truncate(1);
+        for (_, image) in &mut targets {
+            deliver(image, &[], "type=cacheonly");
+            image.insert("cache-to".to_owned(), json!([literal(&to.export_entry(self.mode))]));
+        }
+        bake(targets)
+    }
+
+    /// The targets without the caches that are not to be read, and without caches to write: those follow
+    /// in a bake of their own.
+    fn targets(&self, without: &BTreeSet<String>) -> Vec<(String, Map<String, Value>)> {
+        let mut targets = self.targets.clone();
+        for (_, bake) in &mut targets {
+            if let Some(Value::Array(read)) = bake.get_mut("cache-from") {
+                read.retain(|entry| !without.iter().any(|name| is_read_as(entry, name)));
+            }
+            bake.insert("cache-to".to_owned(), json!([]));
+        }
+        targets
+    }
+}
+
+/// True where the `cache-from` entry may be the cache that an import vertex calls `name`. `BuildKit` names
+/// a folder by the digest of its index, so any folder may be meant.
+fn is_read_as(entry: &Value, name: &str) -> bool {
+    let text = entry.to_string();
+    let is_reference =
+        text.contains(&format!("ref={name}\"")) || text.contains(&format!("ref={name},"));
+    is_reference || entry["ref"] == name || name.starts_with("local:") && text.contains("local")
+}
+
+fn deliver(bake: &mut Map<String, Value>, tags: &[String], output: &str) {
+    bake.insert("cache-to".to_owned(), json!([]));
+    bake.insert("tags".to_owned(), json!(tags));
+    bake.insert("output".to_owned(), json!([output]));
+}
+
+fn extend<'a>(
+    bake: &mut Map<String, Value>,
+    key: &str,
+    entries: impl IntoIterator<Item = (&'a str, Value)>,
+) {
+    if let Value::Object(object) = bake.entry(key).or_insert_with(|| json!({})) {
+        object.extend(entries.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    }
+}
+
+fn append(bake: &mut Map<String, Value>, key: &str, items: impl IntoIterator<Item = Value>) {
+    if let Value::Array(list) = bake.entry(key).or_insert_with(|| json!([])) {
+        list.extend(items);
+    }
+}
+
+fn bake(targets: Vec<(String, Map<String, Value>)>) -> Bake {
+    let names = targets.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let all = targets.into_iter().map(|(name, target)| (name, Value::Object(target)));
+    let all = all.collect::<Map<_, _>>();
+    Bake {
+        json: json!({ "group": { "default": { "targets": names } }, "target": all }),
+        targets: names,
+    }
+}
+
+/// `text` as bake writes it. Bake reads every string as a template: a branch name may hold `${`.
+fn literal(text: &str) -> Value {
+    json!(text.replace("${", "$${").replace("%{", "%%{"))
+}
+
+/// The architecture of a platform as tags and jobs name it: `linux/arm64` is `arm64`.
+pub fn arch(platform: &str) -> String {
+    let after_os = platform.split_once('/').map_or(platform, |(_, arch)| arch);
+    after_os.replace('/', "-")
+}

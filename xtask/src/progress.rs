@@ -1,0 +1,452 @@
+//! What people see of a run while it goes on: of one image its steps, of many a line for each when it ends
+//! and how far the run is. At a terminal the last lines are drawn again and again; elsewhere a line comes
+//! at least every ten seconds. The log of each image has everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use base::{message, output, process};
+
+use crate::buildkit::{self, Cause, Vertex};
+use crate::cli;
+use crate::events::Event;
+use crate::text::{self, LONGEST, Lines};
+use crate::trace::{Node, Trace};
+
+/// Work that is not a step is shown where it took so many seconds.
+const LONG: f64 = 1.0;
+/// How often the last lines are drawn again.
+const REDRAW: Duration = Duration::from_millis(100);
+/// How many lines are drawn at most.
+const MOST: usize = 13;
+/// How long a log may stay silent: of one image, and of a batch, which has a line for each image anyway.
+const SILENCE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
+
+/// Progress on standard error, which all images of a run share.
+pub struct Progress {
+    /// True where nothing is shown of single steps because there are many images.
+    is_batch: bool,
+    /// True where every line is shown.
+    is_plain: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    is_terminal: bool,
+    /// How many lines at the bottom are to be drawn again.
+    drawn: usize,
+    last_draw: Option<Instant>,
+    /// When the last line was written for good.
+    spoke: Instant,
+    begun: Instant,
+    /// The images that are built now: their number, and what is done for them.
+    running: Vec<(usize, String)>,
+    done: usize,
+    failed: usize,
+    left: usize,
+    /// When the first images ended, which make what all share, and how many were left then.
+    pace: Option<(Instant, usize)>,
+}
+
+/// How one bake is shown.
+pub struct Watch<'a> {
+    progress: &'a Progress,
+    /// The number of its image.
+    image: usize,
+    /// The image's log.
+    log: Option<&'a File>,
+    /// True where an earlier bake of the image has shown the steps, so that only the delivery is new.
+    steps_were_shown: bool,
+    /// Ends the bake, which is shown nowhere, once it is true.
+    canceled: Option<&'a AtomicBool>,
+    /// What was shown to have begun and to have ended.
+    begun: BTreeMap<usize, Instant>,
+    ended: BTreeSet<String>,
+    cached: usize,
+    lines: Vec<Lines>,
+    has_failed: bool,
+}
+
+impl Progress {
+    /// For a run of `images` images. In the log of a CI job every frame of a terminal would stay.
+    pub fn new(style: Option<cli::Progress>, ci: bool, images: usize) -> Self {
+        let is_plain = style == Some(cli::Progress::Plain);
+        let is_terminal = io::stderr().is_terminal() && process::terminal_size().is_some();
+        let now = Instant::now();
+        Progress {
+            is_batch: images > 1,
+            is_plain,
+            state: Mutex::new(State {
+                is_terminal: is_terminal && !is_plain && !ci,
+                drawn: 0,
+                last_draw: None,
+                spoke: now,
+                begun: now,
+                running: Vec::new(),
+                done: 0,
+                failed: 0,
+                left: images,
+                pace: None,
+            }),
+        }
+    }
+
+    /// A bake of the image `number`, whose log is `log`.
+    pub fn watch<'a>(
+        &'a self,
+        number: usize,
+        log: Option<&'a File>,
+        steps_were_shown: bool,
+    ) -> Watch<'a> {
+        Watch {
+            progress: self,
+            image: number,
+            log,
+            steps_were_shown,
+            canceled: None,
+            begun: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            cached: 0,
+            lines: Vec::new(),
+            has_failed: false,
+        }
+    }
+
+    /// A bake that is shown nowhere and ends once `canceled` is true.
+    pub fn silent<'a>(&'a self, canceled: &'a AtomicBool) -> Watch<'a> {
+        Watch { canceled: Some(canceled), ..self.watch(usize::MAX, None, true) }
+    }
+
+    /// Shows `text` as a line that stays.
+    pub fn say(&self, text: &str) {
+        self.state().print(|| message::say(text));
+    }
+
+    /// Shows a warning, cut to a line of a log.
+    pub fn warn(&self, text: &str) {
+        self.state().print(|| message::warn(&text::shortened(text, LONGEST)));
+    }
+
+    /// Notes that the image `number` is being built.
+    pub fn begin(&self, number: usize, shown: &str) {
+        self.state().running.push((number, shown.to_owned()));
+    }
+
+    /// Notes that the image `number` has ended, and in a batch shows `line`. Returns true for the first image
+    /// that has failed.
+    pub fn end(&self, number: usize, has_failed: bool, line: &str) -> bool {
+        let mut state = self.state();
+        state.running.retain(|(running, _)| *running != number);
+        state.left = state.left.saturating_sub(1);
+        if has_failed {
+            state.failed += 1;
+        } else {
+            state.done += 1;
+        }
+        let left = state.left;
+        state.pace.get_or_insert((Instant::now(), left));
+        if self.is_batch && !line.is_empty() {
+            state.print(|| message::say(line));
+        }
+        has_failed && state.failed == 1
+    }
+
+    /// Notes that `count` images need not be built.
+    pub fn skip(&self, count: usize) {
+        let mut state = self.state();
+        state.done += count;
+        state.left = state.left.saturating_sub(count);
+    }
+
+    /// Leaves the terminal as it was.
+    pub fn close(&self) {
+        self.state().erase();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Does `show`, which writes lines that stay.
+    fn print(&mut self, show: impl FnOnce()) {
+        self.erase();
+        self.spoke = Instant::now();
+        show();
+    }
+
+    /// Takes away the lines that were drawn.
+    fn erase(&mut self) {
+        if self.drawn > 0 {
+            // Ctrl-C leaves its echo in the line below, and the cursor behind it.
+            let _ = write!(io::stderr(), "\r\x1b[{}A\x1b[0J", self.drawn);
+            self.drawn = 0;
+        }
+    }
+
+    /// Draws `lines` in place of those that were drawn before.
+    fn draw(&mut self, lines: &[String]) {
+        self.last_draw = Some(Instant::now());
+        self.erase();
+        for line in lines {
+            // Without line wrap: some characters are two columns wide.
+            output::note(format_args!("\x1b[?7l{}\x1b[?7h", text::cut(line, columns())));
+        }
+        self.drawn = lines.len();
+    }
+
+    /// How far a batch is, in one line, with the time that is left where that is known.
+    fn batch(&self) -> String {
+        let State { done, failed, left, pace, running, .. } = self;
+        let all = done + failed + left;
+        let line = format!("{done} of {all} done, {failed} failed, {} running", running.len());
+        let built = pace.map_or(0, |(_, before)| before - left);
+        let (Some((since, _)), Ok(built @ 1..), Ok(left)) =
+            (pace, u32::try_from(built), u32::try_from(*left))
+        else {
+            return line;
+        };
+        let each = since.elapsed().as_secs_f64() / f64::from(built);
+        let minutes = each * f64::from(left) / 60.0;
+        format!("{line}; {:.0} an hour, {minutes:.0} min left", 3600.0 / each)
+    }
+}
+
+impl Watch<'_> {
+    /// True once the bake is to end.
+    pub fn is_canceled(&self) -> bool {
+        self.canceled.is_some_and(|canceled| canceled.load(Ordering::SeqCst))
+    }
+
+    /// Shows an event, which `trace` has taken up as that of its node `place`.
+    pub fn show(&mut self, event: &Event, place: Option<usize>, trace: &Trace) {
+        if self.canceled.is_some() {
+            return;
+        }
+        match event {
+            // Of the Dockerfile, which the bake before this one read, too.
+            Event::Warning(_) if self.steps_were_shown => {}
+            Event::Warning(warning) => self.progress.warn(warning),
+            // What buildx writes after a failure is that failure once more, with other lines of the
+            // Dockerfile. Nor has it a reason of its own where it was stopped.
+            Event::Text(_) if self.has_failed || process::caught().is_some() => {}
+            Event::Text(text) => {
+                let line = format!("buildx: {}", message::one_line(text));
+                self.to_log(&line);
+                self.progress.state().print(|| output::note(text::shortened(&line, LONGEST)));
+            }
+            Event::Vertex(vertex) => {
+                let Some(place) = place.filter(|_| vertex.started.is_some()) else { return };
+                let Some(node) = trace.nodes.get(place) else { return };
+                if let std::collections::btree_map::Entry::Vacant(e) = self.begun.entry(place) {
+                    e.insert(Instant::now());
+                    self.plain(&format!("#{} {}", place + 1, text::title(&node.name)), node);
+                }
+                if vertex.completed.is_some() {
+                    self.node_ended(place, node, trace);
+                }
+            }
+            Event::Log(log) => {
+                let Some((place, node)) =
+                    place.and_then(|place| Some((place, trace.nodes.get(place)?)))
+                else {
+                    return;
+                };
+                if self.lines.len() <= place {
+                    self.lines.resize_with(place + 1, Lines::default);
+                }
+                for line in self.lines[place].add(log.text.as_bytes()) {
+                    self.plain(&format!("#{} {line}", place + 1), node);
+                }
+            }
+            Event::Status(_) => {}
+        }
+    }
+
+    /// Shows how work ended: to the log always; to people steps once, those from a cache only counted.
+    fn node_ended(&mut self, place: usize, node: &Node, trace: &Trace) {
+        let Some(run) = node.runs.last() else { return };
+        if let Some(line) = self.lines.get_mut(place).and_then(Lines::end) {
+            self.plain(&format!("#{} {line}", place + 1), node);
+        }
+        let seconds = run.seconds().unwrap_or_default();
+        let cache = match node.vertex() {
+            Vertex::CacheImport(cache) => Some(cache),
+            _ => None,
+        };
+        let (end, is_error) = match run.error.as_deref() {
+            Some(error) if Cause::of(error) == Cause::Canceled => ("CANCELED".to_owned(), false),
+            Some(error) if cause_is_miss(cache, error) => ("MISS".to_owned(), false),
+            Some(error) => (format!("ERROR: {error}"), true),
+            None if run.cached => ("CACHED".to_owned(), false),
+            None => (format!("DONE {seconds:.1}s"), false),
+        };
+        self.plain(&format!("#{} {end}", place + 1), node);
+        let is_cache = matches!(node.vertex(), Vertex::CacheImport(_) | Vertex::CacheExport);
+        self.has_failed |= is_error && !is_cache;
+        if self.progress.is_batch || self.progress.is_plain {
+            return;
+        }
+        // Shown whole when the image has failed, or when all is told of its caches.
+        if is_error {
+            return;
+        }
+        let is_step = Vertex::of(&node.step) == Vertex::Step;
+        if !is_step {
+            let is_delivery =
+                matches!(node.vertex(), Vertex::ImageExport | Vertex::Push | Vertex::CacheExport);
+            if (is_delivery || !self.steps_were_shown) && seconds >= LONG {
+                self.progress.say(&format!("=> {end:<11} {}", text::title(&node.name)));
+            }
+            return;
+        }
+        // A step of several parts, such as COPY --link, is shown when the last one has ended.
+        let mut parts = trace.nodes.iter().filter(|other| other.step == node.step);
+        if parts.any(|part| part.runs.last().is_none_or(|run| run.completed.is_none()))
+            || !self.ended.insert(node.step.clone())
+            || self.steps_were_shown
+        {
+            return;
+        }
+        let steps = trace.nodes.iter().filter(|node| Vertex::of(&node.step) == Vertex::Step);
+        let all = steps.map(|node| node.step.as_str()).collect::<BTreeSet<_>>().len();
+        if run.cached {
+            self.cached += 1;
+        } else if seconds >= 0.05 {
+            let number = self.ended.len();
+            self.progress
+                .say(&format!("=> {end:<11} [{number}/{all}] {}", text::title(&node.step)));
+        }
+    }
+
+    /// A line of the log, which people see as well where they want every line.
+    fn plain(&self, line: &str, node: &Node) {
+        self.to_log(line);
+        let is_new = !self.steps_were_shown
+            || matches!(node.vertex(), Vertex::ImageExport | Vertex::Push | Vertex::CacheExport);
+        if self.progress.is_plain && is_new {
+            self.progress.state().print(|| output::note(text::shortened(line, LONGEST)));
+        }
+    }
+
+    fn to_log(&self, line: &str) {
+        // A log that can't be written, as on a full disk, costs nothing else.
+        if let Some(mut log) = self.log {
+            let _ = writeln!(log, "{}", message::one_line(line));
+        }
+    }
+
+    /// Draws what runs, or says so where nothing was said for too long. Is called every few milliseconds.
+    pub fn tick(&mut self, trace: &Trace) {
+        if self.canceled.is_some() {
+            return;
+        }
+        let progress = self.progress;
+        let mut state = progress.state();
+        let is_due = match state.last_draw.filter(|_| state.is_terminal) {
+            Some(last) => last.elapsed() >= REDRAW,
+            None => {
+                state.is_terminal
+                    || state.spoke.elapsed() >= SILENCE[usize::from(progress.is_batch)]
+            }
+        };
+        if !is_due {
+            return;
+        }
+        // By this machine's clock: the builder's may differ.
+        let mut running = Vec::new();
+        for (place, node) in trace.nodes.iter().enumerate().filter(|(_, node)| node.is_running()) {
+            running.push((
+                self.begun.get(&place).map_or(0.0, |begun| begun.elapsed().as_secs_f64()),
+                node,
+            ));
+        }
+        running.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        if progress.is_batch {
+            let image = state.running.iter().find(|(number, _)| *number == self.image);
+            let what = running.first();
+            let what = what
+                .map_or("waiting for the builder".to_owned(), |(_, node)| text::title(&node.name));
+            let image = image.map(|(_, shown)| format!("; {shown}: {what}")).unwrap_or_default();
+            let line = text::shortened(&format!("{}{image}", state.batch()), columns().min(100));
+            if state.is_terminal {
+                state.draw(&[line]);
+            } else {
+                state.print(|| message::say(&line));
+            }
+            return;
+        }
+        let seconds = state.begun.elapsed().as_secs_f64();
+        if !state.is_terminal {
+            let what = match running.first() {
+                Some((seconds, node)) => node_line(*seconds, node),
+                None => "waiting for the builder".to_owned(),
+            };
+            let more = match running.len() {
+                0 | 1 => String::new(),
+                count => format!(", and {} more", count - 1),
+            };
+            state.print(|| {
+                message::say(&text::shortened(&format!("{seconds:.0}s: {what}{more}"), 100));
+            });
+            return;
+        }
+        let room = MOST.min(process::terminal_size().map_or(24, |(_, rows)| rows) - 1).max(2);
+        let what = match running.len() {
+            0 => "waiting for the builder".to_owned(),
+            count => format!("{count} running"),
+        };
+        let cached =
+            if self.cached > 0 { format!(", {} cached", self.cached) } else { String::new() };
+        let mut lines =
+            vec![format!("[+] {seconds:.1}s, {} done{cached}, {what}", self.ended.len())];
+        lines.extend(
+            running
+                .iter()
+                .take(room - 1)
+                .map(|(seconds, node)| format!(" => {}", node_line(*seconds, node))),
+        );
+        state.draw(&lines);
+    }
+
+    /// Shows at the end of the bake how many steps were cached.
+    pub fn end(&mut self, _trace: &Trace) {
+        if self.cached > 0 && !self.progress.is_batch {
+            let steps = if self.cached == 1 { "step" } else { "steps" };
+            self.progress.say(&format!("=> {:<11} {} {steps}", "CACHED", self.cached));
+        }
+        if !self.progress.is_batch {
+            self.progress.state().erase();
+        }
+    }
+}
+
+/// A node that runs since so many seconds: its title, and its last output or how much it has sent or
+/// fetched, each in its part of a line.
+fn node_line(seconds: f64, node: &Node) -> String {
+    let done = node.parts.values().map(|(done, _)| done).sum();
+    let all = node.parts.values().map(|(_, all)| all).sum();
+    let last = text::last_lines(&node.output, 1);
+    let state = match last.first() {
+        Some(line) => line.trim().to_owned(),
+        None if all > 0 => format!("{} of {}", text::bytes(done), text::bytes(all)),
+        None => String::new(),
+    };
+    let title = text::cut(&text::title(&node.name), columns() / 2);
+    format!("{seconds:>5.1}s {title}  {state}").trim_end().to_owned()
+}
+
+fn cause_is_miss(cache: Option<&str>, error: &str) -> bool {
+    cache.is_some_and(|cache| buildkit::is_miss(cache, error))
+}
+
+/// How long a line for people may be: as wide as their terminal, or as the longest line of a log. The last
+/// column is not used: there, some terminals begin the next line.
+pub fn columns() -> usize {
+    process::terminal_size().map_or(LONGEST, |(columns, _)| (columns - 1).clamp(40, LONGEST))
+}

@@ -1,0 +1,451 @@
+//! The record of an image: what was built, from what, and what its caches cost. It is a JSON line, written
+//! when the image ends, and the only thing that reports, `merge`, `summary` and `smoke` read.
+//!
+//! What is not known is `null`, never 0.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use base::error::usage;
+use base::message::without_credentials;
+use base::output;
+use serde_json::{Map, Value, json};
+
+use crate::trace::{self, Span};
+
+/// The version of the format. Readers refuse another.
+const SCHEMA: u64 = 2;
+
+/// A value of a record.
+pub trait Field: Sized {
+    fn json(&self) -> Value;
+
+    /// Errors: why `value` is not one, as the end of a sentence.
+    fn read(value: &Value) -> Result<Self, String>;
+}
+
+/// Makes a struct that is a JSON object. A field is named here and nowhere else.
+macro_rules! record {
+    ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $field:ident: $kind:ty,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, Default)]
+        pub struct $type { $($(#[$doc])* pub $field: $kind,)* }
+
+        impl Field for $type {
+            fn json(&self) -> Value {
+                let mut object = Map::new();
+                $(object.insert(key(stringify!($field)), self.$field.json());)*
+                Value::Object(object)
+            }
+
+            fn read(value: &Value) -> Result<Self, String> {
+                let mut record = $type::default();
+                $(
+                    let name = key(stringify!($field));
+                    record.$field = Field::read(&value[&name])
+                        .map_err(|why| format!("its {name:?} {why}"))?;
+                )*
+                Ok(record)
+            }
+        }
+    };
+}
+
+/// The key of a field, which may be a word of Rust.
+fn key(field: &str) -> String {
+    field.trim_start_matches("r#").to_owned()
+}
+
+/// How an image ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// Built and delivered in this run.
+    Built,
+    /// In the registry before.
+    Present,
+    Failed,
+    /// Not tried, because the run ended before.
+    #[default]
+    Skipped,
+}
+
+impl Status {
+    const ALL: [(Status, &str); 4] = [
+        (Status::Built, "built"),
+        (Status::Present, "present"),
+        (Status::Failed, "failed"),
+        (Status::Skipped, "skipped"),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Status::ALL.iter().find(|(status, _)| *status == self).map_or("", |(_, name)| name)
+    }
+
+    /// True where the image is where it belongs.
+    pub fn is_there(self) -> bool {
+        matches!(self, Status::Built | Status::Present)
+    }
+}
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    #[default]
+    Image,
+    /// The manifest that `merge` made of several images.
+    Manifest,
+}
+
+record! {
+    /// An image or a manifest.
+    Record {
+        kind: Kind,
+        status: Status,
+        /// Of its bake target.
+        name: String,
+        /// `None` where only a base image was asked for.
+        variant: Option<String>,
+        /// `None` for the default.
+        flavor: Option<String>,
+        target: String,
+        base_image: String,
+        base_digest: Option<String>,
+        /// The repository.
+        image: String,
+        git_ref: String,
+        sha: String,
+        short_sha: String,
+        /// As buildx writes them, such as `linux/arm64`.
+        platforms: Vec<String>,
+        /// As tags and jobs name the platforms, such as `arm64`.
+        arches: Vec<String>,
+        /// The platforms that a manifest should have, and has no image for.
+        missing: Vec<String>,
+        /// References.
+        tags: Vec<String>,
+        /// The references of the manifest that an image is to be part of.
+        manifest_tags: Vec<String>,
+        /// The tags of a release, without repository, architecture and target.
+        release_tags: Vec<String>,
+        digest: Option<String>,
+        /// True where the registry has it, false for a load.
+        pushed: bool,
+        /// The compressed size of all layers.
+        bytes: Option<u64>,
+        /// The same of main's image when this one was pushed; `None` on main too.
+        main_bytes: Option<u64>,
+        /// The image of `--layer` on top of it.
+        layer: Option<Layer>,
+        server: Server,
+        builder: Option<String>,
+        /// Whether the builder had no build cache before.
+        builder_was_empty: Option<bool>,
+        cache_mode: Option<String>,
+        /// How often it was tried to build.
+        attempts: Option<u64>,
+        /// In seconds since 1970.
+        started: Option<u64>,
+        finished: Option<u64>,
+        seconds: Seconds,
+        steps: Steps,
+        step_list: Vec<trace::Step>,
+        /// What was sent to the builder as Dockerfile and context.
+        context_bytes: Option<u64>,
+        cache_read: Vec<CacheRead>,
+        cache_written: Vec<CacheWritten>,
+        error: Option<String>,
+        log: Option<String>,
+    }
+}
+
+record! {
+    Layer {
+        tags: Vec<String>,
+        digest: Option<String>,
+    }
+}
+
+record! {
+    /// Where the server in the image is from.
+    Server {
+        /// `release`, `checkout` or `archive`.
+        from: String,
+        commit: String,
+        r#ref: String,
+        dirty: bool,
+        /// Versions by package.
+        packages: Value,
+        /// The same in words.
+        description: Option<String>,
+    }
+}
+
+record! {
+    /// How long each phase took. Phases overlap.
+    Seconds {
+        context: Option<f64>,
+        cache_import: Option<f64>,
+        pull: Option<f64>,
+        steps: Option<f64>,
+        image_export: Option<f64>,
+        push: Option<f64>,
+        cache_export: Option<f64>,
+    }
+}
+
+record! {
+    /// The steps, counted.
+    Steps {
+        total: Option<u64>,
+        cached: Option<u64>,
+        /// Where the cached ones are from, where that is certain.
+        from_builder: Option<u64>,
+        from_registry: Option<u64>,
+        from_folder: Option<u64>,
+        /// What the cached ones took when they last ran here.
+        saved_seconds: Option<f64>,
+    }
+}
+
+record! {
+    /// A cache that was read, or was to be.
+    CacheRead {
+        r#ref: String,
+        /// `hit`, `miss`, `refused` or `failed`.
+        result: Option<String>,
+        /// Of HTTP.
+        status: Option<u64>,
+        error: Option<String>,
+        seconds: Option<f64>,
+    }
+}
+
+record! {
+    /// A cache that was to be written.
+    CacheWritten {
+        r#ref: String,
+        mode: String,
+        /// `done`, `failed`, `timed out`, or `skipped`: everything in it was read from there.
+        result: Option<String>,
+        error: Option<String>,
+        /// Bytes of layers that were sent, and of those that the registry had already.
+        bytes_uploaded: Option<u64>,
+        bytes_present: Option<u64>,
+        seconds: Option<f64>,
+    }
+}
+
+impl CacheWritten {
+    /// True where it is known not to be there.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.result.as_deref(), Some("failed" | "timed out"))
+    }
+}
+
+impl Record {
+    /// The seconds in which anything was done for the image, phase after phase; `None` where not known.
+    pub fn total_seconds(&self) -> Option<u64> {
+        Some(self.finished?.saturating_sub(self.started?)).filter(|_| self.status == Status::Built)
+    }
+
+    /// Its tags and those of its layer.
+    pub fn all_tags(&self) -> impl Iterator<Item = &String> {
+        self.tags.iter().chain(self.layer.iter().flat_map(|layer| &layer.tags))
+    }
+
+    /// The image as the registry has it, if it is there.
+    pub fn reference(&self) -> Option<String> {
+        let digest = self.digest.as_ref().filter(|_| self.pushed && self.status.is_there())?;
+        Some(format!("{}@{digest}", self.image))
+    }
+
+    /// As a line.
+    fn line(&self) -> String {
+        let mut json = self.json();
+        json["schema"] = json!(SCHEMA);
+        without_credentials(&format!("{json}\n"))
+    }
+}
+
+/// Opens `path`, to append records to what an earlier run wrote there.
+/// Errors: it can't be written.
+pub fn open(path: &Path) -> Result<File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let opened = folder.map_or(Ok(()), fs::create_dir_all);
+    let opened = opened.and_then(|()| OpenOptions::new().create(true).append(true).open(path));
+    opened.with_context(|| format!("--records {:?} can't be written", path.to_string_lossy()))
+}
+
+/// Appends `record` to `file` in one call, so that no line is ever half written by a run that is killed.
+/// Errors: it can't be written.
+pub fn append(mut file: &File, record: &Record) -> Result<()> {
+    file.write_all(record.line().as_bytes()).context("the file of --records can't be written")
+}
+
+/// The records in `files`, each image once: a later line replaces an earlier one of the same image.
+/// Errors: a usage error for a file that can't be read, or has a line that is not a record of this schema.
+pub fn read(files: &[PathBuf]) -> Result<Vec<Record>> {
+    let mut records: Vec<Record> = Vec::new();
+    for file in files {
+        let name = file.to_string_lossy();
+        let wrong = |what: String| usage(format!("{name:?}: {what}"));
+        let text = output::load(file).map_err(|error| wrong(format!("{error}")))?;
+        let text = String::from_utf8_lossy(&text);
+        let mut count = 0;
+        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let wrong = |what: String| wrong(format!("line {} is not a record: {what}", index + 1));
+            let json: Value =
+                serde_json::from_str(line).map_err(|error| wrong(format!("{error}")))?;
+            if json["schema"] != SCHEMA {
+                return Err(wrong(format!(
+                    "its schema is {}, and this version reads {SCHEMA}\nhint: build the image again",
+                    json["schema"]
+                )));
+            }
+            let record = Record::read(&json).map_err(wrong)?;
+            count += 1;
+            let identity = |r: &Record| {
+                (
+                    r.kind == Kind::Image,
+                    r.name.clone(),
+                    r.flavor.clone(),
+                    r.target.clone(),
+                    r.platforms.clone(),
+                    r.image.clone(),
+                )
+            };
+            match records.iter_mut().find(|known| identity(known) == identity(&record)) {
+                Some(known) => *known = record,
+                None => records.push(record),
+            }
+        }
+        if count == 0 {
+            return Err(wrong("there is no record in it".to_owned()));
+        }
+    }
+    Ok(records)
+}
+
+/// Makes a type of one word.
+macro_rules! words {
+    ($type:ident $($value:ident $name:literal),*) => {
+        impl Field for $type {
+            fn json(&self) -> Value {
+                match self { $($type::$value => json!($name),)* }
+            }
+
+            fn read(value: &Value) -> Result<Self, String> {
+                match value.as_str() {
+                    $(Some($name) => Ok($type::$value),)*
+                    _ => Err(format!("is {value}")),
+                }
+            }
+        }
+    };
+}
+
+words!(Status Built "built", Present "present", Failed "failed", Skipped "skipped");
+words!(Kind Image "image", Manifest "manifest");
+
+/// Makes a field of a type that JSON has.
+macro_rules! plain {
+    ($($type:ty: $read:expr;)*) => {
+        $(impl Field for $type {
+            fn json(&self) -> Value {
+                json!(self)
+            }
+
+            fn read(value: &Value) -> Result<Self, String> {
+                let read: fn(&Value) -> Option<Self> = $read;
+                read(value).ok_or_else(|| format!("is {value}"))
+            }
+        })*
+    };
+}
+
+plain! {
+    String: |value| value.as_str().map(str::to_owned);
+    bool: Value::as_bool;
+    u64: Value::as_u64;
+    f64: Value::as_f64;
+    Value: |value| Some(value.clone());
+}
+
+impl<T: Field> Field for Option<T> {
+    fn json(&self) -> Value {
+        self.as_ref().map_or(Value::Null, Field::json)
+    }
+
+    fn read(value: &Value) -> Result<Self, String> {
+        if value.is_null() { Ok(None) } else { T::read(value).map(Some) }
+    }
+}
+
+impl<T: Field> Field for Vec<T> {
+    fn json(&self) -> Value {
+        Value::Array(self.iter().map(Field::json).collect())
+    }
+
+    fn read(value: &Value) -> Result<Self, String> {
+        let Some(items) = value.as_array() else {
+            return if value.is_null() { Ok(Vec::new()) } else { Err(format!("is {value}")) };
+        };
+        items.iter().map(T::read).collect()
+    }
+}
+
+impl Field for trace::Step {
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "cached": self.cached,
+            "seconds": self.seconds.map(crate::text::rounded),
+            "started": self.started.map(crate::text::rounded),
+            "error": self.error,
+        })
+    }
+
+    fn read(value: &Value) -> Result<Self, String> {
+        Ok(trace::Step {
+            name: Field::read(&value["name"])?,
+            cached: Field::read(&value["cached"])?,
+            seconds: Field::read(&value["seconds"])?,
+            started: Field::read(&value["started"])?,
+            error: Field::read(&value["error"])?,
+        })
+    }
+}
+
+/// When the cached of `steps` last ran, where `last` knows that of all. What they save is the time that
+/// these cover: parallel steps, and those that images share, save it once.
+pub fn saved(steps: &[trace::Step], last: impl Fn(&str) -> Option<Span>) -> Option<Vec<Span>> {
+    let cached = steps.iter().filter(|step| step.cached == Some(true));
+    cached.map(|step| last(&step.name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let record = Record {
+            name: "a".to_owned(),
+            status: Status::Built,
+            digest: Some("sha256:x".to_owned()),
+            cache_read: vec![CacheRead { r#ref: "r.io/c".to_owned(), ..CacheRead::default() }],
+            step_list: vec![trace::Step { name: "s".to_owned(), ..trace::Step::default() }],
+            layer: Some(Layer::default()),
+            ..Record::default()
+        };
+        let json: Value = serde_json::from_str(&record.line()).unwrap_or_default();
+        assert_eq!(json["cache_read"][0]["ref"], "r.io/c");
+        assert_eq!((&json["digest"], &json["bytes"]), (&json!("sha256:x"), &Value::Null));
+        let again = Record::read(&json).map(|record| record.line());
+        assert_eq!(again, Ok(record.line()));
+        let wrong = Record::read(&json!({ "kind": "image", "status": "done" }));
+        assert_eq!(wrong.map(|_| ()), Err("its \"status\" is \"done\"".to_owned()));
+    }
+}

@@ -1,0 +1,201 @@
+//! `cargo xtask image summary`: what was built, as Markdown for a job's page or a pull request.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use anyhow::Result;
+use base::error::usage;
+use base::output;
+
+use crate::bases;
+use crate::cli::Args;
+use crate::definition::Definition;
+use crate::github::{self, Pages, fenced};
+use crate::record::{self, Kind, Record};
+use crate::text::bytes;
+
+const START: &str = "<!-- AGENT_SERVER_IMAGES_START -->";
+const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
+
+/// Prints the summary of the records in the files that are named, puts it into the file of `--update`, and
+/// appends it to the page of a GitHub job.
+/// Errors: a usage error for files that can't be read.
+pub fn summary(root: &Path, args: &Args) -> Result<()> {
+    let mut records = record::read(&args.files()?)?;
+    records.retain(|record| record.status.is_there());
+    // Somebody may sum up what another checkout built.
+    let default = Definition::read(root).map(|found| found.default_variants).unwrap_or_default();
+    let summary = text_of(&records, &default, Pages::find()?.as_ref());
+    if let Some(path) = &args.update {
+        output::save(path, replaced(&content(path)?, &summary))?;
+    }
+    github::write_page(&summary)?;
+    output::write(summary)
+}
+
+/// What the file of `--update` holds. A device or a FIFO is only written to.
+fn content(path: &Path) -> Result<Vec<u8>> {
+    let name = path.to_string_lossy();
+    let read = |path| match fs::metadata(path)? {
+        file if file.is_file() => output::load(path),
+        folder if folder.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        _ => Ok(Vec::new()),
+    };
+    read(path).map_err(|error: io::Error| usage(format!("--update {name:?}: {error}")))
+}
+
+/// The summary with its markers. Its commands name an image of the variants `default`, if there is
+/// one; `pages` are what it links to.
+fn text_of(records: &[Record], default: &[String], pages: Option<&Pages>) -> String {
+    let (images, manifests): (Vec<_>, Vec<_>) =
+        records.iter().partition(|record| record.kind == Kind::Image);
+    let mut text = format!("{START}\n## Agent server images\n\n");
+    if let Some(first) = records.first() {
+        let is_commit = first.sha.len() == 40 && first.sha.bytes().all(|b| b.is_ascii_hexdigit());
+        let commit = pages.filter(|_| is_commit).map(|pages| pages.commit(&first.sha));
+        let (package, commit) = (package(&first.image), link(&first.short_sha, commit));
+        text.push_str(&format!("**Package:** {package}, **commit:** {commit}"));
+        text.extend(pages.map(|pages| format!(", built by [this run]({})", pages.run)));
+    }
+    text.push('\n');
+    let servers = records.iter().filter_map(|record| record.server.description.as_ref());
+    for server in servers.collect::<BTreeSet<_>>() {
+        text.push_str(&format!("\n**Server:** {}\n", plain(server)));
+    }
+
+    let mut rows: BTreeMap<_, (BTreeSet<String>, &str)> = BTreeMap::new();
+    for record in &images {
+        let first = record.manifest_tags.first().map_or("", String::as_str);
+        let tag = first.strip_prefix(bases::repository(first)).unwrap_or_default();
+        let tag = tag.trim_start_matches(':');
+        let variant = record.variant.as_deref().unwrap_or_default();
+        let (arches, _) =
+            rows.entry((variant, &record.base_image)).or_insert((BTreeSet::new(), tag));
+        let size = record.bytes.map(|size| format!(" {}", bytes(size))).unwrap_or_default();
+        arches.extend(record.arches.iter().map(|arch| format!("{}{size}", code(arch))));
+    }
+    text.push_str("\n| Variant | Architectures | Base image | Tag |\n|---|---|---|---|\n");
+    for ((variant, base_image), (arches, tag)) in rows {
+        let arches = arches.into_iter().collect::<Vec<_>>().join(", ");
+        let (variant, base_image, tag) = (code(variant), package(base_image), code(tag));
+        text.push_str(&format!("| {variant} | {arches} | {base_image} | {tag} |\n"));
+    }
+    for record in manifests.iter().filter(|record| !record.missing.is_empty()) {
+        let (name, missing) = (code(name(record)), code(&record.missing.join(", ")));
+        text.push_str(&format!("\n**Missing:** {name} has no image for {missing}.\n"));
+    }
+
+    text.push('\n');
+    let first = |records: &[&Record]| {
+        let is_default = |variant: &String| default.contains(variant);
+        let of_default = records.iter().find(|r| r.variant.as_ref().is_some_and(is_default));
+        of_default.or(records.first())?.tags.first().map(|tag| plain(tag))
+    };
+    if let Some(tag) = first(&manifests).or_else(|| first(&images)) {
+        let pull = fenced("bash", &format!("docker pull {tag}"));
+        let run = format!(
+            "export SESSION_API_KEY=$(openssl rand -hex 16)\n\
+             docker run --detach --rm -p 127.0.0.1:8000:8000 -e SESSION_API_KEY \\\n  {tag}\n\
+             curl --retry 30 --retry-all-errors -H \"X-Session-API-Key: $SESSION_API_KEY\" \\\n  \
+             http://127.0.0.1:8000/api/conversations/count"
+        );
+        let run = fenced("bash", &run);
+        text.push_str(&format!("**Pull**\n{pull}\n\n**Run**\n{run}\n\n"));
+    }
+    let all = || images.iter().chain(&manifests);
+    let tags = all().flat_map(|record| &record.tags).map(|tag| plain(tag)).collect::<Vec<_>>();
+    let title = format!("All tags ({})", tags.len());
+    text.push_str(&folded(&title, &fenced("", &tags.join("\n"))));
+    let mut facts =
+        "\n| Image | Digest | Compressed, and against main | Seconds | Steps from cache |\n\
+         |---|---|---|---|---|"
+            .to_owned();
+    for record in all() {
+        facts.push_str(&format!("\n{}", row(record)));
+    }
+    text.push_str(&folded("Digests, sizes, times", &facts));
+    text.push_str(
+        "Tags without an architecture are multi-architecture manifests: docker pulls the image \
+         that fits the machine. Tags that name an architecture hold that one alone.\n",
+    );
+    text + END
+}
+
+/// A row of what is known of an image or a manifest.
+fn row(record: &Record) -> String {
+    let known = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    let (name, arches) = (code(name(record)), code(&record.arches.join(", ")));
+    let digest = code(record.digest.as_deref().unwrap_or_default());
+    let mut size = known(record.bytes.map(bytes));
+    if let (Some(own), Some(main)) = (record.bytes, record.main_bytes) {
+        let sign = if own < main { "−" } else { "+" };
+        size.push_str(&format!(" ({sign}{})", bytes(own.abs_diff(main))));
+    }
+    let seconds = known(record.total_seconds().map(|seconds| seconds.to_string()));
+    let cached = record.steps.cached.zip(record.steps.total);
+    let cached = known(cached.map(|(cached, all)| format!("{cached} of {all}")));
+    format!("| {name} {arches} | {digest} | {size} | {seconds} | {cached} |")
+}
+
+/// What is shown on demand.
+fn folded(title: &str, content: &str) -> String {
+    format!("<details><summary>{title}</summary>\n\n{content}\n\n</details>\n\n")
+}
+
+/// What an image is called: its variant, else its base image.
+fn name(record: &Record) -> &str {
+    record.variant.as_deref().unwrap_or(&record.base_image)
+}
+
+/// `value` on one line, without what could start HTML or end this summary.
+fn plain(value: &str) -> String {
+    value.replace(|c: char| c.is_control() || "<>\u{2028}\u{2029}".contains(c), "?")
+}
+
+/// `value` as code in a cell of a table; a dash for none.
+fn code(value: &str) -> String {
+    let harmless = plain(value).replace(['`', '|'], "?");
+    if harmless.is_empty() { "–".to_owned() } else { format!("`{harmless}`") }
+}
+
+fn link(name: &str, page: Option<String>) -> String {
+    match page {
+        Some(page) => format!("[{}]({page})", code(name)),
+        None => code(name),
+    }
+}
+
+/// A repository with a link to its page for people, if its registry has one.
+fn package(reference: &str) -> String {
+    let untagged = bases::repository(reference);
+    let (host, path) = bases::host_and_path(untagged);
+    let path = path.strip_prefix("library/").unwrap_or(path);
+    let site = match host {
+        "docker.io" | "index.docker.io" if path.contains('/') => Some("hub.docker.com/r"),
+        "docker.io" | "index.docker.io" => Some("hub.docker.com/_"),
+        "ghcr.io" => Some("ghcr.io"),
+        "quay.io" => Some("quay.io/repository"),
+        "public.ecr.aws" => Some("gallery.ecr.aws"),
+        "mcr.microsoft.com" => Some("mcr.microsoft.com/artifact/mar"),
+        _ => None,
+    };
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "._-/:".contains(c);
+    let site = site.filter(|_| !path.is_empty() && path.chars().all(is_safe));
+    link(reference, site.map(|site| format!("https://{site}/{path}")))
+}
+
+/// `old` with the part between the markers replaced, or with the summary appended; every other
+/// byte as it was.
+fn replaced(old: &[u8], summary: &str) -> Vec<u8> {
+    let end = old.windows(END.len()).position(|part| part == END.as_bytes());
+    // The last start before the first end, so that a start without an end removes no text.
+    let before = &old[..end.unwrap_or(0)];
+    let start = before.windows(START.len()).rposition(|part| part == START.as_bytes());
+    match start.zip(end) {
+        Some((start, end)) => [&old[..start], summary.as_bytes(), &old[end + END.len()..]].concat(),
+        None if old.is_empty() => format!("{summary}\n").into_bytes(),
+        None => [old, b"\n\n", summary.as_bytes(), b"\n"].concat(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Text that fits its line, and numbers as people write them.
+
+use base::message::one_line;
+
+use crate::buildkit::{self, Vertex};
+
+/// The longest line of a log.
+pub const LONGEST: usize = 200;
+/// The longest name of a step.
+const LONGEST_NAME: usize = 80;
+/// The most output that may come without the end of a line, in bytes.
+const LONGEST_REST: usize = 1 << 16;
+
+/// `text` up to `columns` of a terminal.
+pub fn cut(text: &str, columns: usize) -> String {
+    match text.char_indices().nth(columns) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// `text` on one line of so many `columns`. The middle is left out of a long one, because the reason of an
+/// error comes last.
+pub fn shortened(text: &str, columns: usize) -> String {
+    let line = one_line(text);
+    let length = line.chars().count();
+    if length <= columns {
+        return line;
+    }
+    let tail = columns / 2;
+    let head = line.chars().take(columns.saturating_sub(tail + 1));
+    head.chain(['…']).chain(line.chars().skip(length - tail)).collect()
+}
+
+/// A vertex as people know it: a step by its script and that one's arguments, or else by its stage and
+/// instruction without flags.
+pub fn title(name: &str) -> String {
+    if let Some(script) = buildkit::script(name) {
+        return cut(&one_line(&script), LONGEST_NAME);
+    }
+    let place = name.strip_prefix('[').and_then(|name| name.split_once("] "));
+    let title = match place {
+        Some((place, instruction)) if Vertex::of(name) == Vertex::Step => {
+            let stage =
+                place.rsplit_once(' ').map(|(stage, _)| format!("{stage}: ")).unwrap_or_default();
+            let words =
+                instruction.split(' ').filter(|word| !word.is_empty() && !word.starts_with("--"));
+            format!("{stage}{}", words.collect::<Vec<_>>().join(" "))
+        }
+        _ => name.to_owned(),
+    };
+    cut(&one_line(&title), LONGEST_NAME)
+}
+
+/// Seconds with as many digits as mean something.
+pub fn rounded(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// A number of bytes as people write it.
+pub fn bytes(count: u64) -> String {
+    #[allow(clippy::cast_precision_loss)]
+    let count = count as f64;
+    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    match units.iter().find(|(size, _)| count >= *size) {
+        Some((size, unit)) if count / size >= 10.0 => format!("{:.0} {unit}", count / size),
+        Some((size, unit)) => format!("{:.1} {unit}", count / size),
+        None => format!("{count:.0} B"),
+    }
+}
+
+/// Cuts output that arrives in pieces into lines that are safe to show.
+#[derive(Default)]
+pub struct Lines {
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    /// The lines that end within `bytes`.
+    pub fn add(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.rest.extend_from_slice(bytes);
+        let end = match self.rest.iter().rposition(|&byte| byte == b'\n') {
+            Some(end) => end + 1,
+            None if self.rest.len() > LONGEST_REST => self.rest.len(),
+            None => return Vec::new(),
+        };
+        let lines = self.rest.drain(..end).collect::<Vec<_>>();
+        String::from_utf8_lossy(&lines).lines().map(last_drawn).collect()
+    }
+
+    /// The last line, if its end is missing.
+    pub fn end(&mut self) -> Option<String> {
+        let rest = std::mem::take(&mut self.rest);
+        (!rest.is_empty()).then(|| last_drawn(&String::from_utf8_lossy(&rest)))
+    }
+}
+
+/// The last lines of `output`, so many at most, safe to show.
+pub fn last_lines(output: &[u8], count: usize) -> Vec<String> {
+    let mut lines = Lines::default();
+    let mut safe = lines.add(output);
+    safe.extend(lines.end());
+    safe.split_off(safe.len().saturating_sub(count))
+}
+
+/// What a terminal shows of a line that was drawn several times, as progress bars are.
+fn last_drawn(line: &str) -> String {
+    one_line(line.trim_end().rsplit('\r').next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_is_what_people_know_a_step_by() {
+        for (name, known) in [
+            (
+                "[python 2/5] RUN --mount=type=bind,from=steps,target=/run/lib.sh [\"/bin/sh\", \"/run/python.sh\"]",
+                "python.sh",
+            ),
+            (
+                "[package-sdk 3/3] RUN --network=none [\"/bin/sh\", \"/run/package.sh\", \"openhands-sdk\"]",
+                "package.sh openhands-sdk",
+            ),
+            (
+                "[check 1/1] RUN [\"/agent-server/.venv/bin/python\", \"-I\", \"/run/check.py\"]",
+                "check.py",
+            ),
+            ("[binary 3/9] COPY --link --from=acp / /", "binary: COPY / /"),
+            ("[2/3] RUN make all", "RUN make all"),
+            ("exporting to image", "exporting to image"),
+            ("[internal] load build definition", "[internal] load build definition"),
+        ] {
+            assert_eq!(title(name), known);
+        }
+    }
+
+    #[test]
+    fn output_is_cut_into_lines() {
+        let mut lines = Lines::default();
+        assert_eq!(lines.add(b"one\ntw"), ["one"]);
+        assert_eq!(lines.add(b"o\r50 %\r100 %\nthree"), ["100 %"]);
+        assert_eq!(lines.end().as_deref(), Some("three"));
+        assert_eq!(last_lines(b"a\nb\nc", 2), ["b", "c"]);
+        assert_eq!(shortened("0123456789", 5), "01…89");
+        assert_eq!(
+            (bytes(999), bytes(1_500), bytes(25_000_000)),
+            ("999 B".into(), "1.5 kB".into(), "25 MB".into())
+        );
+    }
+}

@@ -1,0 +1,401 @@
+//! What happened in one bake, put together from its events: which steps ran and which came from a cache,
+//! how long everything took, and how reading and writing caches went.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::buildkit::{self, Cause, Vertex};
+use crate::events::{Event, VertexEvent};
+
+/// How much of a step's output is kept, in bytes.
+const OUTPUT_KEPT: usize = 8192;
+
+/// What a run spends its time on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading the Dockerfile and the context, and asking registries for base images.
+    Context,
+    CacheImport,
+    /// Finding or pulling base images.
+    Pull,
+    Steps,
+    ImageExport,
+    Push,
+    CacheExport,
+}
+
+impl Phase {
+    /// With the names in a record, in the order in which they happen.
+    pub const ALL: [(Phase, &str); 7] = [
+        (Phase::Context, "context"),
+        (Phase::CacheImport, "cache_import"),
+        (Phase::Pull, "pull"),
+        (Phase::Steps, "steps"),
+        (Phase::ImageExport, "image_export"),
+        (Phase::Push, "push"),
+        (Phase::CacheExport, "cache_export"),
+    ];
+
+    fn of(vertex: Vertex) -> Self {
+        match vertex {
+            Vertex::CacheImport(_) => Phase::CacheImport,
+            Vertex::CacheExport => Phase::CacheExport,
+            Vertex::ImageExport => Phase::ImageExport,
+            Vertex::Push => Phase::Push,
+            Vertex::Step => Phase::Steps,
+            Vertex::Base(_) => Phase::Pull,
+            Vertex::Internal => Phase::Context,
+        }
+    }
+}
+
+/// A time from one moment to another, each in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Span {
+    pub from: f64,
+    pub to: f64,
+}
+
+/// Seconds that `spans` cover together.
+pub fn covered(mut spans: Vec<Span>) -> f64 {
+    spans.sort_by(|a, b| a.from.total_cmp(&b.from));
+    let (mut sum, mut until) = (0.0, f64::MIN);
+    for span in spans {
+        sum += (span.to - span.from.max(until)).max(0.0);
+        until = until.max(span.to);
+    }
+    sum
+}
+
+/// How a vertex went once. It may start several times, as to fetch a cached result.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub started: f64,
+    /// `None` while it runs, and where it was stopped.
+    pub completed: Option<f64>,
+    pub cached: bool,
+    pub error: Option<String>,
+}
+
+impl Run {
+    /// True where an equal step of another target did the work.
+    fn is_merged(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| Cause::of(error) == Cause::Canceled)
+    }
+
+    fn span(&self) -> Option<Span> {
+        Some(Span { from: self.started, to: self.completed? })
+    }
+
+    /// In seconds; `None` where it did not end.
+    pub fn seconds(&self) -> Option<f64> {
+        self.span().map(|span| span.to - span.from)
+    }
+}
+
+/// A vertex of the build.
+#[derive(Debug)]
+pub struct Node {
+    /// Without the target's name.
+    pub name: String,
+    /// The step that it is a part of.
+    pub step: String,
+    /// The part of its step that does the work.
+    weak: bool,
+    pub runs: Vec<Run>,
+    /// When its parts that push started and ended.
+    pushes: Vec<Span>,
+    /// The end of its output.
+    pub output: Vec<u8>,
+    /// Bytes that its parts have sent or fetched, and how many there are.
+    pub parts: BTreeMap<String, (u64, u64)>,
+}
+
+impl Node {
+    pub fn vertex(&self) -> Vertex<'_> {
+        Vertex::of(&self.name)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::of(self.vertex())
+    }
+
+    /// How it went, without what another target did in its place.
+    fn own_runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter().filter(|run| !run.is_merged())
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.runs.last().is_some_and(|run| run.completed.is_none())
+    }
+}
+
+/// A step of the Dockerfile.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    pub name: String,
+    /// `None` where that is not known.
+    pub cached: Option<bool>,
+    pub seconds: Option<f64>,
+    pub started: Option<f64>,
+    pub error: Option<String>,
+}
+
+impl Step {
+    /// When it ran, where that is known.
+    pub fn span(&self) -> Option<Span> {
+        let from = self.started?;
+        Some(Span { from, to: from + self.seconds? })
+    }
+}
+
+/// Work that failed: the name of its vertex, why, and the end of its output.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub name: String,
+    pub error: String,
+    pub output: Vec<u8>,
+}
+
+impl Failure {
+    pub fn cause(&self) -> Cause {
+        Cause::of_step(&self.error, &String::from_utf8_lossy(&self.output))
+    }
+}
+
+/// The events of one bake.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// In the order in which they were reported first.
+    pub nodes: Vec<Node>,
+    /// By digest.
+    places: HashMap<String, usize>,
+    targets: Vec<String>,
+    /// Bytes of every transfer of a Dockerfile or a context, by vertex and name.
+    transfers: BTreeMap<String, u64>,
+    whole: Option<Span>,
+    /// The last error that buildx itself wrote.
+    pub error: Option<String>,
+}
+
+impl Trace {
+    /// A bake of `targets`, of which nothing is known yet. They all are of one image.
+    pub fn new(targets: &[String]) -> Self {
+        Trace { targets: targets.to_vec(), ..Trace::default() }
+    }
+
+    /// Takes up `event`, and returns the number of its node.
+    pub fn add(&mut self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Vertex(vertex) => Some(self.add_vertex(vertex)),
+            Event::Status(status) => {
+                let place = *self.places.get(&status.vertex)?;
+                let node = self.nodes.get_mut(place)?;
+                if let Some(current) = status.current.filter(|_| buildkit::is_transfer(&status.id))
+                {
+                    let bytes = self
+                        .transfers
+                        .entry(format!("{} {}", status.vertex, status.id))
+                        .or_default();
+                    *bytes = current.max(*bytes);
+                }
+                if let (Some(current), Some(total)) = (status.current, status.total) {
+                    node.parts.insert(status.id.clone(), (current, total));
+                }
+                if let (Some(from), Some(to)) = (status.started, status.completed)
+                    && buildkit::is_push(&status.id)
+                {
+                    node.pushes.push(Span { from, to });
+                }
+                Some(place)
+            }
+            Event::Log(log) => {
+                let place = *self.places.get(&log.vertex)?;
+                let output = &mut self.nodes.get_mut(place)?.output;
+                output.extend(log.text.as_bytes());
+                output.drain(..output.len().saturating_sub(OUTPUT_KEPT));
+                Some(place)
+            }
+            Event::Text(text) => {
+                if let Some(error) = text.strip_prefix("ERROR: ") {
+                    self.error = Some(error.to_owned());
+                }
+                None
+            }
+            Event::Warning(_) => None,
+        }
+    }
+
+    fn add_vertex(&mut self, vertex: &VertexEvent) -> usize {
+        for time in [vertex.started, vertex.completed].into_iter().flatten() {
+            let whole = self.whole.unwrap_or(Span { from: time, to: time });
+            self.whole = Some(Span { from: whole.from.min(time), to: whole.to.max(time) });
+        }
+        let place = *self.places.entry(vertex.digest.clone()).or_insert(self.nodes.len());
+        if place == self.nodes.len() {
+            let own = |name: &str| buildkit::without_target(&self.targets, name);
+            self.nodes.push(Node {
+                name: own(&vertex.name),
+                step: own(vertex.group.as_deref().unwrap_or(&vertex.name)),
+                weak: vertex.weak,
+                runs: Vec::new(),
+                pushes: Vec::new(),
+                output: Vec::new(),
+                parts: BTreeMap::new(),
+            });
+        }
+        let (Some(started), Some(node)) = (vertex.started, self.nodes.get_mut(place)) else {
+            return place;
+        };
+        let (completed, cached, error) = (vertex.completed, vertex.cached, vertex.error.clone());
+        let run = Run { started, completed, cached, error };
+        // Events may repeat a time, with another rounding.
+        match node.runs.iter_mut().find(|known| (known.started - started).abs() < 1e-6) {
+            Some(known) => *known = run,
+            None => node.runs.push(run),
+        }
+        place
+    }
+
+    /// From the first event to the last.
+    pub fn whole(&self) -> Option<Span> {
+        self.whole
+    }
+
+    /// Bytes that were sent to the builder as Dockerfile and context; `None` where no event reported any.
+    pub fn context_bytes(&self) -> Option<u64> {
+        (!self.transfers.is_empty()).then(|| self.transfers.values().sum())
+    }
+
+    /// The steps in the order in which they started.
+    pub fn steps(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for node in &self.nodes {
+            if Vertex::of(&node.step) == Vertex::Step && seen.insert(node.step.clone()) {
+                steps.push(self.step(&node.step));
+            }
+        }
+        let start = |step: &Step| step.started.unwrap_or(f64::MAX);
+        steps.sort_by(|a, b| start(a).total_cmp(&start(b)));
+        steps
+    }
+
+    fn step(&self, name: &str) -> Step {
+        let parts = self.nodes.iter().filter(|node| node.step == name);
+        let parts = parts.filter(|node| node.own_runs().next().is_some()).collect::<Vec<_>>();
+        let has_weak = parts.iter().any(|part| part.weak);
+        let mut working = parts.iter().filter(|part| part.weak || !has_weak);
+        let runs = || parts.iter().flat_map(|part| part.own_runs());
+        let error = runs().find_map(|run| run.error.clone());
+        let spans = runs().map(Run::span).collect::<Option<Vec<_>>>();
+        let is_known = !parts.is_empty() && error.is_none();
+        Step {
+            name: name.to_owned(),
+            // A result that is cached may still have to be fetched, which is a run of its own.
+            cached: is_known.then(|| working.all(|part| part.own_runs().any(|run| run.cached))),
+            seconds: spans.filter(|spans| !spans.is_empty()).map(covered),
+            started: runs().map(|run| run.started).min_by(f64::total_cmp),
+            error,
+        }
+    }
+
+    /// When the bake was in `phase`; `None` if there was no event at all. An image is pushed within its
+    /// export.
+    pub fn spans(&self, phase: Phase) -> Option<Vec<Span>> {
+        if self.nodes.is_empty() {
+            return None;
+        }
+        let mut spans = Vec::new();
+        for node in &self.nodes {
+            if node.phase() == phase {
+                spans.extend(node.own_runs().filter_map(Run::span));
+            }
+            if phase == Phase::Push && node.phase() == Phase::ImageExport {
+                spans.extend(&node.pushes);
+            }
+        }
+        Some(spans)
+    }
+
+    /// The caches that were asked for, each with how that went.
+    pub fn imports(&self) -> impl Iterator<Item = (&str, &Run)> {
+        self.nodes.iter().filter_map(|node| match node.vertex() {
+            Vertex::CacheImport(cache) => Some((cache, node.runs.last()?)),
+            _ => None,
+        })
+    }
+
+    /// The caches that were read without an error, by the names that buildx uses.
+    pub fn hits(&self) -> BTreeSet<String> {
+        let mut hits = BTreeSet::new();
+        for (name, run) in self.imports() {
+            if run.error.is_none() {
+                hits.insert(name.to_owned());
+            }
+        }
+        hits
+    }
+
+    /// The base images, each with its digest.
+    pub fn bases(&self) -> BTreeMap<String, String> {
+        let mut bases = BTreeMap::new();
+        for node in &self.nodes {
+            if let Vertex::Base(base) = node.vertex()
+                && let Some((reference, digest)) = base.split_once('@')
+            {
+                bases.insert(reference.to_owned(), digest.to_owned());
+            }
+        }
+        bases
+    }
+
+    /// The caches that the bake waits for; empty if it waits for something else as well.
+    pub fn awaited(&self) -> BTreeSet<String> {
+        let mut awaited = BTreeSet::new();
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            let Vertex::CacheImport(cache) = node.vertex() else { return BTreeSet::new() };
+            awaited.insert(cache.to_owned());
+        }
+        awaited
+    }
+
+    /// The name of what was still done.
+    pub fn pending(&self) -> Option<&str> {
+        let is_pending = |node: &&Node| node.own_runs().any(|run| run.completed.is_none());
+        self.nodes.iter().find(is_pending).map(|node| node.name.as_str())
+    }
+
+    /// How each cache export went.
+    pub fn exports(&self) -> Vec<&Run> {
+        let nodes = self.nodes.iter().filter(|node| node.phase() == Phase::CacheExport);
+        nodes.filter_map(|node| node.runs.last()).collect()
+    }
+
+    /// What failed first. A cache that can't be read or written is not a failure, nor is what was given up
+    /// because of another.
+    pub fn failure(&self) -> Option<Failure> {
+        self.nodes.iter().find_map(|node| {
+            if matches!(node.phase(), Phase::CacheImport | Phase::CacheExport) {
+                return None;
+            }
+            let error = node.own_runs().find_map(|run| run.error.clone())?;
+            Some(Failure { name: node.name.clone(), error, output: node.output.clone() })
+        })
+    }
+}
+
+/// The steps of an image over all its bakes: each as it was in the bake that ran it, else in the first.
+pub fn steps(traces: &[Trace]) -> Option<Vec<Step>> {
+    let mut all: Vec<Step> = Vec::new();
+    for trace in traces {
+        for step in trace.steps() {
+            let has_run = step.cached == Some(false) && step.error.is_none();
+            match all.iter_mut().find(|known| known.name == step.name) {
+                Some(known) if has_run || known.cached.is_none() => *known = step,
+                Some(_) => {}
+                None => all.push(step),
+            }
+        }
+    }
+    Some(all).filter(|steps| !steps.is_empty())
+}
