@@ -48,30 +48,29 @@ fn client() -> &'static Path {
     CLIENT.get_or_init(|| {
         let folder = root().join("target/clients");
         let (venv, made) = (folder.join("venv"), folder.join("made"));
-        let pins = pins().join(" ");
+        let pins = PACKAGES.map(|package| pin("requirements.txt", package)).join(" ");
         if fs::read_to_string(&made).is_ok_and(|text| text == pins) {
             return venv;
         }
         let _ = fs::remove_file(&made);
-        let path = venv.to_str().unwrap();
-        succeed(Command::new(python()).args(["-m", "venv", "--clear", path]));
-        let mut pip = Command::new(venv.join("bin/pip"));
-        succeed(pip.args(["install", "--quiet"]).args(pins.split(' ')));
+        succeed(Command::new(python()).args(["-m", "venv", "--clear"]).arg(&venv));
+        let (uv, program) = (pin("build-requirements.txt", "uv"), venv.join("bin/python"));
+        succeed(Command::new(&program).args(["-m", "pip", "install", "--quiet", &uv]));
+        let mut install = Command::new(venv.join("bin/uv"));
+        install.args(["pip", "install", "--quiet", "--compile-bytecode", "--python"]).arg(program);
+        succeed(install.args(pins.split(' ')));
         fs::write(made, pins).unwrap();
         venv
     })
 }
 
-/// The client's packages as the image pins them.
-fn pins() -> Vec<String> {
-    let path = root().join("agent-server-image/lock/requirements.txt");
+/// The requirement of a package as the image pins it in one of its lists.
+fn pin(list: &str, package: &str) -> String {
+    let path = root().join("agent-server-image/lock").join(list);
+    let start = format!("{package}==");
     let lines = fs::read_to_string(path).unwrap();
-    let pin = |package: &str| {
-        let start = format!("{package}==");
-        let line = lines.lines().find(|line| line.starts_with(&start)).unwrap();
-        line.split(' ').next().unwrap().to_owned()
-    };
-    PACKAGES.iter().map(|package| pin(package)).collect()
+    let line = lines.lines().find(|line| line.starts_with(&start)).unwrap();
+    line.split(' ').next().unwrap().to_owned()
 }
 
 /// A Python that the client runs on: of PATH, or of pyenv, which offers it under its own path only.

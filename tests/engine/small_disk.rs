@@ -53,6 +53,6 @@ fn a_batch_five_times_as_large_as_the_disk_is_pushed_whole() {
     let ended = Ended::from(unshare.output().unwrap());
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     assert_eq!(engine.tags("disk").len(), IMAGES, "{}", ended.stderr);
-    assert!(ended.stderr.contains("cutting its cache"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("pruning its build cache"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("no space left"), "{}", ended.stderr);
 }

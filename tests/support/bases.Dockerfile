@@ -48,4 +48,4 @@ CMD ["/bin/sh"]
 
 # No program at all.
 FROM scratch AS bare
-COPY --from=maker /etc/hostname /data/file
+COPY --from=maker /etc/debian_version /data/file

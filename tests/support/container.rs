@@ -30,7 +30,7 @@ impl Container {
 
     /// Waits for what must come true while the container runs.
     pub fn wait(&self, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + Duration::from_secs(300);
         while !holds() {
             let runs = docker(&["inspect", "--format", "{{.State.Running}}", &self.0]) == "true";
             assert!(runs && Instant::now() < deadline, "{}", self.logs());

@@ -105,7 +105,7 @@ pub fn free_port() -> String {
 }
 
 pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while !holds() {
         assert!(Instant::now() < deadline, "{what} takes too long");
         thread::sleep(Duration::from_millis(100));

@@ -111,8 +111,8 @@ pub enum Cause {
     MissingFile,
     /// A layer that a cache promised can't be had.
     BrokenCache,
-    /// Another run loaded the same tag at the same time.
-    TagTaken,
+    /// Another build came between: it loaded the same tag, or shared a step, at the same moment.
+    Raced,
     Unauthorized,
     Forbidden,
     /// The registry does not take an upload: some do so for a moment.
@@ -139,7 +139,7 @@ pub enum Cause {
 
 /// Words of an error with their cause. The first row that an error contains counts. "failed to compute
 /// cache key" is also what `BuildKit` says of a file that COPY does not find, so that comes before.
-const SIGNS: [(&str, Cause); 24] = [
+const SIGNS: [(&str, Cause); 25] = [
     ("context canceled", Cause::Canceled),
     ("did not complete successfully", Cause::Step),
     ("dockerfile parse error", Cause::Syntax),
@@ -152,7 +152,8 @@ const SIGNS: [(&str, Cause); 24] = [
     ("failed to read expected number of bytes", Cause::BrokenCache),
     ("httpReadSeeker", Cause::BrokenCache),
     ("unexpected commit digest", Cause::BrokenCache),
-    (": already exists", Cause::TagTaken),
+    (": already exists", Cause::Raced),
+    ("inconsistent graph state", Cause::Raced),
     ("toomanyrequests", Cause::Limited),
     ("NAME_UNKNOWN", Cause::NoRepository),
     ("name unknown", Cause::NoRepository),
@@ -224,6 +225,11 @@ impl Cause {
         if let Some((_, cause)) = SIGNS.iter().find(|(sign, _)| error.contains(sign)) {
             return *cause;
         }
+        Self::of_request(error)
+    }
+
+    /// The cause that the answer to a request has, or that it got none.
+    pub fn of_request(error: &str) -> Self {
         let is_upload = error.contains("/blobs/uploads/") || error.contains("blobs/upload");
         let is_write = ["PUT", "POST", "PATCH"]
             .iter()
@@ -271,8 +277,8 @@ impl Cause {
     pub fn retries(self) -> usize {
         match self {
             Cause::Transient | Cause::StepNetwork => 4,
-            Cause::UploadRefused | Cause::ManifestRefused => 2,
-            Cause::Limited | Cause::TagTaken => 1,
+            Cause::UploadRefused | Cause::ManifestRefused | Cause::Raced => 2,
+            Cause::Limited => 1,
             _ => 0,
         }
     }

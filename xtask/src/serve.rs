@@ -109,13 +109,14 @@ pub fn smoke(root: &Path, args: &Args) -> Result<()> {
         };
         let has_digest = record.digest.as_deref().is_some_and(bases::is_digest);
         if !has_digest || !bases::is_repository(&record.image) {
-            return Err(usage(format!("{image:?} in {:?} is not an image's digest", args.words)));
+            let name = &record.name;
+            return Err(usage(format!("the record of {name}: {image:?} is not an image's digest")));
         }
         images.push((image, record.target));
     }
     if images.is_empty() {
         let hint = "pass a file that `--push --records FILE` wrote";
-        return Err(usage(format!("{:?} name no digest of an image\nhint: {hint}", args.words)));
+        return Err(usage(format!("no image in these files was pushed\nhint: {hint}")));
     }
     let docker = Docker::new(root, None);
     for (image, target) in images {

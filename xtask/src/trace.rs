@@ -158,7 +158,13 @@ pub struct Failure {
 
 impl Failure {
     pub fn cause(&self) -> Cause {
-        Cause::of_step(&self.error, &String::from_utf8_lossy(&self.output))
+        match Cause::of_step(&self.error, &String::from_utf8_lossy(&self.output)) {
+            // What names a base image is in no cache.
+            Cause::BrokenCache if self.name.starts_with("[internal] load metadata") => {
+                Cause::of_request(&self.error)
+            }
+            cause => cause,
+        }
     }
 }
 
