@@ -169,7 +169,10 @@ fn the_workflow_ends_with_what_its_summary_lists() {
         docker(&["rmi", "--force", &reference]);
     }
 
+    let single = format!("0123456-debian-arm64-{TARGET}");
+    let config = engine.config("pipeline", &single);
     pipeline.run();
+    assert_eq!(engine.config("pipeline", &single), config);
     assert_eq!(pipeline.registry(), registry, "a second run changes nothing");
 }
 
