@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::engine::{DOCKERFILE, checkout, images, own_base};
 use crate::support::engine::{Engine, docker};
-use crate::support::{CACHE_MODE, Ended, Folder, SHA, SHARED_CACHE, Xtask, records};
+use crate::support::{CACHE_MODE, Ended, Folder, SHA, SHARED_CACHE, Xtask, records, root};
 use serde_json::Value;
 
 const CACHE: &str = "buildcache-binary-debian_tag_trixie-slim";
@@ -172,9 +172,12 @@ fn build(engine: &Engine, args: &[&str], file: &Path) -> (Ended, Value) {
     let always = ["image", "--variant=debian", "--target=source-minimal"];
     let rest = ["--records", file.to_str().unwrap()];
     let call = Xtask::shipped(&[&always[..], &rest, args].concat()).in_engine(engine);
-    let ended = call.on("refs/heads/x").env("SDK_SHA", "f".repeat(40)).succeed();
+    let ended = call.on("refs/heads/x").env("SDK_SHA", OTHER_SHA).succeed();
     (ended, records(file).pop().unwrap())
 }
+
+/// Another commit than that of the other tests.
+const OTHER_SHA: &str = "ffffffffffffffffffffffffffffffffffffffff";
 
 /// The steps that ran, but for the start of the server.
 fn ran(record: &Value) -> Vec<&str> {
@@ -197,9 +200,43 @@ fn a_new_commit_runs_no_step_of_the_shipped_image_again() {
     assert_eq!(ran(&record), [""; 0]);
     let image = ended.stdout.lines().next().unwrap();
     let revision = "{{index .Config.Labels \"org.opencontainers.image.revision\"}}";
-    assert_ne!(SHA, "f".repeat(40));
-    assert_eq!(docker(&["inspect", "--format", revision, image]), "f".repeat(40));
+    assert_ne!(SHA, OTHER_SHA);
+    assert_eq!(docker(&["inspect", "--format", revision, image]), OTHER_SHA);
     assert!(engine.tags("commit").is_empty(), "--load must leave nothing in the registry");
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn the_same_commit_is_the_same_image_on_every_machine() {
+    let engine = Engine::get();
+    images(&engine);
+    let strict = Folder::copy("strict", &root());
+    let script = "chmod -R u=rwX,go= . && chown -R 1234:1234 . && \
+                  find . -exec touch --date=2001-02-03 {} +";
+    let sh = Command::new("sh").args(["-c", script]).current_dir(&strict.0).status().unwrap();
+    assert!(sh.success());
+    // The last one makes all of it anew, and later.
+    let another = engine.another();
+    let builds = [("here", root(), &engine), ("cached", strict.0.clone(), &engine)];
+    let mut all = Vec::new();
+    for (name, checkout, engine) in builds.into_iter().chain([("anew", strict.0.clone(), &another)])
+    {
+        let (image, file) = (engine.image("strict"), strict.0.join(name));
+        let args = ["image", "--variant=debian", "--target=overlay", "--push", "--check=off"];
+        let args = [&args[..], &["--image", &image, "--records", file.to_str().unwrap()]].concat();
+        let call = Xtask::within(&checkout, &args).in_engine(engine).on("refs/heads/x");
+        let call = call.env("SDK_SHA", OTHER_SHA).env(CACHE_MODE, "off");
+        let call = if name == "here" {
+            call
+        } else {
+            call.env("TZ", "Asia/Tokyo").env("LC_ALL", "tr_TR.UTF-8").env("USER", "someone")
+        };
+        call.succeed();
+        let record = records(&file).pop().unwrap();
+        assert_eq!(ran(&record).is_empty(), name != "anew", "{name}: {record:#}");
+        all.push((record["tags"].clone(), record["digest"].clone()));
+    }
+    assert!(all.windows(2).all(|two| two[0] == two[1]), "{all:#?}");
 }
 
 #[test]

@@ -230,6 +230,39 @@ fn what_one_call_made_the_next_one_has() {
 
 #[test]
 #[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn of_more_than_is_kept_the_oldest_goes() {
+    let checkout = Checkout::get("pruned");
+    let push = |name: &str| {
+        let script = format!(
+            "printf 'FROM scratch\nCOPY data /\n' >Dockerfile && head -c 60M /dev/urandom >data
+             docker build --quiet --push --tag $XTASK_REGISTRY/{name} .
+             docker pull --quiet $XTASK_REGISTRY/{name}"
+        );
+        let folder = Folder::new("pruned-context");
+        let mut engine = checkout.engine(&["--", "sh", "-ec", &script]);
+        engine.0.current_dir(&folder.0);
+        engine.succeed();
+    };
+    push("first");
+    push("second");
+    // Of these, 90 MB are for images, and as many for the registry.
+    let left = "docker images --format '{{.Repository}}' | grep -v debian
+                for name in first second; do
+                    docker buildx imagetools inspect $XTASK_REGISTRY/$name >/dev/null || echo no $name
+                done";
+    let ended =
+        checkout.engine(&["--", "sh", "-ec", left]).env("XTASK_ENGINE_KEEP_MB", "300").end();
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let lines = ended.stdout.lines().map(|line| line.rsplit('/').next().unwrap());
+    assert_eq!(lines.collect::<Vec<_>>(), ["second", "no first"], "{}", ended.stderr);
+    let said = |what: &str| format!("removed 1 of the oldest {what}: ");
+    for what in ["images", "tags of the registry"] {
+        assert!(ended.stderr.contains(&said(what)), "{}", ended.stderr);
+    }
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
 fn two_run_at_once_and_their_ports_are_reached_from_outside() {
     let checkout = Checkout::get("two");
     let ports: Vec<u16> = [(); 2]

@@ -154,7 +154,7 @@ fn forget_manifests(root: &Path, manifests: &Path) -> Result<()> {
 }
 
 fn tell(removed: usize, what: &str, freed: u64, left: u64, keep: u64) {
-    say(format_args!("removed the {removed} oldest {what}: {freed} MB"));
+    say(format_args!("removed {removed} of the oldest {what}: {freed} MB"));
     if left > keep {
         say(format_args!("{left} MB stay, more than {keep}, as the last run used these {what}"));
     }

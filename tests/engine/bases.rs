@@ -1,0 +1,105 @@
+//! Base images as people have them: package sources that are gone, a SHELL of their own, links where
+//! we put files. These tests need `cargo xtask engine -- cargo test`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::engine::give;
+use crate::support::engine::{Engine, docker};
+use crate::support::{CACHE_MODE, Folder, Xtask, records};
+
+/// Base images on which a target with steps is built, and what is added to Debian for each.
+const BUILT: [(&str, &str); 6] = [
+    (
+        "sources",
+        "RUN cd /etc/apt/sources.list.d && u=http://deb.debian.org/debian && \
+         echo \"deb [signed-by=/none.gpg] $u bookworm main\" >foreign.list && \
+         echo \"deb [trusted=yes] $u no-such-suite main\" >gone.list",
+    ),
+    ("unreadable-source", "RUN echo 'deb nothing' >/etc/apt/sources.list.d/broken.list"),
+    (
+        "https",
+        "RUN find /etc/apt -name '*.list' -o -name '*.sources' | xargs sed -i s,http:,https:,",
+    ),
+    ("shell", "SHELL [\"/usr/bin/fish\", \"-c\"]"),
+    (
+        "links",
+        "RUN mkdir -p /data/repository /opt/local/bin && echo a >/data/file && \
+         ln -s /data /workspace && rm -r /usr/local && ln -s /opt/local /usr/local && \
+         printf '#!/bin/sh\\necho tool\\n' >/opt/local/bin/tool && chmod +x /opt/local/bin/tool",
+    ),
+    ("dangling", "RUN ln -s /nowhere/deep /workspace\nONBUILD RUN true"),
+];
+
+/// Those on which it can't be.
+const FAILED: [(&str, &str); 2] = [
+    ("no-source", "RUN rm -r /etc/apt/sources.list.d; : >/etc/apt/sources.list"),
+    ("no-apt", "RUN rm /usr/bin/apt-get"),
+];
+
+/// Makes a base image, and gives its reference.
+fn base(engine: &Engine, name: &str, lines: &str) -> String {
+    let reference = engine.image(&format!("base/{name}"));
+    let args = ["build", "--quiet", "--provenance=false", "--push", "--tag", &reference, "-"];
+    let dockerfile = format!("FROM debian:trixie-slim\n{lines}\n");
+    give(engine.command(&args).stderr(Stdio::piped()), &dockerfile);
+    reference
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn what_a_base_image_has_of_its_own_costs_no_build_or_is_said() {
+    let engine = Engine::get();
+    let folder = Folder::new("bases-of-people");
+    let (list, file) = (folder.0.join("list"), folder.0.join("records"));
+    let all = BUILT.iter().chain(&FAILED);
+    let references = all.map(|(name, lines)| base(&engine, name, lines) + "\n");
+    fs::write(&list, references.collect::<String>()).unwrap();
+    let args = ["image", "--variant=debian", "--target=base-image-minimal", "--push"];
+    let files = ["--base-images", list.to_str().unwrap(), "--records", file.to_str().unwrap()];
+    let image = engine.image("image");
+    let rest = ["--install-acp-providers=", "--image", &image];
+    let call = Xtask::shipped(&[&args[..], &files, &rest].concat()).in_engine(&engine).on("x");
+    let ended = call.env(CACHE_MODE, "off").end();
+    let told = &ended.stderr;
+    assert_eq!(ended.status, 1, "{told}");
+
+    let mut by_base = BTreeMap::new();
+    for record in records(&file) {
+        let base = record["base_image"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+        by_base.insert(base, record);
+    }
+    let log = |record: &Value| fs::read_to_string(record["log"].as_str().unwrap()).unwrap();
+    for (name, _) in FAILED {
+        let record = &by_base[name];
+        assert_eq!(record["status"], "failed", "{name}: {told}");
+        assert!(log(record).contains("use the target overlay"), "{name}: {}", log(record));
+    }
+    for (name, _) in BUILT {
+        assert_eq!(by_base[name]["status"], "built", "{name}: {told}");
+    }
+    for (name, source) in [
+        ("sources", "http://deb.debian.org/debian bookworm"),
+        ("sources", "http://deb.debian.org/debian no-such-suite"),
+        ("unreadable-source", "/etc/apt/sources.list.d/broken.list"),
+    ] {
+        let skipped = format!("warning: skipped the package source {source}");
+        let log = log(&by_base[name]);
+        assert!(log.contains(&skipped), "{name}: {log}");
+    }
+    assert!(told.contains("dangling has ONBUILD triggers"), "{told}");
+
+    let tag = |name: &str| by_base[name]["tags"][0].as_str().unwrap();
+    let run = |name: &str, script: &str| {
+        docker(&["run", "--rm", "--entrypoint=bash", tag(name), "-c", script])
+    };
+    docker(&["pull", "--quiet", tag("shell")]);
+    let shell = docker(&["inspect", "--format", "{{json .Config.Shell}}", tag("shell")]);
+    assert_eq!(shell, "[\"/usr/bin/fish\",\"-c\"]");
+    let edit = "cd /workspace && cat file && echo b >file && touch repository/new && tool";
+    assert_eq!(run("links", edit), "a\ntool");
+    assert_eq!(run("dangling", "echo c >/workspace/project/new && cat /nowhere/deep/*/new"), "c");
+}
