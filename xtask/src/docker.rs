@@ -228,7 +228,7 @@ impl Docker {
             let place = trace.add(&event);
             watch.show(&event, place, &trace);
         }
-        watch.end(&trace);
+        watch.end();
         let end = match (process::caught(), status) {
             (Some(signal), _) => End::Stopped(signal),
             (None, None) => End::TimedOut,

@@ -243,8 +243,8 @@ impl Watch<'_> {
             Event::Vertex(vertex) => {
                 let Some(place) = place.filter(|_| vertex.started.is_some()) else { return };
                 let Some(node) = trace.nodes.get(place) else { return };
-                if let std::collections::btree_map::Entry::Vacant(e) = self.begun.entry(place) {
-                    e.insert(Instant::now());
+                let now = Instant::now();
+                if *self.begun.entry(place).or_insert(now) == now {
                     self.plain(&format!("#{} {}", place + 1, text::title(&node.name)), node);
                 }
                 if vertex.completed.is_some() {
@@ -415,7 +415,7 @@ impl Watch<'_> {
     }
 
     /// Shows at the end of the bake how many steps were cached.
-    pub fn end(&mut self, _trace: &Trace) {
+    pub fn end(&mut self) {
         if self.cached > 0 && !self.progress.is_batch {
             let steps = if self.cached == 1 { "step" } else { "steps" };
             self.progress.say(&format!("=> {:<11} {} {steps}", "CACHED", self.cached));
