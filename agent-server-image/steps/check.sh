@@ -5,16 +5,24 @@ set -eu
 bb=/agent-server/bin/busybox
 # Under emulation a start takes a minute and more.
 seconds=300
-port=$((40000 + 0x$($bb cut -c1-4 /proc/sys/kernel/random/uuid) % 20000))
 log=/run/tmp/log
 now() { $bb cut -d. -f1 /proc/uptime; }
 started=$(now)
-/agent-server/bin/tini -s -- /usr/local/bin/openhands-agent-server --host 127.0.0.1 --port $port \
-    >$log 2>&1 &
-server=$!
+# The network may be one that other steps use: a port that connections are not given by themselves.
+start() {
+    port=$((10000 + 0x$($bb cut -c1-4 /proc/sys/kernel/random/uuid) % 20000))
+    /agent-server/bin/tini -s -- /usr/local/bin/openhands-agent-server --host 127.0.0.1 \
+        --port $port >$log 2>&1 &
+    server=$!
+}
+start
 until $bb wget -q -Y off -T 5 -O /run/tmp/health "http://127.0.0.1:$port/health" 2>/run/tmp/error
 do
     if ! kill -0 $server 2>/run/tmp/error; then
+        if $bb grep -q -i 'address already in use' $log; then
+            start
+            continue
+        fi
         status=0
         wait $server || status=$?
         error="the server ended with status $status before it was healthy"

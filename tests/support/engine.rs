@@ -156,13 +156,6 @@ impl Engine {
         serde_json::from_str(&self.raw_manifest(name, tag)).unwrap()
     }
 
-    /// The configuration of the image that a tag names.
-    pub fn config(&self, name: &str, tag: &str) -> Value {
-        let digest = self.manifest(name, tag)["config"]["digest"].as_str().unwrap().to_owned();
-        let path = format!("/v2/{}/blobs/{digest}", self.repository(name));
-        serde_json::from_str(&self.ask(&path, "*/*").1).unwrap()
-    }
-
     /// The digest of what a tag names.
     pub fn digest(&self, name: &str, tag: &str) -> String {
         super::sha256(self.raw_manifest(name, tag).as_bytes())

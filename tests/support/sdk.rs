@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use super::engine::Engine;
 use super::workspace::Workspace;
@@ -18,6 +19,8 @@ pub struct Sdk(PathBuf);
 impl Sdk {
     /// Makes it, if there is none of the pinned release.
     pub fn get(_engine: &Engine) -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let requirements =
             fs::read(root().join("agent-server-image/lock/requirements.txt")).unwrap();
         let recipe = sha256(&[DOCKERFILE, &requirements].concat()).replace("sha256:", "");
