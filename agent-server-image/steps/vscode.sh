@@ -4,8 +4,8 @@
 # shellcheck source=lib.sh
 . /run/lib.sh
 read -r _ archive </run/lock/code-server.sha512
-root=/out/openhands/.openvscode-server
-mkdir -p "$root/bin/remote-cli" "$root/bin/helpers" /out/usr/local/bin /run/tmp/modules
+root=/vscode/openhands/.openvscode-server
+mkdir -p "$root/bin/remote-cli" "$root/bin/helpers" /vscode/usr/local/bin /run/tmp/modules
 cd /run/tmp
 version=${archive#code-server-}
 npm pack --cache /run/tmp/npm "code-server@${version%.tgz}"
@@ -43,8 +43,8 @@ ln -s /openhands/node/bin/node node
 install -m 755 /run/vscode/openvscode-server bin
 install -m 755 /run/vscode/remote-code bin/remote-cli/code
 install -m 755 /run/vscode/browser.sh bin/helpers
-install -m 755 /run/vscode/code /out/usr/local/bin
+install -m 755 /run/vscode/code /vscode/usr/local/bin
 # The server keeps its list of extensions beside them, and users install others there.
 chown 10001:10001 extensions
 chmod 1777 extensions
-same_time /out
+same_time /vscode

@@ -17,7 +17,7 @@ const BUILT: [(&str, &str); 6] = [
         "sources",
         "RUN cd /etc/apt/sources.list.d && u=http://deb.debian.org/debian && \
          echo \"deb [signed-by=/none.gpg] $u bookworm main\" >foreign.list && \
-         echo \"deb [trusted=yes] $u no-such-suite main\" >gone.list",
+         echo \"deb $u no-such-suite main\" >gone.list",
     ),
     ("unreadable-source", "RUN echo 'deb nothing' >/etc/apt/sources.list.d/broken.list"),
     (
@@ -31,7 +31,7 @@ const BUILT: [(&str, &str); 6] = [
          ln -s /data /workspace && rm -r /usr/local && ln -s /opt/local /usr/local && \
          printf '#!/bin/sh\\necho tool\\n' >/opt/local/bin/tool && chmod +x /opt/local/bin/tool",
     ),
-    ("dangling", "RUN ln -s /nowhere/deep /workspace\nONBUILD RUN true"),
+    ("dangling", "RUN ln -s /nowhere/deep /workspace"),
 ];
 
 /// Those on which it can't be.
@@ -44,7 +44,9 @@ const FAILED: [(&str, &str); 2] = [
 fn base(engine: &Engine, name: &str, lines: &str) -> String {
     let reference = engine.image(&format!("base/{name}"));
     let args = ["build", "--quiet", "--provenance=false", "--push", "--tag", &reference, "-"];
-    let dockerfile = format!("FROM debian:trixie-slim\n{lines}\n");
+    // Steps that an earlier run made are not made again, and warn of nothing.
+    let dockerfile =
+        format!("FROM debian:trixie-slim\nRUN echo {reference} >/reference\n{lines}\n");
     give(engine.command(&args).stderr(Stdio::piped()), &dockerfile);
     reference
 }
@@ -81,16 +83,14 @@ fn what_a_base_image_has_of_its_own_costs_no_build_or_is_said() {
     for (name, _) in BUILT {
         assert_eq!(by_base[name]["status"], "built", "{name}: {told}");
     }
-    for (name, source) in [
-        ("sources", "http://deb.debian.org/debian bookworm"),
-        ("sources", "http://deb.debian.org/debian no-such-suite"),
-        ("unreadable-source", "/etc/apt/sources.list.d/broken.list"),
+    for source in [
+        "http://deb.debian.org/debian bookworm",
+        "http://deb.debian.org/debian no-such-suite",
+        "/etc/apt/sources.list.d/broken.list",
     ] {
         let skipped = format!("warning: skipped the package source {source}");
-        let log = log(&by_base[name]);
-        assert!(log.contains(&skipped), "{name}: {log}");
+        assert_eq!(told.matches(&skipped).count(), 1, "{source}: {told}");
     }
-    assert!(told.contains("dangling has ONBUILD triggers"), "{told}");
 
     let tag = |name: &str| by_base[name]["tags"][0].as_str().unwrap();
     let run = |name: &str, script: &str| {

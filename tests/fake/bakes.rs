@@ -6,7 +6,7 @@ use crate::support::{CACHE_MODE, SHARED_CACHE, strings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-const COMPRESSION: &str = "compression=gzip,compression-level=4";
+const COMPRESSION: &str = "compression=gzip,compression-level=4,force-compression=true";
 
 /// The plan, and the bakes of the same request.
 fn plan_and_bakes(fake: &FakeDocker, args: &[&str]) -> (Value, Vec<Bake>) {

@@ -72,6 +72,17 @@ fn every_line_is_shown_where_that_is_wanted() {
 }
 
 #[test]
+fn what_steps_warn_of_is_said_once() {
+    let fake = FakeDocker::new("progress-warned");
+    let step = events::run("builder 2/3", "apt.sh");
+    let lines = output(&step, "warning: skipped a\nwarning: skipped b\nwarning: skipped a\n");
+    fake.play("debian.image", &(begun(&step) + &lines + &done(&step, (1.0, 6.0))));
+    let ended = fake.call(&["image", "--variant=debian", "--load"]).on("x").succeed();
+    let text = expected::steady(&ended.stderr, &fake.0.0);
+    expected::check("fake/expected/progress_warned.txt", &text);
+}
+
+#[test]
 fn a_run_goes_on_where_standard_error_takes_nothing() {
     let fake = FakeDocker::new("progress-full");
     fake.play("debian.image", &steps(false));

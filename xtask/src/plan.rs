@@ -135,7 +135,7 @@ pub struct Image {
 pub const INPUTS_LABEL: &str = "dev.openhands.inputs";
 
 /// How layers are compressed. A third of the time of the default level, 6, is saved by 2 % more bytes.
-const COMPRESSION: &str = "compression=gzip,compression-level=4";
+const COMPRESSION: &str = "compression=gzip,compression-level=4,force-compression=true";
 
 /// The build context that a layer stands on.
 const FINISHED: &str = "finished-image";

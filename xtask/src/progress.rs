@@ -50,6 +50,8 @@ struct State {
     left: usize,
     /// When the first images ended, which make what all share, and how many were left then.
     pace: Option<(Instant, usize)>,
+    /// What steps have warned of.
+    warned: BTreeSet<String>,
 }
 
 /// How one bake is shown.
@@ -91,6 +93,7 @@ impl Progress {
                 failed: 0,
                 left: images,
                 pace: None,
+                warned: BTreeSet::new(),
             }),
         }
     }
@@ -225,7 +228,7 @@ impl Watch<'_> {
 
     /// Shows an event, which `trace` has taken up as that of its node `place`.
     pub fn show(&mut self, event: &Event, place: Option<usize>, trace: &Trace) {
-        if self.canceled.is_some() {
+        if self.canceled.is_some() && !matches!(event, Event::Log(_)) {
             return;
         }
         match event {
@@ -262,6 +265,12 @@ impl Watch<'_> {
                 }
                 for line in self.lines[place].add(log.text.as_bytes()) {
                     self.plain(&format!("#{} {line}", place + 1), node);
+                    // Many images may have the same reason, and this one may run ahead of its image.
+                    if let Some(warning) = line.strip_prefix("warning: ")
+                        && self.progress.state().warned.insert(warning.to_owned())
+                    {
+                        self.progress.warn(warning);
+                    }
                 }
             }
             Event::Status(_) => {}
