@@ -236,7 +236,7 @@ fn the_same_commit_is_the_same_image_on_every_machine() {
         let record = records(&file).pop().unwrap();
         // Files of other modes are copied again, and are the same then.
         let ran = ran(&record).into_iter().filter(|step| !step.starts_with("[files ")).count();
-        assert_eq!(ran == 0, name != "load", "{name}: {record:#}");
+        assert!(ran == 0 || ["here", "load"].contains(&name), "{name}: {record:#}");
         if how == "--push" {
             all.push((record["tags"].clone(), record["digest"].clone()));
         }
