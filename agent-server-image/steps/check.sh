@@ -8,7 +8,7 @@ seconds=300
 log=/run/tmp/log
 now() { $bb cut -d. -f1 /proc/uptime; }
 started=$(now)
-# The network may be one that other steps use: a port that connections are not given by themselves.
+# Other steps may use the same network. Linux gives connections no port of this range.
 start() {
     port=$((10000 + 0x$($bb cut -c1-4 /proc/sys/kernel/random/uuid) % 20000))
     /agent-server/bin/tini -s -- /usr/local/bin/openhands-agent-server --host 127.0.0.1 \
@@ -19,7 +19,8 @@ start
 until $bb wget -q -Y off -T 5 -O /run/tmp/health "http://127.0.0.1:$port/health" 2>/run/tmp/error
 do
     if ! kill -0 $server 2>/run/tmp/error; then
-        if $bb grep -q -i 'address already in use' $log; then
+        if [ $(($(now) - started)) -le $seconds ] &&
+            $bb grep -q -i "'127.0.0.1', $port): .*address already in use" $log; then
             start
             continue
         fi

@@ -2,6 +2,7 @@
 //! and how far the run is. At a terminal the last lines are drawn again and again; elsewhere a line comes
 //! at least every ten seconds. The log of each image has everything.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -246,8 +247,8 @@ impl Watch<'_> {
             Event::Vertex(vertex) => {
                 let Some(place) = place.filter(|_| vertex.started.is_some()) else { return };
                 let Some(node) = trace.nodes.get(place) else { return };
-                let now = Instant::now();
-                if *self.begun.entry(place).or_insert(now) == now {
+                if let Entry::Vacant(begun) = self.begun.entry(place) {
+                    begun.insert(Instant::now());
                     self.plain(&format!("#{} {}", place + 1, text::title(&node.name)), node);
                 }
                 if vertex.completed.is_some() {
