@@ -34,6 +34,9 @@ def start(*options):
             target_type=kind,
         )
         with workspace:
+            # Both sides close a connection that was idle for 5 s, and a busy machine can take as
+            # long: a request on one that the server is just closing would fail.
+            workspace.client.headers["Connection"] = "close"
             yield workspace, runtime
 
 
@@ -77,6 +80,6 @@ def use_tools(workspace, runtime, *calls, **options):
 
 def bash(workspace, command):
     """What a command writes that the server runs beside all conversations."""
-    ended = workspace.execute_command(command)
+    ended = workspace.execute_command(command, timeout=300)
     assert ended.exit_code == 0, ended
     return ended.stdout.strip()

@@ -30,6 +30,8 @@ def browser(workspace, runtime):
 def protocol(workspace, runtime):
     package = "@modelcontextprotocol/server-everything@2026.1.26"
     trust = {"NODE_EXTRA_CA_CERTS": BUNDLE}
+    # A tool has 30 s to start, which a download on a busy machine can take.
+    bash(workspace, f"NODE_EXTRA_CA_CERTS={BUNDLE} npx -y --package={package} true")
     server = MCPServer(command="npx", args=["-y", package], env=trust)
     [echoed] = use_tools(
         workspace,

@@ -26,7 +26,7 @@ const BROWSE: &str = r"
 mkdir -p /tmp/site && cd /tmp/site
 echo '<p id=x>plain</p><script>x.textContent = 6 * 7</script>' >index.html
 /agent-server/.venv/bin/python -m http.server 8123 >/dev/null 2>&1 &
-for try in 1 2 3 4 5 6 7 8 9 10; do
+for try in $(seq 60); do
     curl -sf http://127.0.0.1:8123/ >/dev/null && break
     sleep 1
 done
@@ -40,7 +40,7 @@ const TIMINGS: &str = "$CHROME_BIN $CHROMIUM_FLAGS --headless --enable-logging=s
 /// Starts an engine and runs a program in a container of it.
 const DOCKER: &str = r"
 sudo sh -c 'dockerd >/tmp/dockerd.log 2>&1 &'
-for try in $(seq 30); do sudo docker info >/dev/null 2>&1 && break; sleep 1; done
+for try in $(seq 120); do sudo docker info >/dev/null 2>&1 && break; sleep 1; done
 tar -C / -c openhands/node | sudo docker import - tiny >/dev/null
 sudo docker buildx version >/dev/null && sudo docker compose version >/dev/null
 sudo docker run --rm tiny /openhands/node/bin/node --print '6 * 7'
