@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use base::error::usage;
+use base::process;
 use serde_json::Value;
 
 use crate::daemons::{Daemons, REGISTRY_LOG};
@@ -46,8 +47,7 @@ pub fn images(daemons: &Daemons, data: &Data, keep: u64) -> Result<()> {
         Ok(usage["LayersSize"].as_u64().unwrap_or(0) / 1_000_000)
     };
     let before = size()?;
-    let mut left = before;
-    if left <= keep {
+    if before <= keep {
         return Ok(());
     }
     let used = fs::read_to_string(data.path(USED)).unwrap_or_default();
@@ -72,17 +72,13 @@ pub fn images(daemons: &Daemons, data: &Data, keep: u64) -> Result<()> {
     old.sort();
     // An image with two names is listed twice.
     old.dedup_by(|a, b| a.1 == b.1);
-    let mut removed = 0;
-    for (_, id) in old {
-        if left <= keep {
-            break;
+    remove_oldest("images", &old, [before, keep], size, |some| {
+        for (_, id) in some {
+            process::check_signals()?;
+            daemons.ask("DELETE", &format!("/images/{id}?force=1"))?;
         }
-        daemons.ask("DELETE", &format!("/images/{id}?force=1"))?;
-        removed += 1;
-        left = size()?;
-    }
-    tell(removed, "images", before.saturating_sub(left), left, keep);
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Removes the oldest tags of the registry, which is not running, until it has at most `keep` MB.
@@ -93,8 +89,7 @@ pub fn registry(programs: &Programs, data: &Data, claim: &Claim, keep: u64) -> R
         return Ok(());
     }
     let before = size(&root)?;
-    let mut left = before;
-    if left <= keep {
+    if before <= keep {
         return Ok(());
     }
     let log = fs::read_to_string(data.path(REGISTRY_LOG)).unwrap_or_default();
@@ -111,26 +106,24 @@ pub fn registry(programs: &Programs, data: &Data, claim: &Claim, keep: u64) -> R
         let digest = fs::read_to_string(repositories.join(path)).unwrap_or_default();
         !log.contains(&format!("/v2/{name} ")) && !log.contains(&format!("@{digest} "))
     });
-    let mut removed = 0;
-    // A quarter at a time, as each time takes a look at everything.
-    for some in old.chunks(old.len().div_ceil(4).max(1)) {
-        if left <= keep {
-            break;
-        }
-        for line in some {
-            let link = repositories.join(line.split_once(' ').map_or("", |(_, path)| path));
-            if let Some(tag) = link.ancestors().nth(2) {
-                fs::remove_dir_all(tag)?;
-                forget_manifests(&root, tag.ancestors().nth(2).unwrap_or(tag))?;
+    remove_oldest(
+        "tags of the registry",
+        &old,
+        [before, keep],
+        || size(&root),
+        |some| {
+            for line in some {
+                let link = repositories.join(line.split_once(' ').map_or("", |(_, path)| path));
+                if let Some(tag) = link.ancestors().nth(2) {
+                    fs::remove_dir_all(tag)?;
+                    forget_manifests(&root, tag.ancestors().nth(2).unwrap_or(tag))?;
+                }
             }
-        }
-        removed += some.len();
-        let mut collect = programs.daemon(&claim.path(""), "docker-registry");
-        run("docker-registry", collect.args(["garbage-collect", "/run/registry.yml"]))?;
-        left = size(&root)?;
-    }
-    tell(removed, "tags of the registry", before.saturating_sub(left), left, keep);
-    Ok(())
+            let mut collect = programs.daemon(&claim.path(""), "docker-registry");
+            run("docker-registry", collect.args(["garbage-collect", "/run/registry.yml"]))?;
+            Ok(())
+        },
+    )
 }
 
 /// Removes the manifests that no tag leads to from the folder `manifests` of a repository. The
@@ -153,9 +146,28 @@ fn forget_manifests(root: &Path, manifests: &Path) -> Result<()> {
     Ok(())
 }
 
-fn tell(removed: usize, what: &str, freed: u64, left: u64, keep: u64) {
+/// Removes from `old`, which has the oldest first, until at most `keep` MB of what were `before` are left:
+/// an eighth at a time, because each look at the size is a look at everything. Says what went.
+fn remove_oldest<T>(
+    what: &str,
+    old: &[T],
+    [before, keep]: [u64; 2],
+    size: impl Fn() -> Result<u64>,
+    mut remove: impl FnMut(&[T]) -> Result<()>,
+) -> Result<()> {
+    let (mut left, mut removed) = (before, 0);
+    for some in old.chunks(old.len().div_ceil(8).max(1)) {
+        if left <= keep {
+            break;
+        }
+        remove(some)?;
+        removed += some.len();
+        left = size()?;
+    }
+    let freed = before.saturating_sub(left);
     say(format_args!("removed {removed} of the oldest {what}: {freed} MB"));
     if left > keep {
         say(format_args!("{left} MB stay, more than {keep}, as the last run used these {what}"));
     }
+    Ok(())
 }
