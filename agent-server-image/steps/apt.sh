@@ -72,26 +72,36 @@ use_archive() {
     update_lists -o Acquire::Check-Valid-Until=false
 }
 
-# Installs the security updates of the packages that are named and of what these depend on. A
-# package that the base image holds back stays as it is.
+# Installs the security updates of the packages that are named and of what these depend on; without
+# names, of everything. A package that the base image holds back stays as it is.
 update_installed() {
-    run_apt cache depends --recurse --installed --no-recommends --no-suggests --no-conflicts \
-        --no-breaks --no-replaces --no-enhances "$@" | grep '^[a-z0-9]' | sort -u >"$apt/needed"
-    run_apt mark showhold | sort -u >"$apt/held"
     run_apt get -s upgrade | awk '$1 == "Inst" && tolower($0) ~ /security/ { print $2 }' |
-        sort -u | comm -12 - "$apt/needed" | comm -23 - "$apt/held" >"$apt/updates"
+        sort -u >"$apt/updates"
+    [ -s "$apt/updates" ] || return 0
+    run_apt mark showhold | sort -u | comm -13 - "$apt/updates" >"$apt/free"
+    if [ $# = 0 ]; then
+        mv "$apt/free" "$apt/updates"
+    else
+        run_apt cache depends --recurse --installed --no-recommends --no-suggests --no-conflicts \
+            --no-breaks --no-replaces --no-enhances "$@" | grep '^[a-z0-9]' | sort -u |
+            comm -12 - "$apt/free" >"$apt/updates"
+    fi
     # shellcheck disable=SC2046
     [ ! -s "$apt/updates" ] || run_apt get install --yes --no-install-recommends --only-upgrade \
         $(cat "$apt/updates") || warn "some security updates were not installed"
 }
 
 # Fails if a package can't be had.
-apt_install() {
+install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     copy_sources
     update_lists
     run_apt get install --yes --no-install-recommends "$@" ||
-        { use_archive && run_apt get install --yes --no-install-recommends "$@"; } || return
+        { use_archive && run_apt get install --yes --no-install-recommends "$@"; }
+}
+
+apt_install() {
+    install_packages "$@" || return
     update_installed "$@"
 }
 

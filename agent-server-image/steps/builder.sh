@@ -4,7 +4,6 @@
 . /run/apt.sh
 set -- binutils busybox-static tini
 command -v python3 >/dev/null || set -- "$@" python3 python3-gdbm python3-venv
-apt_install "$@"
+install_packages "$@"
 # Libraries of an installed Python enter the image as well.
-# shellcheck disable=SC2046
-update_installed $(dpkg-query --show --showformat '${Package} ')
+update_installed

@@ -2,7 +2,7 @@
 # shellcheck shell=sh
 # shellcheck source=lib.sh
 . /run/lib.sh
-/opt/build/bin/pip download --quiet --no-deps --no-build-isolation --require-hashes \
+/opt/build/bin/python -m pip download --quiet --no-deps --no-build-isolation --require-hashes \
     --dest /run/tmp/packages --requirement /run/server.txt
 for archive in /run/tmp/packages/*; do
     package=${archive##*/}

@@ -8,14 +8,16 @@ missing. The sources move to the same place below SOURCES, with links by which P
 bytecode. Laid over HOME they make tracebacks complete, and cost no time at start.
 """
 
+import importlib.util
+import marshal
 import os
 import pathlib
-import py_compile
 import shutil
 import subprocess
 import sys
 
-UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
+# What bytecode begins with that is not compared with its source.
+UNCHECKED = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little")
 
 
 def read(path):
@@ -57,20 +59,30 @@ def strip(folder):
     subprocess.check_call([folder.parents[2] / "bin/python", "-c", load, *libraries])
 
 
-def compile_all(modules, as_source):
-    """Compiles modules in an order of their own, whatever else is compiled at the same time."""
+def compile_all(modules, as_source, home, sources):
+    """Compiles modules in an order of their own, whatever else is compiled at the same time, and
+    moves their sources. Nobody reads the bytecode yet, so it needs no temporary file."""
+    tag = sys.implementation.cache_tag
     for module in modules:
-        stays = as_source & {module, *module.parents}
+        source = module.read_bytes()
         try:
-            py_compile.compile(
-                module,
-                cfile=None if stays else module.with_suffix(".pyc"),
-                doraise=True,
-                invalidation_mode=UNCHECKED,
-            )
-        except py_compile.PyCompileError:
+            code = compile(source, module, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):
             # A template, or a test of what is no Python.
             continue
+        bytecode = UNCHECKED + importlib.util.source_hash(source) + marshal.dumps(code)
+        if as_source & {module, *module.parents}:
+            cached = pathlib.Path(importlib.util.cache_from_source(module))
+            cached.parent.mkdir(exist_ok=True)
+            cached.write_bytes(bytecode)
+            continue
+        module.with_suffix(".pyc").write_bytes(bytecode)
+        moved = sources / module.relative_to(home.parent)
+        cache = moved.parent / "__pycache__"
+        if not cache.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+        module.rename(moved)
+        (cache / f"{module.stem}.{tag}.pyc").symlink_to(f"../{module.stem}.pyc")
 
 
 def in_processes(groups, work):
@@ -104,24 +116,6 @@ def groups(folder):
     return sorted([single, *filter(None, packages)], key=lambda group: (-len(group), group[:1]))
 
 
-def move_sources(folder, home, sources):
-    """Moves the sources beside bytecode, and the lists by which installers replace a package."""
-    for record in folder.glob("*.dist-info/RECORD"):
-        moved = sources / record.relative_to(home.parent)
-        moved.parent.mkdir(parents=True)
-        shutil.move(record, moved)
-    tag = sys.implementation.cache_tag
-    for bytecode in sorted(folder.rglob("*.pyc")):
-        source = bytecode.with_suffix(".py")
-        if bytecode.parent.name == "__pycache__":
-            continue
-        moved = sources / source.relative_to(home.parent)
-        cache = moved.parent / "__pycache__"
-        cache.mkdir(parents=True, exist_ok=True)
-        shutil.move(source, moved)
-        (cache / f"{source.stem}.{tag}.pyc").symlink_to(f"../{bytecode.name}")
-
-
 def main():
     patterns, home, sources = map(pathlib.Path, sys.argv[1:])
     patterns = read(patterns)
@@ -132,9 +126,12 @@ def main():
     strip(packages)
     as_source = found(packages, patterns["="])
     todo = [group for folder in (packages, library) for group in groups(folder)]
-    in_processes(todo, lambda group: compile_all(group, as_source))
-    for folder in (packages, library):
-        move_sources(folder, home, sources)
+    in_processes(todo, lambda group: compile_all(group, as_source, home, sources))
+    # The lists by which installers replace a package belong to its sources.
+    for record in packages.glob("*.dist-info/RECORD"):
+        moved = sources / record.relative_to(home.parent)
+        moved.parent.mkdir(parents=True)
+        shutil.move(record, moved)
 
 
 main()
