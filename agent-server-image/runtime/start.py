@@ -71,7 +71,7 @@ if not os.path.exists("/bin/sh"):
 
     subprocess.Popen.__init__ = start_by_path
 
-# Garbage collection would go through all that is imported again and again: 6 to 15 % of the start.
+# Garbage collection would go through all that is imported again and again: a twentieth of the start.
 gc.disable()
 from openhands.agent_server.__main__ import main
 
