@@ -38,6 +38,19 @@ for folder in ("/workspace", home, os.environ.get("TMPDIR", "/tmp")):
             file=sys.stderr,
         )
 
+# `overlay` changes no file of its base.
+content = []
+for folder in ("/workspace", "/workspace/project"):
+    with contextlib.suppress(OSError):
+        content += [entry.path for entry in os.scandir(folder)]
+others = [path for path in sorted(content) if os.path.exists(path) and not os.access(path, os.W_OK)]
+if others:
+    print(
+        f"User {os.getuid()} can't write to {', '.join(others[:5])}: give what is there to this "
+        "user, as by `RUN chown` in the base image.",
+        file=sys.stderr,
+    )
+
 # The rest too does nothing on a Debian with `ca-certificates`. This OpenSSL knows only Debian's
 # places of certificates.
 known = ssl.get_default_verify_paths()

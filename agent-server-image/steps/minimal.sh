@@ -44,7 +44,16 @@ for folder in /home/openhands /home/openhands/.openhands /workspace /workspace/p
     chown 10001:10001 "$folder/."
     chmod 1777 "$folder/."
 done
-find /workspace/. /workspace/project/. ! -user 10001 -exec chown -h 10001:10001 {} +
+# What a link there leads to is meant for the agent as well, unless it is the system.
+set --
+for link in /workspace/* /workspace/project/*; do
+    [ -L "$link" ] && [ -d "$link" ] || continue
+    case $(readlink -f "$link")/ in
+        // | /bin/* | /dev/* | /etc/* | /lib*/* | /proc/* | /run/* | /sbin/* | /sys/* | /usr/* | /var/*) ;;
+        *) set -- "$@" "$link/." ;;
+    esac
+done
+find /workspace/. /workspace/project/. "$@" ! -user 10001 -exec chown -h 10001:10001 {} +
 
 # No human can answer prompts.
 install -D -m 644 /run/managed-settings.json /etc/claude-code/managed-settings.json

@@ -43,6 +43,38 @@ fn a_checkout_says_commit_branch_and_version() {
 }
 
 #[test]
+fn in_a_hook_of_another_repository_git_says_the_same() {
+    let (workspace, other) = (Workspace::new("hook", "1.43.1"), Workspace::new("hooked", "1.0.0"));
+    let git = other.0.0.join(".git");
+    let target = print(&workspace).env("GIT_DIR", git.to_str().unwrap()).target();
+    let sha = workspace.git(&["rev-parse", "HEAD"]);
+    assert_eq!(target["args"]["OPENHANDS_BUILD_GIT_SHA"], sha.as_str());
+    assert!(strings(&target["tags"]).contains(&"r.io/i:feat-x-debian"), "{target:#}");
+}
+
+#[test]
+fn names_by_content_depend_on_what_is_built_alone() {
+    let checkout = Folder::checkout("by-content");
+    let print = || {
+        let args = ["image", "--print", "--variant=debian", "--tag-by=content"];
+        let target = Xtask::within(&checkout.0, &args).target();
+        strings(&target["tags"])[0].to_owned()
+    };
+    let tag = print();
+    let image = checkout.0.join("agent-server-image");
+    fs::create_dir_all(image.join("steps/__pycache__")).unwrap();
+    fs::write(image.join("steps/__pycache__/x.pyc"), "").unwrap();
+    fs::create_dir_all(image.join("runtime/empty")).unwrap();
+    fs::write(image.join(".DS_Store"), "").unwrap();
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(image.join("Dockerfile"), mode).unwrap();
+    assert_eq!(print(), tag);
+    fs::create_dir_all(image.join("steps")).unwrap();
+    fs::write(image.join("steps/new.sh"), "").unwrap();
+    assert_ne!(print(), tag);
+}
+
+#[test]
 fn the_files_that_git_would_commit_are_built_and_no_others() {
     let workspace = Workspace::new("files", "1.43.1");
     workspace.write("secret.txt", "ignored");

@@ -62,6 +62,33 @@ fn the_first_image_goes_alone_and_then_four_are_built_at_once() {
 }
 
 #[test]
+fn an_image_is_pushed_unchecked_only_after_another_of_its_system_has_started() {
+    let fake = FakeDocker::new("batch-systems");
+    for base in ["b0", "b1", "b2", "b3"] {
+        fake.put(base, r#"{ "layers": [{ "digest": "sha256:a" }] }"#);
+    }
+    let refused = failed_step("[check 1/1] RUN [\"/bin/sh\", \"/run/check.sh\"]", "no\n", 1);
+    fake.play("debian-b0.check", &refused);
+    let bases = bases(4);
+    let bases = bases.iter().map(String::as_str).collect::<Vec<_>>();
+    let ended = fake.push(&[&bases[..], &["--jobs=1", "--records=records"]].concat()).end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    let begun = ["b0.check.1", "b1.check.1", "b1.image.1", "b2.image.1", "b3.image.1"];
+    assert_eq!(fake.begun(), begun.map(|bake| format!("debian-{bake}")));
+    assert_eq!(with_status(&fake, "failed"), ["b0"]);
+    // Every job of a run starts one itself: what another finds comes too late.
+    for shard in ["--shard=1/2", "--shard=2/2"] {
+        let fake = FakeDocker::new("batch-systems-shard");
+        for base in ["b0", "b1", "b2", "b3"] {
+            fake.put(base, r#"{ "layers": [{ "digest": "sha256:a" }] }"#);
+        }
+        fake.push(&[&bases[..], &[shard]].concat()).succeed();
+        let checks = fake.begun().iter().filter(|bake| bake.contains(".check.")).count();
+        assert_eq!(checks, 1, "{shard}");
+    }
+}
+
+#[test]
 fn jobs_says_how_many_are_built_at_once() {
     for jobs in [1, 2] {
         let fake = FakeDocker::new("batch-jobs-flag");

@@ -2,7 +2,8 @@
 //! its own, some at once, and ends in a record.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -92,19 +93,30 @@ pub fn planned(root: &Path, args: &Args) -> Result<(Definition, Source, Vec<Imag
 
 /// A digest of the image's folder, and one of the layer's, where names or labels hold them.
 fn digests(root: &Path, args: &Args) -> Result<(String, Option<String>)> {
-    if let Some(folder) = args.layer.as_ref().filter(|folder| !folder.join("Dockerfile").is_file())
+    if let Some(folder) = &args.layer
+        && let Err(error) = fs::metadata(folder.join("Dockerfile"))
     {
-        return Err(usage(format!(
-            "--layer {:?}: there is no Dockerfile in it",
-            folder.to_string_lossy()
-        )));
+        let folder = folder.to_string_lossy();
+        return Err(match error.kind() {
+            io::ErrorKind::NotFound => {
+                usage(format!("--layer {folder:?}: there is no Dockerfile in it"))
+            }
+            _ => source::unreadable(Path::new(&*folder), &error),
+        });
     }
     if !args.push() && args.tag_by() == TagBy::Commit {
         return Ok((String::new(), None));
     }
-    let files = source::digest(&root.join(FOLDER), &["docker-bake.json", "README.md"])?;
-    let layer = args.layer.as_ref().map(|folder| source::digest(folder, &[])).transpose()?;
+    let files = digest_of_folder(root)?;
+    let layer = args.layer.as_ref().map(|folder| source::digest(folder, None, true)).transpose()?;
     Ok((files, layer))
+}
+
+/// A digest of all that the build reads of the image's folder, whose modes the Dockerfile sets.
+/// Errors: what can't be read.
+pub fn digest_of_folder(root: &Path) -> Result<String> {
+    let read = [".dockerignore", "Dockerfile", "steps", "runtime", "lock"];
+    source::digest(&root.join(FOLDER), Some(&read), false)
 }
 
 /// Builds what `args` ask for, delivers it, exports caches, and reports.
@@ -154,6 +166,9 @@ fn run_images(root: &Path, args: &Args) -> Result<Finished> {
     let builder = builder?;
     process::check_signals()?;
     builder.check_platforms(&args.platforms)?;
+    if args.strict_cache && writes_caches(args) {
+        builder.check_cache_export()?;
+    }
     (facts.builder, facts.bases) = (Some(&builder), &known);
     let images = plan::plan(args, &facts)?;
     source.announce();
@@ -203,6 +218,10 @@ fn run_images(root: &Path, args: &Args) -> Result<Finished> {
     Ok(Finished { records: run.ended.into_iter().map(|ended| ended.record).collect(), ended })
 }
 
+fn writes_caches(args: &Args) -> bool {
+    args.mode() != Mode::Off && (args.push() || args.cache_dir.is_some())
+}
+
 /// Says what of a request people may not have meant.
 fn warn_of_request(args: &Args, builder: &Builder, images: &[Image]) {
     if !args.push()
@@ -214,8 +233,7 @@ fn warn_of_request(args: &Args, builder: &Builder, images: &[Image]) {
             args.platforms.join(", ")
         ));
     }
-    if args.mode() != Mode::Off
-        && (args.push() || args.cache_dir.is_some())
+    if writes_caches(args)
         && let Err(error) = builder.check_cache_export()
     {
         message::warn(&error.to_string().replace("\nhint: ", "; "));
@@ -262,6 +280,8 @@ struct Run {
     /// Why no further image is tried.
     stopped: Option<String>,
     error: Option<anyhow::Error>,
+    /// The check keys of images that have started.
+    started: BTreeSet<String>,
 }
 
 impl Run {
@@ -400,10 +420,16 @@ fn work(ctx: &Ctx, images: &[Image], run: &Mutex<Run>, number: usize) {
     ctx.progress.begin(number, &image.shown);
     let is_first = locked(run).ended.is_empty();
     let has_success = locked(run).ended.iter().any(|ended| ended.record.status.is_there());
-    match Job::new(ctx, image, number, is_first, has_success).build() {
+    // Of images that begin at once, each is checked: none is pushed before one has started.
+    let unchecked = image.check_key.clone().filter(|key| !locked(run).started.contains(key));
+    match Job::new(ctx, image, number, is_first, has_success, unchecked.is_some()).build() {
         Ok(ended) => {
             report::image_ended(ctx, images.len(), image, &ended);
-            locked(run).add(ended);
+            let mut run = locked(run);
+            if ended.record.status.is_there() {
+                run.started.extend(unchecked);
+            }
+            run.add(ended);
         }
         Err(error) => {
             ctx.progress.end(number, true, "");

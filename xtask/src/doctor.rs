@@ -161,10 +161,10 @@ fn has_login(config: &Value, host: &str) -> bool {
 }
 
 /// Plans the request, which warns of what can't be handed on to its steps.
-/// Errors: a name that there is not, tags that clash, a CA bundle that can't be used.
+/// Errors: a name that there is not, tags that clash, a CA bundle or a file that can't be used.
 fn plan(root: &Path, args: &Args, source: &Source, builder: Option<&Builder>) -> Result<()> {
     let (definition, host) = (&Definition::read(root)?, &Host::read(root)?);
-    let (bases, files, layer_files) = (&BTreeMap::new(), String::new(), None);
+    let (bases, files, layer_files) = (&BTreeMap::new(), build::digest_of_folder(root)?, None);
     let facts = Facts { definition, source, host, builder, bases, files, layer_files };
     plan::plan(args, &facts).map(drop)
 }

@@ -32,6 +32,8 @@ pub struct Job<'a> {
     is_first: bool,
     /// Whether others have been built already.
     has_success: bool,
+    /// Whether it has to start before it is pushed.
+    is_checked: bool,
     log: Option<File>,
     log_path: Option<PathBuf>,
     attempts: u64,
@@ -50,8 +52,19 @@ impl<'a> Job<'a> {
         number: usize,
         is_first: bool,
         has_success: bool,
+        is_checked: bool,
     ) -> Self {
-        Job { ctx, image, number, is_first, has_success, log: None, log_path: None, attempts: 1 }
+        Job {
+            ctx,
+            image,
+            number,
+            is_first,
+            has_success,
+            is_checked,
+            log: None,
+            log_path: None,
+            attempts: 1,
+        }
     }
 
     /// Checks and delivers the image, then exports its caches. A failed image is not an error.
@@ -160,10 +173,10 @@ impl<'a> Job<'a> {
         let (ctx, image) = (self.ctx, self.image);
         let platforms = u32::try_from(image.platforms.len().max(1)).unwrap_or(u32::MAX);
         let deadline = Instant::now().checked_add(ctx.args.timeout().saturating_mul(platforms));
-        let (mut is_checked, mut tries) = (!image.is_checked, 0);
+        let (mut is_checked, mut tries) = (!self.is_checked, 0);
         loop {
             let without = unread.keys().cloned().collect::<BTreeSet<_>>();
-            let steps_were_shown = is_checked && image.is_checked || self.attempts > 1;
+            let steps_were_shown = is_checked && self.is_checked || self.attempts > 1;
             let bake = if is_checked { image.bake(&without) } else { image.check(&without) };
             let mut baked = self.bake(&bake, steps_were_shown, deadline)?;
             let trace = std::mem::take(&mut baked.trace);

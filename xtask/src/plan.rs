@@ -116,8 +116,9 @@ pub struct Image {
     pub cache_written: Vec<Cache>,
     /// The tags of the layer on top of it; empty without one.
     pub layer_tags: Vec<String>,
-    /// Whether it has to start before it is pushed.
-    pub is_checked: bool,
+    /// What its start stands for: once an image with the same key has started, this one is pushed without
+    /// that. `None` where none is started.
+    pub check_key: Option<String>,
     /// A digest of what goes into it.
     pub inputs: String,
     /// A base image whose digest is not known, so that `inputs` has its name alone.
@@ -186,20 +187,17 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     }
     let choices = choices(args, facts.definition)?;
     let mut images: Vec<Image> = Vec::new();
-    // Which variants on which systems are checked already.
-    let mut checked = BTreeSet::new();
     for choice in &choices {
         let mut image = image(args, facts, choice, choices.len() == 1, images.is_empty());
         let system = facts.bases.get(choice.base_image).and_then(|base| base.system.as_ref());
         let system = system.map_or(choice.base_image, String::as_str);
-        let is_new = checked.insert(format!("{}\n{system}", choice.built_as));
-        image.is_checked = facts.definition.has_check
-            && definition::has_server(args.target())
-            && match args.check() {
-                Check::All => true,
-                Check::First => is_new,
-                Check::Off => false,
-            };
+        let can_start = facts.definition.has_check && definition::has_server(args.target());
+        image.check_key = match args.check() {
+            Check::All => Some(choice.name.clone()),
+            Check::First => Some(format!("{} {system}", choice.built_as)),
+            Check::Off => None,
+        };
+        image.check_key = image.check_key.filter(|_| can_start);
         images.push(image);
     }
     check_unique(&images)?;
@@ -377,7 +375,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         cache_read,
         cache_written,
         layer_tags,
-        is_checked: false,
+        check_key: None,
         inputs,
         unknown_base,
         mode: args.mode(),

@@ -57,9 +57,12 @@ pub fn run(root: &Path, args: &mut Args) -> Result<()> {
     (args.push_flag, args.load_flag) = (false, true);
     let finished = build::run(root, args);
     finished.ended?;
-    let tag = finished.records.iter().find_map(|record| record.tags.first());
+    let record = finished.records.first();
+    let tag = record.and_then(|record| record.tags.first());
     let tag = tag.context("the image has no tag to start it by")?;
-    let platform = args.platforms.first().map(String::as_str);
+    // Of several that were asked for, the engine's own was built.
+    let built = record.and_then(|record| record.platforms.first());
+    let platform = built.map(String::as_str).filter(|_| !args.platforms.is_empty());
     let server = Container::start(docker, name, tag, port, platform)?;
     server.wait_until_healthy()?;
     let Container { address, key, .. } = &server;

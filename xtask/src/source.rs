@@ -31,6 +31,10 @@ const SDK: &str = PACKAGES[0];
 
 /// How many runs at once may build from one checkout.
 const SLOTS: usize = 64;
+/// What to do about a file or folder that can't be read.
+const READABLE: &str = "hint: make it readable for this user, or have git ignore it";
+/// How git lets people trust a repository of another user.
+const SAFE: &str = "git config --global --add safe.directory";
 /// How long git or tar may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -136,7 +140,8 @@ impl Source {
         if let Some(folder) = &source.folder
             && (args.push() || args.tag_by() == TagBy::Content)
         {
-            source.files = Some(digest(folder, &[])?);
+            // The Dockerfile sets the modes of what it copies.
+            source.files = Some(digest(folder, None, false)?);
         }
         Ok(source)
     }
@@ -269,7 +274,7 @@ impl<'a> Git<'a> {
                 git.refusal = (!is_new).then(|| refusal(folder, &error));
             }
             Err(error) => {
-                git.refusal = Some(format!("git can't be run ({error:#})\nhint: install git"));
+                git.refusal = Some(error.to_string());
             }
         }
         git
@@ -278,7 +283,13 @@ impl<'a> Git<'a> {
     fn run(&self, args: &[&str]) -> Result<Output> {
         let mut git = Command::new("git");
         git.arg("-C").arg(self.folder).args(args).env("LC_ALL", "C");
-        process::output(&mut git, PATIENCE)?.context("git does not answer")
+        // In a hook of git they name the repository that the hook is of.
+        for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"] {
+            git.env_remove(name);
+        }
+        let output = process::output(&mut git, PATIENCE)
+            .map_err(|error| anyhow!("git can't be run ({error:#})\nhint: install git"))?;
+        output.context("git does not answer")
     }
 
     fn read(&self, args: &[&str]) -> Option<String> {
@@ -323,6 +334,12 @@ impl<'a> Git<'a> {
         if !listed.status.success() {
             return Err(usage(refusal(self.folder, &text(&listed.stderr))));
         }
+        // Git passes over a folder that it may not enter.
+        let stderr = text(&listed.stderr);
+        if let Some(line) = stderr.lines().find(|line| line.contains("Permission denied")) {
+            let why = line.trim_start_matches("warning: ");
+            return Err(usage(format!("git reads not all of the checkout: {why}\n{READABLE}")));
+        }
         let paths = listed.stdout.split(|&byte| byte == 0).filter(|path| !path.is_empty());
         Ok(paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect())
     }
@@ -332,13 +349,16 @@ impl<'a> Git<'a> {
 fn refusal(folder: &Path, error: &str) -> String {
     let shown = folder.to_string_lossy();
     let first = error.lines().next().unwrap_or_default();
-    if error.contains("dubious ownership") {
+    if error.contains("dubious ownership") || error.contains("unsafe repository") {
+        // Git names the root of the repository, which may be above.
+        let own = error.lines().find_map(|line| line.trim().strip_prefix(SAFE));
+        let root = own.map_or(shown.clone(), |own| own.trim().into());
         return format!(
-            "git does not trust {shown:?}: another user owns it\nhint: `git config --global --add \
-             safe.directory {shown}`"
+            "git does not trust {shown:?}: another user owns it\nhint: `{SAFE} {root}`"
         );
     }
-    if folder.join(".git").is_file() {
+    let repository = folder.ancestors().map(|above| above.join(".git")).find(|git| git.exists());
+    if repository.is_some_and(|git| git.is_file()) {
         return format!(
             "the repository of {shown:?} is not there ({first})\nhint: it is a worktree or a submodule; \
              use a clone, or mount the repository too"
@@ -404,9 +424,14 @@ fn update(checkout: &Path, files: Vec<PathBuf>, folder: &Path) -> Result<()> {
     for path in files {
         // A tracked file may be deleted, and a submodule is a folder.
         let from = checkout.join(&path);
-        let metadata = fs::symlink_metadata(&from).ok();
-        if let Some(metadata) = metadata.filter(|file| file.is_file() || file.is_symlink()) {
-            wanted.insert(folder.join(path), (from, metadata));
+        match fs::symlink_metadata(&from) {
+            Ok(file) if file.is_file() || file.is_symlink() => {
+                wanted.insert(folder.join(path), (from, file));
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(unreadable(&from, &error));
+            }
+            _ => {}
         }
     }
     tidy(folder, &|path| wanted.contains_key(path))?;
@@ -459,39 +484,46 @@ fn git_mode(file: &Metadata) -> u32 {
     if file.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 }
 }
 
-/// A digest of all files below `folder` but for those named `skipped`: of their names, contents and
-/// execute bits, and of where links lead.
+/// A digest of all files below `folder`, or of those in it that `wanted` names: of their names and contents,
+/// of where links lead, and with `has_modes` of their execute bits.
 /// Errors: what can't be read, with its path.
-pub fn digest(folder: &Path, skipped: &[&str]) -> Result<String> {
+pub fn digest(folder: &Path, wanted: Option<&[&str]>, has_modes: bool) -> Result<String> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.map_err(|error| unreadable(folder, &error))?;
     entries.sort_by_key(fs::DirEntry::file_name);
     let mut all = String::new();
     for entry in entries {
         let (name, path) = (entry.file_name(), entry.path());
-        if skipped.iter().any(|skipped| name == *skipped) {
+        // Python leaves bytecode beside what it runs; .dockerignore has that too.
+        if wanted.is_some_and(|wanted| wanted.iter().all(|wanted| name != *wanted))
+            || name == "__pycache__"
+        {
             continue;
         }
         let fail = |error: io::Error| unreadable(&path, &error);
         let metadata = fs::symlink_metadata(&path).map_err(fail)?;
         let content = if metadata.is_dir() {
-            digest(&path, skipped)?
+            digest(&path, None, has_modes)?
         } else if metadata.is_symlink() {
             sha256(fs::read_link(&path).map_err(fail)?.as_os_str().as_bytes())
         } else if metadata.is_file() {
             let content = fs::read(&path).map_err(fail)?;
-            format!("{} {}", git_mode(&metadata) & 0o100, sha256(content))
+            let mode = if has_modes { git_mode(&metadata) & 0o100 } else { 0 };
+            format!("{mode} {}", sha256(content))
         } else {
             continue;
         };
-        all.push_str(&format!("{} {content}\n", sha256(name.as_bytes())));
+        // Git knows no empty folders.
+        if content != sha256("") || !metadata.is_dir() {
+            all.push_str(&format!("{} {content}\n", sha256(name.as_bytes())));
+        }
     }
     Ok(sha256(all))
 }
 
 /// The error for something that can't be read, with its path and what to do.
-fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {
-    let hint = "\nhint: make it readable for this user, or have git ignore it";
-    let hint = if error.kind() == io::ErrorKind::PermissionDenied { hint } else { "" };
+pub fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {
+    let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+    let hint = if is_denied { format!("\n{READABLE}") } else { String::new() };
     anyhow!("{} can't be read: {error}{hint}", path.display())
 }
