@@ -27,8 +27,8 @@ const BUILT: [(&str, &str); 6] = [
     ("shell", "SHELL [\"/usr/bin/fish\", \"-c\"]"),
     (
         "links",
-        "RUN mkdir -p /data/repository /opt/local/bin && echo a >/data/file && \
-         ln -s /data /workspace && rm -r /usr/local && ln -s /opt/local /usr/local && \
+        "RUN mkdir -p /data/repository /opt/local/bin /code && echo a >/data/file && \
+         echo a >/code/file && ln -s /code /data && ln -s /data /workspace && rm -r /usr/local && ln -s /opt/local /usr/local && \
          printf '#!/bin/sh\\necho tool\\n' >/opt/local/bin/tool && chmod +x /opt/local/bin/tool",
     ),
     ("dangling", "RUN ln -s /nowhere/deep /workspace"),
@@ -99,7 +99,8 @@ fn what_a_base_image_has_of_its_own_costs_no_build_or_is_said() {
     docker(&["pull", "--quiet", tag("shell")]);
     let shell = docker(&["inspect", "--format", "{{json .Config.Shell}}", tag("shell")]);
     assert_eq!(shell, "[\"/usr/bin/fish\",\"-c\"]");
-    let edit = "cd /workspace && cat file && echo b >file && touch repository/new && tool";
+    let edit = "cd /workspace && cat file && echo b >file && touch repository/new && \
+                echo b >code/file && tool";
     assert_eq!(run("links", edit), "a\ntool");
     assert_eq!(run("dangling", "echo c >/workspace/project/new && cat /nowhere/deep/*/new"), "c");
 }
