@@ -400,7 +400,7 @@ fn check_interrupt(case: &Case, call: Xtask, is_there: impl Fn(&str) -> bool, pu
     let ended = running.end();
     let name = &case.name;
     assert_eq!(ended.status, 130, "{name}: {}", ended.stderr);
-    assert!(begun.elapsed() < Duration::from_secs(10), "{name}: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{name}: {:?}", begun.elapsed());
     case.check_clean();
     let tags = case.engine.tags(&case.name);
     let wanted = pushed.iter().map(|tag| (*tag).to_owned()).collect::<BTreeSet<_>>();
@@ -494,7 +494,7 @@ impl SmallRegistry {
         let registry = SmallRegistry { process: unshare.spawn().unwrap(), address };
         let started = Instant::now();
         while http(registry.address.parse().unwrap(), "/v2/", &[]).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(10), "no small registry");
+            assert!(started.elapsed() < Duration::from_secs(60), "no small registry");
             thread::sleep(Duration::from_millis(20));
         }
         registry
@@ -601,7 +601,7 @@ fn an_engine_that_is_killed_during_an_export_costs_no_image() {
     engine.kill();
     let ended = running.end();
     assert_eq!(ended.status, 0, "{}", ended.stderr);
-    assert!(begun.elapsed() < Duration::from_secs(30), "{}", ended.stderr);
+    assert!(begun.elapsed() < Duration::from_secs(90), "{}", ended.stderr);
     case.check_clean();
     let warnings = warnings(&ended);
     assert!(matches!(warnings[..], [said] if said.contains(CACHE)), "{}", ended.stderr);

@@ -333,7 +333,7 @@ fn a_signal_ends_the_command_and_leaves_nothing() {
         let sent = Instant::now();
         send(signal, &engine);
         assert_eq!(engine.wait().unwrap().code(), Some(128 + number), "{signal}");
-        assert!(sent.elapsed() < Duration::from_secs(10), "{signal}: {:?}", sent.elapsed());
+        assert!(sent.elapsed() < Duration::from_secs(60), "{signal}: {:?}", sent.elapsed());
         assert_eq!(checkout.left(&running), [""; 0], "{signal}");
     }
     // While it starts, too.

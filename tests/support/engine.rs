@@ -259,7 +259,7 @@ impl Own {
         let process = call.0.spawn().unwrap();
         let started = Instant::now();
         while !file.exists() {
-            assert!(started.elapsed() < Duration::from_secs(120), "no engine came");
+            assert!(started.elapsed() < Duration::from_secs(300), "no engine came");
             std::thread::sleep(Duration::from_millis(20));
         }
         let text = fs::read_to_string(file).unwrap();
@@ -313,7 +313,7 @@ pub fn send(
     body: &str,
 ) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let headers = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
     let headers = headers.collect::<String>();
     let length = body.len();

@@ -11,7 +11,7 @@ use super::Xtask;
 /// How many lines it has.
 pub const ROWS: usize = 40;
 /// How long to wait for something to be seen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A call that runs at a terminal.
 pub struct Terminal {
