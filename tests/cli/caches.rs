@@ -100,6 +100,21 @@ fn the_shared_cache_is_exported_on_demand_by_one_target() {
 }
 
 #[test]
+fn all_base_images_share_one_cache_in_every_scope() {
+    let long = "x".repeat(200);
+    for git_ref in ["x", "main", "refs/heads/Main", "foo/main", &long] {
+        let written = |base: &str| {
+            let call = Xtask::print(&["--push", "--base-image", base]).env("SDK_REF", git_ref);
+            let target = call.env(SHARED_CACHE, "1").target();
+            refs(&target["cache-to"]).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (one, other) = (written("debian:12"), written("debian:13"));
+        assert_ne!(one[0], other[0], "{git_ref}");
+        assert_eq!(one[1], other[1], "{git_ref}");
+    }
+}
+
+#[test]
 fn a_forks_pull_request_reads_caches_and_writes_none() {
     let fork = debian(&["--load"]).env("CI", "true").env("SDK_REF", "refs/pull/7/merge");
     let target = fork.env("BUILD_CACHE_DIR", "/cache").target();

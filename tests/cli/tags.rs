@@ -93,6 +93,14 @@ fn every_tag_is_valid_and_no_two_inputs_share_one() {
     assert_eq!(all.len(), count);
 }
 
+#[test]
+fn a_long_name_keeps_its_last_segment() {
+    let base =
+        "registry.example.com/team-alpha/evaluation-images-2026/s_project-with-long-name:latest";
+    let tags = tags(&Xtask::print(&["--base-image", base]).target());
+    assert_eq!(tags, ["0123456-s_project-with-long-name_tag_latest-6ae0b05ce021"]);
+}
+
 fn refs_of(target: &Value) -> Vec<String> {
     ["cache-from", "cache-to"]
         .iter()
@@ -107,7 +115,12 @@ fn tags_that_move_have_one_owner() {
     let of = |sha: &str| tags(&debian(&[]).env("SDK_REF", "x").env("SDK_SHA", sha).target());
     assert_eq!(of("12345671234567")[0], "1234567-debian");
     for word in ["main", "latest", "1"] {
-        assert!(!of(word).contains(&format!("{word}-debian")), "{word}");
+        let tags = of(word);
+        for tail in ["debian", SLUG] {
+            let tag = format!("{word}-{tail}");
+            assert!(!tags.contains(&tag), "{tags:?}");
+            assert!(tags.iter().any(|closed| closed.starts_with(&format!("{tag}-"))), "{tags:?}");
+        }
     }
     let tags = |git_ref: &str, args: &[&str]| tags(&debian(args).env("SDK_REF", git_ref).target());
     for git_ref in ["main", "refs/heads/main"] {

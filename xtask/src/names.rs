@@ -47,7 +47,8 @@ impl Naming<'_> {
                 tags.push(self.moving_tag(&head, custom, self.git_ref, is_main(self.git_ref)));
             }
         }
-        tags.push(self.tag(short, &slug(self.base_image), self.base_image));
+        let slug = slug(self.base_image);
+        tags.push(self.moving_tag(short, &slug, self.base_image, is_commit));
         tags.extend(self.release_tags());
         without_repeats(tags)
     }
@@ -119,41 +120,41 @@ impl Naming<'_> {
     pub fn caches_read(&self) -> Vec<Cache> {
         let [image, shared] = self.caches();
         let scopes = vec![
-            self.scoped(&image, self.git_ref),
-            self.scoped(&image, MAIN),
-            self.scoped(&shared, self.git_ref),
-            self.scoped(&shared, MAIN),
+            self.scoped(image.clone(), self.git_ref),
+            self.scoped(image, MAIN),
+            self.scoped(shared.clone(), self.git_ref),
+            self.scoped(shared, MAIN),
         ];
         without_repeats(scopes).into_iter().map(Cache::Registry).collect()
     }
 
     /// The caches to write: the image's, and where asked for the one that all base images share.
     pub fn caches_written(&self, with_shared: bool) -> Vec<Cache> {
-        let caches = self.caches();
-        let written = caches.iter().take(if with_shared { 2 } else { 1 });
+        let written = self.caches().into_iter().take(if with_shared { 2 } else { 1 });
         written.map(|cache| Cache::Registry(self.scoped(cache, self.git_ref))).collect()
     }
 
-    /// The names of the image's cache and of the shared one, without a scope.
-    fn caches(&self) -> [String; 2] {
+    /// The names of the image's cache and of the shared one, without a scope, each with the base image
+    /// that it is for: the shared one is for all.
+    fn caches(&self) -> [(String, &str); 2] {
         let (slug, suffixes) = (slug(self.base_image), self.suffixes());
         [
-            format!("buildcache-{}-{slug}{suffixes}", self.target),
-            format!("buildcache-shared-{}{suffixes}", self.target),
+            (format!("buildcache-{}-{slug}{suffixes}", self.target), self.base_image),
+            (format!("buildcache-shared-{}{suffixes}", self.target), ""),
         ]
     }
 
-    /// `cache` in the scope of `git_ref`. Only main's own scopes end in `-main`: any other name that
+    /// A cache in the scope of `git_ref`. Only main's own scopes end in `-main`: any other name that
     /// would, such as a branch `Main`, or a branch `slim-main` that reads like main on another base
     /// image, is closed with a digest, since main trusts what it finds there.
-    fn scoped(&self, cache: &str, git_ref: &str) -> String {
+    fn scoped(&self, (cache, base_image): (String, &str), git_ref: &str) -> String {
         let is_main = is_main(git_ref);
         let name = match git_ref {
             _ if is_main => format!("{cache}-main"),
-            UNKNOWN => cache.to_owned(),
+            UNKNOWN => cache,
             _ => format!("{cache}-{}", ref_name(git_ref)),
         };
-        let raw = format!("{}\n{}", self.base_image, if is_main { MAIN } else { git_ref });
+        let raw = format!("{base_image}\n{}", if is_main { MAIN } else { git_ref });
         let is_free = is_main || !name.ends_with("-main");
         let tag = if is_free { valid(name, &raw) } else { with_digest(&name, &raw) };
         format!("{}:{tag}", self.cache_image)
@@ -200,7 +201,8 @@ pub fn slug(base_image: &str) -> String {
     }
     let (path, tag) = slug.split_at(slug.rfind("_tag_").unwrap_or(slug.len()));
     let tag = if tag == "_tag_" { "" } else { tag };
-    let repository = path.rsplit("_s_").next().unwrap_or(path);
+    // From the left: a segment may begin with `s_`.
+    let repository = path.split("_s_").last().unwrap_or(path);
     let room = MAX_SLUG - DIGEST_LENGTH - 1;
     let room_for_repository = room.saturating_sub(tag.chars().count());
     format!("{}{}-{}", cut(repository, room_for_repository), cut(tag, room), digest(&slug))
