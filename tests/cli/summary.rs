@@ -38,6 +38,32 @@ fn no_value_breaks_the_table_or_adds_html() {
 }
 
 #[test]
+fn a_shard_may_be_empty_but_not_all_of_them() {
+    let folder = Folder::new("empty-shard");
+    let path = |name: &str| folder.0.join(name).to_str().unwrap().to_owned();
+    let (empty, blank) = (path("empty"), path("blank"));
+    fs::write(&empty, "").unwrap();
+    fs::write(&blank, "\n").unwrap();
+    let full = write(&folder.0.join("full"), &record("debian", "amd64", "debian:1"));
+    assert_eq!(summary(&[&empty, &full, &blank]), summary(&[&full]));
+    for command in ["summary", "smoke", "merge"] {
+        let said = Xtask::new(&["image", command, &empty, &blank]).refused();
+        assert!(said.contains(&empty) && said.contains(&blank), "{said}");
+    }
+}
+
+#[test]
+fn images_of_one_name_on_two_base_images_are_two() {
+    let folder = Folder::new("alike");
+    let files = ["r.io/a.b:1", "r.io/a_b:1"].map(|base| {
+        let name = base.replace(['/', ':'], "-");
+        write(&folder.0.join(name), &record("python-r_io_s_a_b_tag_1", "amd64", base))
+    });
+    let text = summary(&[&files[0], &files[1]]);
+    assert!(text.contains("| `r.io/a.b:1` |") && text.contains("| `r.io/a_b:1` |"), "{text}");
+}
+
+#[test]
 fn an_update_replaces_its_part_and_leaves_every_other_byte() {
     let folder = Folder::new("update");
     let info = write(&folder.0.join("a.jsonl"), &record("debian", "amd64", "debian:trixie-slim"));

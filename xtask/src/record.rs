@@ -285,7 +285,9 @@ pub fn append(mut file: &File, record: &Record) -> Result<()> {
 }
 
 /// The records in `files`, each image once: a later line replaces an earlier one of the same image.
-/// Errors: a usage error for a file that can't be read, or has a line that is not a record of this schema.
+/// A shard may have had no image, so its file may be empty.
+/// Errors: a usage error for a file that can't be read, or has a line that is not a record of this schema,
+/// and for files without any record.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Record>> {
     let mut records: Vec<Record> = Vec::new();
     for file in files {
@@ -293,7 +295,6 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Record>> {
         let wrong = |what: String| usage(format!("{name:?}: {what}"));
         let text = output::load(file).map_err(|error| wrong(format!("{error}")))?;
         let text = String::from_utf8_lossy(&text);
-        let mut count = 0;
         for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let wrong = |what: String| wrong(format!("line {} is not a record: {what}", index + 1));
             let json: Value =
@@ -305,7 +306,6 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Record>> {
                 )));
             }
             let record = Record::read(&json).map_err(wrong)?;
-            count += 1;
             let identity = |r: &Record| {
                 (
                     r.kind == Kind::Image,
@@ -314,6 +314,7 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Record>> {
                     r.target.clone(),
                     r.platforms.clone(),
                     r.image.clone(),
+                    r.base_image.clone(),
                 )
             };
             match records.iter_mut().find(|known| identity(known) == identity(&record)) {
@@ -321,9 +322,13 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Record>> {
                 None => records.push(record),
             }
         }
-        if count == 0 {
-            return Err(wrong("there is no record in it".to_owned()));
-        }
+    }
+    if records.is_empty() {
+        let names = files.iter().map(|file| format!("{:?}", file.to_string_lossy()));
+        let names = names.collect::<Vec<_>>().join(", ");
+        return Err(usage(format!(
+            "there is no record in {names}\nhint: name the files that --records wrote"
+        )));
     }
     Ok(records)
 }
