@@ -224,6 +224,48 @@ fn the_advice_after_a_failed_load_on_base_images_builds_exactly_these() {
 }
 
 #[test]
+fn the_advice_after_a_failed_load_of_a_shard_builds_what_failed_there() {
+    let list = ["--base-images=list", "--shard=2/2"];
+    let apart = ["--base-images", "list", "--shard", "2/2", "--base-image=b0"];
+    let piped = ["--shard=2/2", "--base-images=-"];
+    let variants = ["--variant=all", "--shard=2/2"];
+    for (args, name) in [
+        (&list[..], "python-b1"),
+        (&apart, "python-b1"),
+        (&piped, "python-b1"),
+        (&variants, "golang"),
+    ] {
+        let fake = FakeDocker::new("batch-advice-shard");
+        fake.write("list", "b0\nb1\nb2 two\nb3\n");
+        fake.play(&format!("{name}.image"), &no_base("b1"));
+        let mut call = fake.call(&[&["image", "--load"], args].concat()).on("x");
+        call.0.stdin(fs::File::open(fake.file("list")).unwrap());
+        let ended = call.end();
+        assert_eq!(ended.status, 1, "{}", ended.stderr);
+        let first = fake.bakes();
+        let before = first.iter().find(|bake| bake.name == name).unwrap();
+        let again = follow_hint(&fake, &ended);
+        assert_eq!(again.status, 0, "{}\n{}", ended.stderr, again.stderr);
+        let [bake] = &fake.bakes()[..] else { panic!("{:?}", fake.begun()) };
+        assert_eq!(bake.target(&bake.name)["tags"], before.target(name)["tags"], "{args:?}");
+    }
+}
+
+#[test]
+fn the_advice_asks_for_a_list_that_was_piped_where_it_is_needed() {
+    for (delivery, rest) in [("--push", " --skip-existing"), ("--load", "")] {
+        let fake = FakeDocker::new("batch-advice-piped");
+        fake.write("list", "b0\nb1 one\nb2\n");
+        fake.play("python-b1.image", &no_base("b1"));
+        let mut call = fake.call(&["image", delivery, "--check=off", "--base-images=-"]).on("x");
+        call.0.stdin(fs::File::open(fake.file("list")).unwrap());
+        let ended = call.end();
+        let command = format!("image {delivery} --check=off --base-images=-{rest} < LIST`");
+        assert!(ended.stderr.contains(&command), "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn the_advice_after_a_failed_push_leaves_out_what_is_there() {
     let fake = FakeDocker::new("batch-advice-push");
     fake.write("list", "b0 one\nb1 two # the second\nb2 three\n");

@@ -197,48 +197,54 @@ fn one_failed(ended: &Ended) -> anyhow::Error {
 }
 
 /// The command that builds what has failed, and nothing else: for a push the one that was typed, with
-/// `--skip-existing`; else the one that was typed, for the variants or base images that failed.
+/// `--skip-existing`; else the one that was typed, for the variants or base images that failed. Where
+/// images have names of their own, these are in the list alone, so all of it is built again.
 fn retry(args: &Args, images: &[Image], failed: &[&Ended]) -> String {
     let words = std::env::args().skip(1).collect::<Vec<_>>();
     let (flags, behind) = match words.iter().position(|word| word == "--") {
         Some(at) => words.split_at(at),
         None => (words.as_slice(), [].as_slice()),
     };
+    let failed = failed.iter().filter_map(|ended| images.get(ended.number)).collect::<Vec<_>>();
+    let variants = failed.iter().filter_map(|image| image.variant.clone()).collect::<Vec<_>>();
+    let has_own_tags = |image: &&Image| {
+        let mut listed = args.base_images.iter().filter(|base| !base.custom_tags.is_empty());
+        listed.any(|base| base.reference == image.base_image)
+    };
+    let mut is_piped = args.base_images_file.as_deref() == Some("-");
     let mut kept = flags.to_vec();
     if args.push() {
         if !flags.iter().any(|word| word == "--skip-existing") {
             kept.push("--skip-existing".to_owned());
         }
-    } else {
-        let failed = failed.iter().filter_map(|ended| images.get(ended.number)).collect::<Vec<_>>();
-        let variants = failed.iter().filter_map(|image| image.variant.clone()).collect::<Vec<_>>();
-        if variants.len() == failed.len() {
-            kept = without_flag(&kept, "--variant");
-            kept.extend(["--variant".to_owned(), variants.join(",")]);
-        } else if !flags.iter().any(|word| word.starts_with("--base-images")) {
-            kept = without_flag(&kept, "--base-image");
-            // A named variant on one base image alone would have the variant's tags.
-            if failed.len() == 1 && args.custom_tags.is_none() {
-                kept.push("--custom-tags=".to_owned());
-            }
-            for image in failed {
-                kept.extend(["--base-image".to_owned(), image.base_image.clone()]);
-            }
+    } else if variants.len() == failed.len() {
+        kept = without_flags(&kept, &["--shard", "--variant"]);
+        kept.extend(["--variant".to_owned(), variants.join(",")]);
+    } else if !failed.iter().any(has_own_tags) {
+        kept = without_flags(&kept, &["--shard", "--base-images", "--base-image"]);
+        is_piped = false;
+        // A named variant on one base image alone would have the variant's tags.
+        if failed.len() == 1 && args.custom_tags.is_none() {
+            kept.push("--custom-tags=".to_owned());
+        }
+        for image in failed {
+            kept.extend(["--base-image".to_owned(), image.base_image.clone()]);
         }
     }
     kept.extend(behind.iter().cloned());
     let words = kept.iter().map(|word| quoted(word)).collect::<Vec<_>>();
-    format!("cargo xtask {}", words.join(" "))
+    // A list that was read from standard input is gone.
+    format!("cargo xtask {}{}", words.join(" "), if is_piped { " < LIST" } else { "" })
 }
 
-/// `words` without the flag `name` and its values.
-fn without_flag(words: &[String], name: &str) -> Vec<String> {
+/// `words` without the flags `names` and their values.
+fn without_flags(words: &[String], names: &[&str]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut words = words.iter();
     while let Some(word) = words.next() {
-        if word == name {
+        if names.contains(&word.as_str()) {
             words.next();
-        } else if !word.starts_with(&format!("{name}=")) {
+        } else if !names.iter().any(|name| word.starts_with(&format!("{name}="))) {
             kept.push(word.clone());
         }
     }
