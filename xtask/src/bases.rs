@@ -107,7 +107,7 @@ fn base_image(entry: &str) -> Option<BaseImage> {
 
 /// True where `text` may be an image reference: anything else is refused before a tag is made of it.
 pub fn is_reference(text: &str) -> bool {
-    let name = ipv6(text).map_or(text, |rest| rest.trim_start_matches(':'));
+    let name = ipv6(text).map_or(text, |rest| rest.trim_start_matches([':', '/']));
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@+".contains(c))
 }
@@ -123,7 +123,10 @@ fn ipv6(text: &str) -> Option<&str> {
 /// lower case.
 pub fn is_repository(image: &str) -> bool {
     let path = match image.split_once('/') {
-        Some((host, path)) if is_host(host) => {
+        // docker takes every first part in upper case for a host; here it may be a mistyped organization.
+        Some((host, path))
+            if host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost") =>
+        {
             let letters = |c: char| c.is_ascii_alphanumeric() || ".-".contains(c);
             let port = ipv6(host).unwrap_or_else(|| host.trim_start_matches(letters));
             let is_port = port.strip_prefix(':').is_some_and(|port| digits(port).is_some());

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use base::error::usage;
+use base::similar::suggestion;
 use serde_json::{Map, Value};
 
 use crate::source::{PACKAGES, Package};
@@ -122,7 +123,9 @@ pub fn check_name<'a>(
     if accepted.contains(&name) {
         return Ok(());
     }
-    Err(usage(format!("unknown {kind} {name:?}\nhint: use one of {}", accepted.join(", "))))
+    let suggestion = suggestion(name, accepted.iter().copied()).replace(" did", "; did");
+    let accepted = accepted.join(", ");
+    Err(usage(format!("unknown {kind} {name:?}\nhint: use one of {accepted}{suggestion}")))
 }
 
 impl Variant {
