@@ -85,6 +85,8 @@ fn a_list_adds_to_the_flags_and_beats_the_variable() {
     let flags = ["--base-images", &path, "--base-image", "b", "--base-image=c"];
     let definition = Xtask::print(&flags).env("BASE_IMAGE", "z").definition();
     assert_eq!(base_images(&definition), ["b", "c", "a", "d"]);
+    let definition = Xtask::print(&flags).env("BASE_IMAGE", "b,c").definition();
+    assert_eq!(base_images(&definition), ["b", "c", "a", "d"], "what is typed stays");
     let definition = Xtask::print(&flags[..2]).env("BASE_IMAGE", "z").definition();
     assert_eq!(base_images(&definition), ["c", "a", "d"]);
 }

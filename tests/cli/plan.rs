@@ -94,6 +94,39 @@ fn a_flag_beats_its_variable_and_the_variable_beats_the_default() {
 }
 
 #[test]
+fn platforms_have_all_names_that_docker_takes() {
+    let names = [
+        (
+            "linux/arm64",
+            &["arm64", "aarch64", "linux/arm64/v8", "linux/aarch64", "Linux/ARM64"][..],
+        ),
+        ("linux/amd64", &["amd64", "x86_64", "x86-64", "linux/x86_64", "linux/amd64/v1"]),
+    ];
+    for (platform, names) in names {
+        for name in names {
+            let list = format!("{name}, {platform}");
+            for call in [
+                debian(&["--platforms", &list]),
+                debian(&[]).env("PLATFORMS", &list),
+                debian(&[]).env("DOCKER_DEFAULT_PLATFORM", name),
+            ] {
+                assert_eq!(call.target()["platforms"], json!([platform]), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_registry_may_have_any_case_and_address() {
+    for host in ["r.io", "R.io", "HOST:5000", "localhost", "LOCALHOST:1", "[::1]", "[::1]:5000"] {
+        let name = format!("{host}/x");
+        let target = debian(&["--image", &name, "--base-image", &name]).target();
+        assert_eq!(strings(&target["tags"])[0], format!("{name}:0123456-debian"));
+        assert_eq!(target["args"]["BASE_IMAGE"], name);
+    }
+}
+
+#[test]
 fn delivery_follows_flag_then_variable_then_ci() {
     let output = |flags: &[&str], variables: &[(&str, &str)]| {
         let call = variables.iter().fold(Xtask::print(flags), |call, (k, v)| call.env(k, v));

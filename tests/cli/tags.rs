@@ -23,6 +23,9 @@ fn release_tags_follow_the_version_and_the_git_tag() {
     assert_eq!(tagged("refs/tags/v1.2.3-rc.1", "1.2.3"), ["v1.2.3-rc.1-t"]);
     assert_eq!(tagged("refs/tags/build-docker", "1.2.3"), ["build-docker-t"]);
     assert_eq!(tagged("x", "1.2.3rc1"), ["1.2.3rc1-t"]);
+    assert_eq!(tagged("x", " 4.5.6 "), ["4-t", "4.5-t", "4.5.6-t"]);
+    // As without a word.
+    assert_eq!(tagged("x", " "), ["1-t", "1.2-t", "1.2.3-t"]);
     assert!(tagged("x", "unknown").is_empty());
     // Without a word on the version it is the one that the requirements pin.
     assert_eq!(tagged("x", ""), ["1-t", "1.2-t", "1.2.3-t"]);

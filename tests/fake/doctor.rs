@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::fake::{FakeDocker, INSPECTED};
-use crate::support::{Ended, Folder, Xtask, expected};
+use crate::support::{CACHE_MODE, Ended, Folder, Xtask, expected};
 use serde_json::{Value, json};
 
 const SCRIPT: &str = "case \"$*\" in info*) cat info; exit;; *version) cat version; exit;; esac";
@@ -90,6 +90,14 @@ fn every_need_is_a_line_and_what_is_missing_says_what_to_do() {
     text += &told("no such checkout", &fake, &["--sdk-project-root=missing"]);
     text += &told("no login", &fake, &["--push"]);
     expected::check("fake/expected/doctor.txt", &text);
+}
+
+#[test]
+fn a_request_without_caches_is_told_nothing_of_them() {
+    let fake = healthy("doctor-cache-off");
+    fake.write("inspected", &INSPECTED.replace("export: true", "export: false"));
+    let ended = fake.call(&["image", "doctor"]).env(CACHE_MODE, "off").succeed();
+    assert!(!ended.stdout.contains("cache export"), "{}", ended.stdout);
 }
 
 #[test]

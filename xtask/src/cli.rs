@@ -140,13 +140,15 @@ const REQUEST: &[Command] = &[Build, Run, List, Doctor];
 const NAMING: &[Command] = &[Build, List, Doctor];
 /// Those of them that build.
 const BUILDING: &[Command] = &[Build, Run];
+/// Those, and the one that says whether they can.
+const CHECKING: &[Command] = &[Build, Run, Doctor];
 
 options! {
     "What to build" {
         variant: Vec<String> = list, "--variant" "NAME" "VARIANT" ["python"]
             &[Build, Run, List, Doctor, Matrix],
             "variants: repeat it, or a,b, or all (matrix: default all)";
-        base_image: Vec<String> = list, "--base-image" "REF" "BASE_IMAGE" ["the variant's"]
+        base_image: Vec<String> = typed, "--base-image" "REF" "BASE_IMAGE" ["the variant's"]
             REQUEST, "build on this image; repeat it for several";
         base_images_file: Option<String> = text, "--base-images" "FILE" "" ["none"]
             NAMING,
@@ -200,7 +202,7 @@ options! {
             NAMING, "the commit";
         git_ref: Option<String> = text, "" "" "SDK_REF" ["git's, else unknown"]
             NAMING, "the branch or git tag";
-        version: Option<String> = text, "" "" "SDK_VERSION" ["as in the openhands-sdk built"]
+        version: Option<String> = trimmed, "" "" "SDK_VERSION" ["as in the openhands-sdk built"]
             NAMING, "the version of release tags";
     }
     "Where to" {
@@ -226,24 +228,24 @@ options! {
     }
     "Cache" {
         cache_mode: Option<Mode> = one(Mode::parse), "" "" "OPENHANDS_BUILDKIT_CACHE_MODE" ["max"]
-            BUILDING, "what caches hold: max (every stage), min (the image's layers), off";
+            CHECKING, "what caches hold: max (every stage), min (the image's layers), off";
         shared_export: bool = switch, "" "" "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT" ["off"]
-            BUILDING, "1 exports the cache shared by all base images too";
+            CHECKING, "1 exports the cache shared by all base images too";
         cache_image: Option<String> = one(repository),
             "--cache-image" "REPO" "OPENHANDS_CACHE_IMAGE" ["same as --image"]
-            BUILDING, "the repository of caches";
+            CHECKING, "the repository of caches";
         cache_timeout: Option<Duration> = one(time),
             "" "" "OPENHANDS_BUILDKIT_CACHE_TIMEOUT" ["10m"]
-            BUILDING, "time limit for cache exports";
+            CHECKING, "time limit for cache exports";
         cache_dir: Option<PathBuf> = one(path), "" "" "BUILD_CACHE_DIR" ["none"]
-            BUILDING, "a local cache folder, for builds that load";
+            CHECKING, "a local cache folder, for builds that load";
         strict_cache: bool = switch, "--strict-cache" "" "" ["off"]
             &[Build], "fail if a cache was not written";
         prune_threshold: Option<u64> = one(percent),
             "" "" "BUILDKIT_PRUNE_THRESHOLD_PCT" ["60 in CI, else never"]
-            &[Build], "percent of the engine's disk at which a batch prunes the build cache";
+            &[Build, Doctor], "percent of the engine's disk at which a batch prunes the build cache";
         prune_keep: Option<u64> = one(number), "" "" "BUILDKIT_PRUNE_KEEP_GB" ["60"]
-            &[Build], "how much of the build cache to keep then";
+            &[Build, Doctor], "how much of the build cache to keep then";
     }
     "Batch" {
         jobs: Option<usize> = one(jobs), "--jobs" "NUMBER" "" ["4"]
@@ -252,7 +254,7 @@ options! {
             &[Build], "skip images that the registry has already";
         timeout: Option<Duration> = one(time),
             "--timeout" "TIME" "OPENHANDS_DOCKER_COMMAND_TIMEOUT_SECONDS" ["2000s"]
-            BUILDING, "time limit per image and platform";
+            CHECKING, "time limit per image and platform";
     }
     "Reports" {
         print: bool = switch, "--print" "" "" ["off"]
@@ -316,9 +318,19 @@ impl Args {
         if REQUEST.contains(&command) {
             args.read_base_images()?;
         }
+        // A name that is not known here may still be a variant's.
+        let named = args.platforms.into_iter();
+        let named = named.map(|name| platform(&name).map_or(name, str::to_owned));
+        args.platforms = without_repeats(named.collect());
         // What `docker run` starts is what a load has to build.
-        if BUILDING.contains(&command) && args.platforms.is_empty() && !args.push() {
-            args.platforms = split(&variable("DOCKER_DEFAULT_PLATFORM")?.unwrap_or_default());
+        if CHECKING.contains(&command) && args.platforms.is_empty() && !args.push() {
+            for name in split(&variable("DOCKER_DEFAULT_PLATFORM")?.unwrap_or_default()) {
+                let known = platform(&name).ok_or_else(|| {
+                    let hint = "set it to linux/amd64 or linux/arm64, or use --platforms";
+                    usage(format!("DOCKER_DEFAULT_PLATFORM {name:?} is not accepted\nhint: {hint}"))
+                })?;
+                args.platforms.push(known.to_owned());
+            }
         }
         Ok(args)
     }
@@ -340,11 +352,9 @@ impl Args {
     /// The base images that flags name, one by one and in a list; the variable's where none does.
     fn read_base_images(&mut self) -> Result<()> {
         if let Some(path) = &self.base_images_file {
-            let from_variable = variable("BASE_IMAGE")?.map(|list| without_repeats(split(&list)));
-            if Some(&self.base_image) == from_variable.as_ref() {
-                self.base_image.clear();
-            }
             self.base_images = bases::read_list(path)?;
+        } else if self.base_image.is_empty() {
+            self.base_image = split(&variable("BASE_IMAGE")?.unwrap_or_default());
         }
         let mut named = Vec::new();
         for name in &self.base_image {
@@ -420,15 +430,20 @@ impl Flag {
     /// What was typed behind the flag, else its variable unless that is empty.
     fn text(&self, words: &mut Arguments) -> Result<Option<String>> {
         if !self.name.is_empty()
-            && let Some(given) =
-                words.opt_value_from_str(self.name).map_err(|error| usage(error.to_string()))?
+            && let Some(given) = words.opt_value_from_str(self.name).map_err(unread)?
         {
             return Ok(Some(given));
         }
         variable(self.variable)
     }
 
-    /// The same, as `parse` reads it.
+    /// The same without blanks around it.
+    fn trimmed(&self, words: &mut Arguments) -> Result<Option<String>> {
+        let text = self.text(words)?.map(|text| text.trim().to_owned());
+        Ok(text.filter(|text| !text.is_empty()))
+    }
+
+    /// What [`Flag::text`] finds, as `parse` reads it.
     fn one<T>(
         &self,
         words: &mut Arguments,
@@ -439,13 +454,18 @@ impl Flag {
 
     /// The items of the flag, which may be repeated, else of its variable; each once.
     fn list(&self, words: &mut Arguments) -> Result<Vec<String>> {
-        let given: Vec<String> =
-            words.values_from_str(self.name).map_err(|error| usage(error.to_string()))?;
-        if given.is_empty() {
-            return Ok(without_repeats(split(&variable(self.variable)?.unwrap_or_default())));
+        let typed = self.typed(words)?;
+        if !typed.is_empty() {
+            return Ok(typed);
         }
+        Ok(without_repeats(split(&variable(self.variable)?.unwrap_or_default())))
+    }
+
+    /// The items of the flag alone.
+    fn typed(&self, words: &mut Arguments) -> Result<Vec<String>> {
+        let given: Vec<String> = words.values_from_str(self.name).map_err(unread)?;
         let items = without_repeats(split(&given.join(",")));
-        if items.is_empty() {
+        if items.is_empty() && !given.is_empty() {
             return Err(usage(format!("{} needs a value", self.name)));
         }
         Ok(items)
@@ -477,6 +497,14 @@ impl Flag {
             (name, variable) => format!("{name} ({variable})"),
         };
         parse(text).map_err(|why| usage(format!("{label} {text:?} {why}")))
+    }
+}
+
+/// The error of a flag whose value can't be read.
+fn unread(error: pico_args::Error) -> anyhow::Error {
+    match error {
+        pico_args::Error::OptionWithoutAValue(name) => usage(format!("{name} needs a value")),
+        error => usage(error.to_string()),
     }
 }
 
@@ -515,24 +543,30 @@ fn split_at_dashes(words: Vec<OsString>) -> (Arguments, Vec<OsString>) {
 /// Behind `--`, only what changes nothing that is delivered: anything else would make the image, its
 /// check and its cache three different builds.
 fn check_bake_args(bake_args: &[OsString], command: Command) -> Result<()> {
-    let mut needs_value = false;
-    for arg in bake_args {
-        let arg = arg.to_string_lossy();
+    let mut args = bake_args.iter().map(|arg| arg.to_string_lossy());
+    while let Some(arg) = args.next() {
         if !BUILDING.contains(&command) {
             return Err(unexpected(&arg, command));
         }
-        let is_value = needs_value && !arg.starts_with('-');
-        needs_value = ["--provenance", "--sbom", "--allow"].contains(&arg.as_ref());
-        let name = arg.split('=').next().unwrap_or_default();
-        if !is_value && !["--provenance", "--sbom", "--allow", "--debug"].contains(&name) {
-            return Err(usage(format!(
-                "{arg:?} behind `--` is not accepted\nhint: use --provenance, --sbom, --allow or \
-                 --debug; other settings have flags of their own"
-            )));
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (arg.as_ref(), None),
+        };
+        match (name, value) {
+            ("--provenance" | "--sbom" | "--allow", Some(_))
+            | ("--debug", None | Some("1" | "true" | "0" | "false")) => {}
+            ("--provenance" | "--sbom" | "--allow", None) => {
+                if args.next().is_none_or(|value| value.starts_with('-')) {
+                    return Err(usage(format!("{name} behind `--` needs a value")));
+                }
+            }
+            _ => {
+                return Err(usage(format!(
+                    "{arg:?} behind `--` is not accepted\nhint: use --provenance, --sbom, --allow or \
+                     --debug; other settings have flags of their own"
+                )));
+            }
         }
-    }
-    if needs_value {
-        return Err(usage("the last argument behind `--` needs a value"));
     }
     Ok(())
 }
@@ -693,6 +727,16 @@ fn page(text: &str) -> Result<PathBuf, String> {
     let is_page = text.is_empty() || text.ends_with(".html");
     accepted(text, is_page, "is not a page\nhint: name a file that ends in .html")
         .map(PathBuf::from)
+}
+
+/// The platform that docker takes `name` for, if it is one of those that images are usually for.
+fn platform(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    match name.strip_prefix("linux/").unwrap_or(&name) {
+        "amd64" | "amd64/v1" | "x86_64" | "x86-64" => Some("linux/amd64"),
+        "arm64" | "arm64/v8" | "aarch64" | "aarch64/v8" => Some("linux/arm64"),
+        _ => None,
+    }
 }
 
 /// A suffix that becomes a part of tags.

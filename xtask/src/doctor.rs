@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use base::{message, output, process};
 use serde_json::Value;
 
-use crate::cli::{Args, split, variable};
+use crate::cli::{Args, Mode, split, variable};
 use crate::definition::{self, Definition, has_server};
 use crate::disk::{Disk, INFO};
 use crate::docker::{Docker, PATIENCE, answer, in_engine};
@@ -86,7 +86,9 @@ fn docker(root: &Path, args: &Args) -> Result<(bool, Option<Builder>)> {
     };
     report("builder", Ok(format!("{}, driver {}", builder.name, builder.driver)))?;
     let export = builder.check_cache_export().map(|()| "caches can be written".to_owned());
-    report("cache export", export)?;
+    if args.mode() != Mode::Off {
+        report("cache export", export)?;
+    }
     works &= report("platforms", platforms(&builder, args))?;
     Ok((works, Some(builder)))
 }
