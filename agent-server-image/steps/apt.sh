@@ -19,6 +19,20 @@ run_apt() {
         ${SSL_CERT_FILE:+-o "Acquire::https::CAInfo=$SSL_CERT_FILE"} "$@"
 }
 
+# An address has its login percent-encoded, and apt's auth.conf has it as it is.
+decode() {
+    printf '%s\n' "$1" | awk '{
+        hex = "0123456789abcdef"
+        while (match($0, /%[0-9A-Fa-f][0-9A-Fa-f]/)) {
+            code = tolower(substr($0, RSTART + 1, 2))
+            code = 16 * index(hex, substr(code, 1, 1)) + index(hex, substr(code, 2)) - 17
+            printf "%s%c", substr($0, 1, RSTART - 1), code
+            $0 = substr($0, RSTART + 3)
+        }
+        print
+    }'
+}
+
 # Copies the sources, with APT_MIRROR in place of Debian's own mirror. A password goes to a file,
 # because apt prints addresses.
 copy_sources() {
@@ -35,7 +49,8 @@ copy_sources() {
             scheme=${mirror%%://*} user=${mirror#*://}
             host=${user#*@} user=${user%%@*}
             mirror=$scheme://$host
-            echo "machine $mirror login ${user%%:*} password ${user#*:}" >>"$apt/auth"
+            printf 'machine %s login %s password %s\n' "$mirror" \
+                "$(decode "${user%%:*}")" "$(decode "${user#*:}")" >>"$apt/auth"
             ;;
     esac
     find "$apt/sources.list" "$apt/sources" -type f -exec sed -i -E \

@@ -11,6 +11,7 @@ mod requests;
 mod run;
 mod sdk_checkout;
 mod shipped;
+mod steps;
 mod summary;
 mod tag_by_content;
 mod tags;
