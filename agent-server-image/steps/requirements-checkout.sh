@@ -12,3 +12,7 @@ set -- --all-packages --no-default-groups --no-emit-workspace
 [ -z "${ENABLE_VERTEX-}" ] || set -- "$@" --extra vertex
 uv export --quiet --no-cache --locked --python /opt/build/bin/python --no-annotate --no-header \
     --output-file /requirements/others.txt "$@"
+# Packages are installed by their hashes.
+git=$(sed -n 's/^\([^ ]*\) @ git+.*/\1/p' /requirements/others.txt | paste -sd ' ')
+[ -z "$git" ] ||
+    fail "uv.lock takes $git from git, which gives no hashes: name a release or the URL of an archive"

@@ -36,3 +36,59 @@ fn apt_gets_the_login_of_its_mirror_as_it_is() {
         assert_eq!(auth, format!("machine https://apt.corp/debian {expected}\n"));
     }
 }
+
+#[test]
+fn indexes_keep_the_names_that_any_manifest_gives_them() {
+    let folder = Folder::new("steps-indexes");
+    let write = |name: &str, text: &str| {
+        fs::create_dir_all(folder.0.join(name).parent().unwrap()).unwrap();
+        fs::write(folder.0.join(name), text).unwrap();
+    };
+    let hosts = ["pypi.org/simple", "root/simple", "uv/simple", "member/simple", "nameless/simple"];
+    let package =
+        |host: &&str| format!("[[package]]\nsource = {{ registry = \"https://{host}\" }}\n");
+    write("uv.lock", &hosts.iter().map(package).collect::<String>());
+    let index = |name: &str, url: &str| format!("index]]\nname = \"{name}\"\nurl = \"{url}\"\n");
+    let [root_index, uv, member] = [
+        index("a", "https://me@root/simple/"),
+        index("b", "https://uv/simple"),
+        index("c", "https://me:pw@member/simple"),
+    ];
+    write("pyproject.toml", &format!("[[tool.uv.{root_index}"));
+    write("uv.toml", &format!("[[{uv}"));
+    write("sdk/pyproject.toml", &format!("[[tool.uv.{member}"));
+    let mut python = Command::new("python3");
+    python.arg(root().join("agent-server-image/steps/indexes.py")).current_dir(&folder.0);
+    let output = python.output().unwrap();
+    let expected = "c=https://member/simple\nhttps://nameless/simple\na=https://root/simple\n\
+                    b=https://uv/simple\n";
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        expected,
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_package_from_git_is_named() {
+    for (line, expected) in [
+        ("a==1 --hash=sha256:0", (0, "")),
+        (
+            "dep-x @ git+https://h/x@541e ; sys_platform == 'linux'",
+            (
+                1,
+                "error: uv.lock takes dep-x from git, which gives no hashes: name a release or the \
+                 URL of an archive\n",
+            ),
+        ),
+    ] {
+        let folder = Folder::new("steps-git");
+        fs::create_dir_all(folder.0.join("run/manifests/openhands-sdk")).unwrap();
+        fs::write(folder.0.join("run/manifests/openhands-sdk/pyproject.toml"), "").unwrap();
+        let script = step("requirements-checkout.sh").replace("/opt/build/bin/python", ":");
+        let script = format!("uv() {{ echo \"{line}\" >/requirements/others.txt; }}\n{script}");
+        let (status, text) = run(&folder.0, &["/requirements", "/run/manifests"], &script);
+        assert_eq!((status, text.as_str()), expected);
+    }
+}
