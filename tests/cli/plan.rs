@@ -162,19 +162,21 @@ fn a_hostile_ref_reaches_bake_as_text() {
 fn the_hosts_bundle_and_proxies_reach_run_steps_by_secret_and_argument() {
     let checkout = Folder::checkout("bundle");
     let bundle = checkout.0.join("bundle.crt");
-    let target = |text: &str| {
+    let print = |text: &str| {
         fs::write(&bundle, text).unwrap();
         let call = Xtask::within(&checkout.0, &["image", "--print", "--variant=debian"]).on("x");
-        let call = call.env("SSL_CERT_FILE", &bundle).env("HTTPS_PROXY", "http://proxy:3128");
-        call.target()
+        call.env("SSL_CERT_FILE", &bundle).env("HTTPS_PROXY", "http://proxy:3128")
     };
     let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    let built = target(&format!("# a comment\n{certificate}{certificate}"));
+    let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let built = print(&format!("# a comment\n{certificate}{key}{certificate}")).target();
     let [secret] = strings(&built["secret"])[..] else { panic!("{built:#}") };
     let (_, file) = secret.split_once("type=file,id=ca-certificates,src=").unwrap();
     assert_eq!(fs::read_to_string(file).unwrap(), certificate);
     assert_eq!(built["args"]["HTTPS_PROXY"], "http://proxy:3128");
-    assert!(target("no certificate").get("secret").is_none_or(|secret| *secret == json!([])));
+    assert!(print("").target().get("secret").is_none_or(|secret| *secret == json!([])));
+    let refused = print(key).refused();
+    assert!(refused.contains(" holds no PEM certificate\nhint: "), "{refused}");
 }
 
 #[test]

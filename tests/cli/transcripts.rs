@@ -81,7 +81,7 @@ fn output(command: &str) -> String {
     let files = root().join("tests/cli/files");
     let mut call = Xtask::new(&args).on("refs/heads/main").env("PATH", "/nowhere");
     // Nothing of this machine's configuration: it has no certificates to hand on.
-    call = call.env("HOME", "/nowhere").env("SSL_CERT_FILE", files.join("empty.txt"));
+    call = call.env("HOME", "/nowhere").env("SSL_CERT_FILE", files.join("no-certificates.pem"));
     for variable in variables {
         let (name, value) = variable.split_once('=').unwrap();
         call = call.env(name, value);

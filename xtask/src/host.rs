@@ -188,48 +188,66 @@ fn is_loopback(text: &str) -> bool {
     })
 }
 
-/// The CA bundle that this machine trusts, without comments and repeats, below `target`: the one that
-/// programs use by `SSL_CERT_FILE`, else the one in the system's place.
+/// The CA bundle that this machine trusts, without comments, repeats and private keys, below `target`:
+/// the one that programs use by `SSL_CERT_FILE`, else the first in a system's place that holds any. An empty
+/// file that the variable names stands for none.
 fn certificates(root: &Path) -> Result<Option<PathBuf>> {
     let named = variable("SSL_CERT_FILE")?.map(PathBuf::from).filter(|path| path.is_file());
-    let mut places = BUNDLES.iter().map(PathBuf::from);
-    let Some(path) = named.clone().or_else(|| places.find(|path| path.is_file())) else {
-        return Ok(None);
+    let places = match &named {
+        Some(path) => vec![path.clone()],
+        None => BUNDLES.map(PathBuf::from).to_vec(),
     };
-    let bundle = match fs::read(&path) {
-        Err(error) if named.is_some() => {
-            return Err(usage(format!("SSL_CERT_FILE={} can't be read ({error})", path.display())));
+    for path in places {
+        let bundle = match fs::read(&path) {
+            Err(error) if named.is_some() => {
+                let path = path.display();
+                return Err(usage(format!("SSL_CERT_FILE={path} can't be read ({error})")));
+            }
+            bundle => bundle.unwrap_or_default(),
+        };
+        let text = pem_certificates(&String::from_utf8_lossy(&bundle));
+        if text.is_empty() {
+            if named.is_some() && !bundle.trim_ascii().is_empty() {
+                return Err(usage(format!(
+                    "SSL_CERT_FILE={} holds no PEM certificate\nhint: name a bundle of PEM certificates; \
+                     `openssl x509 -inform der -in FILE -out FILE.pem` converts one",
+                    path.display()
+                )));
+            }
+            continue;
         }
-        bundle => bundle.unwrap_or_default(),
-    };
-    let bundle = String::from_utf8_lossy(&bundle);
+        if text.len() > LARGEST_SECRET {
+            let (path, size) = (path.display(), text.len() / 1024);
+            let why = format!("the CA bundle {path} has {size} KiB, and BuildKit takes 500");
+            if named.is_some() {
+                return Err(usage(format!("{why}\nhint: set SSL_CERT_FILE to a smaller bundle")));
+            }
+            message::warn(&format!("{why}: not handed on; SSL_CERT_FILE can name a smaller one"));
+            return Ok(None);
+        }
+        let file = root.join(format!("target/image/ca-{}.pem", &sha256(&text)[..16]));
+        if !file.is_file() {
+            output::save(&file, &text)
+                .context("the certificates for build steps can't be written")?;
+        }
+        return Ok(Some(file));
+    }
+    Ok(None)
+}
+
+/// The certificates in `bundle`, sorted.
+fn pem_certificates(bundle: &str) -> String {
     let blocks = bundle.split("-----BEGIN ").skip(1);
-    let mut blocks =
-        blocks.filter_map(|text| Some(text.split_once("-----END ")?.0)).collect::<Vec<_>>();
-    blocks.sort_unstable();
-    blocks.dedup();
-    let mut text = String::new();
-    for block in blocks {
-        let kind = block.split("-----").next().unwrap_or_default();
-        text.push_str(&format!("-----BEGIN {block}-----END {kind}-----\n"));
-    }
-    if text.is_empty() {
-        return Ok(None);
-    }
-    if text.len() > LARGEST_SECRET {
-        let (path, size) = (path.display(), text.len() / 1024);
-        let why = format!("the CA bundle {path} has {size} KiB, and BuildKit takes 500");
-        if named.is_some() {
-            return Err(usage(format!("{why}\nhint: set SSL_CERT_FILE to a smaller bundle")));
-        }
-        message::warn(&format!("{why}: not handed on; SSL_CERT_FILE can name a smaller one"));
-        return Ok(None);
-    }
-    let file = root.join(format!("target/image/ca-{}.pem", &sha256(&text)[..16]));
-    if !file.is_file() {
-        output::save(&file, &text).context("the certificates for build steps can't be written")?;
-    }
-    Ok(Some(file))
+    let certificates = blocks.filter(|block| block.starts_with("CERTIFICATE-----"));
+    let mut certificates = certificates
+        .filter_map(|block| Some(block.split_once("-----END CERTIFICATE-----")?.0))
+        .collect::<Vec<_>>();
+    certificates.sort_unstable();
+    certificates.dedup();
+    certificates
+        .iter()
+        .map(|text| format!("-----BEGIN {text}-----END CERTIFICATE-----\n"))
+        .collect()
 }
 
 impl Configuration {
@@ -273,7 +291,7 @@ fn kept(text: &str, keeps: fn(&str, &str) -> bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONFIGURATIONS, is_loopback, kept};
+    use super::{CONFIGURATIONS, is_loopback, kept, pem_certificates};
 
     #[test]
     fn addresses_on_loopback() {
@@ -312,5 +330,15 @@ mod tests {
         let text =
             "fund=false\nregistry=https://a/\n@me:registry=https://b/\n//b/:_authToken=${T}\n";
         assert_eq!(npm(text), text.replace("fund=false\n", ""));
+    }
+
+    #[test]
+    fn only_certificates_are_taken_from_a_bundle() {
+        let block = |kind: &str| format!("-----BEGIN {kind}-----\nAA\n-----END {kind}-----\n");
+        let [key, trusted] = ["PRIVATE KEY", "TRUSTED CERTIFICATE"].map(block);
+        let certificate = block("CERTIFICATE");
+        let bundle = format!("# x\n{certificate}{key}{trusted}{certificate}");
+        assert_eq!(pem_certificates(&bundle), certificate);
+        assert_eq!(pem_certificates(&format!("{key}-----BEGIN CERTIFICATE-----\nA")), "");
     }
 }
