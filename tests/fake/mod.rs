@@ -9,6 +9,7 @@ mod disk;
 mod doctor;
 mod explain;
 mod failures;
+mod host;
 mod merge;
 mod progress;
 mod publish;

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -24,6 +25,17 @@ const BUNDLES: [&str; 6] = [
     "/etc/pki/tls/cacert.pem",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
+];
+/// Names that systems give their loopback.
+const LOOPBACK: [&str; 8] = [
+    "localhost",
+    "localhost4",
+    "localhost6",
+    "localhost.localdomain",
+    "localhost4.localdomain4",
+    "localhost6.localdomain6",
+    "ip6-localhost",
+    "ip6-loopback",
 ];
 /// The largest secret that `BuildKit` takes, in bytes.
 const LARGEST_SECRET: usize = 500 * 1024;
@@ -98,7 +110,8 @@ impl Host {
         for name in PROXIES.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]) {
             let Ok(Some(value)) = variable(&name) else { continue };
             let is_proxy = !name.eq_ignore_ascii_case("no_proxy");
-            if is_proxy && (is_loopback(&value) || value.starts_with("socks")) {
+            let is_socks = value.to_ascii_lowercase().starts_with("socks");
+            if is_proxy && (is_socks || is_loopback(&value)) {
                 refused.push(name);
             } else {
                 has_proxy |= is_proxy;
@@ -173,18 +186,28 @@ fn secret_variable(name: &str) -> String {
 
 /// True where one of the addresses in `text` is on the loopback of whoever uses it.
 fn is_loopback(text: &str) -> bool {
-    text.split([' ', ',', '"', '\'', '=']).any(|address| {
-        let address = address.split_once("://").map_or(address, |(_, rest)| rest);
-        let address = address.split('/').next().unwrap_or_default();
-        let host = address.rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
-        let host = match host.strip_prefix('[') {
-            Some(host) => host.split(']').next().unwrap_or_default(),
-            None => host.split(':').next().unwrap_or_default(),
-        };
-        let is_v4 = host.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit());
-        is_v4 && host.starts_with("127.")
-            || host.ends_with(".localhost")
-            || ["localhost", "::1", "0.0.0.0", "::", "0:0:0:0:0:0:0:1"].contains(&host)
+    let text = text.to_ascii_lowercase();
+    let mut addresses = text.split(|c: char| c.is_whitespace() || ",\"'=".contains(c));
+    addresses.any(|address| {
+        let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+        // A password may hold a `/`, and a path an `@`.
+        let mut places = [rest, rest.rsplit('@').next().unwrap_or_default()].into_iter();
+        places.any(|place| {
+            let place = place.split('/').next().unwrap_or_default();
+            let host = place.rsplit('@').next().unwrap_or_default();
+            let host = match host.strip_prefix('[') {
+                Some(host) => host.split(']').next().unwrap_or_default(),
+                None => host.split(':').next().unwrap_or_default(),
+            };
+            let host = host.trim_end_matches('.');
+            let ip = host.parse().map(|ip: IpAddr| ip.to_canonical());
+            // `127.1` and `0` are short for addresses; `0` alone may be any setting.
+            let is_v4 = host.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit());
+            ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
+                || is_v4 && (host.starts_with("127.") || host == "0" && address != "0")
+                || host.ends_with(".localhost")
+                || LOOPBACK.contains(&host)
+        })
     })
 }
 
@@ -304,12 +327,31 @@ mod tests {
             "0.0.0.0:1",
             "socks5h://127.0.0.1:1080",
             "name=http://localhost/x",
+            "http://localhost.localdomain:3128",
+            "http://IP6-localhost:8118",
+            "http://ip6-loopback",
+            "http://localhost6:1",
+            "http://localhost.:3128",
+            "http://[::ffff:127.0.0.1]:3128",
+            "http://[::]:1",
+            "http://0:3128",
+            "http://127.1/",
+            "http://u:a/b@127.0.0.1:3128",
+            "http://localhost:4873/@scope",
+            "https://a\nhttp://localhost",
         ] {
             assert!(is_loopback(address), "{address}");
         }
-        for address in
-            ["http://proxy:3128", "http://localhost.example.org", "10.0.0.1:80", "127.example.org"]
-        {
+        for address in [
+            "http://proxy:3128",
+            "http://localhost.example.org",
+            "10.0.0.1:80",
+            "127.example.org",
+            "http://u:a/b@proxy:3128",
+            "[2001:db8::1]:80",
+            "strict-ssl=0",
+            "",
+        ] {
             assert!(!is_loopback(address), "{address}");
         }
     }
