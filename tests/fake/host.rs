@@ -1,11 +1,47 @@
 //! What of this machine's configuration reaches the steps of a build.
 
+use std::process::Command;
+
 use crate::support::Xtask;
 use crate::support::fake::FakeDocker;
+
+/// A docker that keeps the secrets of a bake in files.
+fn keeping(name: &str) -> FakeDocker {
+    let script = "case \"$*\" in *' bake '*) printf %s \"${XTASK_SECRET_PIP_CONF-}\" >pip
+        printf %s \"${XTASK_SECRET_NPMRC-}\" >npm;; esac\n";
+    FakeDocker::with_override(name, script)
+}
 
 fn push(fake: &FakeDocker) -> Xtask {
     let call = fake.push(&["--check=off", "--records=records"]).env("HOME", fake.file("home"));
     call.env("XDG_CONFIG_HOME", fake.file("home/.config"))
+}
+
+#[test]
+fn the_first_file_that_names_indexes_counts() {
+    let fake = keeping("host-first");
+    fake.write("home/.config/pip/pip.conf", "[global]\ntimeout = 3\n");
+    fake.write("home/.pip/pip.conf", "[global]\nindex-url = https://a/simple\n");
+    push(&fake).succeed();
+    assert_eq!(fake.lines("pip"), ["[global]", "index-url = https://a/simple"]);
+    for named in ["/dev/null".into(), fake.file("home/.config/pip/pip.conf")] {
+        push(&fake).env("PIP_CONFIG_FILE", named).succeed();
+        assert!(fake.lines("pip").is_empty(), "the file that is named is the only one");
+    }
+}
+
+#[test]
+fn a_token_that_npmrc_takes_from_a_variable_reaches_steps_and_no_log() {
+    let fake = keeping("host-npmrc");
+    let npmrc = "registry=https://npm.corp/\n//npm.corp/:_authToken=${CORP_NPM_TOKEN}\n";
+    fake.write("home/.npmrc", npmrc);
+    let ended = push(&fake).env("CORP_NPM_TOKEN", r"s3cret;#\").succeed();
+    fake.write("printed", &format!("{ended:?}"));
+    let expected = ["registry=https://npm.corp/", "//npm.corp/:_authToken=s3cret\\;\\#\\\\"];
+    assert_eq!(fake.lines("npm"), expected);
+    let grep = Command::new("grep").args(["-rl", "s3cret"]).arg(&fake.0.0).output().unwrap();
+    let files = String::from_utf8(grep.stdout).unwrap();
+    assert_eq!(files.trim(), fake.file("npm").display().to_string());
 }
 
 #[test]

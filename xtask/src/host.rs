@@ -50,8 +50,8 @@ struct Configuration {
     secret: &'static str,
     /// The variable that names its file.
     variable: &'static str,
-    /// Its usual places, the first of which counts: below the home folder, the folder of the user's
-    /// configuration, or anywhere.
+    /// Its usual places, of which the first with such lines counts: below the home folder, the folder
+    /// of the user's configuration, or anywhere.
     places: &'static [&'static str],
     /// True for a key, in a section, that is handed on with its value.
     keeps: fn(&str, &str) -> bool,
@@ -72,7 +72,7 @@ const CONFIGURATIONS: [Configuration; 3] = [
         variable: "UV_CONFIG_FILE",
         places: &["uv/uv.toml", "/etc/uv/uv.toml"],
         keeps: |section, key| match section {
-            "" => {
+            "" | "[pip]" => {
                 ["index-url", "extra-index-url", "index", "allow-insecure-host", "index-strategy"]
                     .contains(&key)
             }
@@ -142,12 +142,10 @@ impl Host {
             host.texts.push(("settings", settings));
         }
         for configuration in CONFIGURATIONS {
-            let Some(path) = configuration.file() else { continue };
-            let text = output::load(&path).unwrap_or_default();
-            let text = kept(&String::from_utf8_lossy(&text), configuration.keeps);
+            let Some((path, text)) = configuration.read() else { continue };
             if text.lines().any(is_loopback) {
                 refused.push(path.display().to_string());
-            } else if !text.is_empty() {
+            } else {
                 host.texts.push((configuration.secret, text));
             }
         }
@@ -274,8 +272,9 @@ fn pem_certificates(bundle: &str) -> String {
 }
 
 impl Configuration {
-    /// The file that the variable names, else the first in a usual place.
-    fn file(&self) -> Option<PathBuf> {
+    /// The file that the variable names, or else the first in a usual place from which something is
+    /// kept, and that.
+    fn read(&self) -> Option<(PathBuf, String)> {
         let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let users = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
         let users = users.unwrap_or_else(|| home.join(".config"));
@@ -283,38 +282,91 @@ impl Configuration {
             Some(path) => home.join(path),
             None => users.join(place),
         });
-        let named = env::var_os(self.variable).map(PathBuf::from);
-        named.into_iter().chain(places).find(|path| path.is_file())
+        let named = env::var_os(self.variable).filter(|path| !path.is_empty());
+        let places = named.map_or_else(|| places.collect(), |path| vec![PathBuf::from(path)]);
+        places.into_iter().filter(|path| path.is_file()).find_map(|path| {
+            let text = self.kept(&String::from_utf8_lossy(&output::load(&path).ok()?));
+            let text = if self.secret == "npmrc" { expanded(&text) } else { text };
+            Some((path, text)).filter(|(_, text)| !text.is_empty())
+        })
+    }
+
+    /// The lines of the configuration `text` with the keys that are handed on, under their sections,
+    /// without comments. A value goes on until its brackets are closed, or where there are none in
+    /// lines that are indented more than its key.
+    fn kept(&self, text: &str) -> String {
+        let is_toml = self.secret == "uv.toml";
+        let mut kept = String::new();
+        let (mut section, mut is_named, mut is_kept) = ("", true, false);
+        let (mut open, mut indent) = (0, usize::MAX);
+        for line in text.lines() {
+            let trimmed = line.trim();
+            if trimmed.is_empty() || trimmed.starts_with(['#', ';']) {
+                continue;
+            }
+            let column = line.len() - line.trim_start().len();
+            let goes_on = if is_toml { open > 0 } else { column > indent };
+            if !goes_on && trimmed.starts_with('[') {
+                section = trimmed.split(['#', ';']).next().unwrap_or_default().trim_end();
+                (is_named, is_kept, indent) = (false, false, usize::MAX);
+                continue;
+            }
+            if !goes_on {
+                let key = trimmed.split('=').next().unwrap_or_default().trim();
+                (is_kept, open, indent) = ((self.keeps)(section, key), 0, column);
+            }
+            open += opened(trimmed);
+            if is_kept && !is_named {
+                kept.push_str(&format!("{section}\n"));
+                is_named = true;
+            }
+            if is_kept {
+                kept.push_str(&format!("{line}\n"));
+            }
+        }
+        kept
     }
 }
 
-/// The lines of the configuration `text` with the keys that `keeps` wants, under their sections. A value
-/// may go on in lines that begin with a blank, or as a list does.
-fn kept(text: &str, keeps: fn(&str, &str) -> bool) -> String {
-    let mut kept = String::new();
-    let (mut section, mut is_named, mut is_kept) = ("", true, false);
-    for line in text.lines() {
-        let trimmed = line.trim();
-        if trimmed.starts_with('[') && !trimmed.contains('"') {
-            (section, is_named, is_kept) = (trimmed, false, false);
-            continue;
-        }
-        let key = trimmed.split('=').next().unwrap_or_default().trim();
-        is_kept = keeps(section, key) || is_kept && line.starts_with([' ', '\t', '"', '{', ']']);
-        if is_kept && !is_named {
-            kept.push_str(&format!("{section}\n"));
-            is_named = true;
-        }
-        if is_kept {
-            kept.push_str(&format!("{line}\n"));
+/// How many brackets a line of TOML opens more than it closes, outside strings and comments.
+fn opened(line: &str) -> i32 {
+    let (mut opened, mut quote, mut is_escaped) = (0, None, false);
+    for c in line.chars() {
+        match quote {
+            Some('"') if is_escaped || c == '\\' => is_escaped = !is_escaped,
+            Some(end) if c == end => quote = None,
+            None if c == '"' || c == '\'' => quote = Some(c),
+            None if c == '#' => break,
+            None if c == '[' || c == '{' => opened += 1,
+            None if c == ']' || c == '}' => opened -= 1,
+            _ => {}
         }
     }
-    kept
+    opened
+}
+
+/// The .npmrc `text` with the value of NAME for each `${NAME}` or `${NAME?}` that is set here, because no
+/// step has it. npm would take what is escaped for the end of a value or an escape.
+fn expanded(text: &str) -> String {
+    let mut parts = text.split("${");
+    let mut expanded = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once('}').unwrap_or_default();
+        match env::var(name.trim_end_matches('?')) {
+            Ok(value) => {
+                let escape = |value: String, c: &&str| value.replace(c, &format!(r"\{c}"));
+                let value = [r"\", ";", "#"].iter().fold(value, escape);
+                expanded.push_str(&format!("{value}{rest}"));
+            }
+            Err(_) => expanded.push_str(&format!("${{{part}")),
+        }
+    }
+    expanded
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CONFIGURATIONS, is_loopback, kept, pem_certificates};
+    use super::{CONFIGURATIONS, expanded, is_loopback, pem_certificates};
 
     #[test]
     fn addresses_on_loopback() {
@@ -359,7 +411,7 @@ mod tests {
     #[test]
     fn only_indexes_are_taken_from_configurations() {
         let [pip, uv, npm] =
-            CONFIGURATIONS.map(|configuration| move |text: &str| kept(text, configuration.keeps));
+            CONFIGURATIONS.map(|configuration| move |text: &str| configuration.kept(text));
         let text = "[global]\ncert = /x\nindex-url = https://a/simple\nextra-index-url =\n  https://b\n  \
                    https://c\n[install]\nuser = true\ntrusted-host = a\n";
         let expected = "[global]\nindex-url = https://a/simple\nextra-index-url =\n  https://b\n  https://c\n\
@@ -372,6 +424,32 @@ mod tests {
         let text =
             "fund=false\nregistry=https://a/\n@me:registry=https://b/\n//b/:_authToken=${T}\n";
         assert_eq!(npm(text), text.replace("fund=false\n", ""));
+    }
+
+    #[test]
+    fn a_value_ends_at_the_next_key_or_section() {
+        let [pip, uv, _] =
+            CONFIGURATIONS.map(|configuration| move |text: &str| configuration.kept(text));
+        let text = "[global]\n  extra-index-url =\n    https://a\n\n# b's\n    https://b\n  \
+                    cert = /x\n[install]\nindex-url: https://c\n";
+        let expected = "[global]\n  extra-index-url =\n    https://a\n    https://b\n\
+                        [install]\nindex-url: https://c\n";
+        assert_eq!(pip(text), expected);
+        let text = "extra-index-url = [ # [\n# ours\n'https://a/[',\n\n\"https://b/\\\"]\",\n]\n\
+                    cache-keys = [\n\"x\",\n]\n[[index]] # \"c\"\nurl = \"https://c\"\n\
+                    [pip]\nstrict = true\nindex-url = \"https://d\"\n[other]\nindex-url = 1\n";
+        let expected = "extra-index-url = [ # [\n'https://a/[',\n\"https://b/\\\"]\",\n]\n\
+                        [[index]]\nurl = \"https://c\"\n[pip]\nindex-url = \"https://d\"\n";
+        assert_eq!(uv(text), expected);
+    }
+
+    #[test]
+    fn variables_of_npm_are_expanded_where_they_are_set() {
+        let path = std::env::var("PATH").unwrap_or_default();
+        assert_eq!(expanded("a=${PATH}/${PATH?}\n"), format!("a={path}/{path}\n"));
+        for text in ["a=${NOT_SET_4711}b", "${}", "${PATH", "${A=B}", "${${PATH"] {
+            assert_eq!(expanded(text), text);
+        }
     }
 
     #[test]
