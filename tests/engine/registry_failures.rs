@@ -164,6 +164,7 @@ fn a_registry_that_is_busy_for_a_while_is_asked_again() {
     let mut cases = all(&PASSING, &PLACES, Times(1));
     let lost_uploads = ["400 Bad Request", "404 Not Found"];
     cases.extend(all(&lost_uploads, &[StartUpload, Upload], Times(1)));
+    cases.extend(all(&["404 Not Found"], &[StartUpload, Upload, PutManifest], Times(3)));
     cases.extend(all(&["503 Service Unavailable"], &PLACES, Times(3)));
     cases.extend(all(&["502 Bad Gateway"], &PLACES, Seconds(10)));
     let failed = given.push_all(&cases).into_iter().filter(|(_, _, error)| !error.is_empty());

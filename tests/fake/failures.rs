@@ -99,6 +99,45 @@ fn each_says_what_failed_where_and_what_to_do() {
             "a layer that is too large",
             push("PATCH", "blobs/uploads/u", "413 Request Entity Too Large"),
         ),
+        (
+            "a step that does not trust",
+            step("Caused by: invalid peer certificate: UnknownIssuer\n", "exit code: 2"),
+        ),
+        (
+            "a base image without a shell",
+            step(
+                "runc run failed: exec: \"/bin/sh\": stat /bin/sh: no such file or directory\n",
+                "exit code: 127",
+            ),
+        ),
+        (
+            "a program for logins that is not there",
+            base("error getting credentials - err: exec: \"docker-credential-desktop\": not found"),
+        ),
+        (
+            "a certificate that is over",
+            base("tls: x509: certificate has expired or is not yet valid: current time is 2026"),
+        ),
+        (
+            "a certificate for another name",
+            base("tls: x509: certificate is valid for other.io, not r.io"),
+        ),
+        (
+            "a registry with TLS after all",
+            base("400 Bad Request: Client sent an HTTP request to an HTTPS server."),
+        ),
+        (
+            "a file that can't be read",
+            refused("error from sender: open /a/steps/apt.sh: permission denied"),
+        ),
+        (
+            "a registry with a quota",
+            push(
+                "POST",
+                "blobs/uploads/",
+                "403 Forbidden - Server message: denied: quota exceeded",
+            ),
+        ),
         ("a full registry", push("PUT", "blobs/uploads/u", "507 Insufficient Storage")),
         ("something new", refused("something new")),
     ];

@@ -99,6 +99,10 @@ pub enum Cause {
     Transient,
     /// The same, for what the command of a step fetches.
     StepNetwork,
+    /// The command of a step does not trust a server's certificate.
+    StepCertificate,
+    /// The base image has no shell to run a step with.
+    NoShell,
     /// The registry allows this user no more for now.
     Limited,
     /// The command of a step was killed, or got no memory.
@@ -109,10 +113,14 @@ pub enum Cause {
     Syntax,
     /// COPY or a mount names a file that is not there.
     MissingFile,
+    /// A file of a context can't be read.
+    UnreadableFile,
     /// A layer that a cache promised can't be had.
     BrokenCache,
     /// Another build came between: it loaded the same tag, or shared a step, at the same moment.
     Raced,
+    /// Docker's configuration names a program for logins that is not there, or fails.
+    CredentialHelper,
     Unauthorized,
     Forbidden,
     /// The registry does not take an upload: some do so for a moment.
@@ -127,8 +135,14 @@ pub enum Cause {
     RegistryFull,
     /// The registry speaks HTTP.
     PlainHttp,
+    /// The registry speaks HTTPS, and the builder was told that it does not.
+    NotPlainHttp,
     /// The builder does not trust the registry's certificate.
     Certificate,
+    /// The registry's certificate is for another time.
+    CertificateTime,
+    /// The registry's certificate is for another name.
+    CertificateName,
     /// The name of a host is not known.
     NoHost,
     /// The builder has no room.
@@ -139,8 +153,10 @@ pub enum Cause {
 
 /// Words of an error with their cause. The first row that an error contains counts. "failed to compute
 /// cache key" is also what `BuildKit` says of a file that COPY does not find, so that comes before.
-const SIGNS: [(&str, Cause); 25] = [
+/// Docker Hub says of an image that there is not that the user may not see it.
+const SIGNS: &[(&str, Cause)] = &[
     ("context canceled", Cause::Canceled),
+    ("stat /bin/sh: no such file or directory", Cause::NoShell),
     ("did not complete successfully", Cause::Step),
     ("dockerfile parse error", Cause::Syntax),
     ("failed to parse stage", Cause::Syntax),
@@ -148,19 +164,37 @@ const SIGNS: [(&str, Cause); 25] = [
     ("no match for platform", Cause::WrongPlatform),
     ("exec format error", Cause::WrongPlatform),
     ("failed to calculate checksum of ref", Cause::MissingFile),
+    ("error from sender: open ", Cause::UnreadableFile),
     ("failed to compute cache key", Cause::BrokenCache),
     ("failed to read expected number of bytes", Cause::BrokenCache),
     ("httpReadSeeker", Cause::BrokenCache),
     ("unexpected commit digest", Cause::BrokenCache),
+    (" immutab", Cause::ManifestRefused),
+    ("tag invalid", Cause::ManifestRefused),
     (": already exists", Cause::Raced),
     ("inconsistent graph state", Cause::Raced),
+    // Amazon's registry counts requests a second.
+    ("Rate exceeded", Cause::Transient),
     ("toomanyrequests", Cause::Limited),
+    ("pull rate limit", Cause::Limited),
     ("NAME_UNKNOWN", Cause::NoRepository),
     ("name unknown", Cause::NoRepository),
     ("server gave HTTP response", Cause::PlainHttp),
+    ("first record does not look like a TLS handshake", Cause::PlainHttp),
+    ("Client sent an HTTP request to an HTTPS server", Cause::NotPlainHttp),
+    ("x509: certificate has expired", Cause::CertificateTime),
+    ("x509: cannot validate certificate", Cause::CertificateName),
+    ("x509: certificate is valid for", Cause::CertificateName),
+    ("x509: certificate is not valid for", Cause::CertificateName),
     ("x509: ", Cause::Certificate),
+    ("error getting credentials", Cause::CredentialHelper),
+    ("push access denied", Cause::Forbidden),
+    ("repository does not exist or may require", Cause::NotFound),
     ("insufficient_scope", Cause::Forbidden),
+    ("requested access to the resource is denied", Cause::Forbidden),
     ("authorization failed", Cause::Unauthorized),
+    ("unauthorized: authentication required", Cause::Unauthorized),
+    ("no basic auth credentials", Cause::Unauthorized),
     ("access denied", Cause::Forbidden),
     ("no space left on device", Cause::NoSpace),
     ("no such host", Cause::NoHost),
@@ -168,15 +202,31 @@ const SIGNS: [(&str, Cause); 25] = [
 ];
 
 /// Words, in lower case, of a network that does not carry, or of a server that has too much to do: what
-/// Go, curl, apt, uv, pip and npm say.
-const NETWORK: [&str; 36] = [
+/// Go, curl, apt, uv, pip and npm say. A shorter word such as `timeout` is in the names of packages.
+const NETWORK: &[&str] = &[
     "connection reset",
     "connection refused",
     "connection closed",
     "closed network connection",
+    "closed idle connection",
     "broken pipe",
     "timed out",
-    "timeout",
+    "i/o timeout",
+    "handshake timeout",
+    "connect timeout",
+    "connection timeout",
+    "read timeout",
+    "request timeout",
+    "response timeout",
+    "network timeout",
+    "socket timeout",
+    "socket_timeout",
+    "idle timeout",
+    "timeout exceeded",
+    "timeout awaiting",
+    "timeout was reached",
+    "timeouterror",
+    "timeout error",
     "deadline exceeded",
     "awaiting response headers",
     "temporary failure",
@@ -195,7 +245,13 @@ const NETWORK: [&str; 36] = [
     "goaway",
     "http2: ",
     "stream error",
-    "eof",
+    ": eof",
+    "= eof",
+    "unexpected eof",
+    "unexpected-eof",
+    "early eof",
+    "eof occurred",
+    "socket hang up",
     "grpc server closed unexpectedly",
     "code = unavailable",
     "too many requests",
@@ -206,10 +262,14 @@ const NETWORK: [&str; 36] = [
     "returned error: 5",
     "returned error: 429",
     "http error 5",
+    "status server error (5",
+    "code e5",
+    "code e429",
 ];
 
-/// The same for memory and disk, in what a step's command printed.
-const STEP_SIGNS: [(&str, Cause); 7] = [
+/// The same for memory, disk and certificates, in what a step's command printed.
+const STEP_SIGNS: &[(&str, Cause)] = &[
+    ("stat /bin/sh: no such file or directory", Cause::NoShell),
     ("exec format error", Cause::WrongPlatform),
     ("no space left on device", Cause::NoSpace),
     ("enospc", Cause::NoSpace),
@@ -217,28 +277,47 @@ const STEP_SIGNS: [(&str, Cause); 7] = [
     ("out of memory", Cause::Killed),
     ("memoryerror", Cause::Killed),
     ("http error 429", Cause::StepNetwork),
+    ("invalid peer certificate", Cause::StepCertificate),
+    ("certificate_verify_failed", Cause::StepCertificate),
+    ("certificate verify failed", Cause::StepCertificate),
+    ("certificate verification failed", Cause::StepCertificate),
+    ("certificate is not trusted", Cause::StepCertificate),
+    ("self_signed_cert", Cause::StepCertificate),
+    ("self-signed certificate", Cause::StepCertificate),
+    ("self signed certificate", Cause::StepCertificate),
+    ("unable_to_verify_leaf_signature", Cause::StepCertificate),
+    ("unable to verify the first certificate", Cause::StepCertificate),
+    ("unable_to_get_issuer_cert", Cause::StepCertificate),
+    ("unable to get local issuer certificate", Cause::StepCertificate),
 ];
 
 impl Cause {
     /// The cause that `error` names.
     pub fn of(error: &str) -> Self {
-        if let Some((_, cause)) = SIGNS.iter().find(|(sign, _)| error.contains(sign)) {
-            return *cause;
+        let is_denied = error.contains("denied: ") || http_status(error) == Some(403);
+        if is_denied && error.to_lowercase().contains("quota") {
+            return Cause::RegistryFull;
         }
-        Self::of_request(error)
+        match SIGNS.iter().find(|(sign, _)| error.contains(sign)) {
+            // Who pushes has logged in: this passes.
+            Some((_, Cause::Limited)) if is_of_push(error) => Cause::Transient,
+            Some((_, cause)) => *cause,
+            None => Self::of_request(error),
+        }
     }
 
     /// The cause that the answer to a request has, or that it got none.
     pub fn of_request(error: &str) -> Self {
         let is_upload = error.contains("/blobs/uploads/") || error.contains("blobs/upload");
-        let is_write = ["PUT", "POST", "PATCH"]
-            .iter()
-            .any(|verb| error.contains(&format!("from {verb} request")));
+        let is_by = |verb: &&str| error.contains(&format!("from {verb} request"));
+        let is_write = ["PUT", "POST", "PATCH"].iter().any(is_by);
+        let is_read = ["GET", "HEAD"].iter().any(is_by) || error.contains("pulling from host ");
         if let Some(status) = http_status(error) {
             match status {
                 401 => return Cause::Unauthorized,
                 403 => return Cause::Forbidden,
                 413 => return Cause::TooLarge,
+                429 if is_read && !is_of_push(error) => return Cause::Limited,
                 507 => return Cause::RegistryFull,
                 501 | 505 => return Cause::Other,
                 408 | 425 | 429 | 499 | 500..=599 => return Cause::Transient,
@@ -247,6 +326,10 @@ impl Cause {
                 404 => return Cause::NotFound,
                 _ => {}
             }
+        }
+        // A name may hold any word.
+        if error.ends_with(": not found") {
+            return Cause::NotFound;
         }
         if is_network(error) {
             return Cause::Transient;
@@ -277,8 +360,8 @@ impl Cause {
     pub fn retries(self) -> usize {
         match self {
             Cause::Transient | Cause::StepNetwork => 4,
-            Cause::UploadRefused | Cause::ManifestRefused | Cause::Raced => 2,
-            Cause::Limited => 1,
+            Cause::UploadRefused | Cause::ManifestRefused => 3,
+            Cause::Raced | Cause::Limited => 2,
             _ => 0,
         }
     }
@@ -289,6 +372,7 @@ impl Cause {
             self,
             Cause::Transient
                 | Cause::Limited
+                | Cause::CredentialHelper
                 | Cause::Unauthorized
                 | Cause::Forbidden
                 | Cause::RegistryFull
@@ -305,10 +389,15 @@ impl Cause {
             }
             Cause::NotFound => "check the name of the image; a private one needs `docker login`",
             Cause::Limited => "`docker login` to the registry, or wait until its limit is over",
-            Cause::RegistryFull => "make room in the registry",
+            Cause::CredentialHelper => {
+                "install that credential helper, or remove credsStore and credHelpers from Docker's \
+                 config.json (~/.docker/config.json)"
+            }
+            Cause::RegistryFull => "make room in the registry, or raise its quota",
             Cause::UploadRefused => "check that the repository exists and who may push to it",
             Cause::ManifestRefused => {
-                "the registry may not let a tag change: use another tag, or --skip-existing"
+                "check that the repository exists; if the registry lets no tag change, use another tag, or \
+                 --skip-existing"
             }
             Cause::NoRepository => "create the repository, and check who may push to it",
             Cause::TooLarge => "raise the limit for bodies in the proxy before the registry",
@@ -320,9 +409,23 @@ impl Cause {
                 "give the engine the registry's CA (/etc/docker/certs.d/HOST/ca.crt), or the builder in its \
                  buildkitd.toml"
             }
+            Cause::NotPlainHttp => {
+                "the registry speaks HTTPS: remove it from insecure-registries of the engine's daemon.json, \
+                 or http = true from the builder's buildkitd.toml"
+            }
+            Cause::CertificateTime => {
+                "renew the registry's certificate, or check the clock of the builder"
+            }
+            Cause::CertificateName => "use a name of the registry that its certificate is for",
             Cause::NoHost => "check the name of the host, and the network of the builder",
             Cause::NoSpace => "make room: `docker buildx prune`, or `cargo xtask engine --prune`",
             Cause::StepNetwork => "check the network of the builder, HTTPS_PROXY, and mirrors",
+            Cause::StepCertificate => {
+                "name the file of the CA that signed it, as of a proxy or mirror, by SSL_CERT_FILE"
+            }
+            Cause::NoShell => {
+                "the base image has no /bin/sh: choose another, or `--target overlay`, which runs nothing on it"
+            }
             Cause::Transient => "check the network and the registry, then run the command again",
             Cause::Killed => {
                 "give the builder more memory, or build fewer images at once by --jobs"
@@ -331,6 +434,7 @@ impl Cause {
                 "choose another base image, or --platforms; `cargo xtask engine --emulate` runs others"
             }
             Cause::MissingFile => "check the name in the Dockerfile, and .dockerignore",
+            Cause::UnreadableFile => "make that file readable for the user who builds",
             Cause::Syntax => {
                 "fix the Dockerfile, or update Docker: it needs BuildKit 0.13, which is Docker 26 or newer"
             }
@@ -339,15 +443,28 @@ impl Cause {
     }
 }
 
-fn is_network(text: &str) -> bool {
-    let text = text.to_lowercase();
-    NETWORK.iter().any(|sign| text.contains(sign))
+/// True where `error` is of a request that sends something, or belongs to that.
+fn is_of_push(error: &str) -> bool {
+    ["from PUT request", "from POST request", "from PATCH request", "failed to push"]
+        .iter()
+        .any(|sign| error.contains(sign))
 }
 
-/// The HTTP status of a failed request in `error`, as in `…: 503 Service Unavailable`.
+fn is_network(text: &str) -> bool {
+    let text = text.to_lowercase();
+    // Such as apt's `E: Failed to fetch http://a/b  522  Origin Connection Time-out`.
+    let is_status = |word: &str| word.len() == 3 && word.parse().is_ok_and(|n: u32| n / 100 == 5);
+    NETWORK.iter().any(|sign| text.contains(sign))
+        || text
+            .lines()
+            .any(|line| line.contains("failed to fetch ") && line.split("  ").any(is_status))
+}
+
+/// The HTTP status of a failed request in `error`, as in `…: 503 Service Unavailable` or `error parsing
+/// HTTP 413 response body`.
 pub fn http_status(error: &str) -> Option<u64> {
-    for (at, _) in error.match_indices(": ") {
-        let rest = &error[at + 2..];
+    for (at, mark) in [": ", "HTTP "].iter().flat_map(|mark| error.match_indices(mark)) {
+        let rest = &error[at + mark.len()..];
         let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
         let ends = rest[digits.len()..].chars().next().is_none_or(|c| " :,\"".contains(c));
         if digits.len() == 3 && ends && digits.starts_with(['4', '5']) {
@@ -414,6 +531,8 @@ mod tests {
                 "failed to push: unexpected status from {verb} request to https://r.io/v2/x/{path}: {status}"
             )
         };
+        let read =
+            |status: &str| write("HEAD", "manifests/t", status).replace("failed to push: ", "");
         for (error, cause) in [
             (write("POST", "blobs/uploads/", "404 Not Found"), Cause::UploadRefused),
             (write("PUT", "blobs/uploads/u", "400 Bad Request"), Cause::UploadRefused),
@@ -424,7 +543,15 @@ mod tests {
             (write("POST", "blobs/uploads/", "408 Request Timeout"), Cause::Transient),
             (write("POST", "blobs/uploads/", "403 Forbidden"), Cause::Forbidden),
             (write("HEAD", "manifests/t", "401 Unauthorized"), Cause::Unauthorized),
-            (write("HEAD", "manifests/t", "429 Too Many Requests - Server message: toomanyrequests: pull"), Cause::Limited),
+            (write("PUT", "manifests/t", "404 Not Found"), Cause::ManifestRefused),
+            (write("POST", "blobs/uploads/", "403 Forbidden - Server message: denied: storage quota exceeded"), Cause::RegistryFull),
+            (write("PUT", "manifests/t", "429 Too Many Requests"), Cause::Transient),
+            (write("PUT", "manifests/t", "429 Too Many Requests - Server message: toomanyrequests: busy"), Cause::Transient),
+            (write("HEAD", "blobs/sha256:0", "429 Too Many Requests"), Cause::Transient),
+            (read("429 Too Many Requests - Server message: toomanyrequests: pull"), Cause::Limited),
+            (read("429 Too Many Requests - Server message: toomanyrequests: Rate exceeded"), Cause::Transient),
+            (read("429 Too Many Requests"), Cause::Limited),
+            (read("400 Bad Request - Server message: Client sent an HTTP request to an HTTPS server."), Cause::NotPlainHttp),
             (write("GET", "manifests/t", "404 Not Found"), Cause::NotFound),
             (write("PUT", "blobs/uploads/u", "507 Insufficient Storage"), Cause::RegistryFull),
             ("failed to do request: Head \"https://r.io/v2/\": http: server gave HTTP response to HTTPS client".to_owned(), Cause::PlainHttp),
@@ -434,13 +561,94 @@ mod tests {
             ("http2: server sent GOAWAY and closed the connection".to_owned(), Cause::Transient),
             ("docker.io/library/x:1: not found".to_owned(), Cause::NotFound),
             ("failed to calculate checksum of ref a: \"/x\": not found".to_owned(), Cause::MissingFile),
-            ("something new".to_owned(), Cause::Other),
         ] {
             assert_eq!(Cause::of(&error), cause, "{error}");
         }
+        let hidden = "repository does not exist or may require authorization: server message: \
+                      insufficient_scope: authorization failed";
+        for (error, cause) in [
+            (&*format!("docker.io/library/x:1: pull access denied, {hidden}"), Cause::NotFound),
+            (&*format!("failed to push x: push access denied, {hidden}"), Cause::Forbidden),
+            ("server message: insufficient_scope: authorization failed", Cause::Forbidden),
+            ("denied: requested access to the resource is denied", Cause::Forbidden),
+            ("unauthorized: authentication required", Cause::Unauthorized),
+            ("no basic auth credentials", Cause::Unauthorized),
+            (
+                "failed to authorize: error getting credentials - err: exec: \"docker-credential-desktop\": \
+                 executable file not found in $PATH, out: ``",
+                Cause::CredentialHelper,
+            ),
+            ("error parsing HTTP 413 response body: invalid character '<'", Cause::TooLarge),
+            ("error parsing HTTP 408 response body: invalid character '<'", Cause::Transient),
+            ("tag invalid: The image tag 'x' already exists", Cause::ManifestRefused),
+            ("cannot be overwritten because the tag is immutable.", Cause::ManifestRefused),
+            ("tls: first record does not look like a TLS handshake", Cause::PlainHttp),
+            (
+                "x509: certificate has expired or is not yet valid: current time",
+                Cause::CertificateTime,
+            ),
+            (
+                "x509: cannot validate certificate for 10.0.0.1 because it doesn't contain any IP SANs",
+                Cause::CertificateName,
+            ),
+            ("x509: certificate is valid for a, not b", Cause::CertificateName),
+            (
+                "failed to load: error from sender: open /a: permission denied",
+                Cause::UnreadableFile,
+            ),
+            (
+                "pulling from host r.io failed with status code [manifests 1]: 429 Too Many Requests",
+                Cause::Limited,
+            ),
+            ("http: server closed idle connection", Cause::Transient),
+            ("Put \"https://r.io/v2/\": EOF", Cause::Transient),
+            ("copy: unexpected EOF", Cause::Transient),
+            ("net/http: TLS handshake timeout", Cause::Transient),
+            (
+                "context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+                Cause::Transient,
+            ),
+            ("docker.io/geoffrey/timeout:1: unknown", Cause::Other),
+            ("docker.io/library/x:http2: not found", Cause::NotFound),
+            ("docker.io/goaway/x:1: not found", Cause::NotFound),
+            ("something new", Cause::Other),
+        ] {
+            assert_eq!(Cause::of(error), cause, "{error}");
+        }
         let step = "process \"sh\" did not complete successfully: exit code: 1";
-        assert_eq!(Cause::of_step(step, "curl: (6) Could not resolve host: x"), Cause::StepNetwork);
-        assert_eq!(Cause::of_step(step, "make: *** [all] Error 1"), Cause::Step);
+        for (output, cause) in [
+            ("curl: (6) Could not resolve host: x", Cause::StepNetwork),
+            ("curl: (28) Timeout was reached", Cause::StepNetwork),
+            ("curl: (28) SSL connection timeout", Cause::StepNetwork),
+            (
+                "E: Failed to fetch http://a/b  522  Origin Connection Time-out [IP: 1]",
+                Cause::StepNetwork,
+            ),
+            ("E: Failed to fetch http://a/b  404  Not Found [IP: 1]", Cause::Step),
+            (
+                "Failed to download distribution due to network timeout. Try increasing UV_HTTP_TIMEOUT",
+                Cause::StepNetwork,
+            ),
+            ("Caused by: HTTP status server error (520 <unknown status code>)", Cause::StepNetwork),
+            ("pip._vendor.urllib3.exceptions.ReadTimeoutError: x", Cause::StepNetwork),
+            ("npm error code E520", Cause::StepNetwork),
+            ("npm error code ERR_SOCKET_TIMEOUT", Cause::StepNetwork),
+            ("npm error network timeout at: https://registry.npmjs.org/x", Cause::StepNetwork),
+            ("x.c:1: error: invalid application of 'sizeof' to typeof", Cause::Step),
+            ("error: the option --timeout needs a number", Cause::Step),
+            ("make: *** [all] Error 1", Cause::Step),
+            (
+                "error sending request: invalid peer certificate: UnknownIssuer",
+                Cause::StepCertificate,
+            ),
+            ("Connection broken: [SSL: CERTIFICATE_VERIFY_FAILED]", Cause::StepCertificate),
+            ("npm error code SELF_SIGNED_CERT_IN_CHAIN", Cause::StepCertificate),
+            ("curl: (60) SSL: unable to get local issuer certificate", Cause::StepCertificate),
+            ("The certificate is NOT trusted.  Could not handshake", Cause::StepCertificate),
+            ("exec: \"/bin/sh\": stat /bin/sh: no such file or directory: unknown", Cause::NoShell),
+        ] {
+            assert_eq!(Cause::of_step(step, output), cause, "{output}");
+        }
         assert_eq!(Cause::of_step(&step.replace(": 1", ": 137"), ""), Cause::Killed);
     }
 }
