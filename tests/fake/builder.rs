@@ -36,13 +36,38 @@ fn a_build_that_cannot_start_says_what_is_missing() {
     let down = "Name: default\nDriver: docker\n\nNodes:\nName: default\nError: Cannot connect to the Docker \
                 daemon. Is it running?\n";
     add("no engine", &inspecting("builder-down", down), &["--load"]);
+    let kube = "Name: kube\nDriver: kubernetes\n\nNodes:\nName: kube0\nEndpoint: kubernetes:///a\n\
+                Status: running\n\nName: kube1\nEndpoint: kubernetes:///b\n";
+    let lost = format!("{kube}Error: no answer\n");
+    add("a node that is not there", &inspecting("builder-node", &lost), &["--push"]);
+    let fake = inspecting("builder-start", &kube.replace("running", "inactive"));
+    let script = "case \"$*\" in *--bootstrap*) echo 'ERROR: no pull' >&2; exit 1;; esac";
+    fake.write("override.sh", script);
+    add("a builder that does not start", &fake, &["--push"]);
     let fake = failing("builder-none", "*version*) exit 0;;", "ERROR: no builder \"x\" found");
     add("no such builder", &fake, &["--push", "--builder=x"]);
     let old = INSPECTED.replace("v0.13.2", "v0.11.7");
     add("an old engine", &inspecting("builder-old", &old), &["--push"]);
+    let old = INSPECTED.replace("BuildKit version: v0.13.2", "Buildkit: v0.9.3");
+    add("an older engine and buildx", &inspecting("builder-older", &old), &["--push"]);
+    let ubuntu = "*version*) echo github.com/docker/buildx 0.12.1 0.12.1-0ubuntu1; exit;;";
+    let fake = failing("builder-old-buildx", ubuntu, "unknown flag: --debug");
+    add("an old buildx", &fake, &["--push"]);
     let two = ["--push", "--platforms=linux/amd64,linux/arm64"];
     add("a platform that it does not run", &inspecting("builder-platform", INSPECTED), &two);
     expected::check("fake/expected/builder.txt", &text);
+}
+
+#[test]
+fn a_buildx_that_does_not_know_the_flags_is_too_old() {
+    let script = "case \"$*\" in *version) echo github.com/docker/buildx v0.12.1 abc; exit;; esac";
+    let fake = FakeDocker::with_override("builder-buildx", script);
+    fake.play("all.image", "ERROR: invalid progress mode rawjson\nexit 1\n");
+    let ended = fake.push(&["--check=off"]).end();
+    assert_eq!((ended.status, fake.begun().len()), (1, 1), "{}", ended.stderr);
+    let error =
+        "\nerror: debian was not built: buildx v0.12.1 is too old; install buildx 0.13 or newer\n";
+    assert!(ended.stderr.contains(error), "{}", ended.stderr);
 }
 
 #[test]

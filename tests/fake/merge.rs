@@ -83,6 +83,24 @@ fn a_file_of_several_records_is_read_whole_and_later_lines_replace_earlier_ones(
 }
 
 #[test]
+fn what_was_pushed_a_moment_ago_may_be_there_only_soon() {
+    // The first request of each kind finds nothing.
+    let script = "first() { [ ! -e \"$1\" ] && touch \"$1\"; }\ncase \"$*\" in\n\
+                  *create*) first 1 && echo 'ERROR: r.io/i: not found' >&2 && exit 1;;\n\
+                  *--raw*) first 2 && echo 'ERROR: r.io/i: not found' >&2 && exit 1;;\nesac";
+    let (fake, _) = fake("merge-soon", script, &["amd64"]);
+    let file = write(&fake.file("amd64.jsonl"), &record("debian", "amd64", "debian:1"));
+    let args = ["image", "merge", "--platforms=linux/amd64", &file];
+    let ended = fake.call(&args).succeed();
+    assert_eq!(ended.stderr.matches("not found; retrying in 1 s").count(), 2, "{}", ended.stderr);
+    // An image that is not there at all is not asked for for long.
+    let script = "case \"$*\" in *create*) echo 'ERROR: r.io/i: not found' >&2; exit 1;; esac";
+    fake.write("override.sh", script);
+    let ended = fake.call(&args).end();
+    assert_eq!((ended.status, ended.stderr.matches("; retrying").count()), (1, 2));
+}
+
+#[test]
 fn a_variant_that_is_not_merged_costs_no_other_and_what_is_missing_is_said() {
     let script = "case \"$*\" in *create*debian*) echo 'ERROR: no' >&2; exit 1;; esac";
     let (fake, _) = fake("merge-others", script, &["amd64"]);

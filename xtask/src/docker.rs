@@ -38,9 +38,11 @@ pub const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// How many of these are made at once.
 const AT_ONCE: usize = 8;
 /// Seconds before a request that failed for a transient reason is made again.
-const PAUSES: [u64; 4] = [1, 2, 4, 8];
+const PAUSES: [u64; 5] = [1, 2, 5, 10, 20];
 /// The oldest minor version of `BuildKit` 0 that reads the Dockerfile.
 const OLDEST_BUILDKIT: u32 = 13;
+/// The oldest minor version of buildx 0 that writes its events as JSON.
+const OLDEST_BUILDX: u32 = 13;
 /// The media type of a build cache's configuration.
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 
@@ -235,6 +237,13 @@ impl Docker {
             (None, Some(status)) if status.success() => End::Done,
             (None, Some(status)) => End::Failed(process::exit_code(status)),
         };
+        // A buildx that is too old does not know the flags, and says no more than that.
+        if matches!(end, End::Failed(_))
+            && trace.nodes.is_empty()
+            && let Err(error) = self.check_version()
+        {
+            trace.error = Some(format!("{error:#}").replace("\nhint: ", "; "));
+        }
         // An engine that writes no metadata has built all the same.
         let metadata = fs::read(&metadata).unwrap_or_default();
         let metadata = serde_json::from_slice(&metadata).unwrap_or_default();
@@ -246,26 +255,28 @@ impl Docker {
     /// What the builder can do, which is started for that.
     /// Errors: what is missing, and what to do.
     pub fn inspect(&self) -> Result<Builder> {
-        let mut text = self.ask(&["inspect"], PATIENCE)?;
+        let all = "`docker buildx ls` lists the builders";
+        let mut text = self.ask(&["inspect"], PATIENCE, "the builder", all)?;
+        let name = field(&text, "Name").unwrap_or_default().to_owned();
+        let driver = field(&text, "Driver").unwrap_or_default().to_owned();
+        let hint = if driver == "docker" {
+            format!("start Docker, or run {}", in_engine(""))
+        } else {
+            format!("see `docker buildx inspect {}`, and start that machine", quoted(&name))
+        };
         // A builder in a container or a cluster has no features to print until it runs.
-        if field(&text, "Status").is_some_and(|status| status == "inactive") {
-            text = self.ask(&["inspect", "--bootstrap"], START_PATIENCE)?;
+        if let Some((node, "inactive")) = node(&text, "Status") {
+            let what = format!("{node} of the builder {name:?}");
+            text = self.ask(&["inspect", "--bootstrap"], START_PATIENCE, &what, &hint)?;
         }
-        let name = field(&text, "Name").unwrap_or_default();
-        if let Some(error) = field(&text, "Error") {
-            bail!(
-                "the node of the builder {name:?} does not answer: {error}\nhint: start Docker, or run {}",
-                in_engine("")
-            );
+        if let Some((node, error)) = node(&text, "Error") {
+            bail!("{node} of the builder {name:?} does not answer: {error}\nhint: {hint}");
         }
-        for version in text.lines().filter_map(|line| line.trim().strip_prefix("BuildKit version:"))
-        {
-            let mut numbers =
-                version.trim().trim_start_matches('v').split('.').map(str::parse::<u32>);
-            // Packagers may give none, which reads as 0.0.
-            if let (Some(Ok(0)), Some(Ok(minor))) = (numbers.next(), numbers.next())
-                && (1..OLDEST_BUILDKIT).contains(&minor)
-            {
+        for line in text.lines().map(str::trim) {
+            // Older versions of buildx name it so.
+            let version = line.strip_prefix("BuildKit version:");
+            let version = version.or_else(|| line.strip_prefix("Buildkit:")).unwrap_or_default();
+            if is_older(version, OLDEST_BUILDKIT) {
                 bail!(
                     "the builder {name:?} has BuildKit {}, which is too old\nhint: update to Docker 26 or \
                      BuildKit 0.{OLDEST_BUILDKIT}, or run {}",
@@ -278,13 +289,7 @@ impl Docker {
         // A buildx that does not print it is taken at its best: bake itself would still complain.
         let exports_cache = field(&text, "Cache export").is_none_or(|can| can == "true");
         let runs = platforms.split(", ").map(|name| name.trim_end_matches('*').to_owned());
-        Ok(Builder {
-            name: name.to_owned(),
-            driver: field(&text, "Driver").unwrap_or_default().to_owned(),
-            exports_cache,
-            runs: runs.collect(),
-            was_empty: None,
-        })
+        Ok(Builder { name, driver, exports_cache, runs: runs.collect(), was_empty: None })
     }
 
     /// Whether the builder has no build cache; `None` where buildx does not say.
@@ -295,7 +300,8 @@ impl Docker {
     }
 
     /// What `docker buildx` prints. Only with `--debug` does `inspect` print a builder's features.
-    fn ask(&self, args: &[&str], patience: Duration) -> Result<String> {
+    /// Errors: `what` can't be used, and the hint.
+    fn ask(&self, args: &[&str], patience: Duration, what: &str, hint: &str) -> Result<String> {
         let mut all = vec!["--debug", "buildx"];
         all.extend(self.builder.iter().flat_map(|name| ["--builder", name]));
         all.extend(args);
@@ -303,11 +309,11 @@ impl Docker {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        self.version()?;
+        self.check_version()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         let error = stderr.lines().find_map(|line| line.strip_prefix("ERROR: "));
         bail!(
-            "the builder can't be used: {}\nhint: `docker buildx ls` lists the builders",
+            "{what} can't be used: {}\nhint: {hint}",
             error.unwrap_or_else(|| stderr.lines().last().unwrap_or_default())
         )
     }
@@ -335,6 +341,19 @@ impl Docker {
             in_engine("")
         );
         Ok(stdout)
+    }
+
+    /// The version of buildx.
+    /// Errors: it is too old, or as [`Docker::version`].
+    pub fn check_version(&self) -> Result<String> {
+        let text = self.version()?;
+        // Such as `github.com/docker/buildx v0.13.1 788433953af1`; Ubuntu's has no `v`.
+        let version = text.split(' ').nth(1).unwrap_or(&text);
+        ensure!(
+            !is_older(version, OLDEST_BUILDX),
+            "buildx {version} is too old\nhint: install buildx 0.{OLDEST_BUILDX} or newer"
+        );
+        Ok(version.to_owned())
     }
 
     // Registries.
@@ -378,7 +397,7 @@ impl Docker {
 
     /// What `docker buildx` prints with `args`, after as many tries as it takes.
     fn request(&self, args: &[&str]) -> Result<String> {
-        let mut pauses = PAUSES.into_iter();
+        let mut tries = 0;
         loop {
             let Some(output) = output(&mut self.buildx(args), REGISTRY_PATIENCE)? else {
                 bail!("the registry has not answered for {} s", REGISTRY_PATIENCE.as_secs());
@@ -391,8 +410,15 @@ impl Docker {
             let error = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
             let error = error.trim_start_matches("ERROR: ").to_owned();
             let cause = Cause::of(&error);
-            match pauses.next().filter(|_| cause.retries() > 1) {
-                Some(pause) => {
+            let most = match cause {
+                // What was pushed a moment ago may not be everywhere yet.
+                Cause::NotFound => 2,
+                _ if cause.retries() > 1 => PAUSES.len(),
+                _ => 0,
+            };
+            match PAUSES.get(tries).filter(|_| tries < most) {
+                Some(&pause) => {
+                    tries += 1;
                     message::warn(&format!("{error}; retrying in {pause} s"));
                     sleep(Duration::from_secs(pause))?;
                 }
@@ -592,6 +618,31 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
         .map(str::trim)
         .filter(|value| !value.is_empty())
+}
+
+/// The first line `key: value` of a node in buildx's text: that node with its address, and the value.
+fn node<'a>(text: &'a str, key: &str) -> Option<(String, &'a str)> {
+    let (mut name, mut endpoint) = ("", "");
+    for (found, value) in text.lines().filter_map(|line| line.trim().split_once(':')) {
+        match (found, value.trim()) {
+            ("Name", value) => (name, endpoint) = (value, ""),
+            ("Endpoint", value) => endpoint = value,
+            (_, value) if found == key && !value.is_empty() => {
+                let at = if endpoint.is_empty() { "" } else { " at " };
+                return Some((format!("the node {name:?}{at}{endpoint}"), value));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// True where `version`, such as `v0.12.1`, is one of 0 with a minor version before `oldest`. Packagers may
+/// give none, which reads as 0.0.
+fn is_older(version: &str, oldest: u32) -> bool {
+    let mut numbers = version.trim().trim_start_matches('v').split('.').map(str::parse::<u32>);
+    let (major, minor) = (numbers.next(), numbers.next());
+    matches!((major, minor), (Some(Ok(0)), Some(Ok(minor))) if (1..oldest).contains(&minor))
 }
 
 /// What the call `docker` ends with.

@@ -18,9 +18,6 @@ use crate::plan::{self, Builder, Facts};
 use crate::source::Source;
 use crate::{bases, build};
 
-/// The oldest minor version of buildx 0 that writes its events as JSON.
-const OLDEST_BUILDX: u32 = 13;
-
 /// Prints a line for each thing that the request needs.
 /// Errors: something is missing without which it can't be built.
 pub fn doctor(root: &Path, args: &Args) -> Result<()> {
@@ -64,7 +61,7 @@ fn docker(root: &Path, args: &Args) -> Result<(bool, Option<Builder>)> {
     };
     // What an engine that is not there leaves out is null, or empty.
     let info: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let buildx = buildx(&docker);
+    let buildx = docker.check_version();
     // Podman describes itself in other words. Whatever else it lacks follows from what it is.
     if info["ClientInfo"].is_null() && buildx.is_err() {
         return Ok((report("docker", buildx)?, None));
@@ -103,20 +100,6 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
     let error = info["ServerErrors"][0].as_str().or(errors.lines().last());
     let error = error.unwrap_or("it does not answer").trim_end_matches('.');
     bail!("{error}\nhint: start Docker, or run {}", in_engine(""))
-}
-
-fn buildx(docker: &Docker) -> Result<String> {
-    let text = docker.version()?;
-    // Such as `github.com/docker/buildx v0.13.1 788433953af1`.
-    let version = text.split(' ').nth(1).unwrap_or(&text);
-    let minor = version.trim_start_matches("v0.").split('.').next().unwrap_or_default();
-    // Packagers may give none, which reads as 0.0.
-    if let Ok(1..OLDEST_BUILDX) = minor.parse::<u32>()
-        && version.starts_with("v0.")
-    {
-        bail!("{version} is too old\nhint: install buildx 0.{OLDEST_BUILDX} or newer");
-    }
-    Ok(version.to_owned())
 }
 
 fn platforms(builder: &Builder, args: &Args) -> Result<String> {
