@@ -63,6 +63,8 @@ make_portable() {
         for library in "$loader" $(ldd "$program" | sed -n 's/.* => \(.*\) (.*/\1/p'); do
             cp --dereference "$library" "/out$home/lib"
         done
+        # Libraries in the base's /etc/ld.so.preload are for the base's C library: see copy_python.py.
+        sed -i 's|/etc/ld\.so\.preload|/agent-server/none|' "/out$home/lib/${loader##*/}"
         patchelf --set-interpreter "$home/lib/${loader##*/}" --force-rpath --set-rpath "$home/lib" \
             "$program"
     done
