@@ -79,7 +79,7 @@ fn a_broken_cache_is_left_out_once() {
 }
 
 #[test]
-fn a_pull_limit_ends_a_batch_after_two_pauses() {
+fn a_pull_limit_ends_a_batch_after_one_pause() {
     let fake = FakeDocker::new("retries-limit");
     let limit = "toomanyrequests: You have reached your unauthenticated pull rate limit.";
     let name = "[internal] load metadata for docker.io/library/b1:latest";
@@ -88,9 +88,7 @@ fn a_pull_limit_ends_a_batch_after_two_pauses() {
     let bases = bases.iter().map(String::as_str).collect::<Vec<_>>();
     let ended = push(&fake, &[&bases[..], &["--jobs=1"]].concat());
     assert_eq!(ended.status, 1);
-    let tries = (1..=3).map(|number| format!("debian-b1.image.{number}"));
-    let begun = std::iter::once("debian-b0.image.1".to_owned()).chain(tries);
-    assert_eq!(fake.begun(), begun.collect::<Vec<_>>());
+    assert_eq!(fake.begun(), ["debian-b0.image.1", "debian-b1.image.1", "debian-b1.image.2"]);
     expected::check("fake/expected/pull_limit.txt", &expected::steady(&ended.stderr, &fake.0.0));
 }
 

@@ -361,7 +361,8 @@ impl Cause {
         match self {
             Cause::Transient | Cause::StepNetwork => 4,
             Cause::UploadRefused | Cause::ManifestRefused => 3,
-            Cause::Raced | Cause::Limited => 2,
+            Cause::Raced => 2,
+            Cause::Limited => 1,
             _ => 0,
         }
     }

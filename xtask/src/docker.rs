@@ -413,7 +413,8 @@ impl Docker {
             let most = match cause {
                 // What was pushed a moment ago may not be everywhere yet.
                 Cause::NotFound => 2,
-                _ if cause.retries() > 1 => PAUSES.len(),
+                Cause::Limited => 1,
+                _ if cause.retries() > 0 => PAUSES.len(),
                 _ => 0,
             };
             match PAUSES.get(tries).filter(|_| tries < most) {

@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use base::{message, output, process};
 use serde_json::Value;
 
-use crate::cli::{Args, Mode, split, variable};
+use crate::cli::{Args, Mode};
 use crate::definition::{self, Definition, has_server};
 use crate::disk::{Disk, INFO};
 use crate::docker::{Docker, PATIENCE, answer, in_engine};
@@ -103,11 +103,7 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
 }
 
 fn platforms(builder: &Builder, args: &Args) -> Result<String> {
-    let mut asked = args.platforms.clone();
-    if asked.is_empty() && !args.push() {
-        asked = split(&variable("DOCKER_DEFAULT_PLATFORM")?.unwrap_or_default());
-    }
-    builder.check_platforms(&asked)?;
+    builder.check_platforms(&args.platforms)?;
     Ok(builder.runs.join(", "))
 }
 

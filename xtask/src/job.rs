@@ -497,9 +497,9 @@ fn cache_reads(
                 (Some("miss"), None)
             }
             (None, Some(Some(error))) => match (Cause::of(error), buildkit::http_status(error)) {
-                (Cause::Unauthorized | Cause::Forbidden | Cause::Limited, _) | (_, Some(429)) => {
-                    (Some("refused"), Some(error))
-                }
+                // Docker Hub says of a repository that it may not be shown, or is not there.
+                (Cause::Unauthorized | Cause::Forbidden | Cause::NotFound | Cause::Limited, _)
+                | (_, Some(429)) => (Some("refused"), Some(error)),
                 _ => (Some("failed"), Some(error)),
             },
         };
