@@ -180,7 +180,6 @@ const SIGNS: &[(&str, Cause)] = &[
     ("NAME_UNKNOWN", Cause::NoRepository),
     ("name unknown", Cause::NoRepository),
     ("server gave HTTP response", Cause::PlainHttp),
-    ("first record does not look like a TLS handshake", Cause::PlainHttp),
     ("Client sent an HTTP request to an HTTPS server", Cause::NotPlainHttp),
     ("x509: certificate has expired", Cause::CertificateTime),
     ("x509: cannot validate certificate", Cause::CertificateName),
@@ -583,7 +582,8 @@ mod tests {
             ("error parsing HTTP 408 response body: invalid character '<'", Cause::Transient),
             ("tag invalid: The image tag 'x' already exists", Cause::ManifestRefused),
             ("cannot be overwritten because the tag is immutable.", Cause::ManifestRefused),
-            ("tls: first record does not look like a TLS handshake", Cause::PlainHttp),
+            // Docker 28 says so of a registry that it reaches by HTTP, whatever fails there.
+            ("tls: first record does not look like a TLS handshake", Cause::Other),
             (
                 "x509: certificate has expired or is not yet valid: current time",
                 Cause::CertificateTime,
