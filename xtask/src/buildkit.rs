@@ -191,6 +191,9 @@ const SIGNS: &[(&str, Cause)] = &[
     ("repository does not exist or may require", Cause::NotFound),
     ("insufficient_scope", Cause::Forbidden),
     ("requested access to the resource is denied", Cause::Forbidden),
+    // Docker 28 gives no status of an answer that has a text.
+    (": denied: ", Cause::Forbidden),
+    (": unauthorized: ", Cause::Unauthorized),
     ("authorization failed", Cause::Unauthorized),
     ("unauthorized: authentication required", Cause::Unauthorized),
     ("no basic auth credentials", Cause::Unauthorized),
@@ -582,6 +585,8 @@ mod tests {
             ("error parsing HTTP 408 response body: invalid character '<'", Cause::Transient),
             ("tag invalid: The image tag 'x' already exists", Cause::ManifestRefused),
             ("cannot be overwritten because the tag is immutable.", Cause::ManifestRefused),
+            ("failed to push r.io/x:1: denied: no", Cause::Forbidden),
+            ("failed to push r.io/x:1: unauthorized: no", Cause::Unauthorized),
             // Docker 28 says so of a registry that it reaches by HTTP, whatever fails there.
             ("tls: first record does not look like a TLS handshake", Cause::Other),
             (
