@@ -484,10 +484,10 @@ fn git_mode(file: &Metadata) -> u32 {
     if file.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 }
 }
 
-/// A digest of all files below `folder`, or of those in it that `wanted` names: of their names and contents,
-/// of where links lead, and with `has_modes` of their execute bits.
+/// A digest of all files below `folder`, or of those in it that `wanted` names: of their names and contents
+/// and of where links lead. Only if `is_exact`, execute bits, empty folders and Python's bytecode count.
 /// Errors: what can't be read, with its path.
-pub fn digest(folder: &Path, wanted: Option<&[&str]>, has_modes: bool) -> Result<String> {
+pub fn digest(folder: &Path, wanted: Option<&[&str]>, is_exact: bool) -> Result<String> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.map_err(|error| unreadable(folder, &error))?;
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -496,25 +496,25 @@ pub fn digest(folder: &Path, wanted: Option<&[&str]>, has_modes: bool) -> Result
         let (name, path) = (entry.file_name(), entry.path());
         // Python leaves bytecode beside what it runs; .dockerignore has that too.
         if wanted.is_some_and(|wanted| wanted.iter().all(|wanted| name != *wanted))
-            || name == "__pycache__"
+            || !is_exact && name == "__pycache__"
         {
             continue;
         }
         let fail = |error: io::Error| unreadable(&path, &error);
         let metadata = fs::symlink_metadata(&path).map_err(fail)?;
         let content = if metadata.is_dir() {
-            digest(&path, None, has_modes)?
+            digest(&path, None, is_exact)?
         } else if metadata.is_symlink() {
             sha256(fs::read_link(&path).map_err(fail)?.as_os_str().as_bytes())
         } else if metadata.is_file() {
             let content = fs::read(&path).map_err(fail)?;
-            let mode = if has_modes { git_mode(&metadata) & 0o100 } else { 0 };
+            let mode = if is_exact { git_mode(&metadata) & 0o100 } else { 0 };
             format!("{mode} {}", sha256(content))
         } else {
             continue;
         };
         // Git knows no empty folders.
-        if content != sha256("") || !metadata.is_dir() {
+        if is_exact || content != sha256("") || !metadata.is_dir() {
             all.push_str(&format!("{} {content}\n", sha256(name.as_bytes())));
         }
     }
