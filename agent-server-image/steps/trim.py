@@ -8,6 +8,7 @@ missing. The sources move to the same place below SOURCES, with links by which P
 bytecode. Laid over HOME they make tracebacks complete, and cost no time at start.
 """
 
+import gc
 import importlib.util
 import marshal
 import os
@@ -63,6 +64,8 @@ def compile_all(modules, as_source, home, sources):
     """Compiles modules in an order of their own, whatever else is compiled at the same time, and
     moves their sources. Nobody reads the bytecode yet, so it needs no temporary file."""
     tag = sys.implementation.cache_tag
+    # Nothing here is a cycle.
+    gc.disable()
     for module in modules:
         source = module.read_bytes()
         try:

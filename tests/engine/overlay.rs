@@ -187,6 +187,13 @@ fn the_server_and_its_tools_work_on_every_base() {
         let health = ["inspect", "--format", "{{.State.Health.Status}}", &server.container];
         wait_until(base.name, || docker(&health) == "healthy");
     }
+    // Our programs can't load this, and the agent's commands keep it.
+    let musl = BASES.iter().position(|base| base.name == "alpine-like").unwrap();
+    let server = Server::start(&built.images[musl], &["--env=LD_PRELOAD=/lib/preloaded.so"]);
+    let said = server.run("echo $LD_PRELOAD && git --version | cut -c -4 && tmux -V | cut -c -5");
+    assert_eq!(said, "/lib/preloaded.so\ngit \ntmux");
+    let observations = server.converse(vec![("terminal", json!({"command": "echo $LD_PRELOAD"}))]);
+    assert!(observations[0].to_string().contains("/lib/preloaded.so"), "{observations:#?}");
     // A user whom nobody knows there.
     let server = Server::start(&built.images[0], &["--user=4321:4321"]);
     assert_eq!(server.run("id -u && touch /workspace/made"), "4321");

@@ -37,11 +37,13 @@ FROM scratch AS fedora-like
 COPY --from=fedora /base /
 CMD ["/bin/bash"]
 
-# No glibc and no bash.
+# No glibc and no bash. What it preloads is of its own C library.
 FROM maker AS alpine
 RUN mkdir -p /base/bin /base/etc /base/lib /base/tmp && chmod 1777 /base/tmp && \
     cp /bin/busybox /base/bin && chroot /base /bin/busybox --install -s /bin && \
-    cp --dereference /lib/ld-musl-*.so.1 /base/lib && echo ID=alpine >/base/etc/os-release
+    cp --dereference /lib/ld-musl-*.so.1 /base/lib && echo ID=alpine >/base/etc/os-release && \
+    cp /base/lib/ld-musl-*.so.1 /base/lib/preloaded.so && \
+    echo /lib/preloaded.so >/base/etc/ld.so.preload
 FROM scratch AS alpine-like
 COPY --from=alpine /base /
 CMD ["/bin/sh"]

@@ -44,7 +44,10 @@ fn main() {
     };
     let commits = [commit(words.first().map_or(OTHER, String::as_str)), commit("HEAD")];
     let before = load();
-    let [other, this] = commits.each_ref().map(|commit| measure(root, commit));
+    let clones = root.join("target/bench-start");
+    let [other, this] = commits.each_ref().map(|commit| measure(root, &clones, commit));
+    // Not before: where many files were removed, ext4 without a journal is slow for five minutes.
+    fs::remove_dir_all(&clones).unwrap();
     println!("\n| stage | {} | {} | ratio |\n|---|---:|---:|---:|", commits[0], commits[1]);
     for (number, stage) in STAGES.iter().enumerate() {
         let (old, new) = (other[number], this[number]);
@@ -53,9 +56,9 @@ fn main() {
     println!("\nSeconds. {}; load {before} at the start, {} at the end.", machine(), load());
 }
 
-/// Clones `commit`, starts a server there, ends it, and removes the clone.
-fn measure(root: &Path, commit: &str) -> Times {
-    let clone = root.join("target/bench-start").join(commit);
+/// Clones `commit`, starts a server there, and ends it.
+fn measure(root: &Path, clones: &Path, commit: &str) -> Times {
+    let clone = clones.join(commit);
     let _ = fs::remove_dir_all(&clone);
     let mut git = Command::new("git");
     run(git.args(["clone", "--quiet", "--no-checkout"]).arg(root).arg(&clone));
@@ -96,7 +99,6 @@ fn measure(root: &Path, commit: &str) -> Times {
     // Its last lines must not block it.
     thread::spawn(move || receiver.into_iter().for_each(drop));
     child.wait().unwrap();
-    fs::remove_dir_all(&clone).unwrap();
     times(&lines)
 }
 
