@@ -139,7 +139,16 @@ fn tags_that_move_have_one_owner() {
         let released = tags(&format!("refs/tags/{name}"), &["--versioned-tag"]);
         assert!(is_version || !released.contains(&head), "tag {name}: {released:?}");
     }
+    // With other custom tags these would be main's, or a release's.
+    for name in ["main-python", "main/x", "latest-python", "1.58.2-python", "v1.58-x"] {
+        let tag = format!("{}-debian", name.replace('/', "-"));
+        let closed = tags(&format!("refs/heads/{name}"), &[]);
+        assert!(!closed.contains(&tag), "{closed:?}");
+        assert!(closed.iter().any(|closed| closed.starts_with(&format!("{tag}-"))), "{closed:?}");
+    }
     assert!(tags("12-fix", &[]).contains(&"12-fix-debian".to_owned()));
+    let candidate = tags("refs/tags/1.58.0-rc.1", &["--versioned-tag"]);
+    assert!(candidate.contains(&"1.58.0-rc.1-debian".to_owned()), "{candidate:?}");
     assert!(tags("refs/tags/1.58.0", &["--versioned-tag"]).contains(&"1-debian".to_owned()));
 }
 

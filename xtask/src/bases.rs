@@ -109,6 +109,7 @@ fn base_image(entry: &str) -> Option<BaseImage> {
 pub fn is_reference(text: &str) -> bool {
     let name = ipv6(text).map_or(text, |rest| rest.trim_start_matches([':', '/']));
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !name.contains("//")
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@+".contains(c))
 }
 

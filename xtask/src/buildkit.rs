@@ -1,6 +1,11 @@
 //! How `BuildKit` and buildx name things and word errors. Nothing else in this program knows these words:
 //! a new version that changes one of them is met here.
 
+use crate::text;
+
+/// How many lines of a step's output, from the end, may say why it failed.
+const LAST_LINES: usize = 20;
+
 /// What the name of a vertex says that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vertex<'a> {
@@ -46,6 +51,11 @@ impl<'a> Vertex<'a> {
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         (is_number(number) && is_number(of)).then_some(Vertex::Step)
     }
+}
+
+/// True for a vertex that finds or pulls a base image; with several platforms, its name begins with one.
+pub fn is_base(name: &str) -> bool {
+    name.contains("internal] load metadata for ") || matches!(Vertex::of(name), Vertex::Base(_))
 }
 
 /// The name of a vertex without that of its target, which is one of `targets`. With several targets,
@@ -125,8 +135,10 @@ pub enum Cause {
     Forbidden,
     /// The registry does not take an upload: some do so for a moment.
     UploadRefused,
-    /// The registry does not take a manifest: the tag can't be changed, or it does so for a moment.
+    /// The registry does not take a manifest: some do so for a moment.
     ManifestRefused,
+    /// The registry lets nobody change this tag.
+    TagTaken,
     /// The registry has no such repository, and makes none.
     NoRepository,
     /// A proxy before the registry takes no body as large as a layer.
@@ -145,6 +157,10 @@ pub enum Cause {
     CertificateName,
     /// The name of a host is not known.
     NoHost,
+    /// The engine or the builder is away; perhaps it starts again.
+    NoEngine,
+    /// The proxy wants a login.
+    ProxyLogin,
     /// The builder has no room.
     NoSpace,
     NotFound,
@@ -166,15 +182,27 @@ const SIGNS: &[(&str, Cause)] = &[
     ("failed to calculate checksum of ref", Cause::MissingFile),
     ("error from sender: open ", Cause::UnreadableFile),
     ("failed to compute cache key", Cause::BrokenCache),
-    ("failed to read expected number of bytes", Cause::BrokenCache),
-    ("httpReadSeeker", Cause::BrokenCache),
-    ("unexpected commit digest", Cause::BrokenCache),
-    (" immutab", Cause::ManifestRefused),
-    ("tag invalid", Cause::ManifestRefused),
+    (" immutab", Cause::TagTaken),
+    ("tag invalid", Cause::TagTaken),
+    ("does not allow updating", Cause::TagTaken),
+    ("operation is disallowed", Cause::TagTaken),
     (": already exists", Cause::Raced),
     ("inconsistent graph state", Cause::Raced),
-    // Amazon's registry counts requests a second.
+    // Something was removed while it was used.
+    ("content digest sha256:", Cause::Raced),
+    ("parent snapshot ", Cause::Raced),
+    ("lease \"", Cause::Raced),
+    (" locked for ", Cause::Raced),
+    ("Cannot connect to the Docker daemon", Cause::NoEngine),
+    ("failed to list workers", Cause::NoEngine),
+    ("no such job", Cause::NoEngine),
+    ("client connection is closing", Cause::NoEngine),
+    ("error reading from server: EOF", Cause::NoEngine),
+    ("Proxy Authentication Required", Cause::ProxyLogin),
+    // Some registries count requests a second or a minute.
     ("Rate exceeded", Cause::Transient),
+    ("retry-after: ", Cause::Transient),
+    ("too many failed login attempts", Cause::Unauthorized),
     ("toomanyrequests", Cause::Limited),
     ("pull rate limit", Cause::Limited),
     ("NAME_UNKNOWN", Cause::NoRepository),
@@ -185,8 +213,11 @@ const SIGNS: &[(&str, Cause)] = &[
     ("x509: cannot validate certificate", Cause::CertificateName),
     ("x509: certificate is valid for", Cause::CertificateName),
     ("x509: certificate is not valid for", Cause::CertificateName),
+    ("relies on legacy Common Name", Cause::CertificateName),
     ("x509: ", Cause::Certificate),
     ("error getting credentials", Cause::CredentialHelper),
+    ("executable file not found", Cause::Other),
+    ("secret ", Cause::Other),
     ("push access denied", Cause::Forbidden),
     ("repository does not exist or may require", Cause::NotFound),
     ("insufficient_scope", Cause::Forbidden),
@@ -198,21 +229,39 @@ const SIGNS: &[(&str, Cause)] = &[
     ("unauthorized: authentication required", Cause::Unauthorized),
     ("no basic auth credentials", Cause::Unauthorized),
     ("access denied", Cause::Forbidden),
+    ("blob upload unknown", Cause::UploadRefused),
+    ("blob unknown to registry", Cause::ManifestRefused),
     ("no space left on device", Cause::NoSpace),
+    ("disk quota exceeded", Cause::NoSpace),
     ("no such host", Cause::NoHost),
+    ("failed to read expected number of bytes", Cause::BrokenCache),
+    ("httpReadSeeker", Cause::BrokenCache),
+    ("unexpected commit digest", Cause::BrokenCache),
     ("exporter option \"rewrite-timestamp\"", Cause::Other),
 ];
 
 /// Words, in lower case, of a network that does not carry, or of a server that has too much to do: what
-/// Go, curl, apt, uv, pip and npm say. A shorter word such as `timeout` is in the names of packages.
+/// Go, curl, apt, uv, pip and npm say. A shorter word such as `timeout` is in the names of packages, and
+/// compilers say `unexpected EOF` of sources.
 const NETWORK: &[&str] = &[
     "connection reset",
     "connection refused",
     "connection closed",
     "closed network connection",
     "closed idle connection",
-    "broken pipe",
-    "timed out",
+    "write: broken pipe",
+    "connection aborted",
+    "connection broken",
+    "connection failed [",
+    "remote end closed connection",
+    "remotedisconnected",
+    "connection timed out",
+    "connect timed out",
+    "read timed out",
+    "operation timed out",
+    "request timed out",
+    "resolving timed out",
+    "timeout: timed out",
     "i/o timeout",
     "handshake timeout",
     "connect timeout",
@@ -233,23 +282,42 @@ const NETWORK: &[&str] = &[
     "awaiting response headers",
     "temporary failure",
     "could not resolve host",
+    "could not resolve '",
+    "name or service not known",
+    "enotfound",
     "server misbehaving",
     "dns error",
     "eai_again",
     "network is unreachable",
     "no route to host",
     "unable to connect to",
+    "failed to connect to",
+    "couldn't connect to server",
+    "could not connect to server",
+    "connect tunnel failed, response 5",
+    "empty reply from server",
+    "transfer closed with",
+    "not closed cleanly",
+    "premature close",
+    "premature_close",
+    "incompleteread",
+    "end of file before message length",
+    "error reading a body from connection",
+    "close_notify",
+    "ssl_error_syscall",
+    "gnutls recv error",
+    "bad record mac",
+    "mirror sync in progress",
+    "hash sum mismatch",
     "error sending request",
     "was not fetched",
     "econnreset",
     "econnrefused",
     "etimedout",
-    "goaway",
     "http2: ",
     "stream error",
     ": eof",
-    "= eof",
-    "unexpected eof",
+    "desc = eof",
     "unexpected-eof",
     "early eof",
     "eof occurred",
@@ -274,19 +342,25 @@ const STEP_SIGNS: &[(&str, Cause)] = &[
     ("stat /bin/sh: no such file or directory", Cause::NoShell),
     ("exec format error", Cause::WrongPlatform),
     ("no space left on device", Cause::NoSpace),
+    ("disk quota exceeded", Cause::NoSpace),
+    // Node has the same code for it.
+    ("number of file watchers", Cause::Step),
     ("enospc", Cause::NoSpace),
     ("annot allocate memory", Cause::Killed),
     ("out of memory", Cause::Killed),
     ("memoryerror", Cause::Killed),
     ("http error 429", Cause::StepNetwork),
+    ("proxy authentication required", Cause::ProxyLogin),
     ("invalid peer certificate", Cause::StepCertificate),
     ("certificate_verify_failed", Cause::StepCertificate),
     ("certificate verify failed", Cause::StepCertificate),
     ("certificate verification failed", Cause::StepCertificate),
     ("certificate is not trusted", Cause::StepCertificate),
     ("self_signed_cert", Cause::StepCertificate),
-    ("self-signed certificate", Cause::StepCertificate),
-    ("self signed certificate", Cause::StepCertificate),
+    ("certificate problem", Cause::StepCertificate),
+    ("self-signed certificate in", Cause::StepCertificate),
+    ("self signed certificate in", Cause::StepCertificate),
+    ("self-signed certificate encountered", Cause::StepCertificate),
     ("unable_to_verify_leaf_signature", Cause::StepCertificate),
     ("unable to verify the first certificate", Cause::StepCertificate),
     ("unable_to_get_issuer_cert", Cause::StepCertificate),
@@ -296,8 +370,17 @@ const STEP_SIGNS: &[(&str, Cause)] = &[
 impl Cause {
     /// The cause that `error` names.
     pub fn of(error: &str) -> Self {
-        let is_denied = error.contains("denied: ") || http_status(error) == Some(403);
-        if is_denied && error.to_lowercase().contains("quota") {
+        // What the registry says, without the names of images.
+        let said = ["denied: ", "Server message: ", "server message: "];
+        let said = said.iter().find_map(|mark| error.split_once(mark)).map(|(_, said)| said);
+        let said = said.unwrap_or_default().to_lowercase();
+        if ["per second", "per minute"].iter().any(|rate| said.contains(rate)) {
+            return Cause::Transient;
+        }
+        if ["quota", "exceed the configured", "limit is ", "no space left"]
+            .iter()
+            .any(|full| said.contains(full))
+        {
             return Cause::RegistryFull;
         }
         match SIGNS.iter().find(|(sign, _)| error.contains(sign)) {
@@ -340,7 +423,7 @@ impl Cause {
     }
 
     /// The same for a step, whose command printed `output` last.
-    pub fn of_step(error: &str, output: &str) -> Self {
+    pub fn of_step(error: &str, output: &[u8]) -> Self {
         let cause = Self::of(error);
         if cause != Cause::Step {
             return cause;
@@ -349,7 +432,8 @@ impl Cause {
         if error.ends_with("exit code: 137") || error.ends_with("cannot allocate memory") {
             return Cause::Killed;
         }
-        let output = output.to_lowercase();
+        // What was tried again since then is not why it failed.
+        let output = text::last_lines(output, LAST_LINES).join("\n").to_lowercase();
         let sign = STEP_SIGNS.iter().find(|(sign, _)| output.contains(sign));
         match sign {
             Some((_, cause)) => *cause,
@@ -361,9 +445,9 @@ impl Cause {
     /// How often it is worth to try again.
     pub fn retries(self) -> usize {
         match self {
-            Cause::Transient | Cause::StepNetwork => 4,
+            Cause::Transient | Cause::StepNetwork | Cause::NoEngine => 4,
             Cause::UploadRefused | Cause::ManifestRefused => 3,
-            Cause::Raced => 2,
+            Cause::Raced | Cause::Canceled => 2,
             Cause::Limited => 1,
             _ => 0,
         }
@@ -380,6 +464,7 @@ impl Cause {
                 | Cause::Forbidden
                 | Cause::RegistryFull
                 | Cause::NoHost
+                | Cause::NoEngine
                 | Cause::NoSpace
         )
     }
@@ -397,11 +482,14 @@ impl Cause {
                  config.json (~/.docker/config.json)"
             }
             Cause::RegistryFull => "make room in the registry, or raise its quota",
-            Cause::UploadRefused => "check that the repository exists and who may push to it",
-            Cause::ManifestRefused => {
-                "check that the repository exists; if the registry lets no tag change, use another tag, or \
-                 --skip-existing"
+            Cause::UploadRefused | Cause::ManifestRefused => {
+                "check that the repository exists and who may push to it"
             }
+            Cause::TagTaken => {
+                "use another tag, or --skip-existing: the registry lets nobody change this one"
+            }
+            Cause::NoEngine => "start Docker, or the builder's machine",
+            Cause::ProxyLogin => "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY",
             Cause::NoRepository => "create the repository, and check who may push to it",
             Cause::TooLarge => "raise the limit for bodies in the proxy before the registry",
             Cause::PlainHttp => {
@@ -458,9 +546,10 @@ fn is_network(text: &str) -> bool {
     // Such as apt's `E: Failed to fetch http://a/b  522  Origin Connection Time-out`.
     let is_status = |word: &str| word.len() == 3 && word.parse().is_ok_and(|n: u32| n / 100 == 5);
     NETWORK.iter().any(|sign| text.contains(sign))
-        || text
-            .lines()
-            .any(|line| line.contains("failed to fetch ") && line.split("  ").any(is_status))
+        || text.lines().any(|line| {
+            line.ends_with("unexpected eof")
+                || line.contains("failed to fetch ") && line.split("  ").any(is_status)
+        })
 }
 
 /// The HTTP status of a failed request in `error`, as in `…: 503 Service Unavailable` or `error parsing
@@ -484,6 +573,20 @@ pub fn host(error: &str) -> Option<&str> {
     }
     let (_, rest) = error.split_once("://")?;
     rest.split(['/', '"', ' ']).next()
+}
+
+/// What to do where an engine or a builder can't be reached; `None` where that is not known.
+pub fn engine_hint(error: &str) -> Option<&'static str> {
+    let hints = [
+        ("permission denied while trying to connect", "join the group docker, or use sudo"),
+        ("Permission denied (", "give ssh a key that the engine's machine accepts"),
+        ("is too new. Maximum", "set DOCKER_API_VERSION to that maximum, or update the engine"),
+        (
+            "Client sent an HTTP request to an HTTPS server",
+            "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder of its certificates",
+        ),
+    ];
+    hints.iter().find(|(sign, _)| error.contains(sign)).map(|(_, hint)| *hint)
 }
 
 /// How the command of a step ended, such as `exit code: 1`, where that is the error.
@@ -583,8 +686,37 @@ mod tests {
             ),
             ("error parsing HTTP 413 response body: invalid character '<'", Cause::TooLarge),
             ("error parsing HTTP 408 response body: invalid character '<'", Cause::Transient),
-            ("tag invalid: The image tag 'x' already exists", Cause::ManifestRefused),
-            ("cannot be overwritten because the tag is immutable.", Cause::ManifestRefused),
+            ("tag invalid: The image tag 'x' already exists", Cause::TagTaken),
+            ("cannot be overwritten because the tag is immutable.", Cause::TagTaken),
+            ("Failed to process request due to 'x:1' configured as immutable.", Cause::TagTaken),
+            ("toomanyrequests: retry-after: 207.041µs, allowed: 44000/minute", Cause::Transient),
+            ("toomanyrequests: too many failed login attempts for username", Cause::Unauthorized),
+            (
+                "denied: Quota exceeded for quota metric 'Write' and limit 'per minute'",
+                Cause::Transient,
+            ),
+            (
+                "denied: adding 29.0 MiB, which will exceed the configured upper limit of 10.0 MiB",
+                Cause::RegistryFull,
+            ),
+            ("denied: registry contains 1 repositories, limit is 1", Cause::RegistryFull),
+            (
+                "500: unknown: Server message: mkdir /x: no space left on device",
+                Cause::RegistryFull,
+            ),
+            ("mkdir /var/lib/docker/x: no space left on device", Cause::NoSpace),
+            ("write /x: disk quota exceeded", Cause::NoSpace),
+            ("failed to push ghcr.io/acme/quota-service:1: 403 Forbidden", Cause::Forbidden),
+            ("Cannot connect to the Docker daemon at unix:///x. Is it running?", Cause::NoEngine),
+            ("failed to list workers: Unavailable: connection error", Cause::NoEngine),
+            ("rpc error: desc = error reading from server: EOF", Cause::NoEngine),
+            ("content digest sha256:aa: not found", Cause::Raced),
+            ("exec: \"newuidmap\": executable file not found in $PATH: not found", Cause::Other),
+            ("secret npmrc: not found", Cause::Other),
+            ("x509: certificate relies on legacy Common Name field", Cause::CertificateName),
+            ("local error: tls: bad record MAC", Cause::Transient),
+            ("docker.io/library/goaway:1: media type is no longer supported", Cause::Other),
+            ("httpReadSeeker: failed open: 404 Not Found", Cause::BrokenCache),
             ("failed to push r.io/x:1: denied: no", Cause::Forbidden),
             ("failed to push r.io/x:1: unauthorized: no", Cause::Unauthorized),
             // Docker 28 says so of a registry that it reaches by HTTP, whatever fails there.
@@ -624,6 +756,18 @@ mod tests {
         let step = "process \"sh\" did not complete successfully: exit code: 1";
         for (output, cause) in [
             ("curl: (6) Could not resolve host: x", Cause::StepNetwork),
+            ("E: Could not resolve 'deb.debian.org'", Cause::StepNetwork),
+            ("Error reading from server. Remote end closed connection", Cause::StepNetwork),
+            ("npm error code ENOTFOUND", Cause::StepNetwork),
+            ("curl: (56) CONNECT tunnel failed, response 503", Cause::StepNetwork),
+            ("407  Proxy Authentication Required", Cause::ProxyLogin),
+            ("bash: unexpected EOF while looking for matching", Cause::Step),
+            ("SyntaxError: unexpected EOF while parsing", Cause::Step),
+            ("x.c: while ((c = getc(f)) != EOF)", Cause::Step),
+            ("yes: standard output: Broken pipe\nmake: *** Error 2", Cause::Step),
+            ("subprocess.TimeoutExpired: Command timed out after 5 seconds", Cause::Step),
+            ("Generating a self-signed certificate for dovecot...", Cause::Step),
+            ("ENOSPC: System limit for number of file watchers reached", Cause::Step),
             ("curl: (28) Timeout was reached", Cause::StepNetwork),
             ("curl: (28) SSL connection timeout", Cause::StepNetwork),
             (
@@ -653,8 +797,8 @@ mod tests {
             ("The certificate is NOT trusted.  Could not handshake", Cause::StepCertificate),
             ("exec: \"/bin/sh\": stat /bin/sh: no such file or directory: unknown", Cause::NoShell),
         ] {
-            assert_eq!(Cause::of_step(step, output), cause, "{output}");
+            assert_eq!(Cause::of_step(step, output.as_bytes()), cause, "{output}");
         }
-        assert_eq!(Cause::of_step(&step.replace(": 1", ": 137"), ""), Cause::Killed);
+        assert_eq!(Cause::of_step(&step.replace(": 1", ": 137"), b""), Cause::Killed);
     }
 }

@@ -132,6 +132,9 @@ macro_rules! options {
     };
 }
 
+/// What the helper that this program replaces calls its default base image.
+const HELPERS_DEFAULT: &str = "python-node-runtime";
+
 use Command::{Api, Build, Doctor, List, Matrix, Merge, Probe, Run, Summary};
 
 /// The subcommands that take a request for images.
@@ -194,7 +197,7 @@ options! {
             NAMING, "make tags of these; with only a base image, none by default";
         tag_by: Option<TagBy> = one(TagBy::parse), "--tag-by" "WHAT" "" ["commit"]
             NAMING, "begin tags with commit, or with content: a digest of what goes into the image";
-        arch: Option<String> = one(tag_part), "--arch" "SUFFIX" "ARCH" ["none"]
+        arch: Option<String> = one(arch), "--arch" "SUFFIX" "ARCH" ["none"]
             NAMING, "end tags and cache names with this";
         versioned_tag: bool = switch, "--versioned-tag" "" "VERSIONED_TAG" ["off"]
             NAMING, "add the tags X, X.Y and X.Y.Z";
@@ -291,8 +294,9 @@ impl Args {
     /// Reads the flags of `command` and their variables. `words` is what was typed behind its name.
     /// Errors: a usage error for a value that is not accepted, and for a flag of another command.
     pub fn read(command: Command, words: Vec<OsString>) -> Result<Self> {
-        let (mut words, bake_args) = split_at_dashes(words);
+        let (mut words, bake_args) = split_at_dashes(words)?;
         let mut args = Args::read_flags(command, &mut words)?;
+        args.arch = args.arch.filter(|arch| !arch.is_empty());
         args.words = words.finish();
         let takes_words = matches!(command, Command::Smoke | Api | Merge | Summary);
         for word in &args.words {
@@ -356,12 +360,18 @@ impl Args {
         } else if self.base_image.is_empty() {
             self.base_image = split(&variable("BASE_IMAGE")?.unwrap_or_default());
         }
+        if self.base_image == [HELPERS_DEFAULT] && self.variant.iter().all(|name| name == "python")
+        {
+            message::say(&format!("base image {HELPERS_DEFAULT}: building the variant python"));
+            self.base_image.clear();
+        }
         let mut named = Vec::new();
         for name in &self.base_image {
-            // The helper that this program replaces calls its default so.
-            if name == "python-node-runtime" {
-                message::say("base image python-node-runtime: building the variant python");
-                continue;
+            if name == HELPERS_DEFAULT {
+                return Err(usage(format!(
+                    "the base image {HELPERS_DEFAULT} is the variant python\nhint: build that by a run of its own, \
+                     with --variant python"
+                )));
             }
             let reference =
                 reference(name).map_err(|why| usage(format!("the base image {name:?} {why}")))?;
@@ -511,11 +521,12 @@ fn unread(error: pico_args::Error) -> anyhow::Error {
 /// The value of the environment variable `name`, unless it is unset or empty.
 /// Errors: a usage error for a value that is not UTF-8.
 pub fn variable(name: &str) -> Result<Option<String>> {
-    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
-    value.into_string().map(Some).map_err(|value| {
+    let Some(value) = env::var_os(name) else { return Ok(None) };
+    let value = value.into_string().map_err(|value| {
         let value = value.to_string_lossy();
         usage(format!("{name}={value:?} is not UTF-8\nhint: set it to text, or unset it"))
-    })
+    })?;
+    Ok(Some(value).filter(|value| !value.trim().is_empty()))
 }
 
 fn switch_variable(name: &str) -> Result<Option<bool>> {
@@ -525,19 +536,32 @@ fn switch_variable(name: &str) -> Result<Option<bool>> {
 
 /// The flags before `--`, and the arguments behind it. An empty value, as in `--arch=`, is a value.
 /// `--timings` needs none, which reads as an empty one.
-fn split_at_dashes(words: Vec<OsString>) -> (Arguments, Vec<OsString>) {
-    let mut flags = Vec::new();
+/// Errors: a usage error for a flag in place of a value, as an unquoted empty variable leaves it.
+fn split_at_dashes(words: Vec<OsString>) -> Result<(Arguments, Vec<OsString>)> {
+    let mut flags: Vec<OsString> = Vec::new();
     let mut rest = words.into_iter();
     for word in rest.by_ref().take_while(|word| word != "--") {
-        match word.to_str() {
-            Some("--timings") => flags.extend([word, OsString::new()]),
-            Some(flag) if flag.starts_with("--") && flag.ends_with('=') => {
-                flags.extend([flag.trim_end_matches('=').into(), OsString::new()]);
+        let text = word.to_string_lossy().into_owned();
+        if let Some(last) = flags.last()
+            && let Some(flag) = TABLE.iter().find(|flag| last == flag.name)
+            && !flag.value.is_empty()
+            && text.starts_with("--")
+        {
+            let name = flag.name;
+            return Err(usage(format!(
+                "{name} needs a value, and {text} is a flag\nhint: write {name}=VALUE where a value begins \
+                 with dashes"
+            )));
+        }
+        match text.split_once('=') {
+            _ if text == "--timings" => flags.extend([word, OsString::new()]),
+            Some((name, "")) if name.starts_with("--") => {
+                flags.extend([name.into(), OsString::new()]);
             }
             _ => flags.push(word),
         }
     }
-    (Arguments::from_vec(flags), rest.collect())
+    Ok((Arguments::from_vec(flags), rest.collect()))
 }
 
 /// Behind `--`, only what changes nothing that is delivered: anything else would make the image, its
@@ -737,6 +761,11 @@ fn platform(name: &str) -> Option<&'static str> {
         "arm64" | "arm64/v8" | "aarch64" | "aarch64/v8" => Some("linux/arm64"),
         _ => None,
     }
+}
+
+/// Empty for none, as scripts write it: `--arch "$ARCH"`.
+fn arch(text: &str) -> Result<String, String> {
+    if text.is_empty() { Ok(String::new()) } else { tag_part(text) }
 }
 
 /// A suffix that becomes a part of tags.

@@ -18,7 +18,7 @@ use base::{message, process};
 use serde_json::Value;
 
 use crate::bases::{is_digest, repository};
-use crate::buildkit::Cause;
+use crate::buildkit::{self, Cause};
 use crate::cli::Args;
 use crate::definition::FOLDER;
 use crate::events::Reader;
@@ -270,6 +270,7 @@ impl Docker {
             text = self.ask(&["inspect", "--bootstrap"], START_PATIENCE, &what, &hint)?;
         }
         if let Some((node, error)) = node(&text, "Error") {
+            let hint = buildkit::engine_hint(error).unwrap_or(&hint);
             bail!("{node} of the builder {name:?} does not answer: {error}\nhint: {hint}");
         }
         for line in text.lines().map(str::trim) {
@@ -311,11 +312,9 @@ impl Docker {
         }
         self.check_version()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let error = stderr.lines().find_map(|line| line.strip_prefix("ERROR: "));
-        bail!(
-            "{what} can't be used: {}\nhint: {hint}",
-            error.unwrap_or_else(|| stderr.lines().last().unwrap_or_default())
-        )
+        let error = said(&stderr);
+        let hint = buildkit::engine_hint(error).unwrap_or(hint);
+        bail!("{what} can't be used: {error}\nhint: {hint}")
     }
 
     /// What buildx says of its version.
@@ -407,9 +406,8 @@ impl Docker {
             }
             self.version()?;
             let stderr = String::from_utf8_lossy(&output.stderr);
-            let error = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-            let error = error.trim_start_matches("ERROR: ").to_owned();
-            let cause = Cause::of(&error);
+            let error = said(&stderr);
+            let cause = Cause::of(error);
             let most = match cause {
                 // What was pushed a moment ago may not be everywhere yet.
                 Cause::NotFound => 2,
@@ -426,7 +424,8 @@ impl Docker {
                 None => {
                     let hint =
                         cause.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-                    bail!("the registry refused: {error}{hint}")
+                    let who = if cause == Cause::NoEngine { "docker" } else { "the registry" };
+                    bail!("{who} refused: {error}{hint}")
                 }
             }
         }
@@ -619,6 +618,12 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
         .map(str::trim)
         .filter(|value| !value.is_empty())
+}
+
+/// The error in what docker wrote, behind which it may name a page on the build; else the last line.
+fn said(stderr: &str) -> &str {
+    let error = stderr.lines().rev().find_map(|line| line.strip_prefix("ERROR: "));
+    error.or_else(|| stderr.lines().rfind(|line| !line.trim().is_empty())).unwrap_or_default()
 }
 
 /// The first line `key: value` of a node in buildx's text: that node with its address, and the value.

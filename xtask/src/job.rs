@@ -255,6 +255,8 @@ impl<'a> Job<'a> {
                 ctx.progress.warn("a cache is broken; retrying without it");
                 return Ok(None);
             }
+            // No cache is left that it could be.
+            cause = Cause::of_request(&error);
         }
         if cause == Cause::NoSpace && *tries == 0 && prune_limits(ctx.args).is_some() {
             *tries += 1;

@@ -80,7 +80,9 @@ impl Naming<'_> {
             None => {
                 let cleaned = squeeze(version, is_tag_character);
                 let cleaned = cleaned.trim_matches(['.', '-']);
-                (vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()], false)
+                // It may begin with a version, as `1.2.3-rc.1` does, but be none.
+                let is_own = !is_mains(cleaned) && !is_release(cleaned);
+                (vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()], is_own)
             }
         };
         // Not the digest of a branch that is called like it.
@@ -99,7 +101,8 @@ impl Naming<'_> {
     /// who wrote them, whatever others call their branches and git tags.
     fn moving_tag(&self, head: &str, custom: &str, raw: &str, is_own: bool) -> String {
         let tag = self.tag(head, custom, raw);
-        if is_own || !is_reserved(head) { tag } else { with_digest(&tag, raw) }
+        let is_free = is_own || !is_mains(head) && !begins_as_release(head);
+        if is_free { tag } else { with_digest(&tag, raw) }
     }
 
     /// `head-tail` with the suffixes for flavor, architecture and target. `raw` is the input that
@@ -170,11 +173,21 @@ pub fn target_suffix(target: &str, flavor: &str) -> String {
     }
 }
 
-/// True where main's tags or a release's begin with `head`. The releases are `X`, `X.Y` and `X.Y.Z`,
-/// with a `v` if their version has one.
-fn is_reserved(head: &str) -> bool {
-    let is_release = head.split('.').count() <= 3 && are_release_numbers(head);
-    ["main", "latest"].contains(&head) || is_release
+/// True where main's tags begin as `head` does: a custom tag may be the rest of it.
+fn is_mains(head: &str) -> bool {
+    head.split('-').next().is_some_and(|first| ["main", "latest"].contains(&first))
+}
+
+/// True where `head` is what a release's tags begin with: `X`, `X.Y` or `X.Y.Z`, with a `v` if its
+/// version has one.
+fn is_release(head: &str) -> bool {
+    head.split('.').count() <= 3 && are_release_numbers(head)
+}
+
+/// The same for what begins with two or three such numbers: one alone is how branches name an issue.
+fn begins_as_release(head: &str) -> bool {
+    let first = head.split('-').next().unwrap_or(head);
+    is_release(head) || first.contains('.') && is_release(first)
 }
 
 /// The first seven characters of a commit.

@@ -158,11 +158,11 @@ pub struct Failure {
 
 impl Failure {
     pub fn cause(&self) -> Cause {
-        match Cause::of_step(&self.error, &String::from_utf8_lossy(&self.output)) {
-            // What names a base image is in no cache.
-            Cause::BrokenCache if self.name.starts_with("[internal] load metadata") => {
-                Cause::of_request(&self.error)
-            }
+        match Cause::of_step(&self.error, &self.output) {
+            // A base image is in no cache.
+            Cause::BrokenCache if buildkit::is_base(&self.name) => Cause::of_request(&self.error),
+            // What a server prints that does not start is not of this step's network.
+            Cause::StepNetwork if self.name.starts_with("[check ") => Cause::Step,
             cause => cause,
         }
     }

@@ -105,8 +105,35 @@ pub fn one_line(text: &str) -> String {
     without_credentials(&without_runner_commands(&line))
 }
 
-/// `text` with `***` in place of the user and password before the `@` of each URL.
+/// What stands before a token or a signature, in lower case.
+const SECRETS: [&str; 9] = [
+    "authorization: bearer ",
+    "authorization: basic ",
+    "_authtoken=",
+    "?token=",
+    "&token=",
+    "access_token=",
+    "signature=",
+    "&sig=",
+    "security-token=",
+];
+
+/// `text` with `***` in place of the user and password before the `@` of each URL, and of tokens.
 pub fn without_credentials(text: &str) -> String {
+    let mut text = without_users(text);
+    for sign in SECRETS {
+        let mut from = 0;
+        while let Some(at) = text.to_ascii_lowercase()[from..].find(sign) {
+            from += at + sign.len();
+            let ends = |c: char| c.is_whitespace() || "\"'<>&,;".contains(c);
+            let end = text[from..].find(ends).map_or(text.len(), |end| from + end);
+            text.replace_range(from..end, "***");
+        }
+    }
+    text
+}
+
+fn without_users(text: &str) -> String {
     let mut parts = text.split("://");
     let mut safe = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -185,6 +212,12 @@ mod tests {
             ("http://a:80/b@c", "http://a:80/b@c"),
             ("docker-image://a@sha256:bb", "docker-image://a@sha256:bb"),
             ("a@b.c", "a@b.c"),
+            ("Authorization: Bearer ghp_0123456789", "Authorization: Bearer ***"),
+            ("//npm.corp/:_authToken=npm_0123456789", "//npm.corp/:_authToken=***"),
+            (
+                "\"https://x/b?X-Amz-Signature=0123456789&sig=0123456789\": EOF",
+                "\"https://x/b?X-Amz-Signature=***&sig=***\": EOF",
+            ),
         ] {
             assert_eq!(one_line(text), safe, "{text}");
         }
