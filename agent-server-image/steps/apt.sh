@@ -1,5 +1,5 @@
 # Installs packages: those that the step names, or what a step that sources this file passes to
-# apt_install.
+# apt_install. A name that ends in `?` is left out where its release does not have it.
 # shellcheck shell=sh
 # shellcheck source=lib.sh
 . /run/lib.sh
@@ -7,6 +7,8 @@
 # Lists, archives and sources lie on the tmpfs of the step, so there is nothing to clean up. A cache
 # mount would have to be locked, and hundreds of base images would wait for it.
 apt=/run/tmp/apt
+export TMPDIR=/run/tmp
+[ -s "$ca" ] || ca=
 run_apt() {
     program=apt-$1
     shift
@@ -16,7 +18,7 @@ run_apt() {
         -o "Dir::Etc::netrc=$apt/auth" -o Acquire::Retries=5 -o Acquire::Languages=none \
         -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io \
         -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
-        ${SSL_CERT_FILE:+-o "Acquire::https::CAInfo=$SSL_CERT_FILE"} "$@"
+        ${ca:+-o "Acquire::https::CAInfo=$ca"} "$@"
 }
 
 # An address has its login percent-encoded, and apt's auth.conf has it as it is.
@@ -47,12 +49,16 @@ copy_sources() {
     case $mirror in
         *://*@*)
             scheme=${mirror%%://*} user=${mirror#*://}
-            host=${user#*@} user=${user%%@*}
+            host=${user##*@} user=${user%@*}
             mirror=$scheme://$host
-            printf 'machine %s login %s password %s\n' "$mirror" \
-                "$(decode "${user%%:*}")" "$(decode "${user#*:}")" >>"$apt/auth"
+            # Older versions know no scheme there, and newer ones take that for HTTPS.
+            for machine in "$mirror" "$host"; do
+                printf 'machine %s login %s password %s\n' "$machine" \
+                    "$(decode "${user%%:*}")" "$(decode "${user#*:}")"
+            done >>"$apt/auth"
             ;;
     esac
+    mirror=$(printf %s "$mirror" | sed 's/[\\&,]/\\&/g')
     find "$apt/sources.list" "$apt/sources" -type f -exec sed -i -E \
         -e "s,https?://(deb|security|ftp[.a-z]*)\.debian\.org/debian,$mirror,g" \
         -e "s,https?://security\.debian\.org/?( |$),$mirror-security\1,g" {} +
@@ -62,18 +68,28 @@ copy_sources() {
 update_lists() {
     run_apt get "$@" update 2>"$apt/errors" || :
     cat "$apt/errors" >&2
-    if grep -q 'list of sources could not be read' "$apt/errors"; then
-        # One wrong file keeps apt from reading any of them: the distribution's own are enough.
-        for file in "$apt"/sources/*; do
+    # One wrong line keeps apt from reading any of them, and it names one at a time.
+    for _ in 1 2 3 4 5 6 7 8 9; do
+        grep -q 'list of sources could not be read' "$apt/errors" || break
+        sed -n -E 's/^E: Malformed (entry|line) ([0-9]+) in (list file|source list) ([^ ]+).*/\2 \4/p
+            s/^E: Malformed stanza [0-9]+ in source list ([^ ]+).*/1,$ \1/p' "$apt/errors" \
+            >"$apt/wrong"
+        # Where it names none, the distribution's own are enough.
+        [ -s "$apt/wrong" ] || for file in "$apt"/sources/*; do
             case ${file##*/} in debian* | ubuntu* | \*) continue ;; esac
-            warn "skipped the package source /etc/apt/sources.list.d/${file##*/}"
-            rm "$file"
+            printf '1,$ %s\n' "$file" >>"$apt/wrong"
         done
+        while read -r lines file; do
+            name=${file#"$apt/"}
+            case $name in sources/*) name=sources.list.d/${name#*/} ;; esac
+            warn "skipped the package source /etc/apt/$name"
+            sed -i "${lines}s/^/#/" "$file"
+        done <"$apt/wrong"
         run_apt get "$@" update 2>"$apt/errors" || :
         cat "$apt/errors" >&2
-    fi
-    sed -n "s/^E: The repository '\([^']*\)'.*/\1/p; s/^[EW]: Failed to fetch \([^ ]*\).*/\1/p" \
-        "$apt/errors" | sort -u | while read -r name; do
+    done
+    sed -n "s/^E: The repository '\([^']*\)'.*/\1/p; s/^[EW]: Failed to fetch \([^ ]*\).*/\1/p
+        s/^E: Release file for \([^ ]*\) is .*/\1/p" "$apt/errors" | sort -u | while read -r name; do
         warn "skipped the package source $name"
     done
 }
@@ -82,8 +98,10 @@ update_lists() {
 use_archive() {
     grep -q '^E: .*\(debian\.org\|ubuntu\.com\).*not have a Release file' "$apt/errors" || return 1
     find "$apt/sources.list" "$apt/sources" -type f -exec sed -i -E \
+        -e 's,//security\.debian\.org/?( |$),//archive.debian.org/debian-security\1,g' \
         -e 's,//(deb|security|ftp[.a-z]*)\.debian\.org/,//archive.debian.org/,g' \
-        -e 's,//([a-z.]*archive|security)\.ubuntu\.com/,//old-releases.ubuntu.com/,g' {} +
+        -e 's,//ports\.ubuntu\.com/ubuntu-ports,//old-releases.ubuntu.com/ubuntu,g' \
+        -e 's,//([a-z0-9.-]*archive|security)\.ubuntu\.com/,//old-releases.ubuntu.com/,g' {} +
     update_lists -o Acquire::Check-Valid-Until=false
 }
 
@@ -106,18 +124,45 @@ update_installed() {
         $(cat "$apt/updates") || warn "some security updates were not installed"
 }
 
+# What is there stays as it is, held or not. A package of the base image that can't be configured is
+# not this step's concern.
+try_install() {
+    chosen=
+    for name; do
+        case $name in
+            *\?)
+                name=${name%?}
+                if ! run_apt cache show "$name" >"$apt/shown" 2>&1; then
+                    warn "left out the package $name, which this release does not have"
+                    continue
+                fi
+                ;;
+        esac
+        chosen="$chosen $name"
+    done
+    # shellcheck disable=SC2086
+    run_apt get install --yes --no-install-recommends --no-upgrade $chosen && return
+    # shellcheck disable=SC2086
+    [ "$(dpkg-query -W -f '${Status}\n' $chosen 2>&1 | sort -u)" = 'install ok installed' ] ||
+        return
+    warn "the base image has packages that can't be configured"
+}
+
 # Fails if a package can't be had.
 install_packages() {
     export DEBIAN_FRONTEND=noninteractive
+    # Some base images lack these, or were made by a dpkg that was stopped.
+    mkdir -p /var/cache/debconf /var/log/apt
+    [ -z "$(ls /var/lib/dpkg/updates 2>&1)" ] || dpkg --configure -a || :
     copy_sources
     update_lists
-    run_apt get install --yes --no-install-recommends "$@" ||
-        { use_archive && run_apt get install --yes --no-install-recommends "$@"; }
+    try_install "$@" || { use_archive && try_install "$@"; }
 }
 
 apt_install() {
     install_packages "$@" || return
-    update_installed "$@"
+    # shellcheck disable=SC2086
+    update_installed $chosen
 }
 
 [ $# = 0 ] || apt_install "$@"

@@ -2,6 +2,9 @@
 # shellcheck shell=sh disable=SC2034
 set -eu
 umask 022
+# What a base image sets for its own programs breaks ours and apt's.
+export PATH="${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+unset PYTHONHOME PYTHONPATH PERL5LIB PERL5OPT BASH_ENV
 # The same input makes the same bytes on every machine, so layers are pushed and pulled once.
 export LC_ALL=C TZ=UTC PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 SOURCE_DATE_EPOCH=315532800
 # The server would fetch a price list of models when it starts.

@@ -3,7 +3,7 @@
 # shellcheck source=apt.sh
 . /run/apt.sh
 apt_install build-essential curl file gnupg jq less lsb-release openssh-client patch pkg-config \
-    procps ripgrep rsync sudo unzip vim-tiny wget xz-utils zip ||
+    procps 'ripgrep?' rsync sudo unzip vim-tiny wget xz-utils zip ||
     fail 'apt can not install the tools of the agent; use the target overlay or binary-minimal'
 # By number, as the number may have a second name in the base image.
 echo '#10001 ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/openhands

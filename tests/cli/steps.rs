@@ -26,14 +26,22 @@ fn step(name: &str) -> String {
 fn apt_gets_the_login_of_its_mirror_as_it_is() {
     for (login, expected) in [
         ("me:p%40ss%2f%25%3A1", "login me password p@ss/%:1"),
+        ("me:p@ss", "login me password p@ss"),
         ("a%20b:100%", "login a b password 100%"),
     ] {
         let folder = Folder::new("steps-apt");
-        let script = step("apt.sh").replace("/etc/apt", "/no/apt");
-        let script = format!("APT_MIRROR=https://{login}@apt.corp/debian\n{script}\ncopy_sources");
-        assert_eq!(run(&folder.0, &["/run/tmp"], &script), (0, String::new()));
-        let auth = fs::read_to_string(folder.0.join("run/tmp/apt/auth")).unwrap();
-        assert_eq!(auth, format!("machine https://apt.corp/debian {expected}\n"));
+        fs::create_dir_all(folder.0.join("etc/apt")).unwrap();
+        let source = "deb http://deb.debian.org/debian trixie main\n";
+        fs::write(folder.0.join("etc/apt/sources.list"), source).unwrap();
+        let mirror = format!("APT_MIRROR='https://{login}@apt.corp/a&b,c'");
+        let script = format!("{mirror}\n{}\ncopy_sources", step("apt.sh"));
+        assert_eq!(run(&folder.0, &["/run/tmp", "/etc/apt"], &script), (0, String::new()));
+        let read =
+            |name: &str| fs::read_to_string(folder.0.join("run/tmp/apt").join(name)).unwrap();
+        // Older versions of apt know no scheme there.
+        let machine = |name: &str| format!("machine {name} {expected}\n");
+        assert_eq!(read("auth"), machine("https://apt.corp/a&b,c") + &machine("apt.corp/a&b,c"));
+        assert_eq!(read("sources.list"), "deb https://apt.corp/a&b,c trixie main\n");
     }
 }
 

@@ -19,25 +19,44 @@ const BUILT: [(&str, &str); 6] = [
          echo \"deb [signed-by=/none.gpg] $u bookworm main\" >foreign.list && \
          echo \"deb $u no-such-suite main\" >gone.list",
     ),
-    ("unreadable-source", "RUN echo 'deb nothing' >/etc/apt/sources.list.d/broken.list"),
+    (
+        "unreadable-source",
+        "RUN cd /etc/apt && mv sources.list sources.list.d/own.list && echo nothing >sources.list && \
+         echo 'deb nothing' >sources.list.d/broken.list",
+    ),
     (
         "https",
-        "RUN find /etc/apt -name '*.list' -o -name '*.sources' | xargs sed -i s,http:,https:,",
+        "RUN find /etc/apt -name '*.list' -o -name '*.sources' | xargs sed -i s,http:,https:, && \
+         mkdir /root/project && chmod 700 /root && ln -s /root/project /workspace",
     ),
-    ("shell", "SHELL [\"/usr/bin/fish\", \"-c\"]"),
+    (
+        "shell",
+        "RUN rm -r /tmp /var/log/apt /var/cache/debconf\nSHELL [\"/usr/bin/fish\", \"-c\"]\n\
+         ENV PATH=/usr/bin PYTHONHOME=/nowhere PERL5OPT=-Mnothing",
+    ),
     (
         "links",
         "RUN mkdir -p /data/repository /opt/local/bin /code && echo a >/data/file && \
          echo a >/code/file && ln -s /code /data && ln -s /data /workspace && rm -r /usr/local && ln -s /opt/local /usr/local && \
          printf '#!/bin/sh\\necho tool\\n' >/opt/local/bin/tool && chmod +x /opt/local/bin/tool",
     ),
-    ("dangling", "RUN ln -s /nowhere/deep /workspace"),
+    (
+        "dangling",
+        "RUN ln -s /nowhere/deep /workspace && useradd --create-home openhands && \
+         mkdir -m 700 /home/openhands/.ssh && chown openhands /home/openhands/.ssh && \
+         mkdir /agent-server && touch /agent-server/old",
+    ),
 ];
 
 /// Those on which it can't be.
-const FAILED: [(&str, &str); 2] = [
-    ("no-source", "RUN rm -r /etc/apt/sources.list.d; : >/etc/apt/sources.list"),
-    ("no-apt", "RUN rm /usr/bin/apt-get"),
+const FAILED: [(&str, &str, &str); 3] = [
+    (
+        "no-source",
+        "RUN rm -r /etc/apt/sources.list.d; : >/etc/apt/sources.list",
+        "use the target overlay",
+    ),
+    ("no-apt", "RUN rm /usr/bin/apt-get", "use the target overlay"),
+    ("system", "RUN ln -s /usr /workspace", "/workspace of the base image leads to /usr"),
 ];
 
 /// Makes a base image, and gives its reference.
@@ -57,7 +76,8 @@ fn what_a_base_image_has_of_its_own_costs_no_build_or_is_said() {
     let engine = Engine::get();
     let folder = Folder::new("bases-of-people");
     let (list, file) = (folder.0.join("list"), folder.0.join("records"));
-    let all = BUILT.iter().chain(&FAILED);
+    let failed = FAILED.iter().map(|(name, lines, _)| (*name, *lines));
+    let all = BUILT.into_iter().chain(failed);
     let references = all.map(|(name, lines)| base(&engine, name, lines) + "\n");
     fs::write(&list, references.collect::<String>()).unwrap();
     let args = ["image", "--variant=debian", "--target=base-image-minimal", "--push"];
@@ -75,10 +95,10 @@ fn what_a_base_image_has_of_its_own_costs_no_build_or_is_said() {
         by_base.insert(base, record);
     }
     let log = |record: &Value| fs::read_to_string(record["log"].as_str().unwrap()).unwrap();
-    for (name, _) in FAILED {
+    for (name, _, why) in FAILED {
         let record = &by_base[name];
         assert_eq!(record["status"], "failed", "{name}: {told}");
-        assert!(log(record).contains("use the target overlay"), "{name}: {}", log(record));
+        assert!(log(record).contains(why), "{name}: {}", log(record));
     }
     for (name, _) in BUILT {
         assert_eq!(by_base[name]["status"], "built", "{name}: {told}");
@@ -86,7 +106,8 @@ fn what_a_base_image_has_of_its_own_costs_no_build_or_is_said() {
     for source in [
         "http://deb.debian.org/debian bookworm",
         "http://deb.debian.org/debian no-such-suite",
-        "/etc/apt/sources.list.d/broken.list",
+        "/etc/apt/sources.list\n",
+        "/etc/apt/sources.list.d/broken.list\n",
     ] {
         let skipped = format!("warning: skipped the package source {source}");
         assert_eq!(told.matches(&skipped).count(), 1, "{source}: {told}");
@@ -102,5 +123,8 @@ fn what_a_base_image_has_of_its_own_costs_no_build_or_is_said() {
     let edit = "cd /workspace && cat file && echo b >file && touch repository/new && \
                 echo b >code/file && tool";
     assert_eq!(run("links", edit), "a\ntool");
-    assert_eq!(run("dangling", "echo c >/workspace/project/new && cat /nowhere/deep/*/new"), "c");
+    let kept = "echo c >/workspace/project/new && cat /nowhere/deep/*/new && ls -d /agent-server/old; \
+                touch ~/.ssh/key";
+    assert_eq!(run("dangling", kept), "c");
+    assert_eq!(run("https", "cd /workspace/project && touch new && ls"), "new");
 }
