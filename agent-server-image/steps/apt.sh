@@ -127,13 +127,13 @@ update_installed() {
 # What is there stays as it is, held or not. A package of the base image that can't be configured is
 # not this step's concern.
 try_install() {
-    chosen=
+    chosen='' missing=''
     for name; do
         case $name in
             *\?)
                 name=${name%?}
                 if ! run_apt cache show "$name" >"$apt/shown" 2>&1; then
-                    warn "left out the package $name, which this release does not have"
+                    missing="$missing $name"
                     continue
                 fi
                 ;;
@@ -141,11 +141,12 @@ try_install() {
         chosen="$chosen $name"
     done
     # shellcheck disable=SC2086
-    run_apt get install --yes --no-install-recommends --no-upgrade $chosen && return
-    # shellcheck disable=SC2086
-    [ "$(dpkg-query -W -f '${Status}\n' $chosen 2>&1 | sort -u)" = 'install ok installed' ] ||
-        return
-    warn "the base image has packages that can't be configured"
+    if ! run_apt get install --yes --no-install-recommends --no-upgrade $chosen; then
+        [ "$(dpkg-query -W -f '${Status}\n' $chosen 2>&1 | sort -u)" = 'install ok installed' ] ||
+            return
+        warn "the base image has packages that can't be configured"
+    fi
+    [ -z "$missing" ] || warn "left out$missing, which this release does not have"
 }
 
 # Fails if a package can't be had.

@@ -373,14 +373,13 @@ impl Cause {
         // What the registry says, without the names of images.
         let said = ["denied: ", "Server message: ", "server message: "];
         let said = said.iter().find_map(|mark| error.split_once(mark)).map(|(_, said)| said);
+        let said = said.filter(|said| !said.contains("toomanyrequests"));
         let said = said.unwrap_or_default().to_lowercase();
-        if ["per second", "per minute"].iter().any(|rate| said.contains(rate)) {
+        let says = |signs: &[&str]| signs.iter().any(|sign| said.contains(sign));
+        if says(&["per second", "per minute"]) {
             return Cause::Transient;
         }
-        if ["quota", "exceed the configured", "limit is ", "no space left"]
-            .iter()
-            .any(|full| said.contains(full))
-        {
+        if says(&["quota", "exceed the configured", "limit is ", "no space left"]) {
             return Cause::RegistryFull;
         }
         match SIGNS.iter().find(|(sign, _)| error.contains(sign)) {
@@ -465,6 +464,7 @@ impl Cause {
                 | Cause::RegistryFull
                 | Cause::NoHost
                 | Cause::NoEngine
+                | Cause::ProxyLogin
                 | Cause::NoSpace
         )
     }
