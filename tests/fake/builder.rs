@@ -36,6 +36,11 @@ fn a_build_that_cannot_start_says_what_is_missing() {
     let down = "Name: default\nDriver: docker\n\nNodes:\nName: default\nError: Cannot connect to the Docker \
                 daemon. Is it running?\n";
     add("no engine", &inspecting("builder-down", down), &["--load"]);
+    let closed = down.replace(
+        "Cannot connect to the Docker daemon. Is it running?",
+        "permission denied while trying to connect to the docker API at unix:///var/run/docker.sock",
+    );
+    add("an engine of others", &inspecting("builder-closed", &closed), &["--load"]);
     let kube = "Name: kube\nDriver: kubernetes\n\nNodes:\nName: kube0\nEndpoint: kubernetes:///a\n\
                 Status: running\n\nName: kube1\nEndpoint: kubernetes:///b\n";
     let lost = format!("{kube}Error: no answer\n");

@@ -81,9 +81,11 @@ fn a_broken_cache_is_left_out_once() {
 #[test]
 fn a_pull_limit_ends_a_batch_after_one_pause() {
     let fake = FakeDocker::new("retries-limit");
-    let limit = "toomanyrequests: You have reached your unauthenticated pull rate limit.";
-    let name = "[internal] load metadata for docker.io/library/b1:latest";
-    fake.play("debian-b1.image", &failed(name, limit));
+    // A layer of a base image is asked for as one of a cache is.
+    let limit = "failed to copy: httpReadSeeker: failed open: unexpected status from GET request to \
+                 https://r.io/v2/b1/blobs/sha256:0: 429 Too Many Requests - Server message: \
+                 toomanyrequests: You have reached your unauthenticated pull rate limit.";
+    fake.play("debian-b1.image", &failed("[builder 1/2] FROM docker.io/library/b1", limit));
     let bases = (0..6).map(|number| format!("--base-image=b{number}")).collect::<Vec<_>>();
     let bases = bases.iter().map(String::as_str).collect::<Vec<_>>();
     let ended = push(&fake, &[&bases[..], &["--jobs=1"]].concat());

@@ -16,7 +16,7 @@ use crate::docker::{Docker, PATIENCE, answer, in_engine};
 use crate::host::Host;
 use crate::plan::{self, Builder, Facts};
 use crate::source::Source;
-use crate::{bases, build};
+use crate::{bases, build, buildkit};
 
 /// Prints a line for each thing that the request needs.
 /// Errors: something is missing without which it can't be built.
@@ -99,7 +99,10 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
     }
     let error = info["ServerErrors"][0].as_str().or(errors.lines().last());
     let error = error.unwrap_or("it does not answer").trim_end_matches('.');
-    bail!("{error}\nhint: start Docker, or run {}", in_engine(""))
+    match buildkit::engine_hint(error) {
+        Some(hint) => bail!("{error}\nhint: {hint}"),
+        None => bail!("{error}\nhint: start Docker, or run {}", in_engine("")),
+    }
 }
 
 fn platforms(builder: &Builder, args: &Args) -> Result<String> {
