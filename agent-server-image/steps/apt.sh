@@ -58,10 +58,12 @@ copy_sources() {
             done >>"$apt/auth"
             ;;
     esac
-    mirror=$(printf %s "$mirror" | sed 's/[\\&,]/\\&/g')
+    escaped=$(printf %s "$mirror" | sed 's/[\\&,]/\\&/g')
     find "$apt/sources.list" "$apt/sources" -type f -exec sed -i -E \
-        -e "s,https?://(deb|security|ftp[.a-z]*)\.debian\.org/debian,$mirror,g" \
-        -e "s,https?://security\.debian\.org/?( |$),$mirror-security\1,g" {} +
+        -e "s,https?://(deb|security|ftp[.a-z]*)\.debian\.org/debian,$escaped,g" \
+        -e "s,https?://security\.debian\.org/?( |$),$escaped-security\1,g" {} +
+    grep -q -r -F -e "$mirror" "$apt/sources.list" "$apt/sources" ||
+        warn "APT_MIRROR is not used: it replaces Debian's mirror, which this image does not name"
 }
 
 # Reads the lists. A source that can't be used is no error: perhaps nothing is needed from it.

@@ -46,6 +46,18 @@ fn apt_gets_the_login_of_its_mirror_as_it_is() {
 }
 
 #[test]
+fn a_mirror_that_replaces_nothing_is_told() {
+    let folder = Folder::new("steps-mirror");
+    fs::create_dir_all(folder.0.join("etc/apt")).unwrap();
+    let source = "deb http://archive.ubuntu.com/ubuntu noble main\n";
+    fs::write(folder.0.join("etc/apt/sources.list"), source).unwrap();
+    let script = format!("APT_MIRROR=https://apt.corp/debian\n{}\ncopy_sources", step("apt.sh"));
+    let (status, said) = run(&folder.0, &["/run/tmp", "/etc/apt"], &script);
+    assert_eq!(status, 0, "{said}");
+    assert!(said.starts_with("warning: APT_MIRROR is not used"), "{said}");
+}
+
+#[test]
 fn indexes_keep_the_names_that_any_manifest_gives_them() {
     let folder = Folder::new("steps-indexes");
     let write = |name: &str, text: &str| {

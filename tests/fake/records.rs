@@ -254,7 +254,7 @@ fn a_thousand_images_take_little_memory_and_are_recorded_up_to_a_kill() {
     let mut child = call.0.stdout(Stdio::null()).stderr(log).spawn().unwrap();
     while fake.lines("records").len() < 250 {
         assert!(child.try_wait().unwrap().is_none(), "{}", fake.lines("log").join("\n"));
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(50));
     }
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     child.kill().unwrap();
