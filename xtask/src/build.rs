@@ -418,17 +418,11 @@ fn work(ctx: &Ctx, images: &[Image], run: &Mutex<Run>, number: usize) {
         ctx.progress.warn(&format!("{error:#}"));
     }
     ctx.progress.begin(number, &image.shown);
-    let (is_first, has_success) = {
-        let ended = &locked(run).ended;
-        (ended.is_empty(), ended.iter().any(|ended| ended.record.status.is_there()))
-    };
+    let is_first = locked(run).ended.is_empty();
+    let has_success = locked(run).ended.iter().any(|ended| ended.record.status.is_there());
     // Of images that begin at once, each is checked: none is pushed before one has started.
     let unchecked = image.check_key.clone().filter(|key| !locked(run).started.contains(key));
-    let is_checked = unchecked.is_some();
-    let (log, log_path, attempts) = (None, None, 1);
-    let mut job =
-        Job { ctx, image, number, is_first, has_success, is_checked, log, log_path, attempts };
-    match job.build() {
+    match Job::new(ctx, image, number, is_first, has_success, unchecked.is_some()).build() {
         Ok(ended) => {
             report::image_ended(ctx, images.len(), image, &ended);
             let mut run = locked(run);

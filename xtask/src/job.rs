@@ -25,18 +25,18 @@ const PAUSES: [u64; 4] = [2, 5, 15, 30];
 
 /// One image while it is built.
 pub struct Job<'a> {
-    pub ctx: &'a Ctx<'a>,
-    pub image: &'a Image,
-    pub number: usize,
+    ctx: &'a Ctx<'a>,
+    image: &'a Image,
+    number: usize,
     /// Whether it is the first of the run, which finds the builder as it was.
-    pub is_first: bool,
+    is_first: bool,
     /// Whether others have been built already.
-    pub has_success: bool,
+    has_success: bool,
     /// Whether it has to start before it is pushed.
-    pub is_checked: bool,
-    pub log: Option<File>,
-    pub log_path: Option<PathBuf>,
-    pub attempts: u64,
+    is_checked: bool,
+    log: Option<File>,
+    log_path: Option<PathBuf>,
+    attempts: u64,
 }
 
 /// How the bakes of an image ended.
@@ -45,7 +45,28 @@ enum Outcome {
     Failed { error: String, failure: Option<Failure>, cause: Cause },
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    pub fn new(
+        ctx: &'a Ctx<'a>,
+        image: &'a Image,
+        number: usize,
+        is_first: bool,
+        has_success: bool,
+        is_checked: bool,
+    ) -> Self {
+        Job {
+            ctx,
+            image,
+            number,
+            is_first,
+            has_success,
+            is_checked,
+            log: None,
+            log_path: None,
+            attempts: 1,
+        }
+    }
+
     /// Checks and delivers the image, then exports its caches. A failed image is not an error.
     /// Errors: a signal; a system that starts no docker.
     pub fn build(&mut self) -> Result<Ended> {
