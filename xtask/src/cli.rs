@@ -132,10 +132,10 @@ macro_rules! options {
     };
 }
 
+use Command::{Api, Build, Doctor, List, Matrix, Merge, Probe, Run, Summary};
+
 /// What the helper that this program replaces calls its default base image.
 const HELPERS_DEFAULT: &str = "python-node-runtime";
-
-use Command::{Api, Build, Doctor, List, Matrix, Merge, Probe, Run, Summary};
 
 /// The subcommands that take a request for images.
 const REQUEST: &[Command] = &[Build, Run, List, Doctor];

@@ -99,10 +99,8 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
     }
     let error = info["ServerErrors"][0].as_str().or(errors.lines().last());
     let error = error.unwrap_or("it does not answer").trim_end_matches('.');
-    match buildkit::engine_hint(error) {
-        Some(hint) => bail!("{error}\nhint: {hint}"),
-        None => bail!("{error}\nhint: start Docker, or run {}", in_engine("")),
-    }
+    let start = format!("start Docker, or run {}", in_engine(""));
+    bail!("{error}\nhint: {}", buildkit::engine_hint(error).unwrap_or(&start))
 }
 
 fn platforms(builder: &Builder, args: &Args) -> Result<String> {

@@ -18,6 +18,7 @@ use crate::record::{CacheWritten, Record, Status};
 use crate::source::Source;
 use crate::text::{self, bytes, cut, shortened};
 use crate::timings;
+use crate::trace::Failure;
 
 /// With more images than this, only what went wrong is shown.
 const SHOWN: usize = 8;
@@ -181,8 +182,7 @@ pub fn publish(
 /// Why the only image of a run was not built, and what to do.
 fn one_failed(ended: &Ended) -> anyhow::Error {
     let record = &ended.record;
-    let is_check =
-        ended.failure.as_ref().is_some_and(|failure| failure.name.starts_with("[check "));
+    let is_check = ended.failure.as_ref().is_some_and(Failure::is_check);
     let log = record.log.as_ref().map(|log| format!("the log says more: {log}"));
     let hint = match ended.cause {
         _ if is_check => {

@@ -162,9 +162,14 @@ impl Failure {
             // A base image is in no cache.
             Cause::BrokenCache if buildkit::is_base(&self.name) => Cause::of_request(&self.error),
             // What a server prints that does not start is not of this step's network.
-            Cause::StepNetwork if self.name.starts_with("[check ") => Cause::Step,
+            Cause::StepNetwork if self.is_check() => Cause::Step,
             cause => cause,
         }
+    }
+
+    /// True where the server of the image was started to check it.
+    pub fn is_check(&self) -> bool {
+        self.name.starts_with("[check ")
     }
 }
 

@@ -121,13 +121,16 @@ const SECRETS: [&str; 9] = [
 /// `text` with `***` in place of the user and password before the `@` of each URL, and of tokens.
 pub fn without_credentials(text: &str) -> String {
     let mut text = without_users(text);
+    let mut lower = text.to_ascii_lowercase();
     for sign in SECRETS {
         let mut from = 0;
-        while let Some(at) = text.to_ascii_lowercase()[from..].find(sign) {
+        while let Some(at) = lower[from..].find(sign) {
             from += at + sign.len();
             let ends = |c: char| c.is_whitespace() || "\"'<>&,;".contains(c);
             let end = text[from..].find(ends).map_or(text.len(), |end| from + end);
-            text.replace_range(from..end, "***");
+            for text in [&mut text, &mut lower] {
+                text.replace_range(from..end, "***");
+            }
         }
     }
     text
