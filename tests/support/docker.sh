@@ -8,8 +8,7 @@
 #   play/NAME.KIND.N     what the Nth bake of that kind does for the image NAME; or NAME.KIND, or
 #                        all.KIND: events to write, `wait FILE`, `sleep SECONDS`, `exit STATUS`
 # A bake is of the kind check, image, cache or base. What it is given is kept as bakes/NAME.KIND.N.
-folder=$(dirname "$0")
-cd "$folder" || exit
+cd "${0%/*}" || exit
 echo "$*" >>calls
 # shellcheck source=/dev/null
 [ ! -f override.sh ] || . ./override.sh
@@ -47,19 +46,19 @@ case "$*" in
 *) exit 0 ;;
 esac
 
+# A line without blanks between its parts.
 definition=$(cat)
-flat=$(echo "$definition" | tr -d '\n' | sed 's/\([:,{[]\) */\1/g')
-targets=$(echo "$flat" | sed 's/.*"default":{"targets":\["\([^]]*\)"\].*/\1/; s/","/ /g')
-name=${targets%% *}
+name=${definition#*'"default":{"targets":["'}
+name=${name%%'"'*}
 name=${name%_check}
 name=${name%_layer}
-case "$flat" in
+case "$definition" in
 *"_check\""*) kind=check ;;
 *'"cache-to":["'*) kind=cache ;;
 *'"tags":["'*) kind=image ;;
 *) kind=base ;;
 esac
-mkdir -p bakes play
+[ -d bakes ] || mkdir -p bakes play
 number=1
 while [ -e "bakes/$name.$kind.$number" ]; do number=$((number + 1)); done
 echo "begin $name.$kind.$number" >>order
@@ -83,9 +82,9 @@ for play in "$name.$kind.$number" "$name.$kind" "all.$kind"; do
 done
 echo "end $name.$kind.$number" >>order
 [ "$status" = 0 ] || exit "$status"
-case "$flat" in
+case "$definition" in
 *'"cache-to":["type=local,dest='*)
-    export=$(echo "$flat" | sed 's/.*"cache-to":\["type=local,dest=\([^,"]*\).*/\1/')
+    export=$(echo "$definition" | sed 's/.*"cache-to":\["type=local,dest=\([^,"]*\).*/\1/')
     [ -e no-export ] || mkdir -p "$export/blobs/sha256"
     [ -e no-export ] || echo '{"manifests":[]}' >"$export/index.json"
     ;;
