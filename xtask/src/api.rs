@@ -9,10 +9,10 @@ use base::message::one_line;
 use base::output;
 use serde_json::Value;
 
-use crate::cli::Args;
 use crate::docker::Docker;
 use crate::serve::{Container, container_name};
 use crate::{github, openapi};
+use request::cli::Args;
 
 /// Prints what differs, as Markdown.
 /// Errors: a change breaks clients and the minor version is the same; a usage error for a request without

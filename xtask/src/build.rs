@@ -14,21 +14,21 @@ use anyhow::Result;
 use base::error::{Interrupted, usage};
 use base::{message, process};
 
-use crate::buildkit::{self, Cause};
 use crate::cache_dir::Reading;
-use crate::cli::{Args, Check, Mode, TagBy};
-use crate::definition::{Definition, FOLDER};
 use crate::docker::{self, Content, Docker, SHORT_PATIENCE};
 use crate::explain::Last;
-use crate::host::Host;
 use crate::job::Job;
-use crate::names::{self, Cache};
-use crate::plan::{self, Builder, Facts, INPUTS_LABEL, Image};
 use crate::progress::Progress;
 use crate::record::{self, CacheWritten, Field as _, Record, Status};
-use crate::source::{self, Source};
-use crate::trace::{Failure, Phase, Span};
 use crate::{disk, report};
+use buildkit::cause::{self, Cause};
+use buildkit::trace::{Failure, Phase, Span};
+use request::cli::{Args, Check, Mode, TagBy};
+use request::definition::{Definition, FOLDER};
+use request::host::Host;
+use request::names::{self, Cache};
+use request::plan::{self, Builder, Facts, INPUTS_LABEL, Image};
+use request::source::{self, Source};
 
 /// How many images in a row may fail by one cause before the others are not tried.
 const ALIKE: usize = 3;
@@ -295,8 +295,7 @@ impl Run {
         }
         match (ended.record.status, ended.cause) {
             (Status::Failed, Some(cause)) => {
-                let host =
-                    ended.record.error.as_deref().and_then(buildkit::host).map(str::to_owned);
+                let host = ended.record.error.as_deref().and_then(cause::host).map(str::to_owned);
                 // A base image that is not there says nothing of others, unless none was there.
                 let key = Some((cause, host.filter(|_| cause.is_common())));
                 self.alike = if self.last_failure == key { self.alike + 1 } else { 1 };

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 
-use crate::names::Cache;
-use crate::plan::Image;
+use request::names::Cache;
+use request::plan::Image;
 
 /// What the names of staging folders begin with.
 const STAGING: &str = ".partial-";

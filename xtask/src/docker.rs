@@ -2,7 +2,6 @@
 //! `docker buildx imagetools` makes with the user's logins.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,15 +16,15 @@ use base::scratch::Scratch;
 use base::{message, process};
 use serde_json::Value;
 
-use crate::bases::{is_digest, repository};
-use crate::buildkit::{self, Cause};
-use crate::cli::Args;
-use crate::definition::FOLDER;
 use crate::events::Reader;
-use crate::host::Host;
-use crate::plan::{Bake, Base, Builder};
 use crate::progress::Watch;
-use crate::trace::Trace;
+use buildkit::cause::{self, Cause};
+use buildkit::trace::Trace;
+use request::bases::{is_digest, repository};
+use request::cli::{Args, in_engine, quoted};
+use request::definition::FOLDER;
+use request::host::Host;
+use request::plan::{Bake, Base, Builder};
 
 /// How long docker may take to describe itself or a builder: buildx itself waits 20 s for a node.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -270,7 +269,7 @@ impl Docker {
             text = self.ask(&["inspect", "--bootstrap"], START_PATIENCE, &what, &hint)?;
         }
         if let Some((node, error)) = node(&text, "Error") {
-            let hint = buildkit::engine_hint(error).unwrap_or(&hint);
+            let hint = cause::engine_hint(error).unwrap_or(&hint);
             bail!("{node} of the builder {name:?} does not answer: {error}\nhint: {hint}");
         }
         for line in text.lines().map(str::trim) {
@@ -313,7 +312,7 @@ impl Docker {
         self.check_version()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         let error = said(&stderr);
-        let hint = buildkit::engine_hint(error).unwrap_or(hint);
+        let hint = cause::engine_hint(error).unwrap_or(hint);
         bail!("{what} can't be used: {error}\nhint: {hint}")
     }
 
@@ -675,27 +674,6 @@ fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
             in_engine("")
         )
     })
-}
-
-/// How to run what was typed in a throw-away engine, with `options` for that.
-pub fn in_engine(options: &str) -> String {
-    format!("`cargo xtask engine {options}-- {}`, as root on Debian or Ubuntu", typed())
-}
-
-/// The command that started this run, as a shell reads it.
-pub fn typed() -> String {
-    let mut words = vec!["cargo xtask".to_owned()];
-    words.extend(env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())));
-    words.join(" ")
-}
-
-/// `word` as a shell reads it.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Sleeps, but not past a signal.

@@ -9,14 +9,16 @@ use anyhow::{Result, bail, ensure};
 use base::{message, output, process};
 use serde_json::Value;
 
-use crate::cli::{Args, Mode};
-use crate::definition::{self, Definition, has_server};
+use crate::build;
 use crate::disk::{Disk, INFO};
-use crate::docker::{Docker, PATIENCE, answer, in_engine};
-use crate::host::Host;
-use crate::plan::{self, Builder, Facts};
-use crate::source::Source;
-use crate::{bases, build, buildkit};
+use crate::docker::{Docker, PATIENCE, answer};
+use buildkit::cause;
+use request::bases;
+use request::cli::{Args, Mode, in_engine};
+use request::definition::{self, Definition, has_server};
+use request::host::Host;
+use request::plan::{self, Builder, Facts};
+use request::source::Source;
 
 /// Prints a line for each thing that the request needs.
 /// Errors: something is missing without which it can't be built.
@@ -100,7 +102,7 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
     let error = info["ServerErrors"][0].as_str().or(errors.lines().last());
     let error = error.unwrap_or("it does not answer").trim_end_matches('.');
     let start = format!("start Docker, or run {}", in_engine(""));
-    bail!("{error}\nhint: {}", buildkit::engine_hint(error).unwrap_or(&start))
+    bail!("{error}\nhint: {}", cause::engine_hint(error).unwrap_or(&start))
 }
 
 fn platforms(builder: &Builder, args: &Args) -> Result<String> {

@@ -1,58 +1,8 @@
 //! The events of a build: the JSON objects of `--progress rawjson`, which buildx 0.13 and later
 //! write to standard error, mixed with plain lines.
 
+use buildkit::trace::{Event, Log, Status, VertexEvent};
 use serde_json::{Deserializer, Map, Value};
-
-/// Something that happened in a build.
-#[derive(Debug)]
-pub enum Event {
-    Vertex(VertexEvent),
-    Status(Status),
-    Log(Log),
-    /// Advice of `BuildKit`.
-    Warning(String),
-    /// A line that is no event, meant for people.
-    Text(String),
-}
-
-/// A vertex of the build: a step, or other work that buildx reports like one.
-#[derive(Debug)]
-pub struct VertexEvent {
-    /// Identifies the vertex in all other events.
-    pub digest: String,
-    pub name: String,
-    /// The name of the step that this is a part of, where a step has several.
-    pub group: Option<String>,
-    /// The part of its step that does the work.
-    pub weak: bool,
-    /// Seconds since 1970, as all times here.
-    pub started: Option<f64>,
-    pub completed: Option<f64>,
-    pub cached: bool,
-    pub error: Option<String>,
-}
-
-/// A part of a vertex's work, such as a layer that is pushed.
-#[derive(Debug)]
-pub struct Status {
-    /// The vertex's digest.
-    pub vertex: String,
-    pub id: String,
-    /// How much of it is done, in bytes.
-    pub current: Option<u64>,
-    /// How much there is of it, in bytes; 0 where that is not known.
-    pub total: Option<u64>,
-    pub started: Option<f64>,
-    pub completed: Option<f64>,
-}
-
-/// Output of a vertex.
-#[derive(Debug)]
-pub struct Log {
-    /// The vertex's digest.
-    pub vertex: String,
-    pub text: String,
-}
 
 /// Cuts a stream of bytes into events.
 #[derive(Default)]

@@ -12,12 +12,12 @@ use base::output;
 use serde_json::{Value, json};
 
 use crate::build::Ended;
-use crate::cli::Args;
-use crate::definition::FOLDER;
-use crate::plan::{Image, OF_COMMIT};
-use crate::source::Source;
-use crate::text;
-use crate::trace::Span;
+use buildkit::text;
+use buildkit::trace::Span;
+use request::cli::Args;
+use request::definition::FOLDER;
+use request::plan::{Image, OF_COMMIT};
+use request::source::Source;
 
 /// In bytes: of larger files only the size is compared, since reading them would take too long.
 const LARGE: u64 = 16 << 20;

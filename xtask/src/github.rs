@@ -5,8 +5,8 @@ use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 
-use crate::cli::variable;
 use base::digest::random;
+use request::cli::variable;
 
 /// Writes the outputs of this step, if this is one. Jobs search the file for `name=value`, so
 /// only values of several lines are written in GitHub's other form.

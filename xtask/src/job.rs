@@ -11,14 +11,15 @@ use base::error::Interrupted;
 use base::process;
 
 use crate::build::{Ctx, Ended, ended, new_record, now, prune_limits, read_sizes};
-use crate::buildkit::{self, Cause};
 use crate::cache_dir::Staging;
 use crate::docker::{self, Baked, Content, End, sleep};
-use crate::names::{self, Cache};
-use crate::plan::{self, Bake, Image};
 use crate::record::{self, CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
-use crate::trace::{self, Failure, Phase, Span, Trace};
-use crate::{disk, report, text};
+use crate::{disk, report};
+use buildkit::cause::{self, Cause};
+use buildkit::text;
+use buildkit::trace::{self, Failure, Phase, Span, Trace};
+use request::names::{self, Cache};
+use request::plan::{self, Bake, Image};
 
 /// Seconds before an image is built again that failed for a transient reason.
 const PAUSES: [u64; 4] = [2, 5, 15, 30];
@@ -495,10 +496,10 @@ fn cache_reads(
                 (Some("failed"), Some("this is not a build cache"))
             }
             (None, Some(None)) => (Some("hit"), None),
-            (None, Some(Some(error))) if buildkit::is_miss(cache.name(), error) => {
+            (None, Some(Some(error))) if cause::is_miss(cache.name(), error) => {
                 (Some("miss"), None)
             }
-            (None, Some(Some(error))) => match (Cause::of(error), buildkit::http_status(error)) {
+            (None, Some(Some(error))) => match (Cause::of(error), cause::http_status(error)) {
                 // Docker Hub says of a repository that it may not be shown, or is not there.
                 (Cause::Unauthorized | Cause::Forbidden | Cause::NotFound | Cause::Limited, _)
                 | (_, Some(429)) => (Some("refused"), Some(error)),
@@ -508,7 +509,7 @@ fn cache_reads(
         reads.push(CacheRead {
             r#ref: cache.name().to_owned(),
             result: result.map(str::to_owned),
-            status: run.and_then(|run| buildkit::http_status(run.error.as_deref()?)),
+            status: run.and_then(|run| cause::http_status(run.error.as_deref()?)),
             error: error.map(str::to_owned),
             seconds: run.and_then(trace::Run::seconds).map(text::rounded),
         });

@@ -10,14 +10,14 @@ use base::error::{Interrupted, usage};
 use base::{message, output};
 use serde_json::json;
 
-use crate::bases::{is_digest, is_repository};
-use crate::cli::Args;
-use crate::definition::{Definition, check_name};
 use crate::docker::{self, Docker};
 use crate::github;
-use crate::names;
-use crate::plan::arch;
 use crate::record::{self, Kind, Record, Status};
+use request::bases::{is_digest, is_repository};
+use request::cli::Args;
+use request::definition::{Definition, check_name};
+use request::names;
+use request::plan::arch;
 
 /// The runners that build an architecture natively.
 const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];

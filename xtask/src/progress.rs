@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use base::{message, output, process};
 
-use crate::buildkit::{self, Cause, Vertex};
-use crate::cli;
-use crate::events::Event;
-use crate::text::{self, LONGEST, Lines};
-use crate::trace::{Node, Trace};
+use buildkit::cause::{self, Cause};
+use buildkit::text::{self, LONGEST, Lines};
+use buildkit::trace::Event;
+use buildkit::trace::{Node, Trace};
+use buildkit::vertex::Vertex;
+use request::cli;
 
 /// Work that is not a step is shown where it took so many seconds.
 const LONG: f64 = 1.0;
@@ -452,7 +453,7 @@ fn node_line(seconds: f64, node: &Node) -> String {
 }
 
 fn cause_is_miss(cache: Option<&str>, error: &str) -> bool {
-    cache.is_some_and(|cache| buildkit::is_miss(cache, error))
+    cache.is_some_and(|cache| cause::is_miss(cache, error))
 }
 
 /// How long a line for people may be: as wide as their terminal, or as the longest line of a log. The last

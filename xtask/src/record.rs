@@ -13,7 +13,8 @@ use base::message::without_credentials;
 use base::output;
 use serde_json::{Map, Value, json};
 
-use crate::trace::{self, Span};
+use buildkit::text;
+use buildkit::trace::{self, Span};
 
 /// The version of the format. Readers refuse another.
 const SCHEMA: u64 = 2;
@@ -406,8 +407,8 @@ impl Field for trace::Step {
         json!({
             "name": self.name,
             "cached": self.cached,
-            "seconds": self.seconds.map(crate::text::rounded),
-            "started": self.started.map(crate::text::rounded),
+            "seconds": self.seconds.map(text::rounded),
+            "started": self.started.map(text::rounded),
             "error": self.error,
         })
     }
@@ -428,29 +429,4 @@ impl Field for trace::Step {
 pub fn saved(steps: &[trace::Step], last: impl Fn(&str) -> Option<Span>) -> Option<Vec<Span>> {
     let cached = steps.iter().filter(|step| step.cached == Some(true));
     cached.map(|step| last(&step.name)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_is_read_as_it_was_written() {
-        let record = Record {
-            name: "a".to_owned(),
-            status: Status::Built,
-            digest: Some("sha256:x".to_owned()),
-            cache_read: vec![CacheRead { r#ref: "r.io/c".to_owned(), ..CacheRead::default() }],
-            step_list: vec![trace::Step { name: "s".to_owned(), ..trace::Step::default() }],
-            layer: Some(Layer::default()),
-            ..Record::default()
-        };
-        let json: Value = serde_json::from_str(&record.line()).unwrap_or_default();
-        assert_eq!(json["cache_read"][0]["ref"], "r.io/c");
-        assert_eq!((&json["digest"], &json["bytes"]), (&json!("sha256:x"), &Value::Null));
-        let again = Record::read(&json).map(|record| record.line());
-        assert_eq!(again, Ok(record.line()));
-        let wrong = Record::read(&json!({ "kind": "image", "status": "done" }));
-        assert_eq!(wrong.map(|_| ()), Err("its \"status\" is \"done\"".to_owned()));
-    }
 }

@@ -6,19 +6,20 @@ use base::error::Interrupted;
 use base::message::{self, one_line};
 
 use crate::build::{Ctx, Ended};
-use crate::buildkit::{self, Cause, Vertex};
-use crate::cli::Args;
-use crate::definition::FOLDER;
-use crate::docker::{Docker, quoted};
+use crate::docker::Docker;
 use crate::github;
-use crate::names;
-use crate::plan::Image;
 use crate::progress::columns;
 use crate::record::{CacheWritten, Record, Status};
-use crate::source::Source;
-use crate::text::{self, bytes, cut, shortened};
 use crate::timings;
-use crate::trace::Failure;
+use buildkit::cause::{self, Cause};
+use buildkit::text::{self, bytes, cut, shortened};
+use buildkit::trace::Failure;
+use buildkit::vertex::{self, Vertex};
+use request::cli::{Args, quoted};
+use request::definition::FOLDER;
+use request::names;
+use request::plan::Image;
+use request::source::Source;
 
 /// With more images than this, only what went wrong is shown.
 const SHOWN: usize = 8;
@@ -61,7 +62,7 @@ fn why(ended: &Ended) -> String {
     match ended
         .failure
         .as_ref()
-        .and_then(|failure| Some((failure, buildkit::step_end(&failure.error)?)))
+        .and_then(|failure| Some((failure, cause::step_end(&failure.error)?)))
     {
         Some((failure, end)) => format!("{} ended with {end}", text::title(&failure.name)),
         None => one_line(error),
@@ -73,7 +74,7 @@ fn show_failure(ended: &Ended) {
     if let Some(failure) =
         ended.failure.as_ref().filter(|failure| Vertex::of(&failure.name) == Vertex::Step)
     {
-        let script = buildkit::script(&failure.name);
+        let script = vertex::script(&failure.name);
         let file = script.as_ref().and_then(|script| script.split(' ').next());
         let file = match file {
             Some(file) if file.ends_with(".py") => format!("{FOLDER}/runtime/{file}"),
@@ -485,7 +486,7 @@ fn warnings(ctx: &Ctx, ended: &[Ended]) -> Vec<String> {
             ));
         }
     }
-    crate::cli::without_repeats(warnings)
+    request::cli::without_repeats(warnings)
 }
 
 /// Seconds as people write them.

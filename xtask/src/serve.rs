@@ -13,10 +13,12 @@ use base::digest::{random, sha256};
 use base::error::usage;
 use base::{http, message, output, process};
 
-use crate::cli::Args;
-use crate::definition::{Definition, has_server};
 use crate::docker::{Docker, sleep};
-use crate::{bases, build, record, text};
+use crate::{build, record};
+use buildkit::text;
+use request::bases;
+use request::cli::Args;
+use request::definition::{Definition, has_server};
 
 /// How long a server may take until it is healthy: 4 s with a warm page cache.
 const PATIENCE: Duration = Duration::from_secs(120);

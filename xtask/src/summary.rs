@@ -9,12 +9,12 @@ use anyhow::Result;
 use base::error::usage;
 use base::output;
 
-use crate::bases;
-use crate::cli::Args;
-use crate::definition::Definition;
 use crate::github::{self, Pages, fenced};
 use crate::record::{self, Kind, Record};
-use crate::text::bytes;
+use buildkit::text::bytes;
+use request::bases;
+use request::cli::Args;
+use request::definition::Definition;
 
 const START: &str = "<!-- AGENT_SERVER_IMAGES_START -->";
 const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";

@@ -8,9 +8,9 @@ use base::{message, output};
 use serde_json::json;
 
 use crate::build::{Ctx, Ended};
-use crate::plan::Image;
-use crate::text::{self, rounded};
-use crate::trace::{Phase, Span, Step, covered};
+use buildkit::text::{self, rounded};
+use buildkit::trace::{Phase, Span, Step, covered};
+use request::plan::Image;
 
 /// A page that draws the data it holds, which takes the place of the word `DATA`.
 const PAGE: &str = include_str!("timings.html");

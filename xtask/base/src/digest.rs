@@ -17,9 +17,7 @@ pub fn sha256(content: impl AsRef<[u8]>) -> String {
 }
 
 /// As many random bytes from the system, as hex digits.
-///
-/// # Errors
-/// `/dev/urandom` can't be read.
+/// Errors: `/dev/urandom` can't be read.
 pub fn random(bytes: usize) -> Result<String> {
     let mut random = vec![0_u8; bytes];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random));

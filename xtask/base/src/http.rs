@@ -16,9 +16,7 @@ pub struct Response {
 }
 
 /// GETs `path` from the server at `address`.
-///
-/// # Errors
-/// No connection within `limit`, no more of the answer within another, or an answer that is not
+/// Errors: no connection within `limit`, no more of the answer within another, or an answer that is not
 /// HTTP.
 pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response> {
     let stream = TcpStream::connect_timeout(&address, limit)?;
@@ -27,9 +25,7 @@ pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response>
 }
 
 /// As [`get`], of the server at the Unix socket `socket`, and with any method that needs no body.
-///
-/// # Errors
-/// Those of [`get`].
+/// Errors: those of [`get`].
 pub fn unix(socket: &Path, method: &str, path: &str, limit: Duration) -> Result<Response> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(limit))?;

@@ -16,9 +16,7 @@ const LARGEST: u64 = 64 << 20;
 
 /// Writes `text` and the end of its line to standard output. A reader that has seen enough, such as
 /// `head`, is not an error.
-///
-/// # Errors
-/// Standard output can't be written, such as to a full disk.
+/// Errors: standard output can't be written, such as to a full disk.
 pub fn write(text: impl std::fmt::Display) -> Result<()> {
     match writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -37,17 +35,13 @@ pub fn note(text: impl std::fmt::Display) {
 }
 
 /// The content of a file of a size that this program can hold.
-///
-/// # Errors
-/// Those of the system; a file of more than 64 MiB.
+/// Errors: those of the system; a file of more than 64 MiB.
 pub fn load(path: &Path) -> io::Result<Vec<u8>> {
     read(File::open(path)?)
 }
 
 /// As [`load`], of what is open already.
-///
-/// # Errors
-/// Those of [`load`].
+/// Errors: those of [`load`].
 pub fn read(input: impl Read) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     input.take(LARGEST + 1).read_to_end(&mut content)?;
@@ -60,9 +54,7 @@ pub fn read(input: impl Read) -> io::Result<Vec<u8>> {
 /// Writes `content` to `path`, and makes the folders that it lies in. A file is replaced as a
 /// whole, so nobody ever reads half of it, and keeps its mode and owner. Symbolic links are
 /// followed. What is no regular file, such as a device or `/dev/stdout`, is written to.
-///
-/// # Errors
-/// Those of the system, with the path.
+/// Errors: those of the system, with the path.
 pub fn save(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let saved = save_to(path, content.as_ref());
     saved.with_context(|| format!("cannot write {:?}", path.to_string_lossy()))

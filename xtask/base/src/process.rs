@@ -1,6 +1,7 @@
 //! Signals, and children that are waited for. A signal that would end this program is passed on to
 //! the child instead, so that whoever started the child can still clean up.
 
+use std::ffi::c_ulong;
 use std::fs;
 use std::io::{self, IsTerminal as _, Read};
 use std::os::unix::process::ExitStatusExt as _;
@@ -14,7 +15,19 @@ use anyhow::Result;
 
 use crate::error::Interrupted;
 
-pub use libc::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+pub const SIGHUP: i32 = 1;
+pub const SIGINT: i32 = 2;
+pub const SIGKILL: i32 = 9;
+pub const SIGTERM: i32 = 15;
+
+// As POSIX has them. The crate libc would be a tenth of the first build.
+#[allow(unsafe_code)]
+unsafe extern "C" {
+    fn signal(signal: i32, handler: extern "C" fn(i32)) -> usize;
+    #[link_name = "kill"]
+    fn send(pid: i32, signal: i32) -> i32;
+    fn ioctl(file: i32, request: c_ulong, ...) -> i32;
+}
 
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
 
@@ -31,12 +44,11 @@ extern "C" fn remember(signal: i32) {
 /// From here on SIGINT, SIGTERM and SIGHUP are remembered (see [`caught`]) and no longer end this
 /// program.
 pub fn catch_signals() {
-    let handler = remember as *const () as libc::sighandler_t;
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+    for number in [SIGINT, SIGTERM, SIGHUP] {
         // SAFETY: the handler only stores to an atomic, which a signal handler may do.
         #[allow(unsafe_code)]
         unsafe {
-            libc::signal(signal, handler);
+            signal(number, remember);
         }
     }
 }
@@ -50,9 +62,7 @@ pub fn caught() -> Option<i32> {
 }
 
 /// For loops that wait.
-///
-/// # Errors
-/// [`Interrupted`] once a signal was caught.
+/// Errors: [`Interrupted`] once a signal was caught.
 pub fn check_signals() -> Result<()> {
     caught().map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
 }
@@ -63,7 +73,7 @@ pub fn kill(pid: u32, signal: i32) {
         // SAFETY: sending a signal touches no memory of this process.
         #[allow(unsafe_code)]
         unsafe {
-            libc::kill(pid, signal);
+            send(pid, signal);
         }
     }
 }
@@ -112,9 +122,7 @@ fn group_below(root: u32) -> Vec<u32> {
 
 /// Waits for `child` and returns its status. A caught signal is passed on to it once. A child that
 /// has not ended `grace` after that is killed.
-///
-/// # Errors
-/// Those of the system; no status of `child` is one.
+/// Errors: those of the system; no status of `child` is one.
 pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
     let (_, no_pipes) = mpsc::channel();
     match attend(child, &no_pipes, grace, |_, _| true)? {
@@ -126,9 +134,7 @@ pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus
 /// Waits as [`wait`], and passes the bytes of `pipe` to `show`, which is called with an empty slice
 /// on each idle tick. When it returns `false`, the child is stopped as by Ctrl-C, and there is no
 /// status.
-///
-/// # Errors
-/// Those of the system; no status of `child` is one.
+/// Errors: those of the system; no status of `child` is one.
 pub fn follow(
     child: &mut Child,
     pipe: impl Read + Send + 'static,
@@ -151,18 +157,14 @@ pub fn follow(
 
 /// Runs `command`, without input, to its end and returns what it wrote; `None` if it takes longer
 /// than `limit`. It is killed then, and on a signal.
-///
-/// # Errors
-/// Those of the system, if the command can't be started; [`Interrupted`] on a signal.
+/// Errors: those of the system, if the command can't be started; [`Interrupted`] on a signal.
 pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
     output_with(command, limit, |_| ())
 }
 
 /// As [`output`], and passes what is written to `watch`, which is called with an empty slice on
 /// each idle tick.
-///
-/// # Errors
-/// Those of [`output`].
+/// Errors: those of [`output`].
 pub fn output_with(
     command: &mut Command,
     limit: Duration,
@@ -283,9 +285,7 @@ impl Signals {
 
 /// Kills the children of `child`, and `child` itself only if it does not end by that: a program
 /// that waits for its children leaves none behind, and `unshare` ends when its namespace has.
-///
-/// # Errors
-/// Those of the system; a child that has ended already is not one.
+/// Errors: those of the system; a child that has ended already is not one.
 pub fn end(child: &mut Child) -> io::Result<()> {
     let below = children(child.id());
     for &process in &below {
@@ -319,12 +319,14 @@ pub fn exit_code(status: ExitStatus) -> u8 {
 /// The columns and rows of the terminal that standard error is; `None` if it is none, or one that
 /// does not know its size.
 pub fn terminal_size() -> Option<(usize, usize)> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the call writes one `winsize`, to a place that is one.
+    // Asks for the window's size: rows, columns, and both in pixels.
+    const TIOCGWINSZ: c_ulong = if cfg!(target_os = "linux") { 0x5413 } else { 0x4008_7468 };
+    let mut size = [0_u16; 4];
+    // SAFETY: the call writes four numbers of 16 bits, to a place that has them.
     #[allow(unsafe_code)]
-    let result = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    let is_known = result == 0 && size.ws_col > 0 && size.ws_row > 0;
-    is_known.then(|| (size.ws_col.into(), size.ws_row.into()))
+    let result = unsafe { ioctl(2, TIOCGWINSZ, size.as_mut_ptr()) };
+    let [rows, columns, ..] = size.map(usize::from);
+    (result == 0 && columns > 0 && rows > 0).then_some((columns, rows))
 }
 
 #[cfg(test)]

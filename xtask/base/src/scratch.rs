@@ -15,18 +15,14 @@ pub struct Scratch(pub PathBuf);
 
 impl Scratch {
     /// An empty folder with a random name, in the system's temporary folder.
-    ///
-    /// # Errors
-    /// That can't be written to.
+    /// Errors: the folder for temporary files can't be written to.
     pub fn new() -> Result<Self> {
         Self::within(&env::temp_dir())
     }
 
     /// An empty folder with a random name in `folder`, which is made where it is missing. Files for
     /// docker belong below the repository: the docker of a snap has a temporary folder of its own.
-    ///
-    /// # Errors
-    /// `folder` can't be made or written to.
+    /// Errors: `folder` can't be made or written to.
     pub fn within(folder: &Path) -> Result<Self> {
         let path = folder.join(format!("xtask-{}", random(8)?));
         let made = fs::create_dir_all(folder);

@@ -89,10 +89,15 @@ pub fn run(
 /// From here on, processes whose parents end become children of this program, so that it can end
 /// them as well.
 fn adopt_orphans() {
+    const PR_SET_CHILD_SUBREAPER: i32 = 36;
+    #[allow(unsafe_code)]
+    unsafe extern "C" {
+        fn prctl(option: i32, ...) -> i32;
+    }
     // SAFETY: this option takes one integer and touches no memory of this process.
     #[allow(unsafe_code)]
     unsafe {
-        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1_usize);
+        prctl(PR_SET_CHILD_SUBREAPER, 1_usize);
     }
 }
 

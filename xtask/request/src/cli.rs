@@ -623,6 +623,27 @@ pub fn call(command: Command) -> String {
     format!("cargo xtask image {}", command.name()).trim_end().to_owned()
 }
 
+/// How to run what was typed in a throw-away engine, with `options` for that.
+pub fn in_engine(options: &str) -> String {
+    format!("`cargo xtask engine {options}-- {}`, as root on Debian or Ubuntu", typed())
+}
+
+/// The command that started this run, as a shell reads it.
+pub fn typed() -> String {
+    let mut words = vec!["cargo xtask".to_owned()];
+    words.extend(env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())));
+    words.join(" ")
+}
+
+/// `word` as a shell reads it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// The flags and variables of `command` under their headings, for its help; only their names where it
 /// is to be `short`.
 pub fn help(command: Command, short: bool) -> String {

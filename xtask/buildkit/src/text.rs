@@ -2,7 +2,7 @@
 
 use base::message::one_line;
 
-use crate::buildkit::{self, Vertex};
+use crate::vertex::{self, Vertex};
 
 /// The longest line of a log.
 pub const LONGEST: usize = 200;
@@ -35,7 +35,7 @@ pub fn shortened(text: &str, columns: usize) -> String {
 /// A vertex as people know it: a step by its script and that one's arguments, or else by its stage and
 /// instruction without flags.
 pub fn title(name: &str) -> String {
-    if let Some(script) = buildkit::script(name) {
+    if let Some(script) = vertex::script(name) {
         return cut(&one_line(&script), LONGEST_NAME);
     }
     let place = name.strip_prefix('[').and_then(|name| name.split_once("] "));

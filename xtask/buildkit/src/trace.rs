@@ -3,11 +3,62 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::buildkit::{self, Cause, Vertex};
-use crate::events::{Event, VertexEvent};
+use crate::cause::Cause;
+use crate::vertex::{self, Vertex};
 
 /// How much of a step's output is kept, in bytes.
 const OUTPUT_KEPT: usize = 8192;
+
+/// Something that happened in a build.
+#[derive(Debug)]
+pub enum Event {
+    Vertex(VertexEvent),
+    Status(Status),
+    Log(Log),
+    /// Advice of `BuildKit`.
+    Warning(String),
+    /// A line that is no event, meant for people.
+    Text(String),
+}
+
+/// A vertex of the build: a step, or other work that buildx reports like one.
+#[derive(Debug)]
+pub struct VertexEvent {
+    /// Identifies the vertex in all other events.
+    pub digest: String,
+    pub name: String,
+    /// The name of the step that this is a part of, where a step has several.
+    pub group: Option<String>,
+    /// The part of its step that does the work.
+    pub weak: bool,
+    /// Seconds since 1970, as all times here.
+    pub started: Option<f64>,
+    pub completed: Option<f64>,
+    pub cached: bool,
+    pub error: Option<String>,
+}
+
+/// A part of a vertex's work, such as a layer that is pushed.
+#[derive(Debug)]
+pub struct Status {
+    /// The vertex's digest.
+    pub vertex: String,
+    pub id: String,
+    /// How much of it is done, in bytes.
+    pub current: Option<u64>,
+    /// How much there is of it, in bytes; 0 where that is not known.
+    pub total: Option<u64>,
+    pub started: Option<f64>,
+    pub completed: Option<f64>,
+}
+
+/// Output of a vertex.
+#[derive(Debug)]
+pub struct Log {
+    /// The vertex's digest.
+    pub vertex: String,
+    pub text: String,
+}
 
 /// What a run spends its time on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +211,7 @@ impl Failure {
     pub fn cause(&self) -> Cause {
         match Cause::of_step(&self.error, &self.output) {
             // A base image is in no cache.
-            Cause::BrokenCache if buildkit::is_base(&self.name) => Cause::of_request(&self.error),
+            Cause::BrokenCache if vertex::is_base(&self.name) => Cause::of_request(&self.error),
             // What a server prints that does not start is not of this step's network.
             Cause::StepNetwork if self.is_check() => Cause::Step,
             cause => cause,
@@ -201,8 +252,7 @@ impl Trace {
             Event::Status(status) => {
                 let place = *self.places.get(&status.vertex)?;
                 let node = self.nodes.get_mut(place)?;
-                if let Some(current) = status.current.filter(|_| buildkit::is_transfer(&status.id))
-                {
+                if let Some(current) = status.current.filter(|_| vertex::is_transfer(&status.id)) {
                     let bytes = self
                         .transfers
                         .entry(format!("{} {}", status.vertex, status.id))
@@ -213,7 +263,7 @@ impl Trace {
                     node.parts.insert(status.id.clone(), (current, total));
                 }
                 if let (Some(from), Some(to)) = (status.started, status.completed)
-                    && buildkit::is_push(&status.id)
+                    && vertex::is_push(&status.id)
                 {
                     node.pushes.push(Span { from, to });
                 }
@@ -243,7 +293,7 @@ impl Trace {
         }
         let place = *self.places.entry(vertex.digest.clone()).or_insert(self.nodes.len());
         if place == self.nodes.len() {
-            let own = |name: &str| buildkit::without_target(&self.targets, name);
+            let own = |name: &str| vertex::without_target(&self.targets, name);
             self.nodes.push(Node {
                 name: own(&vertex.name),
                 step: own(vertex.group.as_deref().unwrap_or(&vertex.name)),

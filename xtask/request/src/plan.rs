@@ -8,9 +8,9 @@ use base::digest::sha256;
 use base::error::usage;
 use serde_json::{Map, Value, json};
 
+use crate::cli::in_engine;
 use crate::cli::{Args, Check, Flavor, Mode, TagBy};
 use crate::definition::{self, CHECK, Definition, Variant, check_name};
-use crate::docker::in_engine;
 use crate::host::Host;
 use crate::names::{self, Cache, Naming};
 use crate::source::{Server, Source, UNKNOWN};
