@@ -501,8 +501,9 @@ fn cache_reads(
             }
             (None, Some(Some(error))) => match (Cause::of(error), cause::http_status(error)) {
                 // Docker Hub says of a repository that it may not be shown, or is not there.
-                (Cause::Unauthorized | Cause::Forbidden | Cause::NotFound | Cause::Limited, _)
-                | (_, Some(429)) => (Some("refused"), Some(error)),
+                (Cause::Denied | Cause::NotFound | Cause::Limited, _) | (_, Some(429)) => {
+                    (Some("refused"), Some(error))
+                }
                 _ => (Some("failed"), Some(error)),
             },
         };

@@ -6,73 +6,93 @@ use crate::text;
 /// How many lines of a step's output, from the end, may say why it failed.
 const LAST_LINES: usize = 20;
 
-/// Why something failed, as far as its error says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+/// Makes the causes, each with what to do about it; empty where that is not known.
+macro_rules! causes {
+    ($($(#[$doc:meta])* $cause:ident $hint:literal)*) => {
+        /// Why something failed, as far as its error says so.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Cause { $($(#[$doc])* $cause),* }
+
+        impl Cause {
+            /// What to do about it, where that is known.
+            pub fn hint(self) -> Option<&'static str> {
+                Some(match self { $(Cause::$cause => $hint),* }).filter(|hint| !hint.is_empty())
+            }
+        }
+    };
+}
+
+causes! {
     /// Something else failed first, or an equal step of another target does the work.
-    Canceled,
+    Canceled ""
     /// The command of a step failed.
-    Step,
+    Step ""
     /// A network or a server that may work again in a moment.
-    Transient,
+    Transient "check the network and the registry, then run the command again"
     /// The same, for what the command of a step fetches.
-    StepNetwork,
+    StepNetwork "check the network of the builder, HTTPS_PROXY, and mirrors"
     /// The command of a step does not trust a server's certificate.
-    StepCertificate,
+    StepCertificate "name the file of the CA that signed it, as of a proxy or mirror, by \
+        SSL_CERT_FILE"
     /// The base image has no shell to run a step with.
-    NoShell,
+    NoShell "the base image has no /bin/sh: choose another, or `--target overlay`, which runs \
+        nothing on it"
     /// The registry allows this user no more for now.
-    Limited,
+    Limited "`docker login` to the registry, or wait until its limit is over"
     /// The command of a step was killed, or got no memory.
-    Killed,
+    Killed "give the builder more memory, or build fewer images at once by --jobs"
     /// The base image, or what a step starts, is for another machine.
-    WrongPlatform,
+    WrongPlatform "choose another base image, or --platforms; `cargo xtask engine --emulate` runs \
+        others"
     /// The Dockerfile can't be read.
-    Syntax,
+    Syntax "fix the Dockerfile, or update Docker: it needs BuildKit 0.13, which is Docker 26 or \
+        newer"
     /// COPY or a mount names a file that is not there.
-    MissingFile,
+    MissingFile "check the name in the Dockerfile, and .dockerignore"
     /// A file of a context can't be read.
-    UnreadableFile,
+    UnreadableFile "make that file readable for the user who builds"
     /// A layer that a cache promised can't be had.
-    BrokenCache,
+    BrokenCache ""
     /// Another build came between: it loaded the same tag, or shared a step, at the same moment.
-    Raced,
+    Raced ""
     /// Docker's configuration names a program for logins that is not there, or fails.
-    CredentialHelper,
-    Unauthorized,
-    Forbidden,
-    /// The registry does not take an upload: some do so for a moment.
-    UploadRefused,
-    /// The registry does not take a manifest: some do so for a moment.
-    ManifestRefused,
+    CredentialHelper "install that credential helper, or remove credsStore and credHelpers from \
+        Docker's config.json (~/.docker/config.json)"
+    /// The registry does not know this user, or does not let it do this.
+    Denied "`docker login` to the registry as a user who may do this"
+    /// The registry does not take a blob or a manifest: some do so for a moment.
+    PushRefused "check that the repository exists and who may push to it"
     /// The registry lets nobody change this tag.
-    TagTaken,
+    TagTaken "use another tag, or --skip-existing: the registry lets nobody change this one"
     /// The registry has no such repository, and makes none.
-    NoRepository,
+    NoRepository "create the repository, and check who may push to it"
     /// A proxy before the registry takes no body as large as a layer.
-    TooLarge,
+    TooLarge "raise the limit for bodies in the proxy before the registry"
     /// The registry has no room.
-    RegistryFull,
+    RegistryFull "make room in the registry, or raise its quota"
     /// The registry speaks HTTP.
-    PlainHttp,
+    PlainHttp "name the registry in insecure-registries of the engine's daemon.json, or with http \
+        = true in the builder's buildkitd.toml"
     /// The registry speaks HTTPS, and the builder was told that it does not.
-    NotPlainHttp,
+    NotPlainHttp "the registry speaks HTTPS: remove it from insecure-registries of the engine's \
+        daemon.json, or http = true from the builder's buildkitd.toml"
     /// The builder does not trust the registry's certificate.
-    Certificate,
+    Certificate "give the engine the registry's CA (/etc/docker/certs.d/HOST/ca.crt), or the \
+        builder in its buildkitd.toml"
     /// The registry's certificate is for another time.
-    CertificateTime,
+    CertificateTime "renew the registry's certificate, or check the clock of the builder"
     /// The registry's certificate is for another name.
-    CertificateName,
+    CertificateName "use a name of the registry that its certificate is for"
     /// The name of a host is not known.
-    NoHost,
+    NoHost "check the name of the host, and the network of the builder"
     /// The engine or the builder is away; perhaps it starts again.
-    NoEngine,
+    NoEngine "start Docker, or the builder's machine"
     /// The proxy wants a login.
-    ProxyLogin,
+    ProxyLogin "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY"
     /// The builder has no room.
-    NoSpace,
-    NotFound,
-    Other,
+    NoSpace "make room: `docker buildx prune`, or `cargo xtask engine --prune`"
+    NotFound "check the name of the image; a private one needs `docker login`"
+    Other ""
 }
 
 /// Words of an error with their cause. The first row that an error contains counts. "failed to compute
@@ -110,7 +130,7 @@ const SIGNS: &[(&str, Cause)] = &[
     // Some registries count requests a second or a minute.
     ("Rate exceeded", Cause::Transient),
     ("retry-after: ", Cause::Transient),
-    ("too many failed login attempts", Cause::Unauthorized),
+    ("too many failed login attempts", Cause::Denied),
     ("toomanyrequests", Cause::Limited),
     ("pull rate limit", Cause::Limited),
     ("NAME_UNKNOWN", Cause::NoRepository),
@@ -126,19 +146,19 @@ const SIGNS: &[(&str, Cause)] = &[
     ("error getting credentials", Cause::CredentialHelper),
     ("executable file not found", Cause::Other),
     ("secret ", Cause::Other),
-    ("push access denied", Cause::Forbidden),
+    ("push access denied", Cause::Denied),
     ("repository does not exist or may require", Cause::NotFound),
-    ("insufficient_scope", Cause::Forbidden),
-    ("requested access to the resource is denied", Cause::Forbidden),
+    ("insufficient_scope", Cause::Denied),
+    ("requested access to the resource is denied", Cause::Denied),
     // Docker 28 gives no status of an answer that has a text.
-    (": denied: ", Cause::Forbidden),
-    (": unauthorized: ", Cause::Unauthorized),
-    ("authorization failed", Cause::Unauthorized),
-    ("unauthorized: authentication required", Cause::Unauthorized),
-    ("no basic auth credentials", Cause::Unauthorized),
-    ("access denied", Cause::Forbidden),
-    ("blob upload unknown", Cause::UploadRefused),
-    ("blob unknown to registry", Cause::ManifestRefused),
+    (": denied: ", Cause::Denied),
+    (": unauthorized: ", Cause::Denied),
+    ("authorization failed", Cause::Denied),
+    ("unauthorized: authentication required", Cause::Denied),
+    ("no basic auth credentials", Cause::Denied),
+    ("access denied", Cause::Denied),
+    ("blob upload unknown", Cause::PushRefused),
+    ("blob unknown to registry", Cause::PushRefused),
     ("no space left on device", Cause::NoSpace),
     ("disk quota exceeded", Cause::NoSpace),
     ("no such host", Cause::NoHost),
@@ -148,39 +168,23 @@ const SIGNS: &[(&str, Cause)] = &[
     ("exporter option \"rewrite-timestamp\"", Cause::Other),
 ];
 
-/// Words, in lower case, of a network that does not carry, or of a server that has too much to do: what
+/// What breaks as `connection reset`, and what is slow as `read timed out` or `read timeout`.
+const BROKEN: &str = "aborted broken closed refused reset";
+const SLOW: &str = "connect connection handshake i/o idle network operation read request resolving \
+                    response socket";
+
+/// Other words, in lower case, of a network that does not carry, or of a server that has too much to do: what
 /// Go, curl, apt, uv, pip and npm say. A shorter word such as `timeout` is in the names of packages, and
 /// compilers say `unexpected EOF` of sources.
 const NETWORK: &[&str] = &[
-    "connection reset",
-    "connection refused",
-    "connection closed",
     "closed network connection",
     "closed idle connection",
     "write: broken pipe",
-    "connection aborted",
-    "connection broken",
     "connection failed [",
     "remote end closed connection",
     "remotedisconnected",
-    "connection timed out",
-    "connect timed out",
-    "read timed out",
-    "operation timed out",
-    "request timed out",
-    "resolving timed out",
     "timeout: timed out",
-    "i/o timeout",
-    "handshake timeout",
-    "connect timeout",
-    "connection timeout",
-    "read timeout",
-    "request timeout",
-    "response timeout",
-    "network timeout",
-    "socket timeout",
     "socket_timeout",
-    "idle timeout",
     "timeout exceeded",
     "timeout awaiting",
     "timeout was reached",
@@ -306,15 +310,13 @@ impl Cause {
         let is_read = ["GET", "HEAD"].iter().any(is_by) || error.contains("pulling from host ");
         if let Some(status) = http_status(error) {
             match status {
-                401 => return Cause::Unauthorized,
-                403 => return Cause::Forbidden,
+                401 | 403 => return Cause::Denied,
                 413 => return Cause::TooLarge,
                 429 if is_read && !is_of_push(error) => return Cause::Limited,
                 507 => return Cause::RegistryFull,
                 501 | 505 => return Cause::Other,
                 408 | 425 | 429 | 499 | 500..=599 => return Cause::Transient,
-                _ if is_write && error.contains("/manifests/") => return Cause::ManifestRefused,
-                _ if is_write || is_upload => return Cause::UploadRefused,
+                _ if is_write || is_upload => return Cause::PushRefused,
                 404 => return Cause::NotFound,
                 _ => {}
             }
@@ -353,7 +355,7 @@ impl Cause {
     pub fn retries(self) -> usize {
         match self {
             Cause::Transient | Cause::StepNetwork | Cause::NoEngine => 4,
-            Cause::UploadRefused | Cause::ManifestRefused => 3,
+            Cause::PushRefused => 3,
             Cause::Raced | Cause::Canceled => 2,
             Cause::Limited => 1,
             _ => 0,
@@ -367,78 +369,13 @@ impl Cause {
             Cause::Transient
                 | Cause::Limited
                 | Cause::CredentialHelper
-                | Cause::Unauthorized
-                | Cause::Forbidden
+                | Cause::Denied
                 | Cause::RegistryFull
                 | Cause::NoHost
                 | Cause::NoEngine
                 | Cause::ProxyLogin
                 | Cause::NoSpace
         )
-    }
-
-    /// What to do about it; `None` where that is not known.
-    pub fn hint(self) -> Option<&'static str> {
-        Some(match self {
-            Cause::Unauthorized | Cause::Forbidden => {
-                "`docker login` to the registry as a user who may do this"
-            }
-            Cause::NotFound => "check the name of the image; a private one needs `docker login`",
-            Cause::Limited => "`docker login` to the registry, or wait until its limit is over",
-            Cause::CredentialHelper => {
-                "install that credential helper, or remove credsStore and credHelpers from Docker's \
-                 config.json (~/.docker/config.json)"
-            }
-            Cause::RegistryFull => "make room in the registry, or raise its quota",
-            Cause::UploadRefused | Cause::ManifestRefused => {
-                "check that the repository exists and who may push to it"
-            }
-            Cause::TagTaken => {
-                "use another tag, or --skip-existing: the registry lets nobody change this one"
-            }
-            Cause::NoEngine => "start Docker, or the builder's machine",
-            Cause::ProxyLogin => "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY",
-            Cause::NoRepository => "create the repository, and check who may push to it",
-            Cause::TooLarge => "raise the limit for bodies in the proxy before the registry",
-            Cause::PlainHttp => {
-                "name the registry in insecure-registries of the engine's daemon.json, or with http = true \
-                 in the builder's buildkitd.toml"
-            }
-            Cause::Certificate => {
-                "give the engine the registry's CA (/etc/docker/certs.d/HOST/ca.crt), or the builder in its \
-                 buildkitd.toml"
-            }
-            Cause::NotPlainHttp => {
-                "the registry speaks HTTPS: remove it from insecure-registries of the engine's daemon.json, \
-                 or http = true from the builder's buildkitd.toml"
-            }
-            Cause::CertificateTime => {
-                "renew the registry's certificate, or check the clock of the builder"
-            }
-            Cause::CertificateName => "use a name of the registry that its certificate is for",
-            Cause::NoHost => "check the name of the host, and the network of the builder",
-            Cause::NoSpace => "make room: `docker buildx prune`, or `cargo xtask engine --prune`",
-            Cause::StepNetwork => "check the network of the builder, HTTPS_PROXY, and mirrors",
-            Cause::StepCertificate => {
-                "name the file of the CA that signed it, as of a proxy or mirror, by SSL_CERT_FILE"
-            }
-            Cause::NoShell => {
-                "the base image has no /bin/sh: choose another, or `--target overlay`, which runs nothing on it"
-            }
-            Cause::Transient => "check the network and the registry, then run the command again",
-            Cause::Killed => {
-                "give the builder more memory, or build fewer images at once by --jobs"
-            }
-            Cause::WrongPlatform => {
-                "choose another base image, or --platforms; `cargo xtask engine --emulate` runs others"
-            }
-            Cause::MissingFile => "check the name in the Dockerfile, and .dockerignore",
-            Cause::UnreadableFile => "make that file readable for the user who builds",
-            Cause::Syntax => {
-                "fix the Dockerfile, or update Docker: it needs BuildKit 0.13, which is Docker 26 or newer"
-            }
-            _ => return None,
-        })
     }
 }
 
@@ -453,7 +390,12 @@ fn is_network(text: &str) -> bool {
     let text = text.to_lowercase();
     // Such as apt's `E: Failed to fetch http://a/b  522  Origin Connection Time-out`.
     let is_status = |word: &str| word.len() == 3 && word.parse().is_ok_and(|n: u32| n / 100 == 5);
-    NETWORK.iter().any(|sign| text.contains(sign))
+    let says = |words: &str| text.contains(words);
+    BROKEN.split(' ').any(|how| says(&format!("connection {how}")))
+        || SLOW
+            .split(' ')
+            .any(|what| says(&format!("{what} timed out")) || says(&format!("{what} timeout")))
+        || NETWORK.iter().any(|sign| says(sign))
         || text.lines().any(|line| {
             line.ends_with("unexpected eof")
                 || line.contains("failed to fetch ") && line.split("  ").any(is_status)
@@ -521,16 +463,16 @@ mod tests {
         let read =
             |status: &str| write("HEAD", "manifests/t", status).replace("failed to push: ", "");
         for (error, cause) in [
-            (write("POST", "blobs/uploads/", "404 Not Found"), Cause::UploadRefused),
-            (write("PUT", "blobs/uploads/u", "400 Bad Request"), Cause::UploadRefused),
-            (write("PUT", "manifests/t", "400 Bad Request"), Cause::ManifestRefused),
+            (write("POST", "blobs/uploads/", "404 Not Found"), Cause::PushRefused),
+            (write("PUT", "blobs/uploads/u", "400 Bad Request"), Cause::PushRefused),
+            (write("PUT", "manifests/t", "400 Bad Request"), Cause::PushRefused),
             (write("PUT", "manifests/t", "413 Request Entity Too Large"), Cause::TooLarge),
             (write("POST", "blobs/uploads/", "520 "), Cause::Transient),
             (write("POST", "blobs/uploads/", "499 status code 499"), Cause::Transient),
             (write("POST", "blobs/uploads/", "408 Request Timeout"), Cause::Transient),
-            (write("POST", "blobs/uploads/", "403 Forbidden"), Cause::Forbidden),
-            (write("HEAD", "manifests/t", "401 Unauthorized"), Cause::Unauthorized),
-            (write("PUT", "manifests/t", "404 Not Found"), Cause::ManifestRefused),
+            (write("POST", "blobs/uploads/", "403 Forbidden"), Cause::Denied),
+            (write("HEAD", "manifests/t", "401 Unauthorized"), Cause::Denied),
+            (write("PUT", "manifests/t", "404 Not Found"), Cause::PushRefused),
             (write("POST", "blobs/uploads/", "403 Forbidden - Server message: denied: storage quota exceeded"), Cause::RegistryFull),
             (write("PUT", "manifests/t", "429 Too Many Requests"), Cause::Transient),
             (write("PUT", "manifests/t", "429 Too Many Requests - Server message: toomanyrequests: busy"), Cause::Transient),
@@ -555,11 +497,11 @@ mod tests {
                       insufficient_scope: authorization failed";
         for (error, cause) in [
             (&*format!("docker.io/library/x:1: pull access denied, {hidden}"), Cause::NotFound),
-            (&*format!("failed to push x: push access denied, {hidden}"), Cause::Forbidden),
-            ("server message: insufficient_scope: authorization failed", Cause::Forbidden),
-            ("denied: requested access to the resource is denied", Cause::Forbidden),
-            ("unauthorized: authentication required", Cause::Unauthorized),
-            ("no basic auth credentials", Cause::Unauthorized),
+            (&*format!("failed to push x: push access denied, {hidden}"), Cause::Denied),
+            ("server message: insufficient_scope: authorization failed", Cause::Denied),
+            ("denied: requested access to the resource is denied", Cause::Denied),
+            ("unauthorized: authentication required", Cause::Denied),
+            ("no basic auth credentials", Cause::Denied),
             (
                 "failed to authorize: error getting credentials - err: exec: \"docker-credential-desktop\": \
                  executable file not found in $PATH, out: ``",
@@ -571,7 +513,7 @@ mod tests {
             ("cannot be overwritten because the tag is immutable.", Cause::TagTaken),
             ("Failed to process request due to 'x:1' configured as immutable.", Cause::TagTaken),
             ("toomanyrequests: retry-after: 207.041µs, allowed: 44000/minute", Cause::Transient),
-            ("toomanyrequests: too many failed login attempts for username", Cause::Unauthorized),
+            ("toomanyrequests: too many failed login attempts for username", Cause::Denied),
             (
                 "denied: Quota exceeded for quota metric 'Write' and limit 'per minute'",
                 Cause::Transient,
@@ -587,7 +529,7 @@ mod tests {
             ),
             ("mkdir /var/lib/docker/x: no space left on device", Cause::NoSpace),
             ("write /x: disk quota exceeded", Cause::NoSpace),
-            ("failed to push ghcr.io/acme/quota-service:1: 403 Forbidden", Cause::Forbidden),
+            ("failed to push ghcr.io/acme/quota-service:1: 403 Forbidden", Cause::Denied),
             ("Cannot connect to the Docker daemon at unix:///x. Is it running?", Cause::NoEngine),
             ("failed to list workers: Unavailable: connection error", Cause::NoEngine),
             ("rpc error: desc = error reading from server: EOF", Cause::NoEngine),
@@ -598,8 +540,8 @@ mod tests {
             ("local error: tls: bad record MAC", Cause::Transient),
             ("docker.io/library/goaway:1: media type is no longer supported", Cause::Other),
             ("httpReadSeeker: failed open: 404 Not Found", Cause::BrokenCache),
-            ("failed to push r.io/x:1: denied: no", Cause::Forbidden),
-            ("failed to push r.io/x:1: unauthorized: no", Cause::Unauthorized),
+            ("failed to push r.io/x:1: denied: no", Cause::Denied),
+            ("failed to push r.io/x:1: unauthorized: no", Cause::Denied),
             // Docker 28 says so of a registry that it reaches by HTTP, whatever fails there.
             ("tls: first record does not look like a TLS handshake", Cause::Other),
             (
