@@ -71,11 +71,6 @@ impl Builder {
         );
         Ok(())
     }
-
-    /// True where an image that is loaded need not be compressed first.
-    fn loads_uncompressed(&self) -> bool {
-        self.stores_images() || self.driver == "docker-container"
-    }
 }
 
 /// A base image.
@@ -124,12 +119,13 @@ pub struct Image {
     /// A base image whose digest is not known, so that `inputs` has its name alone.
     pub unknown_base: Option<String>,
     mode: Mode,
-    /// Its target and its layer's, by name, as `--print` shows them.
-    targets: Vec<(String, Map<String, Value>)>,
+    /// Its bake target and its layer's, as `--print` shows them.
+    target: Map<String, Value>,
+    layer: Option<Map<String, Value>>,
     /// How the image and its layer are delivered, which only the builder decides.
     output: String,
     /// Where a check leaves the image for the push.
-    check_output: &'static str,
+    check_output: String,
 }
 
 /// The label that holds [`Image::inputs`].
@@ -186,19 +182,9 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
         }
     }
     let choices = choices(args, facts.definition)?;
-    let mut images: Vec<Image> = Vec::new();
+    let mut images = Vec::new();
     for choice in &choices {
-        let mut image = image(args, facts, choice, choices.len() == 1, images.is_empty());
-        let system = facts.bases.get(choice.base_image).and_then(|base| base.system.as_ref());
-        let system = system.map_or(choice.base_image, String::as_str);
-        let can_start = facts.definition.has_check && definition::has_server(args.target());
-        image.check_key = match args.check() {
-            Check::All => Some(choice.name.clone()),
-            Check::First => Some(format!("{} {system}", choice.built_as)),
-            Check::Off => None,
-        };
-        image.check_key = image.check_key.filter(|_| can_start);
-        images.push(image);
+        images.push(image(args, facts, choice, choices.len() == 1, images.is_empty()));
     }
     check_unique(&images)?;
     // Only now, so that tags, names and the writer of the shared cache are the same in every shard, and a
@@ -206,10 +192,8 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     // list the same base images in different orders still miss none. Neighbours, which are often much
     // alike, go to different shards.
     if let Some(shard) = args.shard {
-        let mut names = images.iter().map(|image| image.name.clone()).collect::<Vec<_>>();
-        names.sort();
-        let own = names.into_iter().skip(shard.number - 1).step_by(shard.of);
-        let own = own.collect::<BTreeSet<_>>();
+        let names = images.iter().map(|image| image.name.clone()).collect::<BTreeSet<_>>();
+        let own = names.iter().skip(shard.number - 1).step_by(shard.of).collect::<BTreeSet<_>>();
         images.retain(|image| own.contains(&image.name));
     }
     Ok(images)
@@ -262,17 +246,17 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     extend(&mut bake, "args", all_args);
     // `BUILDER_IMAGE` and the like are bases as well.
     let mut known = Vec::new();
+    let mut unknown_base = None;
     for (name, reference) in bake.get("args").and_then(Value::as_object).into_iter().flatten() {
         if name.ends_with("_IMAGE") {
             let reference = reference.as_str().unwrap_or_default();
-            known.push((
-                facts.bases.get(reference).map(|base| base.digest.clone()),
-                reference.to_owned(),
-            ));
+            let digest = facts.bases.get(reference).map(|base| &base.digest);
+            if digest.is_none() {
+                unknown_base.get_or_insert(reference.to_owned());
+            }
+            known.push((digest, reference));
         }
     }
-    let unknown_base =
-        known.iter().find(|(digest, _)| digest.is_none()).map(|(_, base)| base.clone());
     let platforms = match (args.platforms.as_slice(), facts.builder) {
         // An engine runs its own platform, and older ones can't load another.
         (asked @ [_, _, ..], Some(builder)) if !args.push() => {
@@ -296,25 +280,15 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     let references = |tags: Vec<String>| -> Vec<String> {
         tags.into_iter().map(|tag| format!("{}:{tag}", args.image())).collect()
     };
-    let layer_tag = args.layer.as_ref().map(|folder| {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        args.layer_tag.clone().unwrap_or(name)
-    });
-    let layer_tags = layer_tag.map(|suffix| {
-        let tags = naming.tags().into_iter();
-        tags.map(|tag| names::valid(format!("{tag}-{suffix}"), &tag)).collect::<Vec<_>>()
-    });
-    let layer_tags = references(layer_tags.unwrap_or_default());
     let tags = references(naming.tags());
-
-    let own_platforms = if args.platforms.is_empty() { Vec::new() } else { platforms.clone() };
+    let own_platforms = if args.platforms.is_empty() { &[] } else { platforms.as_slice() };
+    let output = if args.push() { "type=registry" } else { "type=docker" };
+    let secrets = facts.host.secrets();
+    let secrets = secrets.iter().map(|secret| literal(secret));
     bake.insert("target".to_owned(), json!(args.target()));
     bake.insert("platforms".to_owned(), json!(own_platforms));
     bake.insert("tags".to_owned(), json!(tags));
-    bake.insert(
-        "output".to_owned(),
-        json!([if args.push() { "type=registry" } else { "type=docker" }]),
-    );
+    bake.insert("output".to_owned(), json!([output]));
     extend(&mut bake, "labels", labels.iter().map(|(name, value)| (*name, literal(value))));
     if facts.builder.is_some() && (args.push() || is_by_content) {
         extend(&mut bake, "labels", [(INPUTS_LABEL, json!(inputs))]);
@@ -322,26 +296,33 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     if let Some(folder) = &source.folder {
         extend(&mut bake, "contexts", [("sdk", literal(&folder.to_string_lossy()))]);
     }
-    let secrets = facts.host.secrets();
-    append(&mut bake, "secret", secrets.iter().map(|secret| literal(secret)));
+    append(&mut bake, "secret", secrets.clone());
     append(&mut bake, "cache-from", cache_read.iter().map(|cache| literal(&cache.read_entry())));
     let written = cache_written.iter().map(|cache| literal(&cache.write_entry(args.mode())));
     bake.insert("cache-to".to_owned(), Value::Array(written.collect()));
 
-    let mut targets = vec![(choice.name.clone(), bake)];
-    if let Some(folder) = &args.layer {
+    let mut layer_tags = Vec::new();
+    let layer = args.layer.as_ref().map(|folder| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let suffix = args.layer_tag.as_deref().unwrap_or(&name);
+        let tags = naming.tags().into_iter();
+        let tags = tags.map(|tag| names::valid(format!("{tag}-{suffix}"), &tag));
+        layer_tags = references(tags.collect());
         let mut layer = Map::new();
         layer.insert("context".to_owned(), literal(&folder.to_string_lossy()));
         layer.insert("platforms".to_owned(), json!(own_platforms));
+        layer.insert("tags".to_owned(), json!(layer_tags));
+        layer.insert("output".to_owned(), json!([output]));
+        layer.insert("cache-to".to_owned(), json!([]));
         extend(&mut layer, "contexts", [(FINISHED, json!(format!("target:{}", choice.name)))]);
-        let proxies =
-            facts.host.proxies.iter().map(|(name, value)| (name.as_str(), literal(value)));
+        let proxies = facts.host.proxies.iter();
+        let proxies = proxies.map(|(name, value)| (name.as_str(), literal(value)));
         extend(&mut layer, "args", proxies.chain([("BASE_IMAGE", json!(FINISHED))]));
-        append(&mut layer, "secret", secrets.iter().map(|secret| literal(secret)));
-        deliver(&mut layer, &layer_tags, if args.push() { "type=registry" } else { "type=docker" });
-        targets.push((layer_name(&choice.name), layer));
-    }
+        append(&mut layer, "secret", secrets);
+        layer
+    });
     let stores = facts.builder.is_some_and(Builder::stores_images);
+    let is_container = facts.builder.is_some_and(|builder| builder.driver == "docker-container");
     let output = match (args.push(), stores) {
         // Docker's own builder would unpack every image first, and its base with it, and an older buildx
         // have the engine push it once more. An empty value is true for BuildKit and says nothing to
@@ -349,10 +330,17 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         (true, true) => format!("type=image,push=,store=false,{COMPRESSION}"),
         (true, false) => format!("type=registry,{COMPRESSION}"),
         // The image stays on this machine: what is compressed would be decompressed at once.
-        (false, _) if facts.builder.is_some_and(Builder::loads_uncompressed) => {
+        (false, stores) if stores || is_container => {
             "type=docker,compression=uncompressed".to_owned()
         }
         (false, _) => "type=docker".to_owned(),
+    };
+    let system = base.and_then(|base| base.system.as_deref()).unwrap_or(base_image);
+    let check_key = match args.check() {
+        _ if !(facts.definition.has_check && definition::has_server(args.target())) => None,
+        Check::All => Some(choice.name.clone()),
+        Check::First => Some(format!("{} {system}", choice.built_as)),
+        Check::Off => None,
     };
     let shown = match (choice.is_named, args.base_images.len()) {
         (true, 0) => choice.built_as.clone(),
@@ -375,13 +363,17 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         cache_read,
         cache_written,
         layer_tags,
-        check_key: None,
+        check_key,
         inputs,
         unknown_base,
         mode: args.mode(),
-        targets,
+        target: bake,
+        layer,
         output,
-        check_output: if stores { "type=image,store=false" } else { "type=cacheonly" },
+        check_output: match stores {
+            true => format!("type=image,store=false,{COMPRESSION}"),
+            false => "type=cacheonly".to_owned(),
+        },
     }
 }
 
@@ -499,14 +491,12 @@ fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<
     }
     // Names that are alike, as those of `a.b` and `a_b` are, end in a digest. The others keep the name
     // that people know.
-    let mut names = choices.iter().map(|choice| choice.name.clone()).collect::<Vec<_>>();
-    names.sort();
-    let repeated = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone());
-    let repeated = repeated.collect::<BTreeSet<_>>();
-    for choice in &mut choices {
-        if repeated.contains(&choice.name) {
-            choice.name = names::with_digest(&choice.name, choice.base_image);
-        }
+    let mut counts = BTreeMap::new();
+    for choice in &choices {
+        *counts.entry(choice.name.clone()).or_insert(0) += 1;
+    }
+    for choice in choices.iter_mut().filter(|choice| counts[&choice.name] > 1) {
+        choice.name = names::with_digest(&choice.name, choice.base_image);
     }
     Ok(choices)
 }
@@ -567,7 +557,7 @@ pub fn layer_name(name: &str) -> String {
 
 /// `images` as one bake definition, as `--print` shows it.
 pub fn print(images: &[Image]) -> Value {
-    bake(images.iter().flat_map(|image| image.targets.clone()).collect()).json
+    bake(images.iter().flat_map(|image| image.with_layer(image.target.clone()))).json
 }
 
 impl Image {
@@ -578,77 +568,63 @@ impl Image {
 
     /// Its build arguments, with their values as bake reads them.
     pub fn build_args(&self) -> BTreeMap<String, String> {
-        let args =
-            self.targets.iter().take(1).filter_map(|(_, bake)| bake.get("args")?.as_object());
-        let args = args.flatten();
+        let args = self.target.get("args").and_then(Value::as_object).into_iter().flatten();
         args.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
     }
 
     /// The bake that delivers the image, and its layer. Caches in `without` are not read, by the names
     /// that `BuildKit`'s import vertices have.
     pub fn bake(&self, without: &BTreeSet<String>) -> Bake {
-        let mut targets = self.targets(without);
-        for (_, bake) in &mut targets {
-            bake.insert("output".to_owned(), json!([self.output]));
+        let mut targets = self.with_layer(self.without_caches(without));
+        for (_, target) in &mut targets {
+            target.insert("output".to_owned(), json!([self.output]));
         }
         bake(targets)
     }
 
     /// The bake that starts the image, and meanwhile makes what a push then sends.
     pub fn check(&self, without: &BTreeSet<String>) -> Bake {
-        let mut targets = self.targets(without);
-        targets.truncate(1);
-        let compression = if self.check_output.starts_with("type=image") {
-            format!(",{COMPRESSION}")
-        } else {
-            String::new()
-        };
-        let mut check = None;
-        for (name, image) in &mut targets {
-            deliver(image, &[], &format!("{}{compression}", self.check_output));
-            let mut own = image.clone();
-            own.insert("target".to_owned(), json!(CHECK));
-            deliver(&mut own, &[], "type=cacheonly");
-            check = Some((format!("{name}_check"), own));
-        }
-        bake(check.into_iter().chain(targets).collect())
+        let mut image = self.without_caches(without);
+        deliver(&mut image, &self.check_output);
+        let mut check = image.clone();
+        check.insert("target".to_owned(), json!(CHECK));
+        deliver(&mut check, "type=cacheonly");
+        bake([(format!("{}_check", self.name), check), (self.name.clone(), image)])
     }
 
     /// The bake that runs the steps which the image needs on its base, and keeps nothing; `None` where it
     /// needs none.
     pub fn steps_on_base(&self, without: &BTreeSet<String>) -> Option<Bake> {
-        let mut targets = self.targets(without);
-        targets.truncate(1);
-        for (_, image) in &mut targets {
-            let below = definition::stage_below(image.get("target")?.as_str()?)?;
-            image.insert("target".to_owned(), json!(below));
-            deliver(image, &[], "type=cacheonly");
-        }
-        Some(bake(targets))
+        let mut image = self.without_caches(without);
+        let below = definition::stage_below(image.get("target")?.as_str()?)?;
+        image.insert("target".to_owned(), json!(below));
+        deliver(&mut image, "type=cacheonly");
+        Some(bake([(self.name.clone(), image)]))
     }
 
-    /// The bake that writes the cache `place`, which is one of the image's, to `to`, and nothing else.
+    /// The bake that writes the cache `to`, which is one of the image's, and nothing else.
     pub fn export(&self, to: &Cache, without: &BTreeSet<String>) -> Bake {
-        let mut targets = self.targets(without);
-        targets.truncate(1);
-        for (_, image) in &mut targets {
-            deliver(image, &[], "type=cacheonly");
-            image.insert("cache-to".to_owned(), json!([literal(&to.export_entry(self.mode))]));
-        }
-        bake(targets)
+        let mut image = self.without_caches(without);
+        deliver(&mut image, "type=cacheonly");
+        image.insert("cache-to".to_owned(), json!([literal(&to.export_entry(self.mode))]));
+        bake([(self.name.clone(), image)])
     }
 
-    /// The targets without the caches that are not to be read, and without caches to write: those follow
-    /// in a bake of their own.
-    fn targets(&self, without: &BTreeSet<String>) -> Vec<(String, Map<String, Value>)> {
-        let mut targets = self.targets.clone();
-        for (_, bake) in &mut targets {
-            if let Some(Value::Array(read)) = bake.get_mut("cache-from") {
-                read.retain(|entry| !without.iter().any(|name| is_read_as(entry, name)));
-            }
-            bake.insert("cache-to".to_owned(), json!([]));
+    /// Its target without the caches that are not to be read, and without caches to write: those follow in
+    /// a bake of their own.
+    fn without_caches(&self, unread: &BTreeSet<String>) -> Map<String, Value> {
+        let mut target = self.target.clone();
+        if let Some(Value::Array(read)) = target.get_mut("cache-from") {
+            read.retain(|entry| !unread.iter().any(|name| is_read_as(entry, name)));
         }
-        targets
+        target.insert("cache-to".to_owned(), json!([]));
+        target
+    }
+
+    /// Its `target` and its layer's, by name.
+    fn with_layer(&self, target: Map<String, Value>) -> Vec<(String, Map<String, Value>)> {
+        let layer = self.layer.iter().map(|layer| (layer_name(&self.name), layer.clone()));
+        [(self.name.clone(), target)].into_iter().chain(layer).collect()
     }
 }
 
@@ -661,9 +637,9 @@ fn is_read_as(entry: &Value, name: &str) -> bool {
     is_reference || entry["ref"] == name || name.starts_with("local:") && text.contains("local")
 }
 
-fn deliver(bake: &mut Map<String, Value>, tags: &[String], output: &str) {
-    bake.insert("cache-to".to_owned(), json!([]));
-    bake.insert("tags".to_owned(), json!(tags));
+/// Delivers what `bake` makes without a name.
+fn deliver(bake: &mut Map<String, Value>, output: &str) {
+    bake.insert("tags".to_owned(), json!([]));
     bake.insert("output".to_owned(), json!([output]));
 }
 
@@ -683,10 +659,13 @@ fn append(bake: &mut Map<String, Value>, key: &str, items: impl IntoIterator<Ite
     }
 }
 
-fn bake(targets: Vec<(String, Map<String, Value>)>) -> Bake {
-    let names = targets.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    let all = targets.into_iter().map(|(name, target)| (name, Value::Object(target)));
-    let all = all.collect::<Map<_, _>>();
+fn bake(targets: impl IntoIterator<Item = (String, Map<String, Value>)>) -> Bake {
+    let mut names = Vec::new();
+    let mut all = Map::new();
+    for (name, target) in targets {
+        names.push(name.clone());
+        all.insert(name, Value::Object(target));
+    }
     Bake {
         json: json!({ "group": { "default": { "targets": names } }, "target": all }),
         targets: names,
