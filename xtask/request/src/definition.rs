@@ -50,7 +50,7 @@ pub struct Variant {
     pub base_image: String,
     pub platforms: Vec<String>,
     /// Everything the bake file says of it.
-    pub bake: Map<String, Value>,
+    pub bake: Value,
 }
 
 impl Definition {
@@ -131,16 +131,12 @@ pub fn check_name<'a>(
 impl Variant {
     fn read(targets: &Map<String, Value>, name: &str) -> Result<Self> {
         let bake = resolve(targets, name, 0)?;
-        let base_image = bake.get("args").and_then(|args| args["BASE_IMAGE"].as_str());
-        let base_image = base_image.filter(|image| !image.is_empty()).map(str::to_owned);
-        let platforms = bake.get("platforms").and_then(strings);
-        Ok(Variant {
-            base_image: base_image
-                .with_context(|| format!("\"target.{name}.args.BASE_IMAGE\" must name an image"))?,
-            platforms: platforms
-                .with_context(|| format!("\"target.{name}.platforms\" must list platforms"))?,
-            bake,
-        })
+        let base_image = bake["args"]["BASE_IMAGE"].as_str().filter(|image| !image.is_empty());
+        let base_image = base_image
+            .with_context(|| format!("\"target.{name}.args.BASE_IMAGE\" must name an image"))?;
+        let platforms = strings(&bake["platforms"])
+            .with_context(|| format!("\"target.{name}.platforms\" must list platforms"))?;
+        Ok(Variant { base_image: base_image.to_owned(), platforms, bake })
     }
 }
 
@@ -151,36 +147,38 @@ const APPENDED: [&str; 6] =
 /// The target `name` with what it inherits, as bake merges it: later parents over earlier ones, its
 /// own attributes over all. It is resolved here, so that what `--print` shows has one target for
 /// each image and no others.
-fn resolve(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Map<String, Value>> {
+fn resolve(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Value> {
     ensure!(depth <= targets.len(), "\"target.{name}\" inherits from itself");
     let own = targets.get(name).and_then(Value::as_object);
     let mut own = own
         .with_context(|| format!("\"target.{name}\" is inherited from but is not an object"))?
         .clone();
-    let mut layers = Vec::new();
+    let mut resolved = Value::Object(Map::new());
     if let Some(parents) = own.remove("inherits") {
         let parents = strings(&parents);
         for parent in
             parents.with_context(|| format!("\"target.{name}.inherits\" must list targets"))?
         {
-            layers.push(resolve(targets, &parent, depth + 1)?);
+            merge(&mut resolved, resolve(targets, &parent, depth + 1)?);
         }
     }
-    layers.push(own);
-    let mut resolved = Map::new();
-    for (key, value) in layers.into_iter().flatten() {
-        match (resolved.get_mut(&key), value) {
+    merge(&mut resolved, Value::Object(own));
+    Ok(resolved)
+}
+
+/// Puts the attributes of a target `over` those of `under`, as bake does.
+pub fn merge(under: &mut Value, over: Value) {
+    let Value::Object(over) = over else { return };
+    for (key, value) in over {
+        match (&mut under[&key], value) {
             // Maps such as `args` are merged key by key.
-            (Some(Value::Object(under)), Value::Object(over)) => under.extend(over),
-            (Some(Value::Array(under)), Value::Array(over)) if APPENDED.contains(&key.as_str()) => {
+            (Value::Object(under), Value::Object(over)) => under.extend(over),
+            (Value::Array(under), Value::Array(over)) if APPENDED.contains(&key.as_str()) => {
                 under.extend(over);
             }
-            (_, value) => {
-                resolved.insert(key, value);
-            }
+            (under, value) => *under = value,
         }
     }
-    Ok(resolved)
 }
 
 /// A list of strings, and nothing else.

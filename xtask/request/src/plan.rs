@@ -120,8 +120,8 @@ pub struct Image {
     pub unknown_base: Option<String>,
     mode: Mode,
     /// Its bake target and its layer's, as `--print` shows them.
-    target: Map<String, Value>,
-    layer: Option<Map<String, Value>>,
+    target: Value,
+    layer: Option<Value>,
     /// How the image and its layer are delivered, which only the builder decides.
     output: String,
     /// Where a check leaves the image for the push.
@@ -238,16 +238,33 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
 
     let base = facts.bases.get(base_image);
     let mut bake = choice.variant.bake.clone();
-    // What goes into the image by the request; the digest does not have what a run adds to it.
     let build_args = build_args(args, facts, base_image);
-    let labels = labels(facts, base_image, base, version);
-    let inputs = inputs(args, facts, &bake, &build_args, &labels);
-    let all_args = build_args.iter().map(|(name, value)| (name.as_str(), literal(value)));
-    extend(&mut bake, "args", all_args);
+    let mut labels = labels(facts, base_image, version);
+    // What goes into the image by the request; the digest does not have what a run adds to it.
+    let is_input = |&&(name, _): &&(&str, String)| {
+        let of_base = name == "org.opencontainers.image.base.digest";
+        !OF_COMMIT.contains(&name) && !name.to_ascii_lowercase().ends_with("_proxy") && !of_base
+    };
+    let own = bake.as_object().into_iter().flatten();
+    let own = own.filter(|(key, _)| !NO_INPUTS.contains(&key.as_str()));
+    let mut inputs = sha256(
+        json!({
+            "files": facts.files,
+            "server": source.files,
+            "layer": facts.layer_files,
+            "bake": own.collect::<BTreeMap<_, _>>(),
+            "stage": args.target(),
+            "args": build_args.iter().filter(is_input).collect::<Vec<_>>(),
+            "labels": labels.iter().filter(is_input).collect::<Vec<_>>(),
+            "bake_args": args.bake_args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>(),
+        })
+        .to_string(),
+    );
+    definition::merge(&mut bake, json!({ "args": literals(build_args) }));
     // `BUILDER_IMAGE` and the like are bases as well.
     let mut known = Vec::new();
     let mut unknown_base = None;
-    for (name, reference) in bake.get("args").and_then(Value::as_object).into_iter().flatten() {
+    for (name, reference) in bake["args"].as_object().into_iter().flatten() {
         if name.ends_with("_IMAGE") {
             let reference = reference.as_str().unwrap_or_default();
             let digest = facts.bases.get(reference).map(|base| &base.digest);
@@ -269,10 +286,9 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     let is_by_content = args.tag_by() == TagBy::Content;
     // All architectures of a multi-arch tag share one name, so the digest leaves the platform out.
     let in_digest = if is_by_content && args.arch.is_some() { &[] } else { platforms.as_slice() };
-    let inputs = match facts.builder {
-        Some(_) => sha256(json!([inputs, known, in_digest]).to_string()),
-        None => inputs,
-    };
+    if facts.builder.is_some() {
+        inputs = sha256(json!([inputs, known, in_digest]).to_string());
+    }
     if is_by_content {
         naming.sha = inputs.get(..40).unwrap_or_default();
     }
@@ -284,22 +300,29 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     let own_platforms = if args.platforms.is_empty() { &[] } else { platforms.as_slice() };
     let output = if args.push() { "type=registry" } else { "type=docker" };
     let secrets = facts.host.secrets();
-    let secrets = secrets.iter().map(|secret| literal(secret));
-    bake.insert("target".to_owned(), json!(args.target()));
-    bake.insert("platforms".to_owned(), json!(own_platforms));
-    bake.insert("tags".to_owned(), json!(tags));
-    bake.insert("output".to_owned(), json!([output]));
-    extend(&mut bake, "labels", labels.iter().map(|(name, value)| (*name, literal(value))));
+    let secrets = secrets.iter().map(|secret| literal(secret)).collect::<Vec<_>>();
     if facts.builder.is_some() && (args.push() || is_by_content) {
-        extend(&mut bake, "labels", [(INPUTS_LABEL, json!(inputs))]);
+        labels.push((INPUTS_LABEL, inputs.clone()));
     }
-    if let Some(folder) = &source.folder {
-        extend(&mut bake, "contexts", [("sdk", literal(&folder.to_string_lossy()))]);
-    }
-    append(&mut bake, "secret", secrets.clone());
-    append(&mut bake, "cache-from", cache_read.iter().map(|cache| literal(&cache.read_entry())));
+    let read = cache_read.iter().map(|cache| literal(&cache.read_entry()));
     let written = cache_written.iter().map(|cache| literal(&cache.write_entry(args.mode())));
-    bake.insert("cache-to".to_owned(), Value::Array(written.collect()));
+    definition::merge(
+        &mut bake,
+        json!({
+            "target": args.target(),
+            "platforms": own_platforms,
+            "tags": tags,
+            "output": [output],
+            "labels": literals(labels),
+            "secret": secrets,
+            "cache-from": read.collect::<Vec<_>>(),
+            "cache-to": written.collect::<Vec<_>>(),
+        }),
+    );
+    if let Some(folder) = &source.folder {
+        let folder = literal(&folder.to_string_lossy());
+        definition::merge(&mut bake, json!({ "contexts": { "sdk": folder } }));
+    }
 
     let mut layer_tags = Vec::new();
     let layer = args.layer.as_ref().map(|folder| {
@@ -308,18 +331,18 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         let tags = naming.tags().into_iter();
         let tags = tags.map(|tag| names::valid(format!("{tag}-{suffix}"), &tag));
         layer_tags = references(tags.collect());
-        let mut layer = Map::new();
-        layer.insert("context".to_owned(), literal(&folder.to_string_lossy()));
-        layer.insert("platforms".to_owned(), json!(own_platforms));
-        layer.insert("tags".to_owned(), json!(layer_tags));
-        layer.insert("output".to_owned(), json!([output]));
-        layer.insert("cache-to".to_owned(), json!([]));
-        extend(&mut layer, "contexts", [(FINISHED, json!(format!("target:{}", choice.name)))]);
-        let proxies = facts.host.proxies.iter();
-        let proxies = proxies.map(|(name, value)| (name.as_str(), literal(value)));
-        extend(&mut layer, "args", proxies.chain([("BASE_IMAGE", json!(FINISHED))]));
-        append(&mut layer, "secret", secrets);
-        layer
+        let mut layer_args = literals(facts.host.proxies.clone());
+        layer_args.insert("BASE_IMAGE".to_owned(), json!(FINISHED));
+        json!({
+            "context": literal(&folder.to_string_lossy()),
+            "contexts": { FINISHED: format!("target:{}", choice.name) },
+            "args": layer_args,
+            "platforms": own_platforms,
+            "tags": layer_tags,
+            "output": [output],
+            "secret": secrets,
+            "cache-to": [],
+        })
     });
     let stores = facts.builder.is_some_and(Builder::stores_images);
     let is_container = facts.builder.is_some_and(|builder| builder.driver == "docker-container");
@@ -378,7 +401,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
 }
 
 /// The build arguments that the request decides, as text.
-fn build_args(args: &Args, facts: &Facts, base_image: &str) -> Vec<(String, String)> {
+fn build_args<'a>(args: &Args, facts: &'a Facts, base_image: &str) -> Vec<(&'a str, String)> {
     let default = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let capabilities = args.capabilities.clone();
     let capabilities = capabilities.unwrap_or_else(|| default(&["vscode", "browser", "docker"]));
@@ -410,21 +433,16 @@ fn build_args(args: &Args, facts: &Facts, base_image: &str) -> Vec<(String, Stri
     all.extend(args.tools_image.clone().map(|image| ("TOOLS_IMAGE", image)));
     all.extend(args.vertex.then(|| ("ENABLE_VERTEX", "1".to_owned())));
     all.extend(args.upgrade_packages.then(|| ("UPGRADE_PACKAGES", "1".to_owned())));
-    let mut all = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Vec<_>>();
-    all.extend(facts.host.proxies.iter().cloned());
+    all.extend(facts.host.proxies.iter().map(|(name, value)| (name.as_str(), value.clone())));
     all
 }
 
 /// The labels that differ from run to run; the bake file has the others. A label of what is not known is
 /// left out.
-fn labels<'a>(
-    facts: &Facts,
-    base_image: &str,
-    base: Option<&Base>,
-    version: &str,
-) -> Vec<(&'a str, String)> {
+fn labels<'a>(facts: &Facts, base_image: &str, version: &str) -> Vec<(&'a str, String)> {
     let source = facts.source;
     let known = |text: &str| Some(text.to_owned()).filter(|text| text != UNKNOWN);
+    let base = facts.bases.get(base_image);
     let is_checkout = source.server == Server::Checkout;
     let labels = [
         ("org.opencontainers.image.version", known(version)),
@@ -437,33 +455,6 @@ fn labels<'a>(
         ("dev.openhands.dirty", is_checkout.then(|| source.is_dirty.to_string())),
     ];
     labels.into_iter().filter_map(|(name, text)| Some((name, text?))).collect()
-}
-
-/// A digest of what goes into an image by the request.
-fn inputs(
-    args: &Args,
-    facts: &Facts,
-    bake: &Map<String, Value>,
-    build_args: &[(String, String)],
-    labels: &[(&str, String)],
-) -> String {
-    let mut bake = bake.clone();
-    bake.retain(|key, _| !NO_INPUTS.contains(&key.as_str()));
-    let is_input = |name: &str| {
-        let of_base = name == "org.opencontainers.image.base.digest";
-        !OF_COMMIT.contains(&name) && !name.to_ascii_lowercase().ends_with("_proxy") && !of_base
-    };
-    let inputs = json!({
-        "files": facts.files,
-        "server": facts.source.files,
-        "layer": facts.layer_files,
-        "bake": bake,
-        "stage": args.target(),
-        "args": build_args.iter().filter(|(name, _)| is_input(name)).collect::<Vec<_>>(),
-        "labels": labels.iter().filter(|(name, _)| is_input(name)).collect::<Vec<_>>(),
-        "bake_args": args.bake_args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>(),
-    });
-    sha256(inputs.to_string())
 }
 
 /// The variants of a request, each on each of its base images.
@@ -518,7 +509,7 @@ pub fn check(args: &Args, definition: &Definition) -> Result<(BTreeSet<String>, 
         }
         let given = [("BUILDER_IMAGE", &args.builder_image), ("TOOLS_IMAGE", &args.tools_image)];
         for (name, given) in given {
-            let own = choice.variant.bake.get("args").and_then(|args| args[name].as_str());
+            let own = choice.variant.bake["args"][name].as_str();
             bases.extend(given.as_deref().or(own).map(str::to_owned));
         }
     }
@@ -568,7 +559,7 @@ impl Image {
 
     /// Its build arguments, with their values as bake reads them.
     pub fn build_args(&self) -> BTreeMap<String, String> {
-        let args = self.target.get("args").and_then(Value::as_object).into_iter().flatten();
+        let args = self.target["args"].as_object().into_iter().flatten();
         args.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
     }
 
@@ -577,7 +568,7 @@ impl Image {
     pub fn bake(&self, without: &BTreeSet<String>) -> Bake {
         let mut targets = self.with_layer(self.without_caches(without));
         for (_, target) in &mut targets {
-            target.insert("output".to_owned(), json!([self.output]));
+            target["output"] = json!([self.output]);
         }
         bake(targets)
     }
@@ -587,7 +578,7 @@ impl Image {
         let mut image = self.without_caches(without);
         deliver(&mut image, &self.check_output);
         let mut check = image.clone();
-        check.insert("target".to_owned(), json!(CHECK));
+        check["target"] = json!(CHECK);
         deliver(&mut check, "type=cacheonly");
         bake([(format!("{}_check", self.name), check), (self.name.clone(), image)])
     }
@@ -596,33 +587,32 @@ impl Image {
     /// needs none.
     pub fn steps_on_base(&self, without: &BTreeSet<String>) -> Option<Bake> {
         let mut image = self.without_caches(without);
-        let below = definition::stage_below(image.get("target")?.as_str()?)?;
-        image.insert("target".to_owned(), json!(below));
+        image["target"] = json!(definition::stage_below(image["target"].as_str()?)?);
         deliver(&mut image, "type=cacheonly");
         Some(bake([(self.name.clone(), image)]))
     }
 
-    /// The bake that writes the cache `to`, which is one of the image's, and nothing else.
+    /// The bake that writes one of the image's caches to the place `to`, and nothing else.
     pub fn export(&self, to: &Cache, without: &BTreeSet<String>) -> Bake {
         let mut image = self.without_caches(without);
         deliver(&mut image, "type=cacheonly");
-        image.insert("cache-to".to_owned(), json!([literal(&to.export_entry(self.mode))]));
+        image["cache-to"] = json!([literal(&to.export_entry(self.mode))]);
         bake([(self.name.clone(), image)])
     }
 
     /// Its target without the caches that are not to be read, and without caches to write: those follow in
     /// a bake of their own.
-    fn without_caches(&self, unread: &BTreeSet<String>) -> Map<String, Value> {
+    fn without_caches(&self, unread: &BTreeSet<String>) -> Value {
         let mut target = self.target.clone();
-        if let Some(Value::Array(read)) = target.get_mut("cache-from") {
+        if let Some(read) = target["cache-from"].as_array_mut() {
             read.retain(|entry| !unread.iter().any(|name| is_read_as(entry, name)));
         }
-        target.insert("cache-to".to_owned(), json!([]));
+        target["cache-to"] = json!([]);
         target
     }
 
     /// Its `target` and its layer's, by name.
-    fn with_layer(&self, target: Map<String, Value>) -> Vec<(String, Map<String, Value>)> {
+    fn with_layer(&self, target: Value) -> Vec<(String, Value)> {
         let layer = self.layer.iter().map(|layer| (layer_name(&self.name), layer.clone()));
         [(self.name.clone(), target)].into_iter().chain(layer).collect()
     }
@@ -637,34 +627,18 @@ fn is_read_as(entry: &Value, name: &str) -> bool {
     is_reference || entry["ref"] == name || name.starts_with("local:") && text.contains("local")
 }
 
-/// Delivers what `bake` makes without a name.
-fn deliver(bake: &mut Map<String, Value>, output: &str) {
-    bake.insert("tags".to_owned(), json!([]));
-    bake.insert("output".to_owned(), json!([output]));
+/// Delivers what `target` makes without a name.
+fn deliver(target: &mut Value, output: &str) {
+    target["tags"] = json!([]);
+    target["output"] = json!([output]);
 }
 
-fn extend<'a>(
-    bake: &mut Map<String, Value>,
-    key: &str,
-    entries: impl IntoIterator<Item = (&'a str, Value)>,
-) {
-    if let Value::Object(object) = bake.entry(key).or_insert_with(|| json!({})) {
-        object.extend(entries.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    }
-}
-
-fn append(bake: &mut Map<String, Value>, key: &str, items: impl IntoIterator<Item = Value>) {
-    if let Value::Array(list) = bake.entry(key).or_insert_with(|| json!([])) {
-        list.extend(items);
-    }
-}
-
-fn bake(targets: impl IntoIterator<Item = (String, Map<String, Value>)>) -> Bake {
+fn bake(targets: impl IntoIterator<Item = (String, Value)>) -> Bake {
     let mut names = Vec::new();
     let mut all = Map::new();
     for (name, target) in targets {
         names.push(name.clone());
-        all.insert(name, Value::Object(target));
+        all.insert(name, target);
     }
     Bake {
         json: json!({ "group": { "default": { "targets": names } }, "target": all }),
@@ -675,6 +649,11 @@ fn bake(targets: impl IntoIterator<Item = (String, Map<String, Value>)>) -> Bake
 /// `text` as bake writes it. Bake reads every string as a template: a branch name may hold `${`.
 fn literal(text: &str) -> Value {
     json!(text.replace("${", "$${").replace("%{", "%%{"))
+}
+
+/// Names and values as bake writes them.
+fn literals<N: Into<String>>(pairs: Vec<(N, String)>) -> Map<String, Value> {
+    pairs.into_iter().map(|(name, value)| (name.into(), literal(&value))).collect()
 }
 
 /// The architecture of a platform as tags and jobs name it: `linux/arm64` is `arm64`.
