@@ -573,7 +573,7 @@ pub fn new_record(ctx: &Ctx, image: &Image) -> Record {
         manifest_tags: image.manifest_tags.clone(),
         release_tags: image.release_tags.clone(),
         server: record::Server {
-            from: source.server.name().to_owned(),
+            from: source.kind().to_owned(),
             commit: source.sha.clone(),
             r#ref: source.git_ref.clone(),
             dirty: source.is_dirty,

@@ -13,7 +13,7 @@ use crate::cli::{Args, Check, Flavor, Mode, TagBy};
 use crate::definition::{self, CHECK, Definition, Variant, check_name};
 use crate::host::Host;
 use crate::names::{self, Cache, Naming};
-use crate::source::{Server, Source, UNKNOWN};
+use crate::source::{Source, UNKNOWN};
 
 /// What was found out before planning. `--print` has neither a builder nor a registry to ask.
 pub struct Facts<'a> {
@@ -176,7 +176,7 @@ struct Choice<'a> {
 /// Errors: a usage error for a name that the definition does not have, and for a request in which two
 /// images would get the same tag.
 pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
-    if facts.source.server == Server::Release {
+    if facts.source.folder.is_none() {
         for provider in args.acp_providers.iter().flatten() {
             check_name("ACP provider", provider, PROVIDERS.into_iter())?;
         }
@@ -415,10 +415,7 @@ fn build_args<'a>(args: &Args, facts: &'a Facts, base_image: &str) -> Vec<(&'a s
         Flavor::Default => providers.join(","),
         Flavor::Slim | Flavor::Minimal => String::new(),
     };
-    let server = match facts.source.server {
-        Server::Release => "release",
-        Server::Checkout | Server::Archive => "checkout",
-    };
+    let server = if facts.source.folder.is_some() { "checkout" } else { "release" };
     let mut all = vec![
         ("BASE_IMAGE", base_image.to_owned()),
         ("TARGET", args.target().to_owned()),
@@ -443,7 +440,7 @@ fn labels<'a>(facts: &Facts, base_image: &str, version: &str) -> Vec<(&'a str, S
     let source = facts.source;
     let known = |text: &str| Some(text.to_owned()).filter(|text| text != UNKNOWN);
     let base = facts.bases.get(base_image);
-    let is_checkout = source.server == Server::Checkout;
+    let dirty = source.checkout.as_ref().map(|_| source.is_dirty.to_string());
     let labels = [
         ("org.opencontainers.image.version", known(version)),
         ("org.opencontainers.image.revision", known(&source.sha)),
@@ -452,7 +449,7 @@ fn labels<'a>(facts: &Facts, base_image: &str, version: &str) -> Vec<(&'a str, S
         ("org.opencontainers.image.base.name", Some(base_image.to_owned())),
         ("org.opencontainers.image.base.digest", base.map(|base| base.digest.clone())),
         ("dev.openhands.packages", Some(source.package_list())),
-        ("dev.openhands.dirty", is_checkout.then(|| source.is_dirty.to_string())),
+        ("dev.openhands.dirty", dirty),
     ];
     labels.into_iter().filter_map(|(name, text)| Some((name, text?))).collect()
 }

@@ -45,35 +45,14 @@ pub struct Package {
     pub version: Option<String>,
 }
 
-/// What the server is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
-    /// The release that the requirements pin.
-    Release,
-    /// The files of an SDK checkout.
-    Checkout,
-    /// An archive of the SDK's workspace, which is built like a checkout.
-    Archive,
-}
-
-impl Server {
-    pub fn name(self) -> &'static str {
-        match self {
-            Server::Release => "release",
-            Server::Checkout => "checkout",
-            Server::Archive => "archive",
-        }
-    }
-}
-
 /// What an image is built from.
 pub struct Source {
-    pub server: Server,
     pub packages: Vec<Package>,
     /// The workspace's files, for the build context `sdk`; nobody else changes them while this lives.
+    /// `None` for the release that the requirements pin.
     pub folder: Option<PathBuf>,
-    /// The checkout that the files are from.
-    checkout: Option<PathBuf>,
+    /// The checkout that the files are from; `None` for those of an archive too.
+    pub checkout: Option<PathBuf>,
     pub sha: String,
     /// `refs/heads/…`, `refs/tags/…` or a bare branch name.
     pub git_ref: String,
@@ -110,7 +89,6 @@ impl Source {
         let is_head = git.head.as_ref() == Some(&sha);
         let created = is_head.then(|| git.read(&["show", "--no-patch", "--format=%cI", "HEAD"]));
         let mut source = Source {
-            server: Server::Release,
             packages: definition::pinned_packages(root),
             folder: None,
             checkout: None,
@@ -124,7 +102,6 @@ impl Source {
         if let Some(archive) = &args.prebuilt_sdist {
             let (folder, lock) = slot(root, archive)?;
             unpack(archive, &folder)?;
-            source.server = Server::Archive;
             source.packages = packages(&format!("the archive {}", archive.display()), &folder)?;
             (source.folder, source.lock) = (Some(folder), Some(lock));
         } else if let Some(checkout) = &checkout {
@@ -132,7 +109,6 @@ impl Source {
             let files = git.files()?;
             let (folder, lock) = slot(root, checkout)?;
             update(checkout, files, &folder)?;
-            source.server = Server::Checkout;
             source.is_dirty = git.is_dirty();
             source.checkout = Some(checkout.clone());
             (source.folder, source.lock) = (Some(folder), Some(lock));
@@ -167,6 +143,15 @@ impl Source {
         Ok(())
     }
 
+    /// What the server is made of, in a word.
+    pub fn kind(&self) -> &'static str {
+        match (&self.folder, &self.checkout) {
+            (_, Some(_)) => "checkout",
+            (Some(_), None) => "archive",
+            (None, None) => "release",
+        }
+    }
+
     /// The version of the SDK in the image, which is the image's.
     pub fn version(&self) -> &str {
         let sdk = self.packages.iter().find(|package| package.name == SDK);
@@ -175,14 +160,14 @@ impl Source {
 
     /// What the image gets, such as `the checkout at 0123456 (PATH): openhands-sdk 1.58.2, …`.
     pub fn describe(&self) -> String {
-        let from = match (&self.checkout, self.server) {
-            (Some(path), _) => {
+        let from = match &self.checkout {
+            Some(path) => {
                 let commit = self.sha.get(..7).unwrap_or(&self.sha);
                 let dirty = if self.is_dirty { " with uncommitted changes" } else { "" };
                 format!("the checkout at {commit}{dirty} ({})", path.display())
             }
-            (None, Server::Archive) => "the archive of a workspace".to_owned(),
-            (None, _) => "the pinned release".to_owned(),
+            None if self.folder.is_some() => "the archive of a workspace".to_owned(),
+            None => "the pinned release".to_owned(),
         };
         // They all begin alike, and the line is to fit a terminal.
         format!("{from}: {}", self.package_list().replace("openhands-", ""))
