@@ -104,7 +104,7 @@ fn digests(root: &Path, args: &Args) -> Result<(String, Option<String>)> {
             _ => source::unreadable(Path::new(&*folder), &error),
         });
     }
-    if !args.push() && args.tag_by() == TagBy::Commit {
+    if !args.push() && args.tag_by == TagBy::Commit {
         return Ok((String::new(), None));
     }
     let files = digest_of_folder(root)?;
@@ -179,7 +179,7 @@ fn run_images(root: &Path, args: &Args) -> Result<Finished> {
     }
     warn_of_request(args, &builder, &images);
     let docker = if images.len() > DISK_CHECK { docker.for_many() } else { docker };
-    let unread = unreachable_caches(&docker, &images, args.cache_timeout());
+    let unread = unreachable_caches(&docker, &images, args.cache_timeout);
     let progress = Progress::new(args.progress, args.ci, images.len());
     let last = Last::new(root, args, &source);
     let ctx = Ctx {
@@ -219,7 +219,7 @@ fn run_images(root: &Path, args: &Args) -> Result<Finished> {
 }
 
 fn writes_caches(args: &Args) -> bool {
-    args.mode() != Mode::Off && (args.push() || args.cache_dir.is_some())
+    args.cache_mode != Mode::Off && (args.push() || args.cache_dir.is_some())
 }
 
 /// Says what of a request people may not have meant.
@@ -349,7 +349,7 @@ fn build_all(ctx: &Ctx, images: &[Image], run: &Mutex<Run>) {
         && let Some(first) = waiting.pop_front()
     {
         let (is_enough, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
-        let next = waiting.iter().take(jobs(ctx)).filter_map(|number| images.get(*number));
+        let next = waiting.iter().take(ctx.args.jobs).filter_map(|number| images.get(*number));
         let next = next.collect::<Vec<_>>();
         locked(run).queue = waiting;
         thread::scope(|scope| {
@@ -359,7 +359,7 @@ fn build_all(ctx: &Ctx, images: &[Image], run: &Mutex<Run>) {
                     let without = ctx.unread.keys().cloned().collect();
                     let Some(bake) = image.steps_on_base(&without) else { return };
                     let mut watch = ctx.progress.silent(&is_over);
-                    let deadline = Instant::now().checked_add(ctx.args.timeout());
+                    let deadline = Instant::now().checked_add(ctx.args.timeout);
                     let baked = ctx.docker.bake(&bake, ctx.args, ctx.host, &mut watch, deadline);
                     if baked.is_err() || is_enough.load(Ordering::SeqCst) {
                         return;
@@ -379,14 +379,10 @@ fn build_all(ctx: &Ctx, images: &[Image], run: &Mutex<Run>) {
     workers(ctx, images, run);
 }
 
-fn jobs(ctx: &Ctx) -> usize {
-    ctx.args.jobs.unwrap_or(4)
-}
-
 /// Builds what is in the queue.
 fn workers(ctx: &Ctx, images: &[Image], run: &Mutex<Run>) {
     thread::scope(|scope| {
-        for _ in 0..jobs(ctx).min(images.len()) {
+        for _ in 0..ctx.args.jobs.min(images.len()) {
             scope.spawn(|| {
                 while let Some(number) = { locked(run).queue.pop_front() } {
                     if process::caught().is_some() {
@@ -443,7 +439,7 @@ fn work(ctx: &Ctx, images: &[Image], run: &Mutex<Run>, number: usize) {
 /// Notes the images that the registry has already, made of the same inputs: by the tag that holds the digest
 /// of these, or by the label of one. Their other tags are pointed to them where they are not.
 fn skip_present(ctx: &Ctx, images: &[Image], run: &Mutex<Run>) {
-    let is_by_content = ctx.args.tag_by() == TagBy::Content;
+    let is_by_content = ctx.args.tag_by == TagBy::Content;
     let names_content = |image: &Image, tag: &str| {
         let tag = tag.rsplit(':').next().unwrap_or_default();
         is_by_content && tag.starts_with(names::short_sha(&image.inputs))
@@ -495,7 +491,7 @@ fn skip_present(ctx: &Ctx, images: &[Image], run: &Mutex<Run>) {
             }
         }
         if !stale.is_empty() {
-            let source = format!("{}@{digest}", ctx.args.image());
+            let source = format!("{}@{digest}", ctx.args.image);
             if let Err(error) = ctx.docker.create(&stale, &[source]) {
                 message::warn(&format!("{}: {error:#}; building it again", stale.join(", ")));
                 continue;
@@ -533,7 +529,7 @@ fn lost_caches(ctx: &Ctx, image: &Image) -> Vec<CacheWritten> {
     let lost = names.into_iter().filter(|name| !found.contains_key(name));
     let lost = lost.map(|name| CacheWritten {
         r#ref: name,
-        mode: ctx.args.mode().name().to_owned(),
+        mode: ctx.args.cache_mode.name().to_owned(),
         result: Some("failed".to_owned()),
         error: Some("the run that pushed the image did not write it".to_owned()),
         ..CacheWritten::default()
@@ -559,11 +555,11 @@ pub fn new_record(ctx: &Ctx, image: &Image) -> Record {
     Record {
         name: image.name.clone(),
         variant: image.variant.clone(),
-        flavor: args.flavor().suffix().strip_prefix('-').map(str::to_owned),
-        target: args.target().to_owned(),
+        flavor: args.flavor.suffix().strip_prefix('-').map(str::to_owned),
+        target: args.target.clone(),
         base_image: image.base_image.clone(),
         base_digest: image.base_digest.clone(),
-        image: args.image().to_owned(),
+        image: args.image.clone(),
         git_ref: source.git_ref.clone(),
         sha: source.sha.clone(),
         short_sha: names::short_sha(&source.sha).to_owned(),
@@ -581,7 +577,7 @@ pub fn new_record(ctx: &Ctx, image: &Image) -> Record {
             description: Some(source.describe()),
         },
         builder: Some(ctx.builder.name.clone()),
-        cache_mode: Some(args.mode().name().to_owned()),
+        cache_mode: Some(args.cache_mode.name().to_owned()),
         ..Record::default()
     }
 }

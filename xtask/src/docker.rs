@@ -590,7 +590,7 @@ impl Docker {
 
 /// How long a bake may wait for nothing but caches: no longer to read them than to write them.
 pub fn read_patience(args: &Args) -> Duration {
-    Duration::from_secs(60).min(args.cache_timeout())
+    Duration::from_secs(60).min(args.cache_timeout)
 }
 
 /// The digest of a manifest.

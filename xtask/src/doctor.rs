@@ -85,7 +85,7 @@ fn docker(root: &Path, args: &Args) -> Result<(bool, Option<Builder>)> {
     };
     report("builder", Ok(format!("{}, driver {}", builder.name, builder.driver)))?;
     let export = builder.check_cache_export().map(|()| "caches can be written".to_owned());
-    if args.mode() != Mode::Off {
+    if args.cache_mode != Mode::Off {
         report("cache export", export)?;
     }
     works &= report("platforms", platforms(&builder, args))?;
@@ -112,7 +112,7 @@ fn platforms(builder: &Builder, args: &Args) -> Result<String> {
 
 /// Whether docker knows a login for the registry of the image. Not every registry needs one.
 fn login(args: &Args) -> Result<String> {
-    let (host, _) = bases::host_and_path(args.image());
+    let (host, _) = bases::host_and_path(&args.image);
     let folder = env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".docker"));
     let path = folder.or_else(home).unwrap_or_default().join("config.json");
@@ -167,7 +167,7 @@ pub fn list(root: &Path, args: &Args) -> Result<()> {
     text.push_str("\nTargets (--target):\n");
     for name in definition::targets() {
         let server = if has_server(name) { "with the server" } else { "without the server" };
-        let mark = if name == args.target() { "; chosen here" } else { "" };
+        let mark = if name == args.target { "; chosen here" } else { "" };
         text.push_str(&format!("  {name:<18} {server}{mark}\n"));
     }
     text.push_str("\nTags of this request:\n");

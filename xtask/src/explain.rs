@@ -49,11 +49,11 @@ impl Last {
         }
         let arch = args.arch.as_deref().unwrap_or_default();
         let platforms = args.platforms.join(",");
-        let alike = [args.image(), args.target(), args.flavor().name(), arch, &platforms];
+        let alike = [args.image.as_str(), &args.target, args.flavor.name(), arch, &platforms];
         Last {
             folder: root.join("target/image/last"),
             alike: alike.join("\n"),
-            target: args.target().to_owned(),
+            target: args.target.clone(),
             files,
         }
     }

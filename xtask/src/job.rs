@@ -139,8 +139,8 @@ impl<'a> Job<'a> {
     fn open_log(&mut self) {
         let args = self.ctx.args;
         let arch = args.arch.as_ref().map(|arch| format!("-{arch}")).unwrap_or_default();
-        let flavor = args.flavor().suffix();
-        let target = names::target_suffix(args.target(), &flavor);
+        let flavor = args.flavor.suffix();
+        let target = names::target_suffix(&args.target, &flavor);
         let file = format!("{}{flavor}{arch}{target}.log", self.image.name);
         let folder = self.ctx.root.join("target/image/logs");
         let path = folder.join(file);
@@ -173,7 +173,7 @@ impl<'a> Job<'a> {
     ) -> Result<Outcome> {
         let (ctx, image) = (self.ctx, self.image);
         let platforms = u32::try_from(image.platforms.len().max(1)).unwrap_or(u32::MAX);
-        let deadline = Instant::now().checked_add(ctx.args.timeout().saturating_mul(platforms));
+        let deadline = Instant::now().checked_add(ctx.args.timeout.saturating_mul(platforms));
         let (mut is_checked, mut tries) = (!self.is_checked, 0);
         loop {
             let without = unread.keys().cloned().collect::<BTreeSet<_>>();
@@ -220,10 +220,8 @@ impl<'a> Job<'a> {
                     return Ok(None);
                 }
                 let what = trace.pending().map_or_else(|| "the build".to_owned(), text::title);
-                let error = format!(
-                    "{what}: not done within {} s (--timeout)",
-                    ctx.args.timeout().as_secs()
-                );
+                let error =
+                    format!("{what}: not done within {} s (--timeout)", ctx.args.timeout.as_secs());
                 return Ok(Some(Outcome::Failed {
                     error,
                     failure: trace.failure(),
@@ -312,13 +310,13 @@ impl<'a> Job<'a> {
         exports: &mut Vec<Trace>,
     ) -> Vec<CacheWritten> {
         let (ctx, image) = (self.ctx, self.image);
-        let deadline = Instant::now().checked_add(ctx.args.cache_timeout());
+        let deadline = Instant::now().checked_add(ctx.args.cache_timeout);
         let mut without = unread.keys().cloned().collect::<BTreeSet<_>>();
         let mut all = Vec::new();
         for cache in &image.cache_written {
             let mut written = CacheWritten {
                 r#ref: cache.name().to_owned(),
-                mode: ctx.args.mode().name().to_owned(),
+                mode: ctx.args.cache_mode.name().to_owned(),
                 ..CacheWritten::default()
             };
             // Everything was read from the very cache that would be written: only an engine that was empty

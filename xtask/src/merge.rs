@@ -60,8 +60,8 @@ pub fn matrix(root: &Path, args: &Args) -> Result<()> {
 /// Errors: it does not.
 pub fn probe(root: &Path, args: &Args) -> Result<()> {
     let docker = Docker::new(root, args.builder.as_deref());
-    docker.probe(args.image()).with_context(|| format!("{} can't be pushed to", args.image()))?;
-    message::say(&format!("{} can be pushed to", args.image()));
+    docker.probe(&args.image).with_context(|| format!("{} can't be pushed to", args.image))?;
+    message::say(&format!("{} can be pushed to", args.image));
     Ok(())
 }
 

@@ -294,7 +294,7 @@ pub fn write_outputs(args: &Args, source: &Source, records: &[&Record]) -> Resul
     let digests =
         done().map(|record| record.digest.clone().unwrap_or_default()).collect::<Vec<_>>();
     github::write_outputs(&[
-        ("image", args.image().to_owned()),
+        ("image", args.image.clone()),
         ("short_sha", names::short_sha(&source.sha).to_owned()),
         ("tags", tags.join("\n")),
         ("tags_csv", tags.join(",")),
@@ -439,7 +439,7 @@ fn summary(ctx: &Ctx, ended: &[Ended]) -> String {
 
 fn export_summary(ctx: &Ctx, ended: &[Ended]) -> String {
     let written = || ended.iter().flat_map(|ended| &ended.record.cache_written);
-    let mode = ctx.args.mode().name();
+    let mode = ctx.args.cache_mode.name();
     let all = written().count();
     if all == 0 {
         return format!("nothing exported ({mode})");
@@ -472,7 +472,7 @@ fn warnings(ctx: &Ctx, ended: &[Ended]) -> Vec<String> {
             }
         }
         for lost in record.cache_written.iter().filter(|written| written.is_lost()) {
-            let limit = ctx.args.cache_timeout().as_secs();
+            let limit = ctx.args.cache_timeout.as_secs();
             let why = match (&lost.error, lost.result.as_deref()) {
                 (_, Some("timed out")) => {
                     format!("not done within {limit} s (OPENHANDS_BUILDKIT_CACHE_TIMEOUT)")

@@ -45,7 +45,7 @@ pub fn run(root: &Path, args: &mut Args) -> Result<()> {
              --base-image"
         )));
     }
-    let port = args.port.unwrap_or(8000);
+    let port = args.port;
     let _lock = lock(root, port)?;
     let docker = Docker::new(root, args.builder.as_deref());
     let name = container_name(root, port);

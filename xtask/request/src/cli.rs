@@ -4,6 +4,7 @@
 //! A flag overrides its variable, and an empty variable counts as unset, but for the two `INSTALL_`
 //! variables, where empty means none.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -72,6 +73,7 @@ impl Flavor {
 }
 
 /// A flag with its variable, or either alone: the other is empty then.
+#[derive(Clone, Copy, Default)]
 struct Flag {
     heading: &'static str,
     name: &'static str,
@@ -93,7 +95,6 @@ macro_rules! options {
         /// What was typed.
         // Each of the switches stands for itself: no two of them make a state.
         #[allow(clippy::struct_excessive_bools)]
-        #[derive(Default)]
         pub struct Args {
             $($(pub $field: $type,)*)*
             /// True in a CI system's run.
@@ -118,15 +119,19 @@ macro_rules! options {
 
         impl Args {
             fn read_flags(command: Command, words: &mut Arguments) -> Result<Self> {
-                let mut args = Args::default();
-                let mut rows = TABLE.iter();
-                $($(
+                // Another command's flag is not looked for, which leaves its default.
+                let mut rows = TABLE.iter().map(|row| {
+                    let is_own = row.commands.contains(&command);
+                    if is_own { *row } else { Flag { name: "", variable: "", ..*row } }
+                });
+                Ok(Args {
                     // Rows come in the order of the fields.
-                    if let Some(flag) = rows.next().filter(|row| row.commands.contains(&command)) {
-                        args.$field = flag.$read(words $(, $parse)?)?;
-                    }
-                )*)*
-                Ok(args)
+                    $($($field: rows.next().unwrap_or_default().$read(words $(, $parse)?)?,)*)*
+                    ci: false,
+                    base_images: Vec::new(),
+                    words: Vec::new(),
+                    bake_args: Vec::new(),
+                })
             }
         }
     };
@@ -158,15 +163,14 @@ options! {
             "build on each image of a list: REF or REF TAG,TAG a line, or JSON; - reads standard input";
         shard: Option<Shard> = one(Shard::parse), "--shard" "K/N" "" ["all"]
             NAMING, "build only part K of N";
-        target: Option<String> = text, "--target" "NAME" "TARGET" ["binary"]
+        target: String = word, "--target" "NAME" "TARGET" ["binary"]
             REQUEST, "what the image has; list names all targets";
-        flavor: Option<Flavor> = one(Flavor::parse),
-            "--image-flavor" "NAME" "IMAGE_FLAVOR" ["default"]
+        flavor: Flavor = value(Flavor::parse), "--image-flavor" "NAME" "IMAGE_FLAVOR" ["default"]
             REQUEST, "default, slim or minimal; part of tags and cache names";
-        capabilities: Option<Vec<String>> = set(capability),
+        capabilities: Vec<String> = set(capability),
             "--install-capabilities" "LIST" "INSTALL_CAPABILITIES" ["vscode,browser,docker"]
             REQUEST, "install these in base-image; an empty value installs none";
-        acp_providers: Option<Vec<String>> = set(provider),
+        acp_providers: Vec<String> = set(provider),
             "--install-acp-providers" "LIST" "INSTALL_ACP_PROVIDERS" ["claude-code,codex,gemini-cli"]
             REQUEST, "install these ACP programs; an empty value installs none";
         sdk_project_root: Option<PathBuf> = one(path),
@@ -189,13 +193,12 @@ options! {
             REQUEST, "1 upgrades all Debian packages of the base image";
     }
     "Names" {
-        image: Option<String> = one(repository),
-            "--image" "REPO" "IMAGE" ["ghcr.io/openhands/agent-server"]
+        image: String = value(repository), "--image" "REPO" "IMAGE" ["ghcr.io/openhands/agent-server"]
             &[Build, Run, List, Doctor, Probe], "the repository";
         custom_tags: Option<String> = text,
             "--custom-tags" "A,B" "CUSTOM_TAGS" ["the variant's name"]
             NAMING, "make tags of these; with only a base image, none by default";
-        tag_by: Option<TagBy> = one(TagBy::parse), "--tag-by" "WHAT" "" ["commit"]
+        tag_by: TagBy = value(TagBy::parse), "--tag-by" "WHAT" "" ["commit"]
             NAMING, "begin tags with commit, or with content: a digest of what goes into the image";
         arch: Option<String> = one(arch), "--arch" "SUFFIX" "ARCH" ["none"]
             NAMING, "end tags and cache names with this";
@@ -224,21 +227,20 @@ options! {
             &[Build, List], "end the tags of what --layer builds with this";
         builder: Option<String> = text, "--builder" "NAME" "BUILDX_BUILDER" ["buildx's own choice"]
             &[Build, Run, List, Doctor, Probe, Merge], "the buildx builder";
-        port: Option<u16> = one(port), "--port" "NUMBER" "" ["8000"]
+        port: u16 = value(port), "--port" "NUMBER" "" ["8000"]
             &[Run], "listen here on 127.0.0.1";
         logs: bool = switch, "--logs" "" "" ["off"]
             &[Run], "show the server's log once it answers";
     }
     "Cache" {
-        cache_mode: Option<Mode> = one(Mode::parse), "" "" "OPENHANDS_BUILDKIT_CACHE_MODE" ["max"]
+        cache_mode: Mode = value(Mode::parse), "" "" "OPENHANDS_BUILDKIT_CACHE_MODE" ["max"]
             CHECKING, "what caches hold: max (every stage), min (the image's layers), off";
         shared_export: bool = switch, "" "" "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT" ["off"]
             CHECKING, "1 exports the cache shared by all base images too";
         cache_image: Option<String> = one(repository),
             "--cache-image" "REPO" "OPENHANDS_CACHE_IMAGE" ["same as --image"]
             CHECKING, "the repository of caches";
-        cache_timeout: Option<Duration> = one(time),
-            "" "" "OPENHANDS_BUILDKIT_CACHE_TIMEOUT" ["10m"]
+        cache_timeout: Duration = value(time), "" "" "OPENHANDS_BUILDKIT_CACHE_TIMEOUT" ["10m"]
             CHECKING, "time limit for cache exports";
         cache_dir: Option<PathBuf> = one(path), "" "" "BUILD_CACHE_DIR" ["none"]
             CHECKING, "a local cache folder, for builds that load";
@@ -251,11 +253,11 @@ options! {
             &[Build, Doctor], "how much of the build cache to keep then";
     }
     "Batch" {
-        jobs: Option<usize> = one(jobs), "--jobs" "NUMBER" "" ["4"]
+        jobs: usize = value(jobs), "--jobs" "NUMBER" "" ["4"]
             &[Build], "how many images to build at once";
         skip_existing: bool = switch, "--skip-existing" "" "" ["off"]
             &[Build], "skip images that the registry has already";
-        timeout: Option<Duration> = one(time),
+        timeout: Duration = value(time),
             "--timeout" "TIME" "OPENHANDS_DOCKER_COMMAND_TIMEOUT_SECONDS" ["2000s"]
             CHECKING, "time limit per image and platform";
     }
@@ -387,38 +389,9 @@ impl Args {
         self.push_flag
     }
 
-    pub fn image(&self) -> &str {
-        self.image.as_deref().unwrap_or("ghcr.io/openhands/agent-server")
-    }
-
-    pub fn target(&self) -> &str {
-        self.target.as_deref().unwrap_or("binary")
-    }
-
-    pub fn flavor(&self) -> Flavor {
-        self.flavor.unwrap_or(Flavor::Default)
-    }
-
-    pub fn mode(&self) -> Mode {
-        self.cache_mode.unwrap_or(Mode::Max)
-    }
-
-    pub fn tag_by(&self) -> TagBy {
-        self.tag_by.unwrap_or(TagBy::Commit)
-    }
-
     /// A load is not checked by default: whoever loads an image starts it next.
     pub fn check(&self) -> Check {
         self.check.unwrap_or(if self.push() { Check::First } else { Check::Off })
-    }
-
-    pub fn cache_timeout(&self) -> Duration {
-        self.cache_timeout.unwrap_or(Duration::from_secs(600))
-    }
-
-    /// Time limit per image and platform; the default is what scripts of batches allow.
-    pub fn timeout(&self) -> Duration {
-        self.timeout.unwrap_or(Duration::from_secs(2000))
     }
 
     /// The files among [`Args::words`], at least one.
@@ -453,6 +426,20 @@ impl Flag {
         Ok(text.filter(|text| !text.is_empty()))
     }
 
+    /// What [`Flag::text`] finds, else the default.
+    fn word(&self, words: &mut Arguments) -> Result<String> {
+        Ok(self.text(words)?.unwrap_or_else(|| self.default.to_owned()))
+    }
+
+    /// What [`Flag::word`] finds, as `parse` reads it.
+    fn value<T>(
+        &self,
+        words: &mut Arguments,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T> {
+        self.parse(&self.word(words)?, parse)
+    }
+
     /// What [`Flag::text`] finds, as `parse` reads it.
     fn one<T>(
         &self,
@@ -473,6 +460,9 @@ impl Flag {
 
     /// The items of the flag alone.
     fn typed(&self, words: &mut Arguments) -> Result<Vec<String>> {
+        if self.name.is_empty() {
+            return Ok(Vec::new());
+        }
         let given: Vec<String> = words.values_from_str(self.name).map_err(unread)?;
         let items = without_repeats(split(&given.join(",")));
         if items.is_empty() && !given.is_empty() {
@@ -481,23 +471,18 @@ impl Flag {
         Ok(items)
     }
 
-    /// A set of names, sorted: the same set is the same build argument. Empty text is an empty set.
+    /// A set of names, sorted: the same set is the same build argument. An empty variable is an empty set.
     fn set(
         &self,
         words: &mut Arguments,
         parse: impl Fn(&str) -> Result<String, String>,
-    ) -> Result<Option<Vec<String>>> {
-        let text = self.text(words)?;
-        if text.is_none() && env::var_os(self.variable).is_none() {
-            return Ok(None);
-        }
-        let mut set = Vec::new();
-        for name in split(&text.unwrap_or_default()) {
-            set.push(self.parse(&name, &parse)?);
-        }
-        set.sort();
-        set.dedup();
-        Ok(Some(set))
+    ) -> Result<Vec<String>> {
+        let text = match self.text(words)? {
+            None if env::var_os(self.variable).is_some() => String::new(),
+            text => text.unwrap_or_else(|| self.default.to_owned()),
+        };
+        let names = split(&text).into_iter().map(|name| self.parse(&name, &parse));
+        Ok(names.collect::<Result<BTreeSet<_>>>()?.into_iter().collect())
     }
 
     /// `parse` ends a sentence where `text` is not accepted.

@@ -177,7 +177,7 @@ struct Choice<'a> {
 /// images would get the same tag.
 pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     if facts.source.folder.is_none() {
-        for provider in args.acp_providers.iter().flatten() {
+        for provider in &args.acp_providers {
             check_name("ACP provider", provider, PROVIDERS.into_iter())?;
         }
     }
@@ -209,15 +209,15 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     };
     let version = args.version.as_deref().unwrap_or_else(|| source.version());
     let mut naming = Naming {
-        cache_image: args.cache_image.as_deref().unwrap_or(args.image()),
+        cache_image: args.cache_image.as_deref().unwrap_or(&args.image),
         sha: &source.sha,
         git_ref: &source.git_ref,
         version: args.versioned_tag.then_some(version),
         base_image,
         custom_tags,
-        flavor: args.flavor(),
+        flavor: args.flavor,
         arch: args.arch.as_deref(),
-        target: args.target(),
+        target: &args.target,
     };
 
     let folder = args.cache_dir.as_ref().map(|folder| folder.to_string_lossy().into_owned());
@@ -232,7 +232,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         (false, true) => (naming.caches_read(), Vec::new()),
         (false, false) => (folder.clone(), folder),
     };
-    if args.mode() == Mode::Off || facts.builder.is_some_and(|builder| !builder.exports_cache) {
+    if args.cache_mode == Mode::Off || facts.builder.is_some_and(|builder| !builder.exports_cache) {
         cache_written.clear();
     }
 
@@ -253,7 +253,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
             "server": source.files,
             "layer": facts.layer_files,
             "bake": own.collect::<BTreeMap<_, _>>(),
-            "stage": args.target(),
+            "stage": args.target,
             "args": build_args.iter().filter(is_input).collect::<Vec<_>>(),
             "labels": labels.iter().filter(is_input).collect::<Vec<_>>(),
             "bake_args": args.bake_args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>(),
@@ -283,7 +283,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         ([], Some(builder)) => builder.runs.iter().take(1).cloned().collect(),
         (asked, _) => asked.to_vec(),
     };
-    let is_by_content = args.tag_by() == TagBy::Content;
+    let is_by_content = args.tag_by == TagBy::Content;
     // All architectures of a multi-arch tag share one name, so the digest leaves the platform out.
     let in_digest = if is_by_content && args.arch.is_some() { &[] } else { platforms.as_slice() };
     if facts.builder.is_some() {
@@ -294,7 +294,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     }
 
     let references = |tags: Vec<String>| -> Vec<String> {
-        tags.into_iter().map(|tag| format!("{}:{tag}", args.image())).collect()
+        tags.into_iter().map(|tag| format!("{}:{tag}", args.image)).collect()
     };
     let tags = references(naming.tags());
     let own_platforms = if args.platforms.is_empty() { &[] } else { platforms.as_slice() };
@@ -305,11 +305,11 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         labels.push((INPUTS_LABEL, inputs.clone()));
     }
     let read = cache_read.iter().map(|cache| literal(&cache.read_entry()));
-    let written = cache_written.iter().map(|cache| literal(&cache.write_entry(args.mode())));
+    let written = cache_written.iter().map(|cache| literal(&cache.write_entry(args.cache_mode)));
     definition::merge(
         &mut bake,
         json!({
-            "target": args.target(),
+            "target": args.target,
             "platforms": own_platforms,
             "tags": tags,
             "output": [output],
@@ -360,7 +360,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     };
     let system = base.and_then(|base| base.system.as_deref()).unwrap_or(base_image);
     let check_key = match args.check() {
-        _ if !(facts.definition.has_check && definition::has_server(args.target())) => None,
+        _ if !(facts.definition.has_check && definition::has_server(&args.target)) => None,
         Check::All => Some(choice.name.clone()),
         Check::First => Some(format!("{} {system}", choice.built_as)),
         Check::Off => None,
@@ -379,7 +379,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         base_image: base_image.to_owned(),
         base_digest: base.map(|base| base.digest.clone()),
         platforms,
-        main_tag: naming.main_tag().map(|tag| format!("{}:{tag}", args.image())),
+        main_tag: naming.main_tag().map(|tag| format!("{}:{tag}", args.image)),
         release_tags: Naming { arch: None, target: "binary", ..naming }.release_tags(),
         manifest_tags: references(Naming { arch: None, ..naming }.tags()),
         tags,
@@ -389,38 +389,33 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         check_key,
         inputs,
         unknown_base,
-        mode: args.mode(),
+        mode: args.cache_mode,
         target: bake,
         layer,
         output,
-        check_output: match stores {
-            true => format!("type=image,store=false,{COMPRESSION}"),
-            false => "type=cacheonly".to_owned(),
+        check_output: if stores {
+            format!("type=image,store=false,{COMPRESSION}")
+        } else {
+            "type=cacheonly".to_owned()
         },
     }
 }
 
 /// The build arguments that the request decides, as text.
 fn build_args<'a>(args: &Args, facts: &'a Facts, base_image: &str) -> Vec<(&'a str, String)> {
-    let default = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let capabilities = args.capabilities.clone();
-    let capabilities = capabilities.unwrap_or_else(|| default(&["vscode", "browser", "docker"]));
     // In the order of the helper, which is not the alphabet's.
-    let ordered = ["vscode", "browser", "docker"]
-        .iter()
-        .filter(|name| capabilities.iter().any(|c| c == *name));
-    let providers = args.acp_providers.clone();
-    let providers = providers.unwrap_or_else(|| default(&["claude-code", "codex", "gemini-cli"]));
-    let providers = match args.flavor() {
-        Flavor::Default => providers.join(","),
+    let mut capabilities = vec!["vscode", "browser", "docker"];
+    capabilities.retain(|name| args.capabilities.iter().any(|asked| asked == name));
+    let providers = match args.flavor {
+        Flavor::Default => args.acp_providers.join(","),
         Flavor::Slim | Flavor::Minimal => String::new(),
     };
     let server = if facts.source.folder.is_some() { "checkout" } else { "release" };
     let mut all = vec![
         ("BASE_IMAGE", base_image.to_owned()),
-        ("TARGET", args.target().to_owned()),
-        ("IMAGE_FLAVOR", args.flavor().name().to_owned()),
-        ("INSTALL_CAPABILITIES", ordered.copied().collect::<Vec<_>>().join(",")),
+        ("TARGET", args.target.clone()),
+        ("IMAGE_FLAVOR", args.flavor.name().to_owned()),
+        ("INSTALL_CAPABILITIES", capabilities.join(",")),
         ("INSTALL_ACP_PROVIDERS", providers),
         ("SERVER", server.to_owned()),
         ("OPENHANDS_BUILD_GIT_SHA", facts.source.sha.clone()),
@@ -493,7 +488,7 @@ fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<
 /// on, of which registries are asked before there is a plan, and how many images there are in all shards.
 /// Errors: a usage error for a target, variant or platform that there is not.
 pub fn check(args: &Args, definition: &Definition) -> Result<(BTreeSet<String>, usize)> {
-    check_name("target", args.target(), definition::targets())?;
+    check_name("target", &args.target, definition::targets())?;
     let mut bases = BTreeSet::new();
     let choices = choices(args, definition)?;
     for choice in &choices {
@@ -501,7 +496,7 @@ pub fn check(args: &Args, definition: &Definition) -> Result<(BTreeSet<String>, 
             check_name("platform", platform, choice.variant.platforms.iter().map(String::as_str))?;
         }
         bases.insert(choice.base_image.to_owned());
-        if !args.push() && args.tag_by() == TagBy::Commit {
+        if !args.push() && args.tag_by == TagBy::Commit {
             continue;
         }
         let given = [("BUILDER_IMAGE", &args.builder_image), ("TOOLS_IMAGE", &args.tools_image)];

@@ -114,7 +114,7 @@ impl Source {
             (source.folder, source.lock) = (Some(folder), Some(lock));
         }
         if let Some(folder) = &source.folder
-            && (args.push() || args.tag_by() == TagBy::Content)
+            && (args.push() || args.tag_by == TagBy::Content)
         {
             // The Dockerfile sets the modes of what it copies.
             source.files = Some(digest(folder, None, false)?);
@@ -136,7 +136,7 @@ impl Source {
                 checkout.display()
             )));
         }
-        if self.sha == UNKNOWN && args.tag_by() == TagBy::Commit {
+        if self.sha == UNKNOWN && args.tag_by == TagBy::Commit {
             let why = "the commit is not known, so tags begin with `unknown-`";
             message::warn(&format!("{why}; SDK_SHA names one"));
         }
