@@ -23,8 +23,7 @@ pub struct BaseImage {
 }
 
 /// The base images in the list `path`, which is a file or, as `-`, standard input.
-/// Errors: a usage error for a list that can't be read, holds anything else or nothing, or gives one
-/// tag to two base images.
+/// Errors: a usage error for anything else, for nothing, and for a tag that two base images get.
 pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
     let (list, content) = match path {
         "-" => ("standard input".to_owned(), output::read(io::stdin())),
@@ -120,8 +119,7 @@ fn ipv6(text: &str) -> Option<&str> {
     (is_address && address.contains(':')).then_some(rest)
 }
 
-/// True where `image` is a repository by the registries' own grammar: a host in any case, and a path in
-/// lower case.
+/// True for a repository by the registries' grammar: a host in any case, a path in lower case.
 pub fn is_repository(image: &str) -> bool {
     let path = match image.split_once('/') {
         // docker takes every first part in upper case for a host; here it may be a mistyped organization.
@@ -149,16 +147,11 @@ pub fn is_repository(image: &str) -> bool {
     image.len() <= 255 && path.split('/').all(is_segment)
 }
 
-/// True for the first part of a reference where docker takes it for a registry: by a dot, a port, upper
-/// case or the name `localhost`.
-fn is_host(part: &str) -> bool {
-    let marks = |c: char| c == '.' || c == ':' || c.is_ascii_uppercase();
-    part == "localhost" || part.contains(marks)
-}
-
-/// The registry of a repository, and its path there.
+/// The registry of a repository, by docker's own rule for what is one, and its path there.
 pub fn host_and_path(repository: &str) -> (&str, &str) {
-    let parts = repository.split_once('/').filter(|(host, _)| is_host(host));
+    let marks = |c: char| c == '.' || c == ':' || c.is_ascii_uppercase();
+    let parts = repository.split_once('/');
+    let parts = parts.filter(|(host, _)| *host == "localhost" || host.contains(marks));
     parts.unwrap_or(("docker.io", repository))
 }
 

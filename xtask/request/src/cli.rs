@@ -48,25 +48,20 @@ choices! {
         Build "", Run "run", List "list", Doctor "doctor", Matrix "matrix", Probe "probe",
         Smoke "smoke", Api "api", Merge "merge", Summary "summary"
     }
-    /// How much of the build cache is exported: `Min` is the layers of the image itself, `Max` those of
-    /// every stage.
+    /// What caches hold: `Min` is the layers of the image itself, `Max` those of every stage.
     Mode { Off "off", Min "min", Max "max" }
-    /// What an image is made for, which is part of its name. `Slim` and `Minimal` are without ACP
-    /// providers, and `Minimal` usually has the target `binary-minimal`.
+    /// What an image is made for. `Slim` and `Minimal` are without ACP providers.
     Flavor { Default "default", Slim "slim", Minimal "minimal" }
-    /// What the tags that stay at one image begin with: `Content` is a digest of everything that goes
-    /// into the image.
+    /// What the tags that stay at one image begin with: `Content` is a digest of what goes into it.
     TagBy { Commit "commit", Content "content" }
-    /// Which images are started in the build before they are pushed: `First` is the first one of each
-    /// variant and base system.
+    /// Which images are started before a push: `First` is one of each variant and base system.
     Check { First "first", All "all", Off "off" }
     /// How progress is shown: `Plain` is all lines, at a terminal too; `Tty` is the same as `Auto`.
     Progress { Auto "auto", Plain "plain", Tty "tty" }
 }
 
 impl Flavor {
-    /// Its part of tags and cache names. The default adds nothing, so images without a flavor keep
-    /// the names they always had.
+    /// Its part of tags and cache names, which others that have no flavors compute without one.
     pub fn suffix(self) -> String {
         if self == Flavor::Default { String::new() } else { format!("-{}", self.name()) }
     }
@@ -629,8 +624,7 @@ pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The flags and variables of `command` under their headings, for its help; only their names where it
-/// is to be `short`.
+/// The flags and variables of `command`, for its help; only their names where it is to be `short`.
 pub fn help(command: Command, short: bool) -> String {
     let own = TABLE.iter().filter(|flag| flag.commands.contains(&command)).collect::<Vec<_>>();
     let mut help = String::new();

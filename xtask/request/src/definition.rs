@@ -112,8 +112,7 @@ pub fn stage_below(target: &str) -> Option<&'static str> {
     TARGETS.iter().find(|(name, ..)| *name == target)?.1
 }
 
-/// Fails unless `name` is one of `accepted`; `kind` is what it should be the name of.
-/// Errors: a usage error that lists what is accepted.
+/// Errors: a usage error unless `name`, which should be that of a `kind`, is one of `accepted`.
 pub fn check_name<'a>(
     kind: &str,
     name: &str,

@@ -42,8 +42,7 @@ struct Configuration {
     secret: &'static str,
     /// The variable that names its file.
     variable: &'static str,
-    /// Its usual places, of which the first with such lines counts: below the home folder, the folder
-    /// of the user's configuration, or anywhere.
+    /// Its usual places, of which the first with such lines counts; below the user's configuration.
     places: &'static [&'static str],
     /// True for a key, in a section, that is handed on with its value.
     keeps: fn(&str, &str) -> bool,
@@ -86,8 +85,7 @@ pub struct Host {
     pub proxies: Vec<(String, String)>,
     /// The file of certificates, below `target`.
     certificates: Option<PathBuf>,
-    /// Texts by the name of their secret. They may hold passwords, so they go to docker by variables and
-    /// are written nowhere.
+    /// By the name of their secret. They may hold passwords: only docker gets them, by variables.
     texts: Vec<(&'static str, String)>,
 }
 
@@ -264,8 +262,7 @@ fn pem_certificates(bundle: &str) -> String {
 }
 
 impl Configuration {
-    /// The file that the variable names, or else the first in a usual place from which something is
-    /// kept, and that.
+    /// The file that the variable names, or else the first usual one, with what is kept from it.
     fn read(&self) -> Option<(PathBuf, String)> {
         let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let users = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);

@@ -29,8 +29,7 @@ pub struct Naming<'a> {
 }
 
 impl Naming<'_> {
-    /// All tags of the image, each once: for each custom tag those of the commit and of the branch,
-    /// then that of the base image, then the release tags.
+    /// All tags: of each custom tag the commit's and the branch's, the base image's, the releases'.
     pub fn tags(&self) -> Vec<String> {
         let mut tags = Vec::new();
         let short = short_sha(self.sha);
@@ -53,8 +52,7 @@ impl Naming<'_> {
         without_repeats(tags)
     }
 
-    /// What main calls this image; `None` on main, and for an image that may be of several
-    /// architectures, which are not compared.
+    /// What main calls this image; `None` on main, and for what may be of several architectures.
     pub fn main_tag(&self) -> Option<String> {
         let custom = self.custom_tags.first().filter(|_| self.arch.is_some())?;
         (!is_main(self.git_ref)).then(|| self.tag("main", custom, MAIN))
@@ -118,8 +116,7 @@ impl Naming<'_> {
         self.flavor.suffix() + &arch
     }
 
-    /// The caches to read, in this order, each once: the image's scope, then main's; the shared
-    /// cache's scope, then main's.
+    /// The caches to read, in this order, each once.
     pub fn caches_read(&self) -> Vec<Cache> {
         let [image, shared] = self.caches();
         let scopes = vec![
@@ -137,8 +134,7 @@ impl Naming<'_> {
         written.map(|cache| Cache::Registry(self.scoped(cache, self.git_ref))).collect()
     }
 
-    /// The names of the image's cache and of the shared one, without a scope, each with the base image
-    /// that it is for: the shared one is for all.
+    /// The image's cache and the shared one, without a scope, and the base image that each is for.
     fn caches(&self) -> [(String, &str); 2] {
         let (slug, suffixes) = (slug(self.base_image), self.suffixes());
         [
@@ -178,8 +174,7 @@ fn is_mains(head: &str) -> bool {
     head.split('-').next().is_some_and(|first| ["main", "latest"].contains(&first))
 }
 
-/// True where `head` is what a release's tags begin with: `X`, `X.Y` or `X.Y.Z`, with a `v` if its
-/// version has one.
+/// True where a release's tags begin with `head`: `X`, `X.Y` or `X.Y.Z`, which may have a `v`.
 fn is_release(head: &str) -> bool {
     head.split('.').count() <= 3 && are_release_numbers(head)
 }
@@ -205,8 +200,7 @@ pub fn ref_name(git_ref: &str) -> String {
     squeeze(name, |c| c.is_ascii_alphanumeric() || ".-".contains(c)).to_ascii_lowercase()
 }
 
-/// The short name of a base image: at most 64 characters, not yet fit for a tag where the
-/// reference holds a digest.
+/// The short name of a base image; not yet fit for a tag where the reference holds a digest.
 pub fn slug(base_image: &str) -> String {
     let slug = base_image.replace('/', "_s_").replace(':', "_tag_");
     if slug.chars().count() <= MAX_SLUG {
@@ -221,8 +215,7 @@ pub fn slug(base_image: &str) -> String {
     format!("{}{}-{}", cut(repository, room_for_repository), cut(tag, room), digest(&slug))
 }
 
-/// The three numbers of `X.Y.Z`, the first with its `v` if it has one. Leading zeros and
-/// pre-releases are no release.
+/// The three numbers of the release `X.Y.Z`, the first with its `v` if it has one.
 fn semver(version: &str) -> Option<[&str; 3]> {
     let numbers = <[&str; 3]>::try_from(version.split('.').collect::<Vec<_>>()).ok()?;
     are_release_numbers(version).then_some(numbers)

@@ -111,8 +111,7 @@ pub struct Image {
     pub cache_written: Vec<Cache>,
     /// The tags of the layer on top of it; empty without one.
     pub layer_tags: Vec<String>,
-    /// What its start stands for: once an image with the same key has started, this one is pushed without
-    /// that. `None` where none is started.
+    /// Once an image with this key has started, others are pushed without; `None` where none is.
     pub check_key: Option<String>,
     /// A digest of what goes into it.
     pub inputs: String,
@@ -173,8 +172,7 @@ struct Choice<'a> {
 }
 
 /// The images of a run, or of the shard of one that was asked for.
-/// Errors: a usage error for a name that the definition does not have, and for a request in which two
-/// images would get the same tag.
+/// Errors: a usage error for a name that there is not, and for a tag that two images would get.
 pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     if facts.source.folder.is_none() {
         for provider in &args.acp_providers {
@@ -429,8 +427,7 @@ fn build_args<'a>(args: &Args, facts: &'a Facts, base_image: &str) -> Vec<(&'a s
     all
 }
 
-/// The labels that differ from run to run; the bake file has the others. A label of what is not known is
-/// left out.
+/// The labels that differ from run to run, of what is known; the bake file has the others.
 fn labels<'a>(facts: &Facts, base_image: &str, version: &str) -> Vec<(&'a str, String)> {
     let source = facts.source;
     let known = |text: &str| Some(text.to_owned()).filter(|text| text != UNKNOWN);
@@ -575,8 +572,7 @@ impl Image {
         bake([(format!("{}_check", self.name), check), (self.name.clone(), image)])
     }
 
-    /// The bake that runs the steps which the image needs on its base, and keeps nothing; `None` where it
-    /// needs none.
+    /// The bake that runs the steps on the base, and keeps nothing; `None` where there are none.
     pub fn steps_on_base(&self, without: &BTreeSet<String>) -> Option<Bake> {
         let mut image = self.without_caches(without);
         image["target"] = json!(definition::stage_below(image["target"].as_str()?)?);
@@ -592,8 +588,7 @@ impl Image {
         bake([(self.name.clone(), image)])
     }
 
-    /// Its target without the caches that are not to be read, and without caches to write: those follow in
-    /// a bake of their own.
+    /// Its target without the caches in `unread`, and with none to write: those have their own bake.
     fn without_caches(&self, unread: &BTreeSet<String>) -> Value {
         let mut target = self.target.clone();
         if let Some(read) = target["cache-from"].as_array_mut() {

@@ -68,9 +68,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Finds what `args` ask for: an archive, the checkout that they name, the one around the caller or
-    /// around this repository, or the pinned release. The files of a workspace are copied below
-    /// `target/sdk`.
+    /// Finds what `args` ask for: an archive, the checkout that they name or that is around the caller
+    /// or this repository, or the pinned release. Copies a workspace's files below `target/sdk`.
     /// Errors: a usage error for a checkout or an archive that can't be built.
     pub fn resolve(root: &Path, args: &Args) -> Result<Self> {
         let checkout = match &args.sdk_project_root {
@@ -374,8 +373,7 @@ fn slot(root: &Path, origin: &Path) -> Result<(PathBuf, File)> {
     bail!("{SLOTS} runs are building {} already", origin.display())
 }
 
-/// Unpacks the workspace's archive. The name of the one folder in it means nothing. tar itself refuses
-/// paths that lead out of it.
+/// Unpacks the one folder in the workspace's archive. tar itself refuses paths that lead out of it.
 fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     let refuse = |why: &str| {
         usage(format!(
