@@ -22,9 +22,9 @@ use buildkit::cause::{self, Cause};
 use buildkit::trace::Trace;
 use request::bases::{is_digest, repository};
 use request::cli::{Args, in_engine, quoted};
-use request::definition::FOLDER;
+use request::definition::{FOLDER, strings};
 use request::host::Host;
-use request::plan::{Bake, Base, Builder};
+use request::plan::{Base, Builder};
 
 /// How long docker may take to describe itself or a builder: buildx itself waits 20 s for a node.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -172,7 +172,7 @@ impl Docker {
     /// `BuildKit` itself waits forever. A build that fails is not an error here.
     pub fn bake(
         &self,
-        bake: &Bake,
+        bake: &Value,
         args: &Args,
         host: &Host,
         watch: &mut Watch,
@@ -206,9 +206,10 @@ impl Docker {
         let mut child = docker.spawn().context("docker can't be started")?;
         if let Some(mut stdin) = child.stdin.take() {
             // A bake that ends before it has read everything says why by itself.
-            let _ = stdin.write_all(bake.json.to_string().as_bytes());
+            let _ = stdin.write_all(bake.to_string().as_bytes());
         }
-        let mut trace = Trace::new(&bake.targets);
+        let targets = strings(&bake["group"]["default"]["targets"]).unwrap_or_default();
+        let mut trace = Trace::new(&targets);
         let mut reader = Reader::default();
         let mut waiting_since = None;
         let patience = read_patience(args);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use base::error::Interrupted;
 use base::process;
+use serde_json::Value;
 
 use crate::build::{Ctx, Ended, ended, new_record, now, prune_limits, read_sizes};
 use crate::cache_dir::Staging;
@@ -19,7 +20,7 @@ use buildkit::cause::{self, Cause};
 use buildkit::text;
 use buildkit::trace::{self, Failure, Phase, Span, Trace};
 use request::names::{self, Cache};
-use request::plan::{self, Bake, Image};
+use request::plan::{self, Image};
 
 /// Seconds before an image is built again that failed for a transient reason.
 const PAUSES: [u64; 4] = [2, 5, 15, 30];
@@ -155,7 +156,7 @@ impl<'a> Job<'a> {
 
     fn bake(
         &self,
-        bake: &Bake,
+        bake: &Value,
         steps_were_shown: bool,
         deadline: Option<Instant>,
     ) -> Result<Baked> {

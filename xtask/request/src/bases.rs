@@ -182,14 +182,11 @@ impl Shard {
     pub fn parse(text: &str) -> Result<Self, String> {
         let part = |text| usize::try_from(digits(text)?).ok();
         let parts = text.split_once('/').and_then(|(k, n)| Some((part(k)?, part(n)?)));
-        match parts.filter(|(number, of)| (1..=*of).contains(number)) {
-            Some((number, of)) => Ok(Shard { number, of }),
-            None => Err(
-                "is not a part of a run\nhint: write K/N, the part and how many there are, as in \
-                         1/4 up to 4/4"
-                    .to_owned(),
-            ),
-        }
+        let (number, of) = parts.filter(|(number, of)| (1..=*of).contains(number)).ok_or(
+            "is not a part of a run\nhint: write K/N, the part and how many there are, as in 1/4 up \
+             to 4/4",
+        )?;
+        Ok(Shard { number, of })
     }
 }
 

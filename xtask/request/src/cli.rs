@@ -203,7 +203,7 @@ options! {
             NAMING, "the commit";
         git_ref: Option<String> = text, "" "" "SDK_REF" ["git's, else unknown"]
             NAMING, "the branch or git tag";
-        version: Option<String> = trimmed, "" "" "SDK_VERSION" ["as in the openhands-sdk built"]
+        version: Option<String> = text, "" "" "SDK_VERSION" ["as in the openhands-sdk built"]
             NAMING, "the version of release tags";
     }
     "Where to" {
@@ -415,12 +415,6 @@ impl Flag {
         variable(self.variable)
     }
 
-    /// The same without blanks around it.
-    fn trimmed(&self, words: &mut Arguments) -> Result<Option<String>> {
-        let text = self.text(words)?.map(|text| text.trim().to_owned());
-        Ok(text.filter(|text| !text.is_empty()))
-    }
-
     /// What [`Flag::text`] finds, else the default.
     fn word(&self, words: &mut Arguments) -> Result<String> {
         Ok(self.text(words)?.unwrap_or_else(|| self.default.to_owned()))
@@ -552,11 +546,8 @@ fn check_bake_args(bake_args: &[OsString], command: Command) -> Result<()> {
         if !BUILDING.contains(&command) {
             return Err(unexpected(&arg, command));
         }
-        let (name, value) = match arg.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (arg.as_ref(), None),
-        };
-        match (name, value) {
+        let name = arg.split('=').next().unwrap_or_default();
+        match (name, arg.split_once('=').map(|(_, value)| value)) {
             ("--provenance" | "--sbom" | "--allow", Some(_))
             | ("--debug", None | Some("1" | "true" | "0" | "false")) => {}
             ("--provenance" | "--sbom" | "--allow", None) => {
@@ -709,13 +700,9 @@ fn time(text: &str) -> Result<Duration, String> {
         "h" => 3600,
         _ => 0,
     };
-    let seconds = digits(number).and_then(|number| number.checked_mul(unit)).unwrap_or(0);
-    if seconds == 0 {
-        return Err(
-            "is not a time\nhint: use whole seconds, as in 600, or a unit, as in 10m".into()
-        );
-    }
-    Ok(Duration::from_secs(seconds))
+    let seconds = digits(number).and_then(|number| number.checked_mul(unit)).filter(|&s| s > 0);
+    let why = "is not a time\nhint: use whole seconds, as in 600, or a unit, as in 10m";
+    Ok(Duration::from_secs(seconds.ok_or(why)?))
 }
 
 fn jobs(text: &str) -> Result<usize, String> {

@@ -188,15 +188,14 @@ pub fn strings(value: &Value) -> Option<Vec<String>> {
 /// The packages of the server, with the versions that the requirements pin.
 pub fn pinned_packages(root: &Path) -> Vec<Package> {
     let requirements = fs::read_to_string(root.join(REQUIREMENTS)).unwrap_or_default();
-    let mut packages = Vec::new();
-    for name in PACKAGES {
+    let pinned = |name: &str| {
         let version = requirements.lines().find_map(|line| {
             // Extras may stand between, as in `openhands-sdk[boto3]==1.58.2`.
             let (extras, pin) = line.strip_prefix(name)?.split_once("==")?;
             let is_own = extras.is_empty() || extras.starts_with('[');
             pin.split_whitespace().next().filter(|_| is_own).map(str::to_owned)
         });
-        packages.push(Package { name: name.to_owned(), version });
-    }
-    packages
+        Package { name: name.to_owned(), version }
+    };
+    PACKAGES.map(pinned).to_vec()
 }

@@ -1,6 +1,7 @@
 //! What of the caller's machine enters the steps of a build: certificates, proxies and mirrors. None of
 //! it enters a layer or a cache key.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::net::IpAddr;
@@ -112,15 +113,13 @@ impl Host {
             host.proxies.clear();
         }
         let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-        let is_mirror = |name: &String| {
-            let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            is_name
-                && (name.starts_with("UV_INDEX") || MIRRORS.split(' ').any(|known| known == name))
-        };
-        let mut names = names.filter(is_mirror).collect::<Vec<_>>();
-        names.sort();
         let mut settings = String::new();
-        for name in names {
+        for name in names.collect::<BTreeSet<_>>() {
+            let is_index = name.starts_with("UV_INDEX")
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            if !is_index && MIRRORS.split(' ').all(|known| known != name) {
+                continue;
+            }
             let Some(value) = variable(&name)? else { continue };
             if is_loopback(&value) {
                 refused.push(name);
@@ -204,11 +203,8 @@ fn is_loopback(text: &str) -> bool {
 /// file that the variable names stands for none.
 fn certificates(root: &Path) -> Result<Option<PathBuf>> {
     let named = variable("SSL_CERT_FILE")?.map(PathBuf::from).filter(|path| path.is_file());
-    let places = match &named {
-        Some(path) => vec![path.clone()],
-        None => BUNDLES.map(PathBuf::from).to_vec(),
-    };
-    for path in places {
+    let bundles = BUNDLES.map(PathBuf::from).to_vec();
+    for path in named.clone().map_or(bundles, |path| vec![path]) {
         let bundle = match fs::read(&path) {
             Err(error) if named.is_some() => {
                 let path = path.display();
@@ -250,15 +246,11 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
 fn pem_certificates(bundle: &str) -> String {
     let blocks = bundle.split("-----BEGIN ").skip(1);
     let certificates = blocks.filter(|block| block.starts_with("CERTIFICATE-----"));
-    let mut certificates = certificates
+    let certificates = certificates
         .filter_map(|block| Some(block.split_once("-----END CERTIFICATE-----")?.0))
-        .collect::<Vec<_>>();
-    certificates.sort_unstable();
-    certificates.dedup();
-    certificates
-        .iter()
-        .map(|text| format!("-----BEGIN {text}-----END CERTIFICATE-----\n"))
-        .collect()
+        .collect::<BTreeSet<_>>();
+    let pem = |text| format!("-----BEGIN {text}-----END CERTIFICATE-----\n");
+    certificates.into_iter().map(pem).collect()
 }
 
 impl Configuration {

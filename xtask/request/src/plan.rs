@@ -152,13 +152,6 @@ pub const OF_COMMIT: [&str; 6] = [
     "dev.openhands.dirty",
 ];
 
-/// A bake as buildx gets it on standard input.
-pub struct Bake {
-    pub json: Value,
-    /// The names of its targets.
-    pub targets: Vec<String>,
-}
-
 /// A variant on a base image.
 struct Choice<'a> {
     name: String,
@@ -205,7 +198,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         [] => given.as_deref().unwrap_or(own_tag),
         listed => listed,
     };
-    let version = args.version.as_deref().unwrap_or_else(|| source.version());
+    let version = args.version.as_deref().map_or_else(|| source.version(), str::trim);
     let mut naming = Naming {
         cache_image: args.cache_image.as_deref().unwrap_or(&args.image),
         sha: &source.sha,
@@ -508,11 +501,10 @@ pub fn check(args: &Args, definition: &Definition) -> Result<(BTreeSet<String>, 
 /// A tag names one image, and a target's name one target: the second would silently replace the first in
 /// the registry or in the definition.
 fn check_unique(images: &[Image]) -> Result<()> {
-    let mut owners = BTreeMap::new();
+    let mut owners = BTreeMap::<_, &Image>::new();
     for image in images {
         for name in [&image.name].into_iter().chain(image.all_tags()) {
-            if let Some(first) = owners.insert(name.clone(), image) {
-                let first: &Image = first;
+            if let Some(first) = owners.insert(name, image) {
                 return Err(usage(format!(
                     "the images {:?} on {} and {:?} on {} would both be {name}\nhint: leave out \
                      --variant, --custom-tags or one of the base images",
@@ -537,7 +529,7 @@ pub fn layer_name(name: &str) -> String {
 
 /// `images` as one bake definition, as `--print` shows it.
 pub fn print(images: &[Image]) -> Value {
-    bake(images.iter().flat_map(|image| image.with_layer(image.target.clone()))).json
+    bake(images.iter().flat_map(|image| image.with_layer(image.target.clone())))
 }
 
 impl Image {
@@ -554,7 +546,7 @@ impl Image {
 
     /// The bake that delivers the image, and its layer. Caches in `without` are not read, by the names
     /// that `BuildKit`'s import vertices have.
-    pub fn bake(&self, without: &BTreeSet<String>) -> Bake {
+    pub fn bake(&self, without: &BTreeSet<String>) -> Value {
         let mut targets = self.with_layer(self.without_caches(without));
         for (_, target) in &mut targets {
             target["output"] = json!([self.output]);
@@ -563,7 +555,7 @@ impl Image {
     }
 
     /// The bake that starts the image, and meanwhile makes what a push then sends.
-    pub fn check(&self, without: &BTreeSet<String>) -> Bake {
+    pub fn check(&self, without: &BTreeSet<String>) -> Value {
         let mut image = self.without_caches(without);
         deliver(&mut image, &self.check_output);
         let mut check = image.clone();
@@ -573,7 +565,7 @@ impl Image {
     }
 
     /// The bake that runs the steps on the base, and keeps nothing; `None` where there are none.
-    pub fn steps_on_base(&self, without: &BTreeSet<String>) -> Option<Bake> {
+    pub fn steps_on_base(&self, without: &BTreeSet<String>) -> Option<Value> {
         let mut image = self.without_caches(without);
         image["target"] = json!(definition::stage_below(image["target"].as_str()?)?);
         deliver(&mut image, "type=cacheonly");
@@ -581,7 +573,7 @@ impl Image {
     }
 
     /// The bake that writes one of the image's caches to the place `to`, and nothing else.
-    pub fn export(&self, to: &Cache, without: &BTreeSet<String>) -> Bake {
+    pub fn export(&self, to: &Cache, without: &BTreeSet<String>) -> Value {
         let mut image = self.without_caches(without);
         deliver(&mut image, "type=cacheonly");
         image["cache-to"] = json!([literal(&to.export_entry(self.mode))]);
@@ -620,17 +612,11 @@ fn deliver(target: &mut Value, output: &str) {
     target["output"] = json!([output]);
 }
 
-fn bake(targets: impl IntoIterator<Item = (String, Value)>) -> Bake {
-    let mut names = Vec::new();
-    let mut all = Map::new();
-    for (name, target) in targets {
-        names.push(name.clone());
-        all.insert(name, target);
-    }
-    Bake {
-        json: json!({ "group": { "default": { "targets": names } }, "target": all }),
-        targets: names,
-    }
+/// A bake of `targets`, by name, as buildx gets it on standard input.
+fn bake(targets: impl IntoIterator<Item = (String, Value)>) -> Value {
+    let (names, all): (Vec<_>, Map<_, _>) =
+        targets.into_iter().map(|target| (target.0.clone(), target)).unzip();
+    json!({ "group": { "default": { "targets": names } }, "target": all })
 }
 
 /// `text` as bake writes it. Bake reads every string as a template: a branch name may hold `${`.
