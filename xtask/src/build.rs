@@ -23,6 +23,7 @@ use crate::record::{self, CacheWritten, Field as _, Record, Status};
 use crate::{disk, report};
 use buildkit::cause::{self, Cause};
 use buildkit::trace::{Failure, Phase, Span};
+use request::bases::Shard;
 use request::cli::{Args, Check, Mode, TagBy};
 use request::definition::{Definition, FOLDER};
 use request::host::Host;
@@ -134,8 +135,8 @@ fn run_images(root: &Path, args: &Args) -> Result<Finished> {
     let host = Host::read(root)?;
     let source = Source::resolve(root, args)?;
     source.check(args)?;
-    if let Some(shard) = args.shard.filter(|shard| shard.number > count) {
-        message::say(&format!("shard {shard} is empty; nothing to build"));
+    if let Some(Shard { number, of }) = args.shard.filter(|shard| shard.number > count) {
+        message::say(&format!("shard {number}/{of} is empty; nothing to build"));
         report::write_outputs(args, &source, &[])?;
         return Ok(Finished { records: Vec::new(), ended: Ok(()) });
     }

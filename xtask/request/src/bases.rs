@@ -2,7 +2,6 @@
 //! several CI jobs builds.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -187,11 +186,5 @@ impl Shard {
              to 4/4",
         )?;
         Ok(Shard { number, of })
-    }
-}
-
-impl fmt::Display for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, self.of)
     }
 }

@@ -398,6 +398,9 @@ impl Args {
     }
 }
 
+/// Reads a value. An error is the end of a sentence that begins with the flag and the value.
+type Parse<T> = fn(&str) -> Result<T, String>;
+
 impl Flag {
     /// True where the flag is given, or its variable is on.
     fn switch(&self, words: &mut Arguments) -> Result<bool> {
@@ -421,20 +424,12 @@ impl Flag {
     }
 
     /// What [`Flag::word`] finds, as `parse` reads it.
-    fn value<T>(
-        &self,
-        words: &mut Arguments,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<T> {
+    fn value<T>(&self, words: &mut Arguments, parse: Parse<T>) -> Result<T> {
         self.parse(&self.word(words)?, parse)
     }
 
     /// What [`Flag::text`] finds, as `parse` reads it.
-    fn one<T>(
-        &self,
-        words: &mut Arguments,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Option<T>> {
+    fn one<T>(&self, words: &mut Arguments, parse: Parse<T>) -> Result<Option<T>> {
         self.text(words)?.map(|text| self.parse(&text, parse)).transpose()
     }
 
@@ -461,21 +456,16 @@ impl Flag {
     }
 
     /// A set of names, sorted: the same set is the same build argument. An empty variable is an empty set.
-    fn set(
-        &self,
-        words: &mut Arguments,
-        parse: impl Fn(&str) -> Result<String, String>,
-    ) -> Result<Vec<String>> {
+    fn set(&self, words: &mut Arguments, parse: Parse<String>) -> Result<Vec<String>> {
         let text = match self.text(words)? {
             None if env::var_os(self.variable).is_some() => String::new(),
             text => text.unwrap_or_else(|| self.default.to_owned()),
         };
-        let names = split(&text).into_iter().map(|name| self.parse(&name, &parse));
+        let names = split(&text).into_iter().map(|name| self.parse(&name, parse));
         Ok(names.collect::<Result<BTreeSet<_>>>()?.into_iter().collect())
     }
 
-    /// `parse` ends a sentence where `text` is not accepted.
-    fn parse<T>(&self, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T> {
+    fn parse<T>(&self, text: &str, parse: Parse<T>) -> Result<T> {
         let label = match (self.name, self.variable) {
             ("", name) | (name, "") => name.to_owned(),
             (name, variable) => format!("{name} ({variable})"),
@@ -661,8 +651,6 @@ fn wrapped(head: &str, indent: usize, text: &str) -> String {
     rows.trim_end().to_owned() + "\n"
 }
 
-// Readers of values. Their errors are the end of a sentence that begins with the flag and its value.
-
 /// The place in `names` of the one that is meant; case and surrounding blanks do not matter.
 fn choose(name: &str, names: &[&str]) -> Result<usize, String> {
     let wanted = name.trim().to_ascii_lowercase();
@@ -789,12 +777,8 @@ pub fn split(items: &str) -> Vec<String> {
 }
 
 /// `items` in their order, each once.
-pub fn without_repeats(items: Vec<String>) -> Vec<String> {
-    let mut unique: Vec<String> = Vec::new();
-    for item in items {
-        if !unique.contains(&item) {
-            unique.push(item);
-        }
-    }
-    unique
+pub fn without_repeats(mut items: Vec<String>) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    items.retain(|item| known.insert(item.clone()));
+    items
 }

@@ -60,17 +60,13 @@ impl Naming<'_> {
 
     /// The release tags alone; none unless they were asked for and a version is known.
     pub fn release_tags(&self) -> Vec<String> {
-        let Some(mut version) = self.version else { return Vec::new() };
-        // A git tag that is no `X.Y.Z` is used as it is.
-        if let Some(tag) = self.git_ref.strip_prefix("refs/tags/") {
-            if semver(tag).is_none() {
-                version = tag;
-            } else if version == UNKNOWN {
-                version = tag.trim_start_matches('v');
-            }
-        } else if version == UNKNOWN {
-            return Vec::new();
-        }
+        let version = match (self.version, self.git_ref.strip_prefix("refs/tags/")) {
+            (None, _) | (Some(UNKNOWN), None) => return Vec::new(),
+            // A git tag that is no `X.Y.Z` is used as it is.
+            (_, Some(tag)) if semver(tag).is_none() => tag,
+            (Some(UNKNOWN), Some(tag)) => tag.trim_start_matches('v'),
+            (Some(version), _) => version,
+        };
         let (aliases, is_own) = match semver(version) {
             Some([major, minor, _]) => {
                 (vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()], true)
@@ -118,14 +114,11 @@ impl Naming<'_> {
 
     /// The caches to read, in this order, each once.
     pub fn caches_read(&self) -> Vec<Cache> {
-        let [image, shared] = self.caches();
-        let scopes = vec![
-            self.scoped(image.clone(), self.git_ref),
-            self.scoped(image, MAIN),
-            self.scoped(shared.clone(), self.git_ref),
-            self.scoped(shared, MAIN),
-        ];
-        without_repeats(scopes).into_iter().map(Cache::Registry).collect()
+        let caches = self.caches();
+        let names = caches.iter().flat_map(|cache| {
+            [self.git_ref, MAIN].map(|git_ref| self.scoped(cache.clone(), git_ref))
+        });
+        without_repeats(names.collect()).into_iter().map(Cache::Registry).collect()
     }
 
     /// The caches to write: the image's, and where asked for the one that all base images share.

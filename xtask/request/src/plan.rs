@@ -40,12 +40,6 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// True for the engine's own builder on containerd's image store. Only there it can push by itself,
-    /// without unpacking the image first.
-    fn stores_images(&self) -> bool {
-        self.driver == "docker" && self.exports_cache
-    }
-
     /// Errors: it does not build for one of `platforms`.
     pub fn check_platforms(&self, platforms: &[String]) -> Result<()> {
         if let Some(other) = platforms.iter().find(|platform| !self.runs.contains(platform)) {
@@ -335,8 +329,9 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
             "cache-to": [],
         })
     });
-    let stores = facts.builder.is_some_and(Builder::stores_images);
-    let is_container = facts.builder.is_some_and(|builder| builder.driver == "docker-container");
+    let driver = facts.builder.map_or("", |builder| &builder.driver);
+    // Docker's own builder can push by itself, without unpacking the image first, on containerd's store.
+    let stores = driver == "docker" && facts.builder.is_some_and(|builder| builder.exports_cache);
     let output = match (args.push(), stores) {
         // Docker's own builder would unpack every image first, and its base with it, and an older buildx
         // have the engine push it once more. An empty value is true for BuildKit and says nothing to
@@ -344,7 +339,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         (true, true) => format!("type=image,push=,store=false,{COMPRESSION}"),
         (true, false) => format!("type=registry,{COMPRESSION}"),
         // The image stays on this machine: what is compressed would be decompressed at once.
-        (false, stores) if stores || is_container => {
+        (false, stores) if stores || driver == "docker-container" => {
             "type=docker,compression=uncompressed".to_owned()
         }
         (false, _) => "type=docker".to_owned(),

@@ -46,6 +46,7 @@ pub struct Package {
 }
 
 /// What an image is built from.
+#[derive(Default)]
 pub struct Source {
     pub packages: Vec<Package>,
     /// The workspace's files, for the build context `sdk`; nobody else changes them while this lives.
@@ -89,14 +90,10 @@ impl Source {
         let created = is_head.then(|| git.read(&["show", "--no-patch", "--format=%cI", "HEAD"]));
         let mut source = Source {
             packages: definition::pinned_packages(root),
-            folder: None,
-            checkout: None,
             sha,
             git_ref,
             created: created.flatten(),
-            is_dirty: false,
-            files: None,
-            lock: None,
+            ..Source::default()
         };
         if let Some(archive) = &args.prebuilt_sdist {
             let (folder, lock) = slot(root, archive)?;
