@@ -30,8 +30,7 @@ pub fn matrix(root: &Path, args: &Args) -> Result<()> {
     let all = ["all".to_owned()];
     let asked = if args.variant.is_empty() { &all } else { args.variant.as_slice() };
     let mut include = Vec::new();
-    for name in definition.chosen(asked)? {
-        let Some(variant) = definition.variants.get(name) else { continue };
+    for (name, variant) in definition.chosen(asked)? {
         let asked = if args.platforms.is_empty() { &variant.platforms } else { &args.platforms };
         for platform in asked {
             check_name("platform", platform, variant.platforms.iter().map(String::as_str))?;

@@ -85,15 +85,15 @@ impl Definition {
 
     /// The variants that `asked` names, one by one or as `all`; the default ones where it names none.
     /// Errors: a usage error for a name that there is not.
-    pub fn chosen<'a>(&'a self, asked: &'a [String]) -> Result<Vec<&'a String>> {
+    pub fn chosen(&self, asked: &[String]) -> Result<Vec<(&String, &Variant)>> {
         for name in asked.iter().filter(|name| *name != "all") {
             check_name("variant", name, self.variants.keys().map(String::as_str))?;
         }
         if asked.iter().any(|name| name == "all") {
-            return Ok(self.variants.keys().collect());
+            return Ok(self.variants.iter().collect());
         }
         let named = if asked.is_empty() { &self.default_variants } else { asked };
-        Ok(named.iter().collect())
+        Ok(named.iter().filter_map(|name| self.variants.get_key_value(name)).collect())
     }
 }
 

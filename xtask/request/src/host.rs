@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::mem;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -257,8 +258,7 @@ impl Configuration {
     /// The file that the variable names, or else the first usual one, with what is kept from it.
     fn read(&self) -> Option<(PathBuf, String)> {
         let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-        let users = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
-        let users = users.unwrap_or_else(|| home.join(".config"));
+        let users = env::var_os("XDG_CONFIG_HOME").map_or(home.join(".config"), PathBuf::from);
         let places = self.places.iter().map(|place| match place.strip_prefix("~/") {
             Some(path) => home.join(path),
             None => users.join(place),
@@ -278,7 +278,7 @@ impl Configuration {
     fn kept(&self, text: &str) -> String {
         let is_toml = self.secret == "uv.toml";
         let mut kept = String::new();
-        let (mut section, mut is_named, mut is_kept) = ("", true, false);
+        let (mut section, mut heading, mut is_kept) = ("", String::new(), false);
         let (mut open, mut indent) = (0, usize::MAX);
         for line in text.lines() {
             let trimmed = line.trim();
@@ -289,7 +289,7 @@ impl Configuration {
             let goes_on = if is_toml { open > 0 } else { column > indent };
             if !goes_on && trimmed.starts_with('[') {
                 section = trimmed.split(['#', ';']).next().unwrap_or_default().trim_end();
-                (is_named, is_kept, indent) = (false, false, usize::MAX);
+                (heading, is_kept, indent) = (format!("{section}\n"), false, usize::MAX);
                 continue;
             }
             if !goes_on {
@@ -297,11 +297,8 @@ impl Configuration {
                 (is_kept, open, indent) = ((self.keeps)(section, key), 0, column);
             }
             open += opened(trimmed);
-            if is_kept && !is_named {
-                kept.push_str(&format!("{section}\n"));
-                is_named = true;
-            }
             if is_kept {
+                kept.push_str(&mem::take(&mut heading));
                 kept.push_str(&format!("{line}\n"));
             }
         }

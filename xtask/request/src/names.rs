@@ -46,8 +46,7 @@ impl Naming<'_> {
                 tags.push(self.moving_tag(&head, custom, self.git_ref, is_main(self.git_ref)));
             }
         }
-        let slug = slug(self.base_image);
-        tags.push(self.moving_tag(short, &slug, self.base_image, is_commit));
+        tags.push(self.moving_tag(short, &slug(self.base_image), self.base_image, is_commit));
         tags.extend(self.release_tags());
         without_repeats(tags)
     }

@@ -438,14 +438,10 @@ fn labels<'a>(facts: &Facts, base_image: &str, version: &str) -> Vec<(&'a str, S
 fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<'a>>> {
     // A variant's name tags its image where a variant is what was asked for: not where only a base image
     // was, nor where several would share the name.
-    let is_named = match args.base_images.len() {
-        0 => true,
-        1 => !args.variant.is_empty(),
-        _ => false,
-    };
+    let is_named =
+        args.base_images.is_empty() || args.base_images.len() == 1 && !args.variant.is_empty();
     let mut choices: Vec<Choice> = Vec::new();
-    for built_as in definition.chosen(&args.variant)? {
-        let Some(variant) = definition.variants.get(built_as) else { continue };
+    for (built_as, variant) in definition.chosen(&args.variant)? {
         let mut add = |base_image: &'a str, custom_tags: &'a [String]| {
             let name = if is_named { built_as.clone() } else { target_name(built_as, base_image) };
             choices.push(Choice { name, built_as, variant, is_named, base_image, custom_tags });

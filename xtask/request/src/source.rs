@@ -23,11 +23,9 @@ use crate::definition;
 /// The word for a commit, ref or version that is not known.
 pub const UNKNOWN: &str = "unknown";
 
-/// The packages that an image holds, each a folder of the workspace.
+/// The packages that an image holds, each a folder of the workspace; the first has the image's version.
 pub const PACKAGES: [&str; 4] =
     ["openhands-sdk", "openhands-tools", "openhands-workspace", "openhands-agent-server"];
-/// The package whose version is the image's.
-const SDK: &str = PACKAGES[0];
 
 /// How many runs at once may build from one checkout.
 const SLOTS: usize = 64;
@@ -118,7 +116,7 @@ impl Source {
         Ok(source)
     }
 
-    /// Errors: a usage error for a push of changes that are not committed, or under the name `unknown`.
+    /// Errors: a usage error for a push of changes that are not committed.
     pub fn check(&self, args: &Args) -> Result<()> {
         if !args.push() {
             return Ok(());
@@ -150,8 +148,7 @@ impl Source {
 
     /// The version of the SDK in the image, which is the image's.
     pub fn version(&self) -> &str {
-        let sdk = self.packages.iter().find(|package| package.name == SDK);
-        sdk.and_then(|sdk| sdk.version.as_deref()).unwrap_or(UNKNOWN)
+        self.packages.first().and_then(|sdk| sdk.version.as_deref()).unwrap_or(UNKNOWN)
     }
 
     /// What the image gets, such as `the checkout at 0123456 (PATH): openhands-sdk 1.58.2, …`.
@@ -216,10 +213,10 @@ fn packages(name: &str, folder: &Path) -> Result<Vec<Package>> {
         let manifest = part(&format!("{package}/pyproject.toml"))?;
         let project = manifest.split_once("[project]").map_or("", |(_, rest)| rest);
         let project = project.split("\n[").next().unwrap_or_default();
-        let version =
-            project.lines().find_map(|line| line.strip_prefix("version")?.trim().strip_prefix('='));
-        let version = version.and_then(|text| text.split('#').next());
-        let version = version.map(|text| text.trim().trim_matches(['"', '\'']).to_owned());
+        let version = project.lines().find_map(|line| {
+            let text = line.strip_prefix("version")?.trim().strip_prefix('=')?.split('#').next()?;
+            Some(text.trim().trim_matches(['"', '\'']).to_owned())
+        });
         packages.push(Package { name: package.to_owned(), version });
     }
     Ok(packages)
