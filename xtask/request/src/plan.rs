@@ -8,8 +8,7 @@ use base::digest::sha256;
 use base::error::usage;
 use serde_json::{Map, Value, json};
 
-use crate::cli::in_engine;
-use crate::cli::{Args, Check, Flavor, Mode, TagBy};
+use crate::cli::{Args, Check, Flavor, Mode, TagBy, in_engine, split};
 use crate::definition::{self, CHECK, Definition, Variant, check_name};
 use crate::host::Host;
 use crate::names::{self, Cache, Naming};
@@ -187,7 +186,7 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
 fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: bool) -> Image {
     let (source, base_image) = (facts.source, choice.base_image);
     let own_tag = if choice.is_named { std::slice::from_ref(choice.built_as) } else { &[] };
-    let given = args.custom_tags.as_ref().map(|tags| crate::cli::split(tags));
+    let given = args.custom_tags.as_deref().map(split);
     let custom_tags = match choice.custom_tags {
         [] => given.as_deref().unwrap_or(own_tag),
         listed => listed,
@@ -232,19 +231,17 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     };
     let own = bake.as_object().into_iter().flatten();
     let own = own.filter(|(key, _)| !NO_INPUTS.contains(&key.as_str()));
-    let mut inputs = sha256(
-        json!({
-            "files": facts.files,
-            "server": source.files,
-            "layer": facts.layer_files,
-            "bake": own.collect::<BTreeMap<_, _>>(),
-            "stage": args.target,
-            "args": build_args.iter().filter(is_input).collect::<Vec<_>>(),
-            "labels": labels.iter().filter(is_input).collect::<Vec<_>>(),
-            "bake_args": args.bake_args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>(),
-        })
-        .to_string(),
-    );
+    let inputs = json!({
+        "files": facts.files,
+        "server": source.files,
+        "layer": facts.layer_files,
+        "bake": own.collect::<BTreeMap<_, _>>(),
+        "stage": args.target,
+        "args": build_args.iter().filter(is_input).collect::<Vec<_>>(),
+        "labels": labels.iter().filter(is_input).collect::<Vec<_>>(),
+        "bake_args": args.bake_args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>(),
+    });
+    let mut inputs = sha256(inputs.to_string());
     definition::merge(&mut bake, json!({ "args": literals(build_args) }));
     // `BUILDER_IMAGE` and the like are bases as well.
     let mut known = Vec::new();
@@ -291,19 +288,17 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     }
     let read = cache_read.iter().map(|cache| literal(&cache.read_entry()));
     let written = cache_written.iter().map(|cache| literal(&cache.write_entry(args.cache_mode)));
-    definition::merge(
-        &mut bake,
-        json!({
-            "target": args.target,
-            "platforms": own_platforms,
-            "tags": tags,
-            "output": [output],
-            "labels": literals(labels),
-            "secret": secrets,
-            "cache-from": read.collect::<Vec<_>>(),
-            "cache-to": written.collect::<Vec<_>>(),
-        }),
-    );
+    let asked = json!({
+        "target": args.target,
+        "platforms": own_platforms,
+        "tags": tags,
+        "output": [output],
+        "labels": literals(labels),
+        "secret": secrets,
+        "cache-from": read.collect::<Vec<_>>(),
+        "cache-to": written.collect::<Vec<_>>(),
+    });
+    definition::merge(&mut bake, asked);
     if let Some(folder) = &source.folder {
         let folder = literal(&folder.to_string_lossy());
         definition::merge(&mut bake, json!({ "contexts": { "sdk": folder } }));

@@ -251,9 +251,7 @@ impl<'a> Git<'a> {
                 let is_new = error.contains("Needed a single revision");
                 git.refusal = (!is_new).then(|| refusal(folder, &error));
             }
-            Err(error) => {
-                git.refusal = Some(error.to_string());
-            }
+            Err(error) => git.refusal = Some(error.to_string()),
         }
         git
     }
