@@ -455,7 +455,7 @@ impl Flag {
         Ok(items)
     }
 
-    /// A set of names, sorted: the same set is the same build argument. An empty variable is an empty set.
+    /// A sorted set of names: the same set is the same build argument. An empty variable counts.
     fn set(&self, words: &mut Arguments, parse: Parse<String>) -> Result<Vec<String>> {
         let text = match self.text(words)? {
             None if env::var_os(self.variable).is_some() => String::new(),

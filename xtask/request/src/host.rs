@@ -29,8 +29,8 @@ const BUNDLES: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 /// Names that systems give their loopback.
-const LOOPBACK: &str = "localhost localhost4 localhost6 localhost.localdomain localhost4.localdomain4 \
-                        localhost6.localdomain6 ip6-localhost ip6-loopback";
+const LOOPBACK: &str = "localhost localhost4 localhost6 localhost.localdomain \
+                        localhost4.localdomain4 localhost6.localdomain6 ip6-localhost ip6-loopback";
 /// The largest secret that `BuildKit` takes, in bytes.
 const LARGEST_SECRET: usize = 500 * 1024;
 

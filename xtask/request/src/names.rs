@@ -74,7 +74,7 @@ impl Naming<'_> {
                 let cleaned = squeeze(version, is_tag_character);
                 let cleaned = cleaned.trim_matches(['.', '-']);
                 // It may begin with a version, as `1.2.3-rc.1` does, but be none.
-                let is_own = !is_mains(cleaned) && !is_release(cleaned);
+                let is_own = !is_mains(cleaned) && release(cleaned).is_none();
                 (vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()], is_own)
             }
         };
@@ -166,15 +166,11 @@ fn is_mains(head: &str) -> bool {
     head.split('-').next().is_some_and(|first| ["main", "latest"].contains(&first))
 }
 
-/// True where a release's tags begin with `head`: `X`, `X.Y` or `X.Y.Z`, which may have a `v`.
-fn is_release(head: &str) -> bool {
-    head.split('.').count() <= 3 && are_release_numbers(head)
-}
-
-/// The same for what begins with two or three such numbers: one alone is how branches name an issue.
+/// True for a release, and for what begins with two or three numbers of one: one alone is how branches
+/// name an issue.
 fn begins_as_release(head: &str) -> bool {
     let first = head.split('-').next().unwrap_or(head);
-    is_release(head) || first.contains('.') && is_release(first)
+    release(head).is_some() || first.contains('.') && release(first).is_some()
 }
 
 /// The first seven characters of a commit.
@@ -207,18 +203,20 @@ pub fn slug(base_image: &str) -> String {
     format!("{}{}-{}", cut(repository, room_for_repository), cut(tag, room), digest(&slug))
 }
 
-/// The three numbers of the release `X.Y.Z`, the first with its `v` if it has one.
-fn semver(version: &str) -> Option<[&str; 3]> {
-    let numbers = <[&str; 3]>::try_from(version.split('.').collect::<Vec<_>>()).ok()?;
-    are_release_numbers(version).then_some(numbers)
+/// The numbers of a release, `X`, `X.Y` or `X.Y.Z`, the first with its `v` if it has one.
+fn release(version: &str) -> Option<Vec<&str>> {
+    let is_number = |number: &str| {
+        let are_digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        are_digits && (number == "0" || !number.starts_with('0'))
+    };
+    let is_release = version.strip_prefix('v').unwrap_or(version).split('.').all(is_number);
+    let numbers = version.split('.').collect::<Vec<_>>();
+    (is_release && numbers.len() <= 3).then_some(numbers)
 }
 
-/// True for numbers with dots between them, such as `1.58.0` or `v1`.
-fn are_release_numbers(version: &str) -> bool {
-    version.strip_prefix('v').unwrap_or(version).split('.').all(|number| {
-        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        is_number && (number == "0" || !number.starts_with('0'))
-    })
+/// The three numbers of the release `X.Y.Z`.
+fn semver(version: &str) -> Option<[&str; 3]> {
+    release(version)?.try_into().ok()
 }
 
 /// `name` where a registry takes it; else cleaned or cut, and closed with a digest.

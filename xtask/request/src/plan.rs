@@ -325,7 +325,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         })
     });
     let driver = facts.builder.map_or("", |builder| &builder.driver);
-    // Docker's own builder can push by itself, without unpacking the image first, on containerd's store.
+    // On containerd's store Docker's own builder can push by itself, without unpacking the image.
     let stores = driver == "docker" && facts.builder.is_some_and(|builder| builder.exports_cache);
     let output = match (args.push(), stores) {
         // Docker's own builder would unpack every image first, and its base with it, and an older buildx
@@ -566,7 +566,7 @@ impl Image {
         bake([(self.name.clone(), image)])
     }
 
-    /// Its target without the caches in `unread`, and with none to write: those have their own bake.
+    /// Its target without the caches in `unread`, and with none to write: that is a bake of its own.
     fn without_caches(&self, unread: &BTreeSet<String>) -> Value {
         let mut target = self.target.clone();
         if let Some(read) = target["cache-from"].as_array_mut() {

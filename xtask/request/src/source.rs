@@ -23,7 +23,7 @@ use crate::definition;
 /// The word for a commit, ref or version that is not known.
 pub const UNKNOWN: &str = "unknown";
 
-/// The packages that an image holds, each a folder of the workspace; the first has the image's version.
+/// The packages of an image, each a folder of the workspace; the first has the image's version.
 pub const PACKAGES: [&str; 4] =
     ["openhands-sdk", "openhands-tools", "openhands-workspace", "openhands-agent-server"];
 
@@ -67,8 +67,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Finds what `args` ask for: an archive, the checkout that they name or that is around the caller
-    /// or this repository, or the pinned release. Copies a workspace's files below `target/sdk`.
+    /// Finds what `args` ask for: an archive, the checkout that they name or that is around the
+    /// caller or this repository, or the pinned release. Copies files below `target/sdk`.
     /// Errors: a usage error for a checkout or an archive that can't be built.
     pub fn resolve(root: &Path, args: &Args) -> Result<Self> {
         let checkout = match &args.sdk_project_root {
