@@ -586,14 +586,9 @@ pub fn call(command: Command) -> String {
 
 /// How to run what was typed in a throw-away engine, with `options` for that.
 pub fn in_engine(options: &str) -> String {
-    format!("`cargo xtask engine {options}-- {}`, as root on Debian or Ubuntu", typed())
-}
-
-/// The command that started this run, as a shell reads it.
-pub fn typed() -> String {
-    let mut words = vec!["cargo xtask".to_owned()];
-    words.extend(env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())));
-    words.join(" ")
+    let words = env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy()));
+    let typed = words.collect::<Vec<_>>().join(" ");
+    format!("`cargo xtask engine {options}-- cargo xtask {typed}`, as root on Debian or Ubuntu")
 }
 
 /// `word` as a shell reads it.

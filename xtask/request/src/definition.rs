@@ -112,19 +112,15 @@ pub fn stage_below(target: &str) -> Option<&'static str> {
     TARGETS.iter().find(|(name, ..)| *name == target)?.1
 }
 
-/// Errors: a usage error unless `name`, which should be that of a `kind`, is one of `accepted`.
-pub fn check_name<'a>(
-    kind: &str,
-    name: &str,
-    accepted: impl Iterator<Item = &'a str>,
-) -> Result<()> {
-    let accepted = accepted.collect::<Vec<_>>();
-    if accepted.contains(&name) {
+/// Errors: a usage error unless `name`, which should be that of a `kind`, is one of `known`.
+pub fn check_name<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Result<()> {
+    let known = known.collect::<Vec<_>>();
+    if known.contains(&name) {
         return Ok(());
     }
-    let suggestion = suggestion(name, accepted.iter().copied()).replace(" did", "; did");
-    let accepted = accepted.join(", ");
-    Err(usage(format!("unknown {kind} {name:?}\nhint: use one of {accepted}{suggestion}")))
+    let suggestion = suggestion(name, known.iter().copied()).replace(" did", "; did");
+    let known = known.join(", ");
+    Err(usage(format!("unknown {kind} {name:?}\nhint: use one of {known}{suggestion}")))
 }
 
 impl Variant {
