@@ -14,7 +14,8 @@ fn keeping(name: &str) -> FakeDocker {
 
 fn push(fake: &FakeDocker) -> Xtask {
     let call = fake.push(&["--check=off", "--records=records"]).env("HOME", fake.file("home"));
-    call.env("XDG_CONFIG_HOME", fake.file("home/.config"))
+    // As unset.
+    call.env("XDG_CONFIG_HOME", "")
 }
 
 #[test]
@@ -28,6 +29,9 @@ fn the_first_file_that_names_indexes_counts() {
         push(&fake).env("PIP_CONFIG_FILE", named).succeed();
         assert!(fake.lines("pip").is_empty(), "the file that is named is the only one");
     }
+    fake.write("home/.config/pip/pip.conf", "[global]\nindex-url = https://b/simple\n");
+    push(&fake).succeed();
+    assert_eq!(fake.lines("pip"), ["[global]", "index-url = https://b/simple"]);
 }
 
 #[test]

@@ -694,7 +694,7 @@ fn jobs(text: &str) -> Result<usize, String> {
 }
 
 fn port(text: &str) -> Result<u16, String> {
-    let port = text.parse().ok().filter(|&port| port > 0);
+    let port = digits(text).and_then(|port| u16::try_from(port).ok()).filter(|&port| port > 0);
     Ok(port.ok_or("is not a port\nhint: use a number from 1 to 65535")?)
 }
 

@@ -258,7 +258,8 @@ impl Configuration {
     /// The file that the variable names, or else the first usual one, with what is kept from it.
     fn read(&self) -> Option<(PathBuf, String)> {
         let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-        let users = env::var_os("XDG_CONFIG_HOME").map_or(home.join(".config"), PathBuf::from);
+        let users = env::var_os("XDG_CONFIG_HOME").filter(|folder| !folder.is_empty());
+        let users = users.map_or(home.join(".config"), PathBuf::from);
         let places = self.places.iter().map(|place| match place.strip_prefix("~/") {
             Some(path) => home.join(path),
             None => users.join(place),

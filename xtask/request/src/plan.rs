@@ -589,7 +589,8 @@ fn is_read_as(entry: &Value, name: &str) -> bool {
     let text = entry.to_string();
     let is_reference =
         text.contains(&format!("ref={name}\"")) || text.contains(&format!("ref={name},"));
-    is_reference || entry["ref"] == name || name.starts_with("local:") && text.contains("local")
+    let is_folder = text.contains("type=local") || entry["type"] == "local";
+    is_reference || entry["ref"] == name || name.starts_with("local:") && is_folder
 }
 
 /// Delivers what `target` makes without a name.
