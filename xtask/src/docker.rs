@@ -215,7 +215,7 @@ impl Docker {
         let patience = read_patience(args);
         let Some(pipe) = child.stderr.take() else { bail!("docker has no standard error") };
         let status = process::follow(&mut child, pipe, |bytes| {
-            for event in reader.read(bytes) {
+            for event in reader.read(bytes, false) {
                 let place = trace.add(&event);
                 watch.show(&event, place, &trace);
             }
@@ -226,7 +226,7 @@ impl Docker {
             let is_stuck = waiting_since.is_some_and(|since| now - since > patience);
             !is_stuck && !watch.is_canceled() && deadline.is_none_or(|deadline| now <= deadline)
         })?;
-        for event in reader.end() {
+        for event in reader.read(&[], true) {
             let place = trace.add(&event);
             watch.show(&event, place, &trace);
         }

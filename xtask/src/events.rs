@@ -1,7 +1,7 @@
 //! The events of a build: the JSON objects of `--progress rawjson`, which buildx 0.13 and later
 //! write to standard error, mixed with plain lines.
 
-use buildkit::trace::{Event, Log, Status, VertexEvent};
+use buildkit::trace::{Event, Run, VertexEvent};
 use serde_json::{Deserializer, Map, Value};
 
 /// Cuts a stream of bytes into events.
@@ -11,19 +11,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The events that are complete with `bytes`, in their order.
-    pub fn read(&mut self, bytes: &[u8]) -> Vec<Event> {
+    /// The events that are complete with `bytes`, in their order; all where the stream `has_ended`. A line
+    /// may hold several objects, and in buildx 0.13 an object has several lines.
+    pub fn read(&mut self, bytes: &[u8], has_ended: bool) -> Vec<Event> {
         self.rest.extend_from_slice(bytes);
-        self.take(false)
-    }
-
-    /// What is left when the stream has ended.
-    pub fn end(&mut self) -> Vec<Event> {
-        self.take(true)
-    }
-
-    /// A line may hold several objects, and in buildx 0.13 an object has several lines.
-    fn take(&mut self, has_ended: bool) -> Vec<Event> {
         let mut events = Vec::new();
         let mut rest = self.rest.as_slice();
         while !rest.is_empty() {
@@ -58,22 +49,22 @@ impl Reader {
 /// Adds the events in `object`; an object of another kind is a line for people.
 fn add_events(object: Map<String, Value>, events: &mut Vec<Event>) {
     let list = |key: &str| object.get(key).and_then(Value::as_array).into_iter().flatten();
-    let (ended, others): (Vec<_>, Vec<_>) =
-        list("vertexes").map(vertex).partition(|vertex| vertex.completed.is_some());
+    let has_ended =
+        |vertex: &VertexEvent| vertex.run.as_ref().is_some_and(|run| run.completed.is_some());
+    let (ended, others): (Vec<_>, Vec<_>) = list("vertexes").map(vertex).partition(has_ended);
     events.extend(others.into_iter().map(Event::Vertex));
     for value in list("statuses") {
-        events.push(Event::Status(Status {
+        events.push(Event::Status {
             vertex: text(&value["vertex"]),
             id: text(&value["id"]),
             current: value["current"].as_u64(),
             total: value["total"].as_u64(),
             started: time(&value["started"]),
             completed: time(&value["completed"]),
-        }));
+        });
     }
     for value in list("logs") {
-        let (vertex, text) = (text(&value["vertex"]), decoded(&value["data"]));
-        events.push(Event::Log(Log { vertex, text }));
+        events.push(Event::Log { vertex: text(&value["vertex"]), text: decoded(&value["data"]) });
     }
     events.extend(list("warnings").map(|value| Event::Warning(decoded(&value["short"]))));
     // Work that ends does so after its parts.
@@ -92,10 +83,12 @@ fn vertex(value: &Value) -> VertexEvent {
         name: text(&value["name"]),
         group: group["name"].as_str().map(str::to_owned),
         weak: group["weak"] == true,
-        started: time(&value["started"]),
-        completed: time(&value["completed"]),
-        cached: value["cached"] == true,
-        error: error.map(without_state),
+        run: time(&value["started"]).map(|started| Run {
+            started,
+            completed: time(&value["completed"]),
+            cached: value["cached"] == true,
+            error: error.map(without_state),
+        }),
     }
 }
 

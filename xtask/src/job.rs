@@ -18,7 +18,8 @@ use crate::record::{self, CacheRead, CacheWritten, Layer, Record, Seconds, Statu
 use crate::{disk, report};
 use buildkit::cause::{self, Cause};
 use buildkit::text;
-use buildkit::trace::{self, Failure, Phase, Span, Trace};
+use buildkit::trace::{self, Failure, Span, Trace};
+use buildkit::vertex::Phase;
 use request::names::{self, Cache};
 use request::plan::{self, Image};
 
@@ -119,8 +120,8 @@ impl<'a> Job<'a> {
             traces.iter().chain(&exports).filter_map(Trace::context_bytes).reduce(|a, b| a + b);
         result.bases = traces.first().map(Trace::bases).unwrap_or_default();
         for (phase, _) in Phase::ALL {
-            let spans = traces.iter().chain(&exports).filter_map(|trace| trace.spans(phase));
-            result.spans.push((phase, spans.flatten().collect()));
+            let spans = traces.iter().chain(&exports).flat_map(|trace| trace.spans(phase));
+            result.spans.push((phase, spans.collect()));
         }
         if !traces.iter().all(|trace| trace.nodes.is_empty()) {
             record.seconds = seconds(&result.spans, &exports);
@@ -433,7 +434,7 @@ fn seconds(spans: &[(Phase, Vec<Span>)], exports: &[Trace]) -> Seconds {
     let push = of(Phase::Push);
     let export = [of(Phase::ImageExport), push.clone()].concat();
     let mut caches = of(Phase::CacheExport);
-    caches.extend(exports.iter().filter_map(Trace::whole));
+    caches.extend(exports.iter().filter_map(|trace| trace.whole));
     Seconds {
         context: total(of(Phase::Context)),
         cache_import: total(of(Phase::CacheImport)),

@@ -14,9 +14,8 @@ use base::{message, output, process};
 
 use buildkit::cause::{self, Cause};
 use buildkit::text::{self, LONGEST, Lines};
-use buildkit::trace::Event;
-use buildkit::trace::{Node, Trace};
-use buildkit::vertex::Vertex;
+use buildkit::trace::{Event, Node, Trace, VertexEvent};
+use buildkit::vertex::{self, Phase};
 use request::cli;
 
 /// Work that is not a step is shown where it took so many seconds.
@@ -71,7 +70,7 @@ pub struct Watch<'a> {
     begun: BTreeMap<usize, Instant>,
     ended: BTreeSet<String>,
     cached: usize,
-    lines: Vec<Lines>,
+    lines: BTreeMap<usize, Lines>,
     has_failed: bool,
 }
 
@@ -116,7 +115,7 @@ impl Progress {
             begun: BTreeMap::new(),
             ended: BTreeSet::new(),
             cached: 0,
-            lines: Vec::new(),
+            lines: BTreeMap::new(),
             has_failed: false,
         }
     }
@@ -210,15 +209,11 @@ impl State {
         let State { done, failed, left, pace, running, .. } = self;
         let all = done + failed + left;
         let line = format!("{done} of {all} done, {failed} failed, {} running", running.len());
-        let built = pace.map_or(0, |(_, before)| before - left);
-        let (Some((since, _)), Ok(built @ 1..), Ok(left)) =
-            (pace, u32::try_from(built), u32::try_from(*left))
-        else {
-            return line;
-        };
-        let each = since.elapsed().as_secs_f64() / f64::from(built);
-        let minutes = each * f64::from(left) / 60.0;
-        format!("{line}; {:.0} an hour, {minutes:.0} min left", 3600.0 / each)
+        let Some((since, before)) = pace.filter(|(_, before)| before > left) else { return line };
+        #[allow(clippy::cast_precision_loss)]
+        let (built, left) = ((before - left) as f64, *left as f64);
+        let each = since.elapsed().as_secs_f64() / built;
+        format!("{line}; {:.0} an hour, {:.0} min left", 3600.0 / each, each * left / 60.0)
     }
 }
 
@@ -230,43 +225,34 @@ impl Watch<'_> {
 
     /// Shows an event, which `trace` has taken up as that of its node `place`.
     pub fn show(&mut self, event: &Event, place: Option<usize>, trace: &Trace) {
-        if self.canceled.is_some() && !matches!(event, Event::Log(_)) {
+        if self.canceled.is_some() && !matches!(event, Event::Log { .. }) {
             return;
         }
-        match event {
+        let node = place.and_then(|place| Some((place, trace.nodes.get(place)?)));
+        match (event, node) {
             // Of the Dockerfile, which the bake before this one read, too.
-            Event::Warning(_) if self.steps_were_shown => {}
-            Event::Warning(warning) => self.progress.warn(warning),
+            (Event::Warning(_), _) if self.steps_were_shown => {}
+            (Event::Warning(warning), _) => self.progress.warn(warning),
             // What buildx writes after a failure is that failure once more, with other lines of the
             // Dockerfile. Nor has it a reason of its own where it was stopped.
-            Event::Text(_) if self.has_failed || process::caught().is_some() => {}
-            Event::Text(text) => {
+            (Event::Text(_), _) if self.has_failed || process::caught().is_some() => {}
+            (Event::Text(text), _) => {
                 let line = format!("buildx: {}", message::one_line(text));
                 self.to_log(&line);
                 self.progress.state().print(|| output::note(text::shortened(&line, LONGEST)));
             }
-            Event::Vertex(vertex) => {
-                let Some(place) = place.filter(|_| vertex.started.is_some()) else { return };
-                let Some(node) = trace.nodes.get(place) else { return };
+            (Event::Vertex(VertexEvent { run: Some(run), .. }), Some((place, node))) => {
                 if let Entry::Vacant(begun) = self.begun.entry(place) {
                     begun.insert(Instant::now());
-                    self.plain(&format!("#{} {}", place + 1, text::title(&node.name)), node);
+                    self.plain(place, node, &text::title(&node.name));
                 }
-                if vertex.completed.is_some() {
+                if run.completed.is_some() {
                     self.node_ended(place, node, trace);
                 }
             }
-            Event::Log(log) => {
-                let Some((place, node)) =
-                    place.and_then(|place| Some((place, trace.nodes.get(place)?)))
-                else {
-                    return;
-                };
-                if self.lines.len() <= place {
-                    self.lines.resize_with(place + 1, Lines::default);
-                }
-                for line in self.lines[place].add(log.text.as_bytes()) {
-                    self.plain(&format!("#{} {line}", place + 1), node);
+            (Event::Log { text, .. }, Some((place, node))) => {
+                for line in self.lines.entry(place).or_default().add(text.as_bytes()) {
+                    self.plain(place, node, &line);
                     // Many images may have the same reason, and this one may run ahead of its image.
                     if let Some(warning) = line.strip_prefix("warning: ")
                         && self.progress.state().warned.insert(warning.to_owned())
@@ -275,43 +261,34 @@ impl Watch<'_> {
                     }
                 }
             }
-            Event::Status(_) => {}
+            _ => {}
         }
     }
 
     /// Shows how work ended: to the log always; to people steps once, those from a cache only counted.
     fn node_ended(&mut self, place: usize, node: &Node, trace: &Trace) {
         let Some(run) = node.runs.last() else { return };
-        if let Some(line) = self.lines.get_mut(place).and_then(Lines::end) {
-            self.plain(&format!("#{} {line}", place + 1), node);
+        if let Some(line) = self.lines.get_mut(&place).and_then(Lines::end) {
+            self.plain(place, node, &line);
         }
         let seconds = run.seconds().unwrap_or_default();
-        let cache = match node.vertex() {
-            Vertex::CacheImport(cache) => Some(cache),
-            _ => None,
-        };
+        let is_miss = |error| vertex::cache(&node.name).is_some_and(|c| cause::is_miss(c, error));
         let (end, is_error) = match run.error.as_deref() {
             Some(error) if Cause::of(error) == Cause::Canceled => ("CANCELED".to_owned(), false),
-            Some(error) if cause_is_miss(cache, error) => ("MISS".to_owned(), false),
+            Some(error) if is_miss(error) => ("MISS".to_owned(), false),
             Some(error) => (format!("ERROR: {error}"), true),
             None if run.cached => ("CACHED".to_owned(), false),
             None => (format!("DONE {seconds:.1}s"), false),
         };
-        self.plain(&format!("#{} {end}", place + 1), node);
-        let is_cache = matches!(node.vertex(), Vertex::CacheImport(_) | Vertex::CacheExport);
+        self.plain(place, node, &end);
+        let is_cache = matches!(node.phase(), Phase::CacheImport | Phase::CacheExport);
         self.has_failed |= is_error && !is_cache;
-        if self.progress.is_batch || self.progress.is_plain {
+        // An error is shown whole when the image has failed, or when all is told of its caches.
+        if is_error || self.progress.is_batch || self.progress.is_plain {
             return;
         }
-        // Shown whole when the image has failed, or when all is told of its caches.
-        if is_error {
-            return;
-        }
-        let is_step = Vertex::of(&node.step) == Vertex::Step;
-        if !is_step {
-            let is_delivery =
-                matches!(node.vertex(), Vertex::ImageExport | Vertex::Push | Vertex::CacheExport);
-            if (is_delivery || !self.steps_were_shown) && seconds >= LONG {
+        if Phase::of(&node.step) != Phase::Steps {
+            if self.is_new(node) && seconds >= LONG {
                 self.progress.say(&format!("=> {end:<11} {}", text::title(&node.name)));
             }
             return;
@@ -324,24 +301,28 @@ impl Watch<'_> {
         {
             return;
         }
-        let steps = trace.nodes.iter().filter(|node| Vertex::of(&node.step) == Vertex::Step);
-        let all = steps.map(|node| node.step.as_str()).collect::<BTreeSet<_>>().len();
         if run.cached {
             self.cached += 1;
         } else if seconds >= 0.05 {
-            let number = self.ended.len();
-            self.progress
-                .say(&format!("=> {end:<11} [{number}/{all}] {}", text::title(&node.step)));
+            let (number, all) = (self.ended.len(), trace.step_names().len());
+            let title = text::title(&node.step);
+            self.progress.say(&format!("=> {end:<11} [{number}/{all}] {title}"));
         }
     }
 
+    /// True for what no earlier bake of the image has shown: after its steps, only the delivery.
+    fn is_new(&self, node: &Node) -> bool {
+        let is_delivery =
+            matches!(node.phase(), Phase::ImageExport | Phase::Push | Phase::CacheExport);
+        is_delivery || !self.steps_were_shown
+    }
+
     /// A line of the log, which people see as well where they want every line.
-    fn plain(&self, line: &str, node: &Node) {
-        self.to_log(line);
-        let is_new = !self.steps_were_shown
-            || matches!(node.vertex(), Vertex::ImageExport | Vertex::Push | Vertex::CacheExport);
-        if self.progress.is_plain && is_new {
-            self.progress.state().print(|| output::note(text::shortened(line, LONGEST)));
+    fn plain(&self, place: usize, node: &Node, text: &str) {
+        let line = format!("#{} {text}", place + 1);
+        self.to_log(&line);
+        if self.progress.is_plain && self.is_new(node) {
+            self.progress.state().print(|| output::note(text::shortened(&line, LONGEST)));
         }
     }
 
@@ -354,94 +335,79 @@ impl Watch<'_> {
 
     /// Draws what runs, or says so where nothing was said for too long. Is called every few milliseconds.
     pub fn tick(&mut self, trace: &Trace) {
-        if self.canceled.is_some() {
-            return;
-        }
         let progress = self.progress;
         let mut state = progress.state();
-        let is_due = match state.last_draw.filter(|_| state.is_terminal) {
-            Some(last) => last.elapsed() >= REDRAW,
-            None => {
-                state.is_terminal
-                    || state.spoke.elapsed() >= SILENCE[usize::from(progress.is_batch)]
-            }
+        let (last, pause) = if state.is_terminal {
+            (state.last_draw, REDRAW)
+        } else {
+            (Some(state.spoke), SILENCE[usize::from(progress.is_batch)])
         };
-        if !is_due {
+        if self.canceled.is_some() || last.is_some_and(|last| last.elapsed() < pause) {
             return;
         }
+        let running = trace.nodes.iter().enumerate().filter(|(_, node)| node.is_running());
         // By this machine's clock: the builder's may differ.
-        let mut running = Vec::new();
-        for (place, node) in trace.nodes.iter().enumerate().filter(|(_, node)| node.is_running()) {
-            running.push((
-                self.begun.get(&place).map_or(0.0, |begun| begun.elapsed().as_secs_f64()),
-                node,
-            ));
-        }
+        let running = running.map(|(place, node)| {
+            (self.begun.get(&place).map_or(0.0, |begun| begun.elapsed().as_secs_f64()), node)
+        });
+        let mut running = running.collect::<Vec<_>>();
         running.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-        if progress.is_batch {
-            let image = state.running.iter().find(|(number, _)| *number == self.image);
-            let what = running.first();
-            let what = what
-                .map_or("waiting for the builder".to_owned(), |(_, node)| text::title(&node.name));
-            let image = image.map(|(_, shown)| format!("; {shown}: {what}")).unwrap_or_default();
-            let line = text::shortened(&format!("{}{image}", state.batch()), columns().min(100));
-            if state.is_terminal {
-                state.draw(&[line]);
-            } else {
-                state.print(|| message::say(&line));
-            }
-            return;
-        }
+        let waiting = || "waiting for the builder".to_owned();
         let seconds = state.begun.elapsed().as_secs_f64();
-        if !state.is_terminal {
-            let what = match running.first() {
-                Some((seconds, node)) => node_line(*seconds, node),
-                None => "waiting for the builder".to_owned(),
+        let lines = if progress.is_batch {
+            let image = state.running.iter().find(|(number, _)| *number == self.image);
+            let what = running.first().map_or_else(waiting, |(_, node)| text::title(&node.name));
+            let image = image.map(|(_, shown)| format!("; {shown}: {what}")).unwrap_or_default();
+            vec![text::shortened(&format!("{}{image}", state.batch()), columns().min(100))]
+        } else if state.is_terminal {
+            let room = MOST.min(process::terminal_size().map_or(24, |(_, rows)| rows) - 1).max(2);
+            let what = match running.len() {
+                0 => waiting(),
+                count => format!("{count} running"),
             };
+            let cached = match self.cached {
+                0 => String::new(),
+                count => format!(", {count} cached"),
+            };
+            let head = format!("[+] {seconds:.1}s, {} done{cached}, {what}", self.ended.len());
+            let nodes = running.iter().take(room - 1);
+            let nodes = nodes.map(|(seconds, node)| format!(" => {}", node_line(*seconds, node)));
+            [head].into_iter().chain(nodes).collect()
+        } else {
+            let first = running.first();
+            let what = first.map_or_else(waiting, |(seconds, node)| node_line(*seconds, node));
             let more = match running.len() {
                 0 | 1 => String::new(),
                 count => format!(", and {} more", count - 1),
             };
-            state.print(|| {
-                message::say(&text::shortened(&format!("{seconds:.0}s: {what}{more}"), 100));
-            });
-            return;
-        }
-        let room = MOST.min(process::terminal_size().map_or(24, |(_, rows)| rows) - 1).max(2);
-        let what = match running.len() {
-            0 => "waiting for the builder".to_owned(),
-            count => format!("{count} running"),
+            vec![text::shortened(&format!("{seconds:.0}s: {what}{more}"), 100)]
         };
-        let cached =
-            if self.cached > 0 { format!(", {} cached", self.cached) } else { String::new() };
-        let mut lines =
-            vec![format!("[+] {seconds:.1}s, {} done{cached}, {what}", self.ended.len())];
-        lines.extend(
-            running
-                .iter()
-                .take(room - 1)
-                .map(|(seconds, node)| format!(" => {}", node_line(*seconds, node))),
-        );
-        state.draw(&lines);
+        if state.is_terminal {
+            state.draw(&lines);
+        } else {
+            state.print(|| lines.iter().for_each(|line| message::say(line)));
+        }
     }
 
     /// Shows at the end of the bake how many steps were cached.
     pub fn end(&mut self) {
-        if self.cached > 0 && !self.progress.is_batch {
+        if self.progress.is_batch {
+            return;
+        }
+        if self.cached > 0 {
             let steps = if self.cached == 1 { "step" } else { "steps" };
             self.progress.say(&format!("=> {:<11} {} {steps}", "CACHED", self.cached));
         }
-        if !self.progress.is_batch {
-            self.progress.state().erase();
-        }
+        self.progress.state().erase();
     }
 }
 
 /// A node that runs since so many seconds: its title, and its last output or how much it has sent or
 /// fetched, each in its part of a line.
 fn node_line(seconds: f64, node: &Node) -> String {
-    let done = node.parts.values().map(|(done, _)| done).sum();
-    let all = node.parts.values().map(|(_, all)| all).sum();
+    let sized = || node.parts.values().filter(|(_, all)| *all > 0);
+    let done = sized().map(|(done, _)| done).sum();
+    let all = sized().map(|(_, all)| all).sum();
     let last = text::last_lines(&node.output, 1);
     let state = match last.first() {
         Some(line) => line.trim().to_owned(),
@@ -450,10 +416,6 @@ fn node_line(seconds: f64, node: &Node) -> String {
     };
     let title = text::cut(&text::title(&node.name), columns() / 2);
     format!("{seconds:>5.1}s {title}  {state}").trim_end().to_owned()
-}
-
-fn cause_is_miss(cache: Option<&str>, error: &str) -> bool {
-    cache.is_some_and(|cache| cause::is_miss(cache, error))
 }
 
 /// How long a line for people may be: as wide as their terminal, or as the longest line of a log. The last

@@ -14,7 +14,7 @@ use crate::timings;
 use buildkit::cause::{self, Cause};
 use buildkit::text::{self, bytes, cut, shortened};
 use buildkit::trace::Failure;
-use buildkit::vertex::{self, Vertex};
+use buildkit::vertex::{self, Phase};
 use request::cli::{Args, quoted};
 use request::definition::FOLDER;
 use request::names;
@@ -72,7 +72,7 @@ fn why(ended: &Ended) -> String {
 /// Shows the step that an image failed by, if it was one, its file and its last output.
 fn show_failure(ended: &Ended) {
     if let Some(failure) =
-        ended.failure.as_ref().filter(|failure| Vertex::of(&failure.name) == Vertex::Step)
+        ended.failure.as_ref().filter(|failure| Phase::of(&failure.name) == Phase::Steps)
     {
         let script = vertex::script(&failure.name);
         let file = script.as_ref().and_then(|script| script.split(' ').next());

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::build::{Ctx, Ended};
 use buildkit::text::{self, rounded};
-use buildkit::trace::{Phase, Span, Step, covered};
+use buildkit::trace::{Span, Step, covered};
+use buildkit::vertex::Phase;
 use request::plan::Image;
 
 /// A page that draws the data it holds, which takes the place of the word `DATA`.

@@ -2,7 +2,7 @@
 
 use base::message::one_line;
 
-use crate::vertex::{self, Vertex};
+use crate::vertex::{self, Phase};
 
 /// The longest line of a log.
 pub const LONGEST: usize = 200;
@@ -35,17 +35,13 @@ pub fn shortened(text: &str, columns: usize) -> String {
 /// A vertex as people know it: a step by its script and that one's arguments, or else by its stage and
 /// instruction without flags.
 pub fn title(name: &str) -> String {
-    if let Some(script) = vertex::script(name) {
-        return cut(&one_line(&script), LONGEST_NAME);
-    }
-    let place = name.strip_prefix('[').and_then(|name| name.split_once("] "));
-    let title = match place {
-        Some((place, instruction)) if Vertex::of(name) == Vertex::Step => {
-            let stage =
-                place.rsplit_once(' ').map(|(stage, _)| format!("{stage}: ")).unwrap_or_default();
-            let words =
-                instruction.split(' ').filter(|word| !word.is_empty() && !word.starts_with("--"));
-            format!("{stage}{}", words.collect::<Vec<_>>().join(" "))
+    let title = match (vertex::script(name), vertex::instruction(name)) {
+        (Some(script), _) => script,
+        (None, Some((place, instruction))) if Phase::of(name) == Phase::Steps => {
+            let stage = place.rsplit_once(' ').map(|(stage, _)| format!("{stage}: "));
+            let words = instruction.split(' ');
+            let words = words.filter(|word| !word.is_empty() && !word.starts_with("--"));
+            stage.unwrap_or_default() + &words.collect::<Vec<_>>().join(" ")
         }
         _ => name.to_owned(),
     };

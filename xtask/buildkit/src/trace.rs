@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::cause::Cause;
-use crate::vertex::{self, Vertex};
+use crate::vertex::{self, Phase};
 
 /// How much of a step's output is kept, in bytes.
 const OUTPUT_KEPT: usize = 8192;
@@ -13,8 +13,23 @@ const OUTPUT_KEPT: usize = 8192;
 #[derive(Debug)]
 pub enum Event {
     Vertex(VertexEvent),
-    Status(Status),
-    Log(Log),
+    /// A part of a vertex's work, such as a layer that is pushed.
+    Status {
+        /// The vertex's digest.
+        vertex: String,
+        id: String,
+        /// How much of it is done, in bytes.
+        current: Option<u64>,
+        /// How much there is of it, in bytes; 0 where that is not known.
+        total: Option<u64>,
+        started: Option<f64>,
+        completed: Option<f64>,
+    },
+    /// Output of the vertex of that digest.
+    Log {
+        vertex: String,
+        text: String,
+    },
     /// Advice of `BuildKit`.
     Warning(String),
     /// A line that is no event, meant for people.
@@ -31,72 +46,8 @@ pub struct VertexEvent {
     pub group: Option<String>,
     /// The part of its step that does the work.
     pub weak: bool,
-    /// Seconds since 1970, as all times here.
-    pub started: Option<f64>,
-    pub completed: Option<f64>,
-    pub cached: bool,
-    pub error: Option<String>,
-}
-
-/// A part of a vertex's work, such as a layer that is pushed.
-#[derive(Debug)]
-pub struct Status {
-    /// The vertex's digest.
-    pub vertex: String,
-    pub id: String,
-    /// How much of it is done, in bytes.
-    pub current: Option<u64>,
-    /// How much there is of it, in bytes; 0 where that is not known.
-    pub total: Option<u64>,
-    pub started: Option<f64>,
-    pub completed: Option<f64>,
-}
-
-/// Output of a vertex.
-#[derive(Debug)]
-pub struct Log {
-    /// The vertex's digest.
-    pub vertex: String,
-    pub text: String,
-}
-
-/// What a run spends its time on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Reading the Dockerfile and the context, and asking registries for base images.
-    Context,
-    CacheImport,
-    /// Finding or pulling base images.
-    Pull,
-    Steps,
-    ImageExport,
-    Push,
-    CacheExport,
-}
-
-impl Phase {
-    /// With the names in a record, in the order in which they happen.
-    pub const ALL: [(Phase, &str); 7] = [
-        (Phase::Context, "context"),
-        (Phase::CacheImport, "cache_import"),
-        (Phase::Pull, "pull"),
-        (Phase::Steps, "steps"),
-        (Phase::ImageExport, "image_export"),
-        (Phase::Push, "push"),
-        (Phase::CacheExport, "cache_export"),
-    ];
-
-    fn of(vertex: Vertex) -> Self {
-        match vertex {
-            Vertex::CacheImport(_) => Phase::CacheImport,
-            Vertex::CacheExport => Phase::CacheExport,
-            Vertex::ImageExport => Phase::ImageExport,
-            Vertex::Push => Phase::Push,
-            Vertex::Step => Phase::Steps,
-            Vertex::Base(_) => Phase::Pull,
-            Vertex::Internal => Phase::Context,
-        }
-    }
+    /// `None` until it starts.
+    pub run: Option<Run>,
 }
 
 /// A time from one moment to another, each in seconds since 1970.
@@ -120,6 +71,7 @@ pub fn covered(mut spans: Vec<Span>) -> f64 {
 /// How a vertex went once. It may start several times, as to fetch a cached result.
 #[derive(Clone, Debug)]
 pub struct Run {
+    /// Seconds since 1970, as all times here.
     pub started: f64,
     /// `None` while it runs, and where it was stopped.
     pub completed: Option<f64>,
@@ -128,11 +80,6 @@ pub struct Run {
 }
 
 impl Run {
-    /// True where an equal step of another target did the work.
-    fn is_merged(&self) -> bool {
-        self.error.as_ref().is_some_and(|error| Cause::of(error) == Cause::Canceled)
-    }
-
     fn span(&self) -> Option<Span> {
         Some(Span { from: self.started, to: self.completed? })
     }
@@ -144,7 +91,7 @@ impl Run {
 }
 
 /// A vertex of the build.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Node {
     /// Without the target's name.
     pub name: String,
@@ -162,17 +109,14 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn vertex(&self) -> Vertex<'_> {
-        Vertex::of(&self.name)
+    pub fn phase(&self) -> Phase {
+        Phase::of(&self.name)
     }
 
-    fn phase(&self) -> Phase {
-        Phase::of(self.vertex())
-    }
-
-    /// How it went, without what another target did in its place.
+    /// How it went, without what an equal step of another target did in its place.
     fn own_runs(&self) -> impl Iterator<Item = &Run> {
-        self.runs.iter().filter(|run| !run.is_merged())
+        let is_own = |error: &String| Cause::of(error) != Cause::Canceled;
+        self.runs.iter().filter(move |run| run.error.as_ref().is_none_or(is_own))
     }
 
     pub fn is_running(&self) -> bool {
@@ -232,9 +176,8 @@ pub struct Trace {
     /// By digest.
     places: HashMap<String, usize>,
     targets: Vec<String>,
-    /// Bytes of every transfer of a Dockerfile or a context, by vertex and name.
-    transfers: BTreeMap<String, u64>,
-    whole: Option<Span>,
+    /// From the first event to the last.
+    pub whole: Option<Span>,
     /// The last error that buildx itself wrote.
     pub error: Option<String>,
 }
@@ -249,30 +192,22 @@ impl Trace {
     pub fn add(&mut self, event: &Event) -> Option<usize> {
         match event {
             Event::Vertex(vertex) => Some(self.add_vertex(vertex)),
-            Event::Status(status) => {
-                let place = *self.places.get(&status.vertex)?;
+            Event::Status { vertex, id, current, total, started, completed } => {
+                let place = *self.places.get(vertex)?;
                 let node = self.nodes.get_mut(place)?;
-                if let Some(current) = status.current.filter(|_| vertex::is_transfer(&status.id)) {
-                    let bytes = self
-                        .transfers
-                        .entry(format!("{} {}", status.vertex, status.id))
-                        .or_default();
-                    *bytes = current.max(*bytes);
+                if let Some(current) = current {
+                    let (most, all) = node.parts.entry(id.clone()).or_default();
+                    (*most, *all) = (*current.max(most), total.unwrap_or_default());
                 }
-                if let (Some(current), Some(total)) = (status.current, status.total) {
-                    node.parts.insert(status.id.clone(), (current, total));
-                }
-                if let (Some(from), Some(to)) = (status.started, status.completed)
-                    && vertex::is_push(&status.id)
-                {
+                if let (Some(from), Some(to), true) = (*started, *completed, vertex::is_push(id)) {
                     node.pushes.push(Span { from, to });
                 }
                 Some(place)
             }
-            Event::Log(log) => {
-                let place = *self.places.get(&log.vertex)?;
+            Event::Log { vertex, text } => {
+                let place = *self.places.get(vertex)?;
                 let output = &mut self.nodes.get_mut(place)?.output;
-                output.extend(log.text.as_bytes());
+                output.extend(text.as_bytes());
                 output.drain(..output.len().saturating_sub(OUTPUT_KEPT));
                 Some(place)
             }
@@ -287,9 +222,9 @@ impl Trace {
     }
 
     fn add_vertex(&mut self, vertex: &VertexEvent) -> usize {
-        for time in [vertex.started, vertex.completed].into_iter().flatten() {
-            let whole = self.whole.unwrap_or(Span { from: time, to: time });
-            self.whole = Some(Span { from: whole.from.min(time), to: whole.to.max(time) });
+        for time in vertex.run.iter().flat_map(|run| [Some(run.started), run.completed]).flatten() {
+            let whole = self.whole.get_or_insert(Span { from: time, to: time });
+            *whole = Span { from: whole.from.min(time), to: whole.to.max(time) };
         }
         let place = *self.places.entry(vertex.digest.clone()).or_insert(self.nodes.len());
         if place == self.nodes.len() {
@@ -298,44 +233,38 @@ impl Trace {
                 name: own(&vertex.name),
                 step: own(vertex.group.as_deref().unwrap_or(&vertex.name)),
                 weak: vertex.weak,
-                runs: Vec::new(),
-                pushes: Vec::new(),
-                output: Vec::new(),
-                parts: BTreeMap::new(),
+                ..Node::default()
             });
         }
-        let (Some(started), Some(node)) = (vertex.started, self.nodes.get_mut(place)) else {
+        let (Some(run), Some(node)) = (vertex.run.clone(), self.nodes.get_mut(place)) else {
             return place;
         };
-        let (completed, cached, error) = (vertex.completed, vertex.cached, vertex.error.clone());
-        let run = Run { started, completed, cached, error };
         // Events may repeat a time, with another rounding.
-        match node.runs.iter_mut().find(|known| (known.started - started).abs() < 1e-6) {
+        match node.runs.iter_mut().find(|known| (known.started - run.started).abs() < 1e-6) {
             Some(known) => *known = run,
             None => node.runs.push(run),
         }
         place
     }
 
-    /// From the first event to the last.
-    pub fn whole(&self) -> Option<Span> {
-        self.whole
-    }
-
     /// Bytes that were sent to the builder as Dockerfile and context; `None` where no event reported any.
     pub fn context_bytes(&self) -> Option<u64> {
-        (!self.transfers.is_empty()).then(|| self.transfers.values().sum())
+        let parts = self.nodes.iter().flat_map(|node| &node.parts);
+        let sent = parts.filter(|(id, _)| vertex::is_transfer(id)).map(|(_, (done, _))| *done);
+        sent.reduce(|sum, bytes| sum + bytes)
+    }
+
+    /// The names of the steps, each once.
+    pub fn step_names(&self) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        let names = self.nodes.iter().map(|node| node.step.as_str());
+        names.filter(|name| Phase::of(name) == Phase::Steps && seen.insert(*name)).collect()
     }
 
     /// The steps in the order in which they started.
     pub fn steps(&self) -> Vec<Step> {
-        let mut steps: Vec<Step> = Vec::new();
-        let mut seen = BTreeSet::new();
-        for node in &self.nodes {
-            if Vertex::of(&node.step) == Vertex::Step && seen.insert(node.step.clone()) {
-                steps.push(self.step(&node.step));
-            }
-        }
+        let mut steps =
+            self.step_names().into_iter().map(|name| self.step(name)).collect::<Vec<_>>();
         let start = |step: &Step| step.started.unwrap_or(f64::MAX);
         steps.sort_by(|a, b| start(a).total_cmp(&start(b)));
         steps
@@ -360,12 +289,8 @@ impl Trace {
         }
     }
 
-    /// When the bake was in `phase`; `None` if there was no event at all. An image is pushed within its
-    /// export.
-    pub fn spans(&self, phase: Phase) -> Option<Vec<Span>> {
-        if self.nodes.is_empty() {
-            return None;
-        }
+    /// When the bake was in `phase`. An image is pushed within its export.
+    pub fn spans(&self, phase: Phase) -> Vec<Span> {
         let mut spans = Vec::new();
         for node in &self.nodes {
             if node.phase() == phase {
@@ -375,49 +300,31 @@ impl Trace {
                 spans.extend(&node.pushes);
             }
         }
-        Some(spans)
+        spans
     }
 
     /// The caches that were asked for, each with how that went.
     pub fn imports(&self) -> impl Iterator<Item = (&str, &Run)> {
-        self.nodes.iter().filter_map(|node| match node.vertex() {
-            Vertex::CacheImport(cache) => Some((cache, node.runs.last()?)),
-            _ => None,
-        })
+        self.nodes.iter().filter_map(|node| vertex::cache(&node.name).zip(node.runs.last()))
     }
 
     /// The caches that were read without an error, by the names that buildx uses.
     pub fn hits(&self) -> BTreeSet<String> {
-        let mut hits = BTreeSet::new();
-        for (name, run) in self.imports() {
-            if run.error.is_none() {
-                hits.insert(name.to_owned());
-            }
-        }
-        hits
+        let hits = self.imports().filter(|(_, run)| run.error.is_none());
+        hits.map(|(name, _)| name.to_owned()).collect()
     }
 
     /// The base images, each with its digest.
     pub fn bases(&self) -> BTreeMap<String, String> {
-        let mut bases = BTreeMap::new();
-        for node in &self.nodes {
-            if let Vertex::Base(base) = node.vertex()
-                && let Some((reference, digest)) = base.split_once('@')
-            {
-                bases.insert(reference.to_owned(), digest.to_owned());
-            }
-        }
-        bases
+        let bases = self.nodes.iter().filter_map(|node| vertex::base(&node.name)?.split_once('@'));
+        bases.map(|(reference, digest)| (reference.to_owned(), digest.to_owned())).collect()
     }
 
     /// The caches that the bake waits for; empty if it waits for something else as well.
     pub fn awaited(&self) -> BTreeSet<String> {
-        let mut awaited = BTreeSet::new();
-        for node in self.nodes.iter().filter(|node| node.is_running()) {
-            let Vertex::CacheImport(cache) = node.vertex() else { return BTreeSet::new() };
-            awaited.insert(cache.to_owned());
-        }
-        awaited
+        let running = self.nodes.iter().filter(|node| node.is_running());
+        let caches = running.map(|node| vertex::cache(&node.name).map(str::to_owned));
+        caches.collect::<Option<_>>().unwrap_or_default()
     }
 
     /// The name of what was still done.
@@ -435,10 +342,8 @@ impl Trace {
     /// What failed first. A cache that can't be read or written is not a failure, nor is what was given up
     /// because of another.
     pub fn failure(&self) -> Option<Failure> {
-        self.nodes.iter().find_map(|node| {
-            if matches!(node.phase(), Phase::CacheImport | Phase::CacheExport) {
-                return None;
-            }
+        let is_cache = |phase| matches!(phase, Phase::CacheImport | Phase::CacheExport);
+        self.nodes.iter().filter(|node| !is_cache(node.phase())).find_map(|node| {
             let error = node.own_runs().find_map(|run| run.error.clone())?;
             Some(Failure { name: node.name.clone(), error, output: node.output.clone() })
         })

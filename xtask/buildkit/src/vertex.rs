@@ -1,55 +1,80 @@
 //! How `BuildKit` and buildx name the work of a build.
 
-/// What the name of a vertex says that it is.
+/// What a run spends its time on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vertex<'a> {
-    /// Reading the cache of this name: a reference, or `local:` and a digest.
-    CacheImport(&'a str),
-    CacheExport,
-    /// Exporting the image: making its layers, and sending them.
+pub enum Phase {
+    /// Reading the Dockerfile and the context, and asking registries for base images.
+    Context,
+    CacheImport,
+    /// Finding or pulling base images.
+    Pull,
+    /// The instructions of the Dockerfile.
+    Steps,
+    /// Making the image's layers, and sending them.
     ImageExport,
     /// Sending the manifest of an image.
     Push,
-    /// Finding or pulling the base image REFERENCE@DIGEST.
-    Base(&'a str),
-    /// An instruction of the Dockerfile.
-    Step,
-    /// Reading the Dockerfile, the context and the like.
-    Internal,
+    CacheExport,
 }
 
-impl<'a> Vertex<'a> {
-    /// Reads the name of a vertex, without the name of its target.
-    pub fn of(name: &'a str) -> Self {
-        if let Some(cache) = name.strip_prefix("importing cache manifest from ") {
-            Vertex::CacheImport(cache)
-        } else if name.starts_with("exporting cache") {
-            Vertex::CacheExport
-        } else if name.starts_with("pushing ") {
-            Vertex::Push
-        } else if name.starts_with("exporting ") || name.starts_with("importing to ") {
-            Vertex::ImageExport
-        } else {
-            Self::instruction(name).unwrap_or(Vertex::Internal)
-        }
-    }
+impl Phase {
+    /// With the names in a record, in the order in which they happen.
+    pub const ALL: [(Phase, &str); 7] = [
+        (Phase::Context, "context"),
+        (Phase::CacheImport, "cache_import"),
+        (Phase::Pull, "pull"),
+        (Phase::Steps, "steps"),
+        (Phase::ImageExport, "image_export"),
+        (Phase::Push, "push"),
+        (Phase::CacheExport, "cache_export"),
+    ];
 
-    /// Instructions have a number in their stage, as in `[builder 2/6] RUN make`.
-    fn instruction(name: &'a str) -> Option<Self> {
-        let (place, instruction) = name.strip_prefix('[')?.split_once("] ")?;
-        if let Some(base) = instruction.strip_prefix("FROM ") {
-            return Some(Vertex::Base(base));
+    /// That of the vertex of this name, without the name of its target.
+    pub fn of(name: &str) -> Self {
+        if cache(name).is_some() {
+            Phase::CacheImport
+        } else if name.starts_with("exporting cache") {
+            Phase::CacheExport
+        } else if name.starts_with("pushing ") {
+            Phase::Push
+        } else if name.starts_with("exporting ") || name.starts_with("importing to ") {
+            Phase::ImageExport
+        } else if base(name).is_some() {
+            Phase::Pull
+        } else if is_step(name) {
+            Phase::Steps
+        } else {
+            Phase::Context
         }
-        let number = place.rsplit_once(' ').map_or(place, |(_, number)| number);
-        let (number, of) = number.split_once('/')?;
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        (is_number(number) && is_number(of)).then_some(Vertex::Step)
     }
+}
+
+/// The cache that the vertex `name` reads: a reference, or `local:` and a digest.
+pub fn cache(name: &str) -> Option<&str> {
+    name.strip_prefix("importing cache manifest from ")
+}
+
+/// The base image REFERENCE@DIGEST that the vertex `name` finds or pulls.
+pub fn base(name: &str) -> Option<&str> {
+    instruction(name)?.1.strip_prefix("FROM ")
+}
+
+/// The stage and the instruction in a name such as `[builder 2/6] RUN make`.
+pub fn instruction(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix('[')?.split_once("] ")
+}
+
+/// Instructions have a number in their stage.
+fn is_step(name: &str) -> bool {
+    let place = instruction(name).and_then(|(place, _)| place.rsplit(' ').next());
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let number = place.and_then(|place| place.split_once('/'));
+    number.is_some_and(|(number, of)| is_number(number) && is_number(of))
 }
 
 /// True for a vertex that finds or pulls a base image; with several platforms, its name begins with one.
 pub fn is_base(name: &str) -> bool {
-    name.contains("internal] load metadata for ") || matches!(Vertex::of(name), Vertex::Base(_))
+    name.contains("internal] load metadata for ") || base(name).is_some()
 }
 
 /// The name of a vertex without that of its target, which is one of `targets`. With several targets,
@@ -57,14 +82,10 @@ pub fn is_base(name: &str) -> bool {
 /// brackets of its own.
 pub fn without_target(targets: &[String], name: &str) -> String {
     for target in targets.iter().filter(|_| targets.len() > 1) {
-        let Some(rest) = name.strip_prefix('[').and_then(|name| name.strip_prefix(target.as_str()))
-        else {
-            continue;
-        };
-        if let Some(own) = rest.strip_prefix("] ") {
+        if let Some(own) = name.strip_prefix(&format!("[{target}] ")) {
             return own.to_owned();
         }
-        if let Some(own) = rest.strip_prefix(' ') {
+        if let Some(own) = name.strip_prefix(&format!("[{target} ")) {
             return format!("[{own}");
         }
     }
@@ -78,8 +99,8 @@ pub fn script(name: &str) -> Option<String> {
     let (_, last) = command.rsplit_once("/run/")?;
     let words = last.split(|c: char| " \",[]".contains(c)).filter(|word| !word.is_empty());
     let words = words.collect::<Vec<_>>();
-    let file = words.first().filter(|file| file.ends_with(".sh") || file.ends_with(".py"))?;
-    Some([&[*file], &words[1..]].concat().join(" "))
+    let file = words.first()?;
+    (file.ends_with(".sh") || file.ends_with(".py")).then(|| words.join(" "))
 }
 
 /// True where the part `status` of an image's export is the sending of its layers.
@@ -98,21 +119,20 @@ mod tests {
 
     #[test]
     fn a_vertex_is_known_by_its_name() {
-        for (name, vertex) in [
-            ("importing cache manifest from r.io/i:c", Vertex::CacheImport("r.io/i:c")),
-            ("exporting cache to registry", Vertex::CacheExport),
-            ("exporting to image", Vertex::ImageExport),
-            ("pushing r.io/i:t with docker", Vertex::Push),
-            (
-                "[builder 1/2] FROM docker.io/library/a@sha256:b",
-                Vertex::Base("docker.io/library/a@sha256:b"),
-            ),
-            ("[builder 2/2] RUN make", Vertex::Step),
-            ("[2/2] RUN make", Vertex::Step),
-            ("[internal] load .dockerignore", Vertex::Internal),
+        for (name, phase) in [
+            ("importing cache manifest from r.io/i:c", Phase::CacheImport),
+            ("exporting cache to registry", Phase::CacheExport),
+            ("exporting to image", Phase::ImageExport),
+            ("pushing r.io/i:t with docker", Phase::Push),
+            ("[builder 1/2] FROM docker.io/library/a@sha256:b", Phase::Pull),
+            ("[builder 2/2] RUN make", Phase::Steps),
+            ("[2/2] RUN make", Phase::Steps),
+            ("[internal] load .dockerignore", Phase::Context),
         ] {
-            assert_eq!(Vertex::of(name), vertex, "{name}");
+            assert_eq!(Phase::of(name), phase, "{name}");
         }
+        assert_eq!(cache("importing cache manifest from r.io/i:c"), Some("r.io/i:c"));
+        assert_eq!(base("[builder 1/2] FROM r.io/a@sha256:b"), Some("r.io/a@sha256:b"));
         let targets = ["a".to_owned(), "a_check".to_owned()];
         assert_eq!(without_target(&targets, "[a_check one 1/2] RUN x"), "[one 1/2] RUN x");
         assert_eq!(without_target(&targets, "[a] exporting to image"), "exporting to image");
