@@ -88,7 +88,8 @@ fn docker(root: &Path, args: &Args) -> Result<(bool, Option<Builder>)> {
     if args.cache_mode != Mode::Off {
         report("cache export", export)?;
     }
-    works &= report("platforms", platforms(&builder, args))?;
+    let platforms = builder.check_platforms(&args.platforms);
+    works &= report("platforms", platforms.map(|()| builder.runs.join(", ")))?;
     Ok((works, Some(builder)))
 }
 
@@ -103,11 +104,6 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
     let error = error.unwrap_or("it does not answer").trim_end_matches('.');
     let start = format!("start Docker, or run {}", in_engine(""));
     bail!("{error}\nhint: {}", cause::engine_hint(error).unwrap_or(&start))
-}
-
-fn platforms(builder: &Builder, args: &Args) -> Result<String> {
-    builder.check_platforms(&args.platforms)?;
-    Ok(builder.runs.join(", "))
 }
 
 /// Whether docker knows a login for the registry of the image. Not every registry needs one.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::build::{Ctx, Ended, ended, new_record, now, prune_limits, read_sizes};
 use crate::cache_dir::Staging;
 use crate::docker::{self, Baked, Content, End, sleep};
-use crate::record::{self, CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
+use crate::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
 use crate::{disk, report};
 use buildkit::cause::{self, Cause};
 use buildkit::text;
@@ -129,7 +129,11 @@ impl<'a> Job<'a> {
         record.steps = counted(steps.as_deref(), &record, image);
         if let Some(steps) = steps {
             let last = ctx.last.steps(image);
-            let saved = last.and_then(|last| record::saved(&steps, |name| last.get(name).copied()));
+            let cached = steps.iter().filter(|step| step.cached == Some(true));
+            // Parallel steps save the time that they cover once.
+            let saved = last.and_then(|last| {
+                cached.map(|step| last.get(&step.name).copied()).collect::<Option<Vec<_>>>()
+            });
             record.steps.saved_seconds = saved.map(|spans| text::rounded(trace::covered(spans)));
             record.step_list = steps;
         }

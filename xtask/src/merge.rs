@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use base::error::{Interrupted, usage};
 use base::{message, output};
 use serde_json::json;
@@ -72,7 +72,7 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
     let docker = Docker::new(root, args.builder.as_deref());
     let definition = Definition::read(root)?;
     let mut groups: BTreeMap<_, Vec<Record>> = BTreeMap::new();
-    for record in record::read(&args.files()?)? {
+    for record in record::read(args)? {
         // An earlier merge may have left its own records among its inputs, and a batch those of failures.
         if record.kind == Kind::Image && record.status.is_there() {
             let Record { variant, base_image, target, flavor, .. } = record.clone();
@@ -84,8 +84,7 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
             "no image in these files was built\nhint: name the files that --records wrote",
         ));
     }
-    let mut seen = BTreeSet::new();
-    let mut manifests = Vec::new();
+    let (mut seen, mut manifests) = (BTreeSet::new(), Vec::new());
     for images in groups.values_mut() {
         images.sort_by(|a, b| a.platforms.cmp(&b.platforms));
         let manifest = manifest(images, args, &definition)?;
@@ -108,7 +107,7 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
             }
             Err(error) if error.is::<Interrupted>() => return Err(error),
             Err(error) => {
-                let error = error.context(format!("{} is not merged", name(&manifest)));
+                let error = error.context(format!("{:?} is not merged", manifest.shown()));
                 match &first {
                     None => first = Some(error),
                     Some(_) => message::warn(&format!("{error:#}")),
@@ -117,11 +116,6 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
         }
     }
     first.map_or(Ok(()), Err)
-}
-
-/// The variant or else the base image of `record`, as messages name it.
-fn name(record: &Record) -> String {
-    format!("{:?}", record.variant.as_ref().unwrap_or(&record.base_image))
 }
 
 /// Checks what docker gets of `record`, whose manifest gets `tags`: a value such as `-f` would be a flag to
@@ -150,7 +144,7 @@ fn check_values(record: &Record, tags: &[String]) -> Result<()> {
 /// Errors: they do not go together, or some are missing.
 fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<Record> {
     let Some(first) = images.first() else { bail!("there is no image") };
-    let name = name(first);
+    let name = first.shown();
     let mut tags = first.manifest_tags.clone();
     if let Some(variant) = first.variant.as_ref().filter(|_| names::is_main(&first.git_ref)) {
         let flavor = first.flavor.as_ref().map(|flavor| format!("-{flavor}")).unwrap_or_default();
@@ -173,26 +167,25 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
         ] {
             if one != other {
                 return Err(usage(format!(
-                    "the images of {name} differ in {key:?}: {one:?} and {other:?}\nhint: merge what one run \
+                    "the images of {name:?} differ in {key:?}: {one:?} and {other:?}\nhint: merge what one run \
                      built"
                 )));
             }
         }
         for platform in &record.platforms {
             if platforms.contains(platform) {
-                return Err(usage(format!("{name} has two images for {platform}\nhint: name one")));
+                return Err(usage(format!(
+                    "{name:?} has two images for {platform}\nhint: name one"
+                )));
             }
             missing.retain(|wanted| wanted != platform);
             platforms.push(platform.clone());
         }
     }
-    let lacking = format!("{name} lacks an image for {}", missing.join(", "));
-    if !missing.is_empty() && !args.allow_partial {
-        return Err(usage(format!(
-            "{lacking}\nhint: build it, or allow that with --allow-partial"
-        )));
-    }
     if !missing.is_empty() {
+        let lacking = format!("{name:?} lacks an image for {}", missing.join(", "));
+        let hint = "build it, or allow that with --allow-partial";
+        ensure!(args.allow_partial, usage(format!("{lacking}\nhint: {hint}")));
         message::warn(&format!("{lacking}: its tags will hold the others alone"));
     }
     Ok(Record {

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use base::error::usage;
@@ -14,7 +14,8 @@ use base::output;
 use serde_json::{Map, Value, json};
 
 use buildkit::text;
-use buildkit::trace::{self, Span};
+use buildkit::trace;
+use request::cli::Args;
 
 /// The version of the format. Readers refuse another.
 const SCHEMA: u64 = 2;
@@ -34,6 +35,13 @@ macro_rules! record {
         #[derive(Clone, Debug, Default)]
         pub struct $type { $($(#[$doc])* pub $field: $kind,)* }
 
+        object!($type { $($field),* });
+    };
+}
+
+/// Makes a JSON object of a struct.
+macro_rules! object {
+    ($type:ty { $($field:ident),* }) => {
         impl Field for $type {
             fn json(&self) -> Value {
                 let mut object = Map::new();
@@ -42,13 +50,10 @@ macro_rules! record {
             }
 
             fn read(value: &Value) -> Result<Self, String> {
-                let mut record = $type::default();
-                $(
+                Ok(Self { $($field: {
                     let name = key(stringify!($field));
-                    record.$field = Field::read(&value[&name])
-                        .map_err(|why| format!("its {name:?} {why}"))?;
-                )*
-                Ok(record)
+                    Field::read(&value[&name]).map_err(|why| format!("its {name:?} {why}"))?
+                },)* })
             }
         }
     };
@@ -59,44 +64,63 @@ fn key(field: &str) -> String {
     field.trim_start_matches("r#").to_owned()
 }
 
-/// How an image ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Status {
-    /// Built and delivered in this run.
-    Built,
-    /// In the registry before.
-    Present,
-    Failed,
-    /// Not tried, because the run ended before.
-    #[default]
-    Skipped,
+/// Makes a type of one word.
+macro_rules! words {
+    ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $value:ident = $name:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $type { $($(#[$doc])* $value,)* }
+
+        impl $type {
+            pub fn name(self) -> &'static str {
+                match self { $($type::$value => $name,)* }
+            }
+        }
+
+        impl Field for $type {
+            fn json(&self) -> Value {
+                json!(self.name())
+            }
+
+            fn read(value: &Value) -> Result<Self, String> {
+                match value.as_str() {
+                    $(Some($name) => Ok($type::$value),)*
+                    _ => Err(format!("is {value}")),
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// How an image ended.
+    Status {
+        /// Built and delivered in this run.
+        Built = "built",
+        /// In the registry before.
+        Present = "present",
+        Failed = "failed",
+        /// Not tried, because the run ended before.
+        #[default]
+        Skipped = "skipped",
+    }
+}
+
+words! {
+    /// What a record is about.
+    Kind {
+        #[default]
+        Image = "image",
+        /// The manifest that `merge` made of several images.
+        Manifest = "manifest",
+    }
 }
 
 impl Status {
-    const ALL: [(Status, &str); 4] = [
-        (Status::Built, "built"),
-        (Status::Present, "present"),
-        (Status::Failed, "failed"),
-        (Status::Skipped, "skipped"),
-    ];
-
-    pub fn name(self) -> &'static str {
-        Status::ALL.iter().find(|(status, _)| *status == self).map_or("", |(_, name)| name)
-    }
-
     /// True where the image is where it belongs.
     pub fn is_there(self) -> bool {
         matches!(self, Status::Built | Status::Present)
     }
-}
-
-/// What a record is about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    #[default]
-    Image,
-    /// The manifest that `merge` made of several images.
-    Manifest,
 }
 
 record! {
@@ -262,11 +286,9 @@ impl Record {
         Some(format!("{}@{digest}", self.image))
     }
 
-    /// As a line.
-    fn line(&self) -> String {
-        let mut json = self.json();
-        json["schema"] = json!(SCHEMA);
-        without_credentials(&format!("{json}\n"))
+    /// What people call it: its variant, else its base image.
+    pub fn shown(&self) -> &str {
+        self.variant.as_deref().unwrap_or(&self.base_image)
     }
 }
 
@@ -282,24 +304,29 @@ pub fn open(path: &Path) -> Result<File> {
 /// Appends `record` to `file` in one call, so that no line is ever half written by a run that is killed.
 /// Errors: it can't be written.
 pub fn append(mut file: &File, record: &Record) -> Result<()> {
-    file.write_all(record.line().as_bytes()).context("the file of --records can't be written")
+    let mut json = record.json();
+    json["schema"] = json!(SCHEMA);
+    let line = without_credentials(&format!("{json}\n"));
+    file.write_all(line.as_bytes()).context("the file of --records can't be written")
 }
 
-/// The records in `files`, each image once: a later line replaces an earlier one of the same image.
-/// A shard may have had no image, so its file may be empty.
-/// Errors: a usage error for a file that can't be read, or has a line that is not a record of this schema,
-/// and for files without any record.
-pub fn read(files: &[PathBuf]) -> Result<Vec<Record>> {
+/// The records in the files that are named, each image once: a later line replaces an earlier one of the
+/// same image. A shard may have had no image, so its file may be empty.
+/// Errors: a usage error for files that can't be read, or hold no record, or anything but records.
+pub fn read(args: &Args) -> Result<Vec<Record>> {
+    if args.words.is_empty() {
+        return Err(usage("no file is named\nhint: name the files that --records wrote"));
+    }
+    let names = args.words.iter().map(|file| format!("{:?}", file.to_string_lossy()));
+    let names = names.collect::<Vec<_>>();
     let mut records: Vec<Record> = Vec::new();
-    for file in files {
-        let name = file.to_string_lossy();
-        let wrong = |what: String| usage(format!("{name:?}: {what}"));
-        let text = output::load(file).map_err(|error| wrong(format!("{error}")))?;
+    for (file, name) in args.words.iter().zip(&names) {
+        let wrong = |what: String| usage(format!("{name}: {what}"));
+        let text = output::load(Path::new(file)).map_err(|error| wrong(error.to_string()))?;
         let text = String::from_utf8_lossy(&text);
         for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let wrong = |what: String| wrong(format!("line {} is not a record: {what}", index + 1));
-            let json: Value =
-                serde_json::from_str(line).map_err(|error| wrong(format!("{error}")))?;
+            let json: Value = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))?;
             if json["schema"] != SCHEMA {
                 return Err(wrong(format!(
                     "its schema is {}, and this version reads {SCHEMA}\nhint: build the image again",
@@ -308,15 +335,8 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Record>> {
             }
             let record = Record::read(&json).map_err(wrong)?;
             let identity = |r: &Record| {
-                (
-                    r.kind == Kind::Image,
-                    r.name.clone(),
-                    r.flavor.clone(),
-                    r.target.clone(),
-                    r.platforms.clone(),
-                    r.image.clone(),
-                    r.base_image.clone(),
-                )
+                let texts = [&r.name, &r.target, &r.image, &r.base_image].map(String::clone);
+                (r.kind, r.flavor.clone(), r.platforms.clone(), texts)
             };
             match records.iter_mut().find(|known| identity(known) == identity(&record)) {
                 Some(known) => *known = record,
@@ -325,58 +345,39 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Record>> {
         }
     }
     if records.is_empty() {
-        let names = files.iter().map(|file| format!("{:?}", file.to_string_lossy()));
-        let names = names.collect::<Vec<_>>().join(", ");
         return Err(usage(format!(
-            "there is no record in {names}\nhint: name the files that --records wrote"
+            "there is no record in {}\nhint: name the files that --records wrote",
+            names.join(", ")
         )));
     }
     Ok(records)
 }
 
-/// Makes a type of one word.
-macro_rules! words {
-    ($type:ident $($value:ident $name:literal),*) => {
-        impl Field for $type {
-            fn json(&self) -> Value {
-                match self { $($type::$value => json!($name),)* }
-            }
-
-            fn read(value: &Value) -> Result<Self, String> {
-                match value.as_str() {
-                    $(Some($name) => Ok($type::$value),)*
-                    _ => Err(format!("is {value}")),
-                }
-            }
-        }
-    };
-}
-
-words!(Status Built "built", Present "present", Failed "failed", Skipped "skipped");
-words!(Kind Image "image", Manifest "manifest");
-
 /// Makes a field of a type that JSON has.
 macro_rules! plain {
-    ($($type:ty: $read:expr;)*) => {
+    ($($type:ty),*) => {
         $(impl Field for $type {
             fn json(&self) -> Value {
                 json!(self)
             }
 
             fn read(value: &Value) -> Result<Self, String> {
-                let read: fn(&Value) -> Option<Self> = $read;
-                read(value).ok_or_else(|| format!("is {value}"))
+                serde_json::from_value(value.clone()).map_err(|_| format!("is {value}"))
             }
         })*
     };
 }
 
-plain! {
-    String: |value| value.as_str().map(str::to_owned);
-    bool: Value::as_bool;
-    u64: Value::as_u64;
-    f64: Value::as_f64;
-    Value: |value| Some(value.clone());
+plain!(String, bool, u64, Value);
+
+impl Field for f64 {
+    fn json(&self) -> Value {
+        json!(text::rounded(*self))
+    }
+
+    fn read(value: &Value) -> Result<Self, String> {
+        value.as_f64().ok_or_else(|| format!("is {value}"))
+    }
 }
 
 impl<T: Field> Field for Option<T> {
@@ -402,31 +403,4 @@ impl<T: Field> Field for Vec<T> {
     }
 }
 
-impl Field for trace::Step {
-    fn json(&self) -> Value {
-        json!({
-            "name": self.name,
-            "cached": self.cached,
-            "seconds": self.seconds.map(text::rounded),
-            "started": self.started.map(text::rounded),
-            "error": self.error,
-        })
-    }
-
-    fn read(value: &Value) -> Result<Self, String> {
-        Ok(trace::Step {
-            name: Field::read(&value["name"])?,
-            cached: Field::read(&value["cached"])?,
-            seconds: Field::read(&value["seconds"])?,
-            started: Field::read(&value["started"])?,
-            error: Field::read(&value["error"])?,
-        })
-    }
-}
-
-/// When the cached of `steps` last ran, where `last` knows that of all. What they save is the time that
-/// these cover: parallel steps, and those that images share, save it once.
-pub fn saved(steps: &[trace::Step], last: impl Fn(&str) -> Option<Span>) -> Option<Vec<Span>> {
-    let cached = steps.iter().filter(|step| step.cached == Some(true));
-    cached.map(|step| last(&step.name)).collect()
-}
+object!(trace::Step { name, cached, seconds, started, error });

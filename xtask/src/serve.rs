@@ -107,7 +107,7 @@ pub fn run(root: &Path, args: &mut Args) -> Result<()> {
 /// Errors: the first server that does not become healthy; a usage error for files without an image.
 pub fn smoke(root: &Path, args: &Args) -> Result<()> {
     let mut images = Vec::new();
-    for record in record::read(&args.files()?)? {
+    for record in record::read(args)? {
         let Some(image) = record.reference() else {
             message::say(&format!("{} is not started: it was not pushed", record.name));
             continue;

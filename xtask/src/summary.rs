@@ -23,7 +23,7 @@ const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
 /// appends it to the page of a GitHub job.
 /// Errors: a usage error for files that can't be read.
 pub fn summary(root: &Path, args: &Args) -> Result<()> {
-    let mut records = record::read(&args.files()?)?;
+    let mut records = record::read(args)?;
     records.retain(|record| record.status.is_there());
     // Somebody may sum up what another checkout built.
     let default = Definition::read(root).map(|found| found.default_variants).unwrap_or_default();
@@ -69,10 +69,8 @@ fn text_of(records: &[Record], default: &[String], pages: Option<&Pages>) -> Str
     for record in &images {
         let first = record.manifest_tags.first().map_or("", String::as_str);
         let tag = first.strip_prefix(bases::repository(first)).unwrap_or_default();
-        let tag = tag.trim_start_matches(':');
-        let variant = record.variant.as_deref().unwrap_or_default();
-        let (arches, _) =
-            rows.entry((variant, &record.base_image)).or_insert((BTreeSet::new(), tag));
+        let row = (record.variant.as_deref().unwrap_or_default(), &record.base_image);
+        let (arches, _) = rows.entry(row).or_insert((BTreeSet::new(), tag.trim_start_matches(':')));
         let size = record.bytes.map(|size| format!(" {}", bytes(size))).unwrap_or_default();
         arches.extend(record.arches.iter().map(|arch| format!("{}{size}", code(arch))));
     }
@@ -83,7 +81,7 @@ fn text_of(records: &[Record], default: &[String], pages: Option<&Pages>) -> Str
         text.push_str(&format!("| {variant} | {arches} | {base_image} | {tag} |\n"));
     }
     for record in manifests.iter().filter(|record| !record.missing.is_empty()) {
-        let (name, missing) = (code(name(record)), code(&record.missing.join(", ")));
+        let (name, missing) = (code(record.shown()), code(&record.missing.join(", ")));
         text.push_str(&format!("\n**Missing:** {name} has no image for {missing}.\n"));
     }
 
@@ -108,13 +106,11 @@ fn text_of(records: &[Record], default: &[String], pages: Option<&Pages>) -> Str
     let tags = all().flat_map(|record| &record.tags).map(|tag| plain(tag)).collect::<Vec<_>>();
     let title = format!("All tags ({})", tags.len());
     text.push_str(&folded(&title, &fenced("", &tags.join("\n"))));
-    let mut facts =
+    let rows = all().map(|record| row(record)).collect::<String>();
+    let facts = format!(
         "\n| Image | Digest | Compressed, and against main | Seconds | Steps from cache |\n\
-         |---|---|---|---|---|"
-            .to_owned();
-    for record in all() {
-        facts.push_str(&format!("\n{}", row(record)));
-    }
+         |---|---|---|---|---|{rows}"
+    );
     text.push_str(&folded("Digests, sizes, times", &facts));
     text.push_str(
         "Tags without an architecture are multi-architecture manifests: docker pulls the image \
@@ -126,7 +122,7 @@ fn text_of(records: &[Record], default: &[String], pages: Option<&Pages>) -> Str
 /// A row of what is known of an image or a manifest.
 fn row(record: &Record) -> String {
     let known = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
-    let (name, arches) = (code(name(record)), code(&record.arches.join(", ")));
+    let (name, arches) = (code(record.shown()), code(&record.arches.join(", ")));
     let digest = code(record.digest.as_deref().unwrap_or_default());
     let mut size = known(record.bytes.map(bytes));
     if let (Some(own), Some(main)) = (record.bytes, record.main_bytes) {
@@ -136,17 +132,12 @@ fn row(record: &Record) -> String {
     let seconds = known(record.total_seconds().map(|seconds| seconds.to_string()));
     let cached = record.steps.cached.zip(record.steps.total);
     let cached = known(cached.map(|(cached, all)| format!("{cached} of {all}")));
-    format!("| {name} {arches} | {digest} | {size} | {seconds} | {cached} |")
+    format!("\n| {name} {arches} | {digest} | {size} | {seconds} | {cached} |")
 }
 
 /// What is shown on demand.
 fn folded(title: &str, content: &str) -> String {
     format!("<details><summary>{title}</summary>\n\n{content}\n\n</details>\n\n")
-}
-
-/// What an image is called: its variant, else its base image.
-fn name(record: &Record) -> &str {
-    record.variant.as_deref().unwrap_or(&record.base_image)
 }
 
 /// `value` on one line, without what could start HTML or end this summary.
@@ -161,10 +152,7 @@ fn code(value: &str) -> String {
 }
 
 fn link(name: &str, page: Option<String>) -> String {
-    match page {
-        Some(page) => format!("[{}]({page})", code(name)),
-        None => code(name),
-    }
+    page.map_or_else(|| code(name), |page| format!("[{}]({page})", code(name)))
 }
 
 /// A repository with a link to its page for people, if its registry has one.

@@ -388,14 +388,6 @@ impl Args {
     pub fn check(&self) -> Check {
         self.check.unwrap_or(if self.push() { Check::First } else { Check::Off })
     }
-
-    /// The files among [`Args::words`], at least one.
-    pub fn files(&self) -> Result<Vec<PathBuf>> {
-        if self.words.is_empty() {
-            return Err(usage("no file is named\nhint: name the files that --records wrote"));
-        }
-        Ok(self.words.iter().map(PathBuf::from).collect())
-    }
 }
 
 /// Reads a value. An error is the end of a sentence that begins with the flag and the value.
