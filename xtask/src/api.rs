@@ -31,11 +31,8 @@ pub fn main(root: &Path, args: &Args) -> Result<()> {
     };
     let (old, new) = (document(root, baseline)?, document(root, &new)?);
     let (was, is) = (version(&old), version(&new));
-    let (breaking, harmless) = openapi::compare(&old, &new);
-    let count = breaking.len();
-    let breaking = breaking.iter().map(|line| format!("BREAKING {line}"));
-    let lines = breaking.chain(harmless.iter().map(|line| format!("changed  {line}")));
-    let lines = lines.collect::<Vec<_>>();
+    let lines = Vec::from_iter(openapi::compare(&old, &new));
+    let count = lines.iter().filter(|line| line.starts_with(openapi::BREAKING)).count();
     let changes = match lines.len() {
         0 => "Nothing has changed.".to_owned(),
         all => format!(

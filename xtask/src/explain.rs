@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::build::Ended;
 use buildkit::text;
-use buildkit::trace::Span;
+use buildkit::trace::{Span, Step};
 use request::cli::Args;
 use request::definition::FOLDER;
 use request::plan::{Image, OF_COMMIT};
@@ -118,9 +118,8 @@ impl Last {
             return vec![format!("{shown}: buildx reported no step, so nothing is known")];
         }
         // They come in the order in which they began.
-        let mut steps = steps.iter();
-        let Some(first) = steps.find(|step| step.cached == Some(false) || step.error.is_some())
-        else {
+        let has_run = |step: &&Step| step.cached == Some(false) || step.error.is_some();
+        let Some(first) = steps.iter().find(has_run) else {
             return vec![format!("{shown}: every step was cached")];
         };
         let title = text::title(&first.name);
@@ -172,12 +171,11 @@ fn load(path: &Path) -> Option<Value> {
 /// The newest record of a build that differs from that at `path` by its base image.
 fn on_another_base(path: &Path) -> Option<Value> {
     let (alike, _) = path.file_name()?.to_str()?.rsplit_once('-')?;
-    let mut entries = fs::read_dir(path.parent()?).ok()?.flatten().collect::<Vec<_>>();
-    entries.retain(|entry| {
+    let entries = fs::read_dir(path.parent()?).ok()?.flatten().filter(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
         name.rsplit_once('-').is_some_and(|(head, _)| head == alike)
     });
-    let newest = entries.iter().max_by_key(|entry| entry.metadata().ok()?.modified().ok());
+    let newest = entries.max_by_key(|entry| entry.metadata().ok()?.modified().ok());
     load(&newest?.path())
 }
 

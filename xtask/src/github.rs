@@ -4,7 +4,6 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
-
 use base::digest::random;
 use request::cli::variable;
 
@@ -29,25 +28,13 @@ pub fn write_page(markdown: &str) -> Result<()> {
     append("GITHUB_STEP_SUMMARY", &format!("{markdown}\n"))
 }
 
-/// The address of this run and of its repository, if GitHub runs this.
-pub struct Pages {
-    repository: String,
-    pub run: String,
-}
-
-impl Pages {
-    pub fn find() -> Result<Option<Self>> {
-        let server = variable("GITHUB_SERVER_URL")?.zip(variable("GITHUB_REPOSITORY")?);
-        let Some(((server, name), run)) = server.zip(variable("GITHUB_RUN_ID")?) else {
-            return Ok(None);
-        };
-        let repository = format!("{server}/{name}");
-        Ok(Some(Pages { run: format!("{repository}/actions/runs/{run}"), repository }))
-    }
-
-    pub fn commit(&self, sha: &str) -> String {
-        format!("{}/commit/{sha}", self.repository)
-    }
+/// The addresses of the repository and of this run, if GitHub runs this.
+pub fn repository_and_run() -> Result<Option<(String, String)>> {
+    let repository = variable("GITHUB_SERVER_URL")?.zip(variable("GITHUB_REPOSITORY")?);
+    let repository = repository.map(|(server, name)| format!("{server}/{name}"));
+    let pages = repository.zip(variable("GITHUB_RUN_ID")?);
+    Ok(pages
+        .map(|(repository, run)| (repository.clone(), format!("{repository}/actions/runs/{run}"))))
 }
 
 /// A block of code in Markdown, in a fence that is longer than anything in `code`.
@@ -59,11 +46,8 @@ pub fn fenced(language: &str, code: &str) -> String {
 
 /// Appends `text` to the file that the runner names in the variable `name`, if it does.
 fn append(name: &str, text: &str) -> Result<()> {
-    let Some(file) = variable(name)? else {
-        return Ok(());
-    };
+    let Some(file) = variable(name)? else { return Ok(()) };
     let opened = OpenOptions::new().append(true).create(true).open(&file);
-    opened
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .with_context(|| format!("{name}: {file:?} can't be written"))
+    let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("{name}: {file:?} can't be written"))
 }

@@ -49,9 +49,9 @@ const SUBCOMMANDS: [(Command, &str, &str); 10] = [
 /// Runs the subcommand that `words` begin with.
 /// Errors: a usage error for a wrong request; any other error for a build or a container that failed.
 pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
-    let own = words.iter().take_while(|word| *word != "--").collect::<Vec<_>>();
-    let asks_short = own.iter().any(|word| *word == "-h");
-    let mut wants_help = asks_short || own.iter().any(|word| *word == "--help");
+    let asks = |flag: &str| words.iter().take_while(|word| *word != "--").any(|word| word == flag);
+    let asks_short = asks("-h");
+    let mut wants_help = asks_short || asks("--help");
     if wants_help {
         words.retain(|word| word != "-h" && word != "--help");
     }
@@ -60,10 +60,8 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
         wants_help = true;
         name = subcommand(&mut words);
     }
-    let Some((command, ..)) = SUBCOMMANDS.into_iter().find(|(command, ..)| command.name() == name)
-    else {
-        let names =
-            SUBCOMMANDS.iter().map(|(command, ..)| command.name()).filter(|name| !name.is_empty());
+    let Some(subcommand) = SUBCOMMANDS.iter().find(|(command, ..)| command.name() == name) else {
+        let names = SUBCOMMANDS[1..].iter().map(|(command, ..)| command.name());
         let suggestion = similar::suggestion(&name, names.clone());
         let names = names.collect::<Vec<_>>().join(", ");
         return Err(error::usage(format!(
@@ -71,9 +69,10 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
             suggestion.replace(" did", "; did")
         )));
     };
+    let command = subcommand.0;
     if wants_help {
         let is_short = asks_short && command == Command::Build;
-        return output::write(help(command, is_short).trim_end());
+        return output::write(help(subcommand, is_short).trim_end());
     }
     let mut args = Args::read(command, words)?;
     // Not before the request is read, which may take as long as somebody types a list.
@@ -102,10 +101,8 @@ fn subcommand(words: &mut Vec<OsString>) -> String {
     }
 }
 
-/// What `command` does and takes. The build's help lists the other subcommands too.
-fn help(command: Command, is_short: bool) -> String {
-    let own = SUBCOMMANDS.iter().find(|(own, ..)| *own == command);
-    let (usage, about) = own.map_or(("", ""), |(_, usage, about)| (usage, about));
+/// What a subcommand does and takes. The build's help lists the others too.
+fn help(&(command, usage, about): &(Command, &str, &str), is_short: bool) -> String {
     let mut help = format!("Usage: {} {usage}\n\n", cli::call(command));
     if command == Command::Build {
         help += "Builds the agent server's container images, or with a name:\n";

@@ -29,18 +29,20 @@ struct Api<'a> {
     fields: BTreeMap<Within, BTreeMap<String, Field>>,
 }
 
-/// The changes from `old` to `new` that break clients, and the others.
-pub fn compare(old: &Value, new: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
-    let (mut breaking, mut harmless) = (BTreeSet::new(), BTreeSet::new());
+/// What begins the line of a change that breaks clients.
+pub const BREAKING: &str = "BREAKING ";
+
+/// The changes from `old` to `new`, a line each, those that break clients first.
+pub fn compare(old: &Value, new: &Value) -> BTreeSet<String> {
+    let mut changes = BTreeSet::new();
     let (old, new) = (Api::of(old), Api::of(new));
-    for (key, was) in &old.fields {
+    for (key @ (side, parent), was) in &old.fields {
         // Whatever lacks as a whole is a change in another field.
         let Some(is) = new.fields.get(key) else { continue };
-        let (side, parent) = key;
         let is_request = *side == Side::Request;
         let mut add = |is_breaking, name: &str, what: &str| {
-            let changes = if is_breaking { &mut breaking } else { &mut harmless };
-            changes.insert(one_line(&format!("{parent}{name}: {what}")));
+            let mark = if is_breaking { BREAKING } else { "changed  " };
+            changes.insert(format!("{mark}{}", one_line(&format!("{parent}{name}: {what}"))));
         };
         for (name, now) in is {
             if !was.contains_key(name) {
@@ -58,19 +60,20 @@ pub fn compare(old: &Value, new: &Value) -> (BTreeSet<String>, BTreeSet<String>)
                 (Side::Response, true, false) => add(true, name, "may be missing now"),
                 _ => {}
             }
-            if before.kinds != now.kinds {
+            let (before, now) = (&before.kinds, &now.kinds);
+            if before != now {
                 let fits = if is_request {
-                    before.kinds.iter().all(|kind| takes(&now.kinds, kind))
+                    before.iter().all(|kind| takes(now, kind))
                 } else {
-                    before.kinds.iter().any(|kind| takes(&now.kinds, kind))
-                        || now.kinds.iter().any(|kind| takes(&before.kinds, kind))
+                    before.iter().any(|kind| takes(now, kind))
+                        || now.iter().any(|kind| takes(before, kind))
                 };
-                let (was, is) = (before.kinds.join(" or "), now.kinds.join(" or "));
+                let (was, is) = (before.join(" or "), now.join(" or "));
                 add(!fits, name, &format!("was {was}, now {is}"));
             }
         }
     }
-    (breaking, harmless)
+    changes
 }
 
 /// True where a value of this `kind` is also one of these `kinds`.

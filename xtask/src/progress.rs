@@ -46,10 +46,10 @@ struct State {
     begun: Instant,
     /// The images that are built now: their number, and what is done for them.
     running: Vec<(usize, String)>,
+    images: usize,
     done: usize,
     failed: usize,
-    left: usize,
-    /// When the first images ended, which make what all share, and how many were left then.
+    /// When the first images ended, which make what all share, and how many had ended then.
     pace: Option<(Instant, usize)>,
     /// What steps have warned of.
     warned: BTreeSet<String>,
@@ -90,9 +90,9 @@ impl Progress {
                 spoke: now,
                 begun: now,
                 running: Vec::new(),
+                images,
                 done: 0,
                 failed: 0,
-                left: images,
                 pace: None,
                 warned: BTreeSet::new(),
             }),
@@ -145,14 +145,13 @@ impl Progress {
     pub fn end(&self, number: usize, has_failed: bool, line: &str) -> bool {
         let mut state = self.state();
         state.running.retain(|(running, _)| *running != number);
-        state.left = state.left.saturating_sub(1);
         if has_failed {
             state.failed += 1;
         } else {
             state.done += 1;
         }
-        let left = state.left;
-        state.pace.get_or_insert((Instant::now(), left));
+        let ended = state.done + state.failed;
+        state.pace.get_or_insert((Instant::now(), ended));
         if self.is_batch && !line.is_empty() {
             state.print(|| message::say(line));
         }
@@ -161,9 +160,7 @@ impl Progress {
 
     /// Notes that `count` images need not be built.
     pub fn skip(&self, count: usize) {
-        let mut state = self.state();
-        state.done += count;
-        state.left = state.left.saturating_sub(count);
+        self.state().done += count;
     }
 
     /// Leaves the terminal as it was.
@@ -206,12 +203,12 @@ impl State {
 
     /// How far a batch is, in one line, with the time that is left where that is known.
     fn batch(&self) -> String {
-        let State { done, failed, left, pace, running, .. } = self;
-        let all = done + failed + left;
-        let line = format!("{done} of {all} done, {failed} failed, {} running", running.len());
-        let Some((since, before)) = pace.filter(|(_, before)| before > left) else { return line };
+        let State { images, done, failed, pace, running, .. } = self;
+        let ended = done + failed;
+        let line = format!("{done} of {images} done, {failed} failed, {} running", running.len());
+        let Some((since, before)) = pace.filter(|(_, before)| ended > *before) else { return line };
         #[allow(clippy::cast_precision_loss)]
-        let (built, left) = ((before - left) as f64, *left as f64);
+        let (built, left) = ((ended - before) as f64, images.saturating_sub(ended) as f64);
         let each = since.elapsed().as_secs_f64() / built;
         format!("{line}; {:.0} an hour, {:.0} min left", 3600.0 / each, each * left / 60.0)
     }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use base::error::usage;
 use base::output;
 
-use crate::github::{self, Pages, fenced};
+use crate::github::{self, fenced};
 use crate::record::{self, Kind, Record};
 use buildkit::text::bytes;
 use request::bases;
@@ -27,7 +27,7 @@ pub fn summary(root: &Path, args: &Args) -> Result<()> {
     records.retain(|record| record.status.is_there());
     // Somebody may sum up what another checkout built.
     let default = Definition::read(root).map(|found| found.default_variants).unwrap_or_default();
-    let summary = text_of(&records, &default, Pages::find()?.as_ref());
+    let summary = text_of(&records, &default, github::repository_and_run()?);
     if let Some(path) = &args.update {
         output::save(path, replaced(&content(path)?, &summary))?;
     }
@@ -46,18 +46,20 @@ fn content(path: &Path) -> Result<Vec<u8>> {
     read(path).map_err(|error: io::Error| usage(format!("--update {name:?}: {error}")))
 }
 
-/// The summary with its markers. Its commands name an image of the variants `default`, if there is
-/// one; `pages` are what it links to.
-fn text_of(records: &[Record], default: &[String], pages: Option<&Pages>) -> String {
+/// The summary with its markers. Its commands name an image of the variants `default`, if there is one;
+/// `pages` are those of the repository and of this run.
+fn text_of(records: &[Record], default: &[String], pages: Option<(String, String)>) -> String {
     let (images, manifests): (Vec<_>, Vec<_>) =
         records.iter().partition(|record| record.kind == Kind::Image);
     let mut text = format!("{START}\n## Agent server images\n\n");
     if let Some(first) = records.first() {
         let is_commit = first.sha.len() == 40 && first.sha.bytes().all(|b| b.is_ascii_hexdigit());
-        let commit = pages.filter(|_| is_commit).map(|pages| pages.commit(&first.sha));
+        let (repository, run) = pages.unzip();
+        let commit = repository.filter(|_| is_commit);
+        let commit = commit.map(|repository| format!("{repository}/commit/{}", first.sha));
         let (package, commit) = (package(&first.image), link(&first.short_sha, commit));
         text.push_str(&format!("**Package:** {package}, **commit:** {commit}"));
-        text.extend(pages.map(|pages| format!(", built by [this run]({})", pages.run)));
+        text.extend(run.map(|run| format!(", built by [this run]({run})")));
     }
     text.push('\n');
     let servers = records.iter().filter_map(|record| record.server.description.as_ref());

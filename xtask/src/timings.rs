@@ -135,10 +135,8 @@ fn bars(ended: &Ended, last: &BTreeMap<String, Span>, totals: &mut Totals) -> Ve
         }
     }
     for step in &ended.record.step_list {
-        let span = step.started.map(|from| {
-            let to = step.seconds.map_or(end, |seconds| from + seconds).max(from);
-            Span { from, to }
-        });
+        let to = |from| step.seconds.map_or(end, |seconds| from + seconds).max(from);
+        let span = step.started.map(|from| Span { from, to: to(from) });
         let stage = step.name.trim_start_matches('[').split(']').next().unwrap_or_default();
         let stage = stage.rsplit_once(' ').map_or(stage, |(stage, _)| stage);
         let stage = (usize::MAX, format!("stage {stage}"));
