@@ -15,8 +15,7 @@ use crate::{github, openapi};
 use request::cli::Args;
 
 /// Prints what differs, as Markdown.
-/// Errors: a change breaks clients and the minor version is the same; a usage error for a request without
-/// two documents, or with something else than a document.
+/// Errors: a change breaks clients within a minor version; a usage error for anything but two documents.
 pub fn main(root: &Path, args: &Args) -> Result<()> {
     let mut words = args.words.iter().map(|word| word.to_string_lossy().into_owned());
     let image = words.next();

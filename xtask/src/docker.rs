@@ -380,18 +380,16 @@ impl Docker {
         self.request(&how).map(drop)
     }
 
-    /// The platforms and digests of the images in the list `reference`, attestations aside.
+    /// The platforms of the images in the list `reference`, attestations aside.
     /// Errors: as [`Docker::create`], or where `reference` is not a list.
-    pub fn manifests(&self, reference: &str) -> Result<Vec<(String, String)>> {
+    pub fn platforms(&self, reference: &str) -> Result<Vec<String>> {
         let raw = self.request(&["imagetools", "inspect", "--raw", reference])?;
         let index: Value = serde_json::from_str(&raw)
             .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
         let list = index["manifests"].as_array();
         let list = list.with_context(|| format!("{reference} is not a list of images"))?;
-        let manifests = list.iter().map(|entry| {
-            (platform(&entry["platform"]), entry["digest"].as_str().unwrap_or_default().to_owned())
-        });
-        Ok(manifests.filter(|(platform, _)| platform != "unknown/unknown").collect())
+        let platforms = list.iter().map(|entry| platform(&entry["platform"]));
+        Ok(platforms.filter(|platform| platform != "unknown/unknown").collect())
     }
 
     /// What `docker buildx` prints with `args`, after as many tries as it takes.

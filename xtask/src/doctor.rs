@@ -41,7 +41,6 @@ pub fn doctor(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Prints what was found: what is there, or what is wrong and what to do. Returns whether it is well.
-/// Errors: a signal.
 fn report(subject: &str, found: Result<String>) -> Result<bool> {
     process::check_signals()?;
     let is_well = found.is_ok();
@@ -53,8 +52,7 @@ fn report(subject: &str, found: Result<String>) -> Result<bool> {
     Ok(is_well)
 }
 
-/// Docker and what belongs to it, as far as each can be asked. Returns whether the request can be
-/// built by it, and the builder.
+/// Docker and what belongs to it. Returns whether the request can be built by it, and the builder.
 fn docker(root: &Path, args: &Args) -> Result<(bool, Option<Builder>)> {
     let docker = Docker::new(root, args.builder.as_deref());
     let output = match answer(&mut docker.command(&INFO), PATIENCE) {
@@ -141,7 +139,6 @@ fn has_login(config: &Value, host: &str) -> bool {
 }
 
 /// Plans the request, which warns of what can't be handed on to its steps.
-/// Errors: a name that there is not, tags that clash, a CA bundle or a file that can't be used.
 fn plan(root: &Path, args: &Args, source: &Source, builder: Option<&Builder>) -> Result<()> {
     let (definition, host) = (&Definition::read(root)?, &Host::read(root)?);
     let (bases, files, layer_files) = (&BTreeMap::new(), build::digest_of_folder(root)?, None);
@@ -149,8 +146,7 @@ fn plan(root: &Path, args: &Args, source: &Source, builder: Option<&Builder>) ->
     plan::plan(args, &facts).map(drop)
 }
 
-/// Prints the variants, the targets, and the tags of the request, for people. Needs neither Docker
-/// nor a network.
+/// Prints the variants, the targets, and the tags of the request. Needs neither Docker nor a network.
 pub fn list(root: &Path, args: &Args) -> Result<()> {
     let (definition, _, images) = build::planned(root, args)?;
     let mut text = "Variants (--variant) and their base images:\n".to_owned();

@@ -103,8 +103,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// A time as Go writes it, such as `2026-11-24T10:51:39.100266446Z` or with `+01:00`, in seconds
-/// since 1970.
+/// A time as Go writes it, such as `2026-11-24T10:51:39.1002Z` or with `+01:00`, in seconds since 1970.
 fn time(value: &Value) -> Option<f64> {
     const DAYS_TO_1970: f64 = 719_468.0;
     let (date, clock) = value.as_str()?.split_once('T')?;

@@ -22,8 +22,8 @@ use request::plan::arch;
 /// The runners that build an architecture natively.
 const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
 
-/// Prints the jobs of a CI run as one line of JSON for `fromJSON`: one for every platform of the variants
-/// that are asked for, or of all. It is an output of the GitHub Actions step as well, if this is one.
+/// Prints the jobs of a CI run as one line of JSON for `fromJSON`, one for every platform of the variants, and
+/// makes it an output of the GitHub Actions step, if this is one.
 /// Errors: a usage error for an unknown variant or platform.
 pub fn matrix(root: &Path, args: &Args) -> Result<()> {
     let definition = Definition::read(root)?;
@@ -56,7 +56,6 @@ pub fn matrix(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Pushes an image of a few bytes, to find out whether the repository takes one: before a build, not after.
-/// Errors: it does not.
 pub fn probe(root: &Path, args: &Args) -> Result<()> {
     let docker = Docker::new(root, args.builder.as_deref());
     docker.probe(&args.image).with_context(|| format!("{} can't be pushed to", args.image))?;
@@ -64,10 +63,8 @@ pub fn probe(root: &Path, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Reads the records in the files that are named, pushes the manifests, reads them back, prints their tags,
-/// and appends their records to the file of `--records`.
-/// Errors: a usage error for images that do not go together, or for a value that is not a reference or
-/// digest; the registry refuses.
+/// Pushes the manifests of the images in records, reads them back, prints their tags and records them.
+/// Errors: a usage error for images that do not go together, or for a wrong value; the registry refuses.
 pub fn merge(root: &Path, args: &Args) -> Result<()> {
     let docker = Docker::new(root, args.builder.as_deref());
     let definition = Definition::read(root)?;
@@ -118,8 +115,7 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
     first.map_or(Ok(()), Err)
 }
 
-/// Checks what docker gets of `record`, whose manifest gets `tags`: a value such as `-f` would be a flag to
-/// it.
+/// Checks what docker gets of `record` and the `tags` of its manifest: to it, `-f` would be a flag.
 fn check_values(record: &Record, tags: &[String]) -> Result<()> {
     let Record { image, digest, name, .. } = record;
     let is_of_image = |reference: &&String| {
@@ -210,9 +206,9 @@ fn push(docker: &Docker, manifest: &Record, images: &[Record]) -> Result<Option<
     docker.create(&manifest.tags, &sources.collect::<Vec<_>>())?;
     let expected = manifest.platforms.iter().collect::<BTreeSet<_>>();
     for tag in &manifest.tags {
-        let manifests = docker.manifests(tag)?;
-        let found = manifests.iter().map(|(platform, _)| platform).collect::<BTreeSet<_>>();
-        if found != expected || manifests.len() != expected.len() {
+        let platforms = docker.platforms(tag)?;
+        let found = platforms.iter().collect::<BTreeSet<_>>();
+        if found != expected || platforms.len() != expected.len() {
             bail!("{tag} holds images for {found:?}, but {expected:?} were put in it");
         }
     }

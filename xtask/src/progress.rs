@@ -140,8 +140,7 @@ impl Progress {
         self.state().running.push((number, shown.to_owned()));
     }
 
-    /// Notes that the image `number` has ended, and in a batch shows `line`. Returns true for the first image
-    /// that has failed.
+    /// Notes that the image `number` has ended, and in a batch shows `line`. True for the first that failed.
     pub fn end(&self, number: usize, has_failed: bool, line: &str) -> bool {
         let mut state = self.state();
         state.running.retain(|(running, _)| *running != number);
@@ -399,8 +398,7 @@ impl Watch<'_> {
     }
 }
 
-/// A node that runs since so many seconds: its title, and its last output or how much it has sent or
-/// fetched, each in its part of a line.
+/// A node that runs since so many seconds, and its last output or how much it has sent or fetched.
 fn node_line(seconds: f64, node: &Node) -> String {
     let sized = || node.parts.values().filter(|(_, all)| *all > 0);
     let done = sized().map(|(done, _)| done).sum();

@@ -293,16 +293,13 @@ impl Record {
 }
 
 /// Opens `path`, to append records to what an earlier run wrote there.
-/// Errors: it can't be written.
 pub fn open(path: &Path) -> Result<File> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let opened = folder.map_or(Ok(()), fs::create_dir_all);
+    let opened = path.parent().map_or(Ok(()), fs::create_dir_all);
     let opened = opened.and_then(|()| OpenOptions::new().create(true).append(true).open(path));
     opened.with_context(|| format!("--records {:?} can't be written", path.to_string_lossy()))
 }
 
 /// Appends `record` to `file` in one call, so that no line is ever half written by a run that is killed.
-/// Errors: it can't be written.
 pub fn append(mut file: &File, record: &Record) -> Result<()> {
     let mut json = record.json();
     json["schema"] = json!(SCHEMA);
@@ -310,8 +307,8 @@ pub fn append(mut file: &File, record: &Record) -> Result<()> {
     file.write_all(line.as_bytes()).context("the file of --records can't be written")
 }
 
-/// The records in the files that are named, each image once: a later line replaces an earlier one of the
-/// same image. A shard may have had no image, so its file may be empty.
+/// The records in the files that are named. A later line replaces an earlier one of the same image; a shard
+/// may have had no image, so its file may be empty.
 /// Errors: a usage error for files that can't be read, or hold no record, or anything but records.
 pub fn read(args: &Args) -> Result<Vec<Record>> {
     if args.words.is_empty() {

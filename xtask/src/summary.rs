@@ -19,9 +19,7 @@ use request::definition::Definition;
 const START: &str = "<!-- AGENT_SERVER_IMAGES_START -->";
 const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
 
-/// Prints the summary of the records in the files that are named, puts it into the file of `--update`, and
-/// appends it to the page of a GitHub job.
-/// Errors: a usage error for files that can't be read.
+/// Prints a summary of records, puts it into the file of `--update`, and adds it to the page of a GitHub job.
 pub fn summary(root: &Path, args: &Args) -> Result<()> {
     let mut records = record::read(args)?;
     records.retain(|record| record.status.is_there());
@@ -176,8 +174,7 @@ fn package(reference: &str) -> String {
     link(reference, site.map(|site| format!("https://{site}/{path}")))
 }
 
-/// `old` with the part between the markers replaced, or with the summary appended; every other
-/// byte as it was.
+/// `old` with the part between the markers replaced, or with the summary appended.
 fn replaced(old: &[u8], summary: &str) -> Vec<u8> {
     let end = old.windows(END.len()).position(|part| part == END.as_bytes());
     // The last start before the first end, so that a start without an end removes no text.

@@ -57,7 +57,6 @@ struct Total {
 type Totals = BTreeMap<(usize, String), Total>;
 
 /// Writes the page of a run to `path`; empty for the default.
-/// Errors: it can't be written.
 pub fn save(ctx: &Ctx, images: &[Image], ended: &[Ended], path: &Path, seconds: f64) -> Result<()> {
     let default = ctx.root.join("target/image/timings.html");
     let path = if path.as_os_str().is_empty() { &default } else { path };

@@ -19,8 +19,7 @@ pub fn cut(text: &str, columns: usize) -> String {
     }
 }
 
-/// `text` on one line of so many `columns`. The middle is left out of a long one, because the reason of an
-/// error comes last.
+/// `text` on one line of so many `columns`, without its middle: the reason of an error comes last.
 pub fn shortened(text: &str, columns: usize) -> String {
     let line = one_line(text);
     let length = line.chars().count();
@@ -32,8 +31,7 @@ pub fn shortened(text: &str, columns: usize) -> String {
     head.chain(['…']).chain(line.chars().skip(length - tail)).collect()
 }
 
-/// A vertex as people know it: a step by its script and that one's arguments, or else by its stage and
-/// instruction without flags.
+/// A vertex as people know it: a step by its script, or else by its stage and instruction without flags.
 pub fn title(name: &str) -> String {
     let title = match (vertex::script(name), vertex::instruction(name)) {
         (Some(script), _) => script,

@@ -339,8 +339,7 @@ impl Trace {
         nodes.filter_map(|node| node.runs.last()).collect()
     }
 
-    /// What failed first. A cache that can't be read or written is not a failure, nor is what was given up
-    /// because of another.
+    /// What failed first. A cache never does, nor what was given up because of something else.
     pub fn failure(&self) -> Option<Failure> {
         let is_cache = |phase| matches!(phase, Phase::CacheImport | Phase::CacheExport);
         self.nodes.iter().filter(|node| !is_cache(node.phase())).find_map(|node| {

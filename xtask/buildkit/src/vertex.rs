@@ -77,9 +77,8 @@ pub fn is_base(name: &str) -> bool {
     name.contains("internal] load metadata for ") || base(name).is_some()
 }
 
-/// The name of a vertex without that of its target, which is one of `targets`. With several targets,
-/// buildx puts the target's name into the brackets that a vertex's name starts with, or before it in
-/// brackets of its own.
+/// The name of a vertex without that of its target. With several `targets`, buildx puts this into the
+/// brackets that the name starts with, or before it in brackets of its own.
 pub fn without_target(targets: &[String], name: &str) -> String {
     for target in targets.iter().filter(|_| targets.len() > 1) {
         if let Some(own) = name.strip_prefix(&format!("[{target}] ")) {
