@@ -16,7 +16,7 @@ use base::scratch::Scratch;
 use base::{message, process};
 use serde_json::Value;
 
-use crate::events::Reader;
+use crate::events;
 use crate::progress::Watch;
 use buildkit::cause::{self, Cause};
 use buildkit::trace::Trace;
@@ -210,12 +210,12 @@ impl Docker {
         }
         let targets = strings(&bake["group"]["default"]["targets"]).unwrap_or_default();
         let mut trace = Trace::new(&targets);
-        let mut reader = Reader::default();
+        let mut rest = Vec::new();
         let mut waiting_since = None;
         let patience = read_patience(args);
         let Some(pipe) = child.stderr.take() else { bail!("docker has no standard error") };
         let status = process::follow(&mut child, pipe, |bytes| {
-            for event in reader.read(bytes, false) {
+            for event in events::read(&mut rest, bytes, false) {
                 let place = trace.add(&event);
                 watch.show(&event, place, &trace);
             }
@@ -226,7 +226,7 @@ impl Docker {
             let is_stuck = waiting_since.is_some_and(|since| now - since > patience);
             !is_stuck && !watch.is_canceled() && deadline.is_none_or(|deadline| now <= deadline)
         })?;
-        for event in reader.read(&[], true) {
+        for event in events::read(&mut rest, &[], true) {
             let place = trace.add(&event);
             watch.show(&event, place, &trace);
         }

@@ -4,55 +4,46 @@
 use buildkit::trace::{Event, Run, VertexEvent};
 use serde_json::{Deserializer, Map, Value};
 
-/// Cuts a stream of bytes into events.
-#[derive(Default)]
-pub struct Reader {
-    rest: Vec<u8>,
-}
-
-impl Reader {
-    /// The events that are complete with `bytes`, in their order; all where the stream `has_ended`. A line
-    /// may hold several objects, and in buildx 0.13 an object has several lines.
-    pub fn read(&mut self, bytes: &[u8], has_ended: bool) -> Vec<Event> {
-        self.rest.extend_from_slice(bytes);
-        let mut events = Vec::new();
-        let mut rest = self.rest.as_slice();
-        while !rest.is_empty() {
-            // Blanks between two objects mean nothing, those of a plain line are its own.
-            let start = rest.trim_ascii_start();
-            let mut objects = Deserializer::from_slice(start).into_iter::<Map<String, Value>>();
-            match if start.starts_with(b"{") { objects.next() } else { None } {
-                Some(Ok(object)) => {
-                    rest = &start[objects.byte_offset()..];
-                    add_events(object, &mut events);
+/// The events that are complete with `bytes`, in their order; all where the stream `has_ended`. The `rest` is
+/// kept for the next call: a line may hold several objects, and in buildx 0.13 an object has several lines.
+pub fn read(rest: &mut Vec<u8>, bytes: &[u8], has_ended: bool) -> Vec<Event> {
+    rest.extend_from_slice(bytes);
+    let mut events = Vec::new();
+    let mut left = rest.as_slice();
+    while !left.is_empty() {
+        // Blanks between two objects mean nothing, those of a plain line are its own.
+        let start = left.trim_ascii_start();
+        let mut objects = Deserializer::from_slice(start).into_iter::<Map<String, Value>>();
+        match if start.starts_with(b"{") { objects.next() } else { None } {
+            Some(Ok(object)) => {
+                left = &start[objects.byte_offset()..];
+                add_events(object, &mut events);
+            }
+            Some(Err(error)) if error.is_eof() && !has_ended => break,
+            _ => {
+                let end = left.iter().position(|&byte| byte == b'\n');
+                if end.is_none() && !has_ended {
+                    break;
                 }
-                Some(Err(error)) if error.is_eof() && !has_ended => break,
-                _ => {
-                    let end = rest.iter().position(|&byte| byte == b'\n');
-                    if end.is_none() && !has_ended {
-                        break;
-                    }
-                    let (line, others) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
-                    let line = String::from_utf8_lossy(line);
-                    if !line.trim().is_empty() {
-                        events.push(Event::Text(line.trim_end().to_owned()));
-                    }
-                    rest = others;
+                let (line, others) = left.split_at(end.map_or(left.len(), |end| end + 1));
+                let line = String::from_utf8_lossy(line);
+                if !line.trim().is_empty() {
+                    events.push(Event::Text(line.trim_end().to_owned()));
                 }
+                left = others;
             }
         }
-        self.rest = rest.to_vec();
-        events
     }
+    *rest = left.to_vec();
+    events
 }
 
 /// Adds the events in `object`; an object of another kind is a line for people.
 fn add_events(object: Map<String, Value>, events: &mut Vec<Event>) {
     let list = |key: &str| object.get(key).and_then(Value::as_array).into_iter().flatten();
-    let has_ended =
-        |vertex: &VertexEvent| vertex.run.as_ref().is_some_and(|run| run.completed.is_some());
-    let (ended, others): (Vec<_>, Vec<_>) = list("vertexes").map(vertex).partition(has_ended);
-    events.extend(others.into_iter().map(Event::Vertex));
+    let (ended, others): (Vec<_>, Vec<_>) =
+        list("vertexes").partition(|vertex| vertex["completed"].is_string());
+    events.extend(others.into_iter().map(vertex));
     for value in list("statuses") {
         events.push(Event::Status {
             vertex: text(&value["vertex"]),
@@ -68,17 +59,17 @@ fn add_events(object: Map<String, Value>, events: &mut Vec<Event>) {
     }
     events.extend(list("warnings").map(|value| Event::Warning(decoded(&value["short"]))));
     // Work that ends does so after its parts.
-    events.extend(ended.into_iter().map(Event::Vertex));
+    events.extend(ended.into_iter().map(vertex));
     let kinds = ["vertexes", "statuses", "logs", "warnings"];
     if !object.is_empty() && !kinds.iter().any(|kind| object.contains_key(*kind)) {
         events.push(Event::Text(Value::from(object).to_string()));
     }
 }
 
-fn vertex(value: &Value) -> VertexEvent {
+fn vertex(value: &Value) -> Event {
     let group = &value["progressGroup"];
     let error = value["error"].as_str().filter(|error| !error.is_empty());
-    VertexEvent {
+    Event::Vertex(VertexEvent {
         digest: text(&value["digest"]),
         name: text(&value["name"]),
         group: group["name"].as_str().map(str::to_owned),
@@ -89,7 +80,7 @@ fn vertex(value: &Value) -> VertexEvent {
             cached: value["cached"] == true,
             error: error.map(without_state),
         }),
-    }
+    })
 }
 
 /// An error without what a registry adds to the address of an upload, which is noise.

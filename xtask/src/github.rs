@@ -28,13 +28,11 @@ pub fn write_page(markdown: &str) -> Result<()> {
     append("GITHUB_STEP_SUMMARY", &format!("{markdown}\n"))
 }
 
-/// The addresses of the repository and of this run, if GitHub runs this.
+/// The address of the repository and the number of this run, if GitHub runs this.
 pub fn repository_and_run() -> Result<Option<(String, String)>> {
     let repository = variable("GITHUB_SERVER_URL")?.zip(variable("GITHUB_REPOSITORY")?);
     let repository = repository.map(|(server, name)| format!("{server}/{name}"));
-    let pages = repository.zip(variable("GITHUB_RUN_ID")?);
-    Ok(pages
-        .map(|(repository, run)| (repository.clone(), format!("{repository}/actions/runs/{run}"))))
+    Ok(repository.zip(variable("GITHUB_RUN_ID")?))
 }
 
 /// A block of code in Markdown, in a fence that is longer than anything in `code`.

@@ -93,12 +93,8 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
 
 /// Takes the name of a subcommand from `words`; empty where they begin with a flag.
 fn subcommand(words: &mut Vec<OsString>) -> String {
-    match words.first() {
-        Some(word) if !word.to_string_lossy().starts_with('-') => {
-            words.remove(0).to_string_lossy().into_owned()
-        }
-        _ => String::new(),
-    }
+    let has_name = words.first().is_some_and(|word| !word.to_string_lossy().starts_with('-'));
+    if has_name { words.remove(0).to_string_lossy().into_owned() } else { String::new() }
 }
 
 /// What a subcommand does and takes. The build's help lists the others too.

@@ -34,10 +34,8 @@ fn run() -> Result<ExitCode> {
     let mut words: Vec<OsString> = env::args_os().skip(1).collect();
     // `help image run` means `image run --help`.
     if words.first().is_some_and(|word| word == "help") {
-        words.rotate_left(1);
-        if let Some(word) = words.last_mut() {
-            *word = "--help".into();
-        }
+        words.remove(0);
+        words.push("--help".into());
     }
     let task = if words.is_empty() { OsString::new() } else { words.remove(0) };
     let wants_version = words.first().is_some_and(|word| word == "-V" || word == "--version");

@@ -85,11 +85,9 @@ impl<'a> Api<'a> {
     fn of(document: &'a Value) -> Self {
         let mut api = Api { document, fields: BTreeMap::new() };
         for (path, item) in entries(&document["paths"]) {
-            for (method, operation) in entries(item) {
-                // Whatever else describes a path is a text or a list.
-                if operation.is_object() {
-                    api.add_operation(&format!("{} {path}", method.to_uppercase()), operation);
-                }
+            // Whatever else describes a path is a text or a list.
+            for (method, operation) in entries(item).filter(|(_, value)| value.is_object()) {
+                api.add_operation(&format!("{} {path}", method.to_uppercase()), operation);
             }
         }
         api

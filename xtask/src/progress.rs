@@ -11,7 +11,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base::{message, output, process};
-
 use buildkit::cause::{self, Cause};
 use buildkit::text::{self, LONGEST, Lines};
 use buildkit::trace::{Event, Node, Trace, VertexEvent};
@@ -24,8 +23,6 @@ const LONG: f64 = 1.0;
 const REDRAW: Duration = Duration::from_millis(100);
 /// How many lines are drawn at most.
 const MOST: usize = 13;
-/// How long a log may stay silent: of one image, and of a batch, which has a line for each image anyway.
-const SILENCE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 
 /// Progress on standard error, which all images of a run share.
 pub struct Progress {
@@ -40,9 +37,10 @@ struct State {
     is_terminal: bool,
     /// How many lines at the bottom are to be drawn again.
     drawn: usize,
-    last_draw: Option<Instant>,
-    /// When the last line was written for good.
-    spoke: Instant,
+    /// How long a log may stay silent.
+    silence: Duration,
+    /// When the last lines are drawn again, or a line comes in a log.
+    due: Instant,
     begun: Instant,
     /// The images that are built now: their number, and what is done for them.
     running: Vec<(usize, String)>,
@@ -78,16 +76,19 @@ impl Progress {
     /// For a run of `images` images. In the log of a CI job every frame of a terminal would stay.
     pub fn new(style: Option<cli::Progress>, ci: bool, images: usize) -> Self {
         let is_plain = style == Some(cli::Progress::Plain);
-        let is_terminal = io::stderr().is_terminal() && process::terminal_size().is_some();
+        let has_size = io::stderr().is_terminal() && process::terminal_size().is_some();
+        let is_terminal = has_size && !is_plain && !ci;
+        // A batch has a line for each image anyway.
+        let silence = Duration::from_secs(if images > 1 { 60 } else { 10 });
         let now = Instant::now();
         Progress {
             is_batch: images > 1,
             is_plain,
             state: Mutex::new(State {
-                is_terminal: is_terminal && !is_plain && !ci,
+                is_terminal,
                 drawn: 0,
-                last_draw: None,
-                spoke: now,
+                silence,
+                due: if is_terminal { now } else { now + silence },
                 begun: now,
                 running: Vec::new(),
                 images,
@@ -176,7 +177,9 @@ impl State {
     /// Does `show`, which writes lines that stay.
     fn print(&mut self, show: impl FnOnce()) {
         self.erase();
-        self.spoke = Instant::now();
+        if !self.is_terminal {
+            self.due = Instant::now() + self.silence;
+        }
         show();
     }
 
@@ -191,7 +194,7 @@ impl State {
 
     /// Draws `lines` in place of those that were drawn before.
     fn draw(&mut self, lines: &[String]) {
-        self.last_draw = Some(Instant::now());
+        self.due = Instant::now() + REDRAW;
         self.erase();
         for line in lines {
             // Without line wrap: some characters are two columns wide.
@@ -333,12 +336,7 @@ impl Watch<'_> {
     pub fn tick(&mut self, trace: &Trace) {
         let progress = self.progress;
         let mut state = progress.state();
-        let (last, pause) = if state.is_terminal {
-            (state.last_draw, REDRAW)
-        } else {
-            (Some(state.spoke), SILENCE[usize::from(progress.is_batch)])
-        };
-        if self.canceled.is_some() || last.is_some_and(|last| last.elapsed() < pause) {
+        if self.canceled.is_some() || Instant::now() < state.due {
             return;
         }
         let running = trace.nodes.iter().enumerate().filter(|(_, node)| node.is_running());

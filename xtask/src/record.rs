@@ -28,15 +28,15 @@ pub trait Field: Sized {
     fn read(value: &Value) -> Result<Self, String>;
 }
 
-/// Makes a struct that is a JSON object. A field is named here and nowhere else.
-macro_rules! record {
-    ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $field:ident: $kind:ty,)* }) => {
+/// Makes structs that are JSON objects. A field is named here and nowhere else.
+macro_rules! records {
+    ($($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $field:ident: $kind:ty,)* })*) => {$(
         $(#[$about])*
         #[derive(Clone, Debug, Default)]
         pub struct $type { $($(#[$doc])* pub $field: $kind,)* }
 
         object!($type { $($field),* });
-    };
+    )*};
 }
 
 /// Makes a JSON object of a struct.
@@ -64,9 +64,9 @@ fn key(field: &str) -> String {
     field.trim_start_matches("r#").to_owned()
 }
 
-/// Makes a type of one word.
+/// Makes types of one word.
 macro_rules! words {
-    ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $value:ident = $name:literal,)* }) => {
+    ($($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $value:ident = $name:literal,)* })*) => {$(
         $(#[$about])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub enum $type { $($(#[$doc])* $value,)* }
@@ -89,7 +89,7 @@ macro_rules! words {
                 }
             }
         }
-    };
+    )*};
 }
 
 words! {
@@ -104,9 +104,7 @@ words! {
         #[default]
         Skipped = "skipped",
     }
-}
 
-words! {
     /// What a record is about.
     Kind {
         #[default]
@@ -123,7 +121,7 @@ impl Status {
     }
 }
 
-record! {
+records! {
     /// An image or a manifest.
     Record {
         kind: Kind,
@@ -183,16 +181,12 @@ record! {
         error: Option<String>,
         log: Option<String>,
     }
-}
 
-record! {
     Layer {
         tags: Vec<String>,
         digest: Option<String>,
     }
-}
 
-record! {
     /// Where the server in the image is from.
     Server {
         /// `release`, `checkout` or `archive`.
@@ -205,9 +199,7 @@ record! {
         /// The same in words.
         description: Option<String>,
     }
-}
 
-record! {
     /// How long each phase took. Phases overlap.
     Seconds {
         context: Option<f64>,
@@ -218,9 +210,7 @@ record! {
         push: Option<f64>,
         cache_export: Option<f64>,
     }
-}
 
-record! {
     /// The steps, counted.
     Steps {
         total: Option<u64>,
@@ -232,9 +222,7 @@ record! {
         /// What the cached ones took when they last ran here.
         saved_seconds: Option<f64>,
     }
-}
 
-record! {
     /// A cache that was read, or was to be.
     CacheRead {
         r#ref: String,
@@ -245,9 +233,7 @@ record! {
         error: Option<String>,
         seconds: Option<f64>,
     }
-}
 
-record! {
     /// A cache that was to be written.
     CacheWritten {
         r#ref: String,

@@ -45,18 +45,18 @@ fn content(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The summary with its markers. Its commands name an image of the variants `default`, if there is one;
-/// `pages` are those of the repository and of this run.
-fn text_of(records: &[Record], default: &[String], pages: Option<(String, String)>) -> String {
+/// `run` is this run, by the address of its repository and its number.
+fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>) -> String {
     let (images, manifests): (Vec<_>, Vec<_>) =
         records.iter().partition(|record| record.kind == Kind::Image);
     let mut text = format!("{START}\n## Agent server images\n\n");
     if let Some(first) = records.first() {
         let is_commit = first.sha.len() == 40 && first.sha.bytes().all(|b| b.is_ascii_hexdigit());
-        let (repository, run) = pages.unzip();
-        let commit = repository.filter(|_| is_commit);
-        let commit = commit.map(|repository| format!("{repository}/commit/{}", first.sha));
+        let commit = run.as_ref().filter(|_| is_commit);
+        let commit = commit.map(|(repository, _)| format!("{repository}/commit/{}", first.sha));
         let (package, commit) = (package(&first.image), link(&first.short_sha, commit));
         text.push_str(&format!("**Package:** {package}, **commit:** {commit}"));
+        let run = run.map(|(repository, run)| format!("{repository}/actions/runs/{run}"));
         text.extend(run.map(|run| format!(", built by [this run]({run})")));
     }
     text.push('\n');

@@ -199,9 +199,8 @@ impl Trace {
                     let (most, all) = node.parts.entry(id.clone()).or_default();
                     (*most, *all) = (*current.max(most), total.unwrap_or_default());
                 }
-                if let (Some(from), Some(to), true) = (*started, *completed, vertex::is_push(id)) {
-                    node.pushes.push(Span { from, to });
-                }
+                let pushed = started.zip(*completed).filter(|_| id.starts_with("pushing "));
+                node.pushes.extend(pushed.map(|(from, to)| Span { from, to }));
                 Some(place)
             }
             Event::Log { vertex, text } => {
@@ -250,8 +249,8 @@ impl Trace {
     /// Bytes that were sent to the builder as Dockerfile and context; `None` where no event reported any.
     pub fn context_bytes(&self) -> Option<u64> {
         let parts = self.nodes.iter().flat_map(|node| &node.parts);
-        let sent = parts.filter(|(id, _)| vertex::is_transfer(id)).map(|(_, (done, _))| *done);
-        sent.reduce(|sum, bytes| sum + bytes)
+        let sent = parts.filter(|(id, _)| id.starts_with("transferring "));
+        sent.map(|(_, (bytes, _))| *bytes).reduce(|sum, bytes| sum + bytes)
     }
 
     /// The names of the steps, each once.

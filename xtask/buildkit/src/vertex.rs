@@ -102,16 +102,6 @@ pub fn script(name: &str) -> Option<String> {
     (file.ends_with(".sh") || file.ends_with(".py")).then(|| words.join(" "))
 }
 
-/// True where the part `status` of an image's export is the sending of its layers.
-pub fn is_push(status: &str) -> bool {
-    status.starts_with("pushing ")
-}
-
-/// True where the part `status` of a vertex is the sending of a Dockerfile or a context to the builder.
-pub fn is_transfer(status: &str) -> bool {
-    status.starts_with("transferring ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
