@@ -100,12 +100,8 @@ fn time(value: &Value) -> Option<f64> {
     let (date, clock) = value.as_str()?.split_once('T')?;
     let (clock, zone) = clock.split_at(clock.find(['Z', '+', '-'])?);
     let seconds = |clock: &str| {
-        let (mut sum, mut unit) = (0.0, 3600.0);
-        for part in clock.split(':') {
-            sum += part.parse::<f64>().ok()? * unit;
-            unit /= 60.0;
-        }
-        Some(sum)
+        let parts = clock.split(':').zip([3600.0, 60.0, 1.0]);
+        parts.map(|(part, unit)| Some(part.parse::<f64>().ok()? * unit)).sum::<Option<f64>>()
     };
     let offset = match zone.split_at(1) {
         ("+", ahead) => seconds(ahead)?,

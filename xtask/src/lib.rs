@@ -110,12 +110,9 @@ fn help(&(command, usage, about): &(Command, &str, &str), is_short: bool) -> Str
         help += &format!("{}{}.\n", about[..1].to_uppercase(), &about[1..]);
     }
     let flags = cli::help(command, is_short);
-    if flags.is_empty() {
-        return help;
-    }
     if is_short {
         help += "\n`--help` explains each of these flags and variables:\n";
-    } else {
+    } else if !flags.is_empty() {
         help += "\nFlags override variables. Empty variables are ignored, except the two\n\
                  INSTALL_ ones, where empty means \"none\". A switch's variable is 1 or 0.\n";
     }

@@ -28,19 +28,10 @@ struct Bar {
     span: Span,
     /// Bars of one lane do not overlap.
     lane: usize,
-    how: How,
+    /// The number of a word in the page's `HOW`.
+    how: u8,
     /// True where the end of the image waited for it.
     is_critical: bool,
-}
-
-/// In the order of the page's `HOW`.
-#[derive(Clone, Copy)]
-enum How {
-    Ran,
-    Cached,
-    Failed,
-    /// It did not end before the run did.
-    Stopped,
 }
 
 /// What is summed up in a row of the totals.
@@ -82,7 +73,7 @@ pub fn save(ctx: &Ctx, images: &[Image], ended: &[Ended], path: &Path, seconds: 
             if number == names.len() {
                 names.push(name.clone());
             }
-            let (how, critical) = (*how as u8, u8::from(*is_critical));
+            let critical = u8::from(*is_critical);
             drawn.push(json!([phase, number, span.from, span.to, lane, how, critical]));
         }
         let failure = ended.failure.as_ref().map(|failure| {
@@ -130,7 +121,7 @@ fn bars(ended: &Ended, last: &BTreeMap<String, Span>, totals: &mut Totals) -> Ve
         let name = Phase::ALL[number].1.replace('_', " ");
         totals.entry((number, name.clone())).or_default().now.extend(spans);
         for span in spans {
-            add(number, name.clone(), *span, How::Ran);
+            add(number, name.clone(), *span, 0);
         }
     }
     for step in &ended.record.step_list {
@@ -147,10 +138,11 @@ fn bars(ended: &Ended, last: &BTreeMap<String, Span>, totals: &mut Totals) -> Ve
             total.cached += usize::from(step.cached == Some(true));
         }
         let how = match step {
-            Step { error: Some(_), .. } => How::Failed,
-            Step { cached: Some(true), .. } => How::Cached,
-            Step { seconds: None, .. } => How::Stopped,
-            _ => How::Ran,
+            Step { error: Some(_), .. } => 2,
+            Step { cached: Some(true), .. } => 1,
+            // It did not end before the run did.
+            Step { seconds: None, .. } => 3,
+            _ => 0,
         };
         if let Some(span) = span {
             add(Phase::Steps as usize, text::title(&step.name), span, how);
