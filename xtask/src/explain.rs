@@ -42,10 +42,9 @@ impl Last {
         let mut files = Parts::new();
         add_files(&root.join(FOLDER), FILE, &mut files);
         for name in ["uv.lock", "pyproject.toml"] {
-            let path = source.folder.as_ref().map(|folder| folder.join(name));
-            if let Some(Ok(content)) = path.map(fs::read) {
-                files.insert(format!("{FILE}{name}"), sha256(content));
-            }
+            let content =
+                source.folder.as_ref().and_then(|folder| fs::read(folder.join(name)).ok());
+            files.extend(content.map(|content| (format!("{FILE}{name}"), sha256(content))));
         }
         let arch = args.arch.as_deref().unwrap_or_default();
         let platforms = args.platforms.join(",");
@@ -81,10 +80,10 @@ impl Last {
         let mut steps = BTreeMap::new();
         for step in &ended.record.step_list {
             let span = match step.cached {
-                Some(false) => step.span(),
-                _ => before.get(&step.name).copied(),
+                Some(false) => step.started.zip(step.seconds).map(|(from, s)| [from, from + s]),
+                _ => before.get(&step.name).map(|span| [span.from, span.to]),
             };
-            steps.extend(span.map(|span| (step.name.clone(), [span.from, span.to])));
+            steps.extend(span.map(|span| (step.name.clone(), span)));
         }
         let (base_image, parts) = (&image.base_image, self.parts(image, ended));
         let build = json!({ "base_image": base_image, "parts": parts, "steps": steps });

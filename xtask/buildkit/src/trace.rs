@@ -135,14 +135,6 @@ pub struct Step {
     pub error: Option<String>,
 }
 
-impl Step {
-    /// When it ran, where that is known.
-    pub fn span(&self) -> Option<Span> {
-        let from = self.started?;
-        Some(Span { from, to: from + self.seconds? })
-    }
-}
-
 /// Work that failed: the name of its vertex, why, and the end of its output.
 #[derive(Clone, Debug)]
 pub struct Failure {
