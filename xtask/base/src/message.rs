@@ -20,9 +20,9 @@ const COLOURS: [(&str, u8); 7] = [
 /// Shows `text` as one line.
 pub fn say(text: &str) {
     let line = one_line(text);
-    let colour = COLOURS.iter().find(|(start, _)| line.starts_with(start));
-    match colour {
-        Some((start, colour)) if has_colours() => {
+    let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    match COLOURS.iter().find(|(start, _)| line.starts_with(start)) {
+        Some((start, colour)) if !is_plain && io::stderr().is_terminal() => {
             let rest = &line[start.len()..];
             output::note(format_args!("\x1b[{colour}m{start}\x1b[0m{rest}"));
         }
@@ -71,12 +71,6 @@ pub fn folded(title: &str, is_needed: bool, show: impl FnOnce()) {
     } else if is_needed {
         show();
     }
-}
-
-/// True at a terminal, unless `NO_COLOR` is set.
-fn has_colours() -> bool {
-    let is_refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stderr().is_terminal() && !is_refused
 }
 
 /// True where GitHub Actions, or a runner compatible with it, reads this log.

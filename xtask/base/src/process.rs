@@ -78,14 +78,9 @@ pub fn kill(pid: u32, signal: i32) {
     }
 }
 
-struct Entry {
-    pid: u32,
-    parent: u32,
-    group: u32,
-}
-
-/// All processes of the machine that have not ended; none without Linux's `/proc`.
-fn running() -> impl Iterator<Item = Entry> {
+/// All processes of the machine that have not ended: each one's number, parent and process group;
+/// none without Linux's `/proc`.
+fn running() -> impl Iterator<Item = [u32; 3]> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: u32| {
@@ -94,28 +89,26 @@ fn running() -> impl Iterator<Item = Entry> {
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         let ended = fields.next() == Some("Z");
         let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        (!ended).then_some(Entry { pid, parent, group })
+        (!ended).then_some([pid, parent, group])
     })
 }
 
 /// The running children of the process `parent`, whoever started them.
 pub fn children(parent: u32) -> Vec<u32> {
-    running().filter(|entry| entry.parent == parent).map(|entry| entry.pid).collect()
+    running().filter(|entry| entry[1] == parent).map(|[pid, ..]| pid).collect()
 }
 
 /// The process `root` and those below it in its process group: of these, the ones that Ctrl-C at a
 /// terminal would reach.
 fn group_below(root: u32) -> Vec<u32> {
-    let entries: Vec<Entry> = running().collect();
-    let group = entries.iter().find(|entry| entry.pid == root).map(|entry| entry.group);
-    let (mut found, mut parents) = (vec![root], vec![root]);
-    while let Some(parent) = parents.pop() {
-        for entry in &entries {
-            if entry.parent == parent && Some(entry.group) == group {
-                parents.push(entry.pid);
-                found.push(entry.pid);
-            }
-        }
+    let entries: Vec<_> = running().collect();
+    let own = entries.iter().find(|[pid, ..]| *pid == root).map(|[_, _, group]| *group);
+    let (mut found, mut next) = (vec![root], 0);
+    while let Some(&above) = found.get(next) {
+        let below =
+            entries.iter().filter(|[_, parent, group]| *parent == above && Some(*group) == own);
+        found.extend(below.map(|[pid, ..]| pid));
+        next += 1;
     }
     found
 }
@@ -203,7 +196,7 @@ fn attend(
     grace: Option<Duration>,
     mut show: impl FnMut(usize, &[u8]) -> bool,
 ) -> io::Result<Option<ExitStatus>> {
-    let mut signals = Signals::default();
+    let (mut passed_on, mut since) = (0, None::<Instant>);
     // Most children end soon, and a run may have hundreds.
     let mut pause = Duration::from_millis(1);
     loop {
@@ -224,7 +217,23 @@ fn attend(
         if !wanted {
             return Ok(None);
         }
-        signals.pass_on(child, grace)?;
+        if let Some(signal) = caught().filter(|&signal| signal != passed_on) {
+            passed_on = signal;
+            // Ctrl-C at a terminal has reached the whole foreground group already; a second one
+            // makes docker give up without cleaning up.
+            if signal != SIGINT || !io::stdin().is_terminal() {
+                // A shell that gets SIGINT waits for its child, which would have got it as well.
+                let pid = child.id();
+                let pids = if signal == SIGINT { group_below(pid) } else { vec![pid] };
+                for pid in pids {
+                    kill(pid, signal);
+                }
+                since.get_or_insert_with(Instant::now);
+            }
+        }
+        if since.zip(grace).is_some_and(|(since, grace)| since.elapsed() > grace) {
+            child.kill()?;
+        }
     }
 }
 
@@ -250,37 +259,6 @@ fn read_chunks(number: usize, mut pipe: impl Read + Send + 'static, chunks: Send
             }
         }
     });
-}
-
-#[derive(Default)]
-struct Signals {
-    passed_on: i32,
-    since: Option<Instant>,
-}
-
-impl Signals {
-    /// Passes a new signal on, once. A child that is still there after `grace` is killed.
-    fn pass_on(&mut self, child: &mut Child, grace: Option<Duration>) -> io::Result<()> {
-        if let Some(signal) = caught().filter(|&signal| signal != self.passed_on) {
-            self.passed_on = signal;
-            // Ctrl-C at a terminal has reached the whole foreground group already; a second one
-            // makes docker give up without cleaning up.
-            if signal == SIGINT && io::stdin().is_terminal() {
-                return Ok(());
-            }
-            // A shell that gets SIGINT waits for its child, which would have got it as well.
-            let pid = child.id();
-            let pids = if signal == SIGINT { group_below(pid) } else { vec![pid] };
-            for pid in pids {
-                kill(pid, signal);
-            }
-            self.since.get_or_insert_with(Instant::now);
-        }
-        match (self.since, grace) {
-            (Some(since), Some(grace)) if since.elapsed() > grace => child.kill(),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Kills the children of `child`, and `child` itself only if it does not end by that: a program

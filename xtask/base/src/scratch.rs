@@ -1,6 +1,5 @@
 //! Temporary folders.
 
-use std::env;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -14,12 +13,6 @@ use crate::digest::random;
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    /// An empty folder with a random name, in the system's temporary folder.
-    /// Errors: the folder for temporary files can't be written to.
-    pub fn new() -> Result<Self> {
-        Self::within(&env::temp_dir())
-    }
-
     /// An empty folder with a random name in `folder`, which is made where it is missing. Files for
     /// docker belong below the repository: the docker of a snap has a temporary folder of its own.
     /// Errors: `folder` can't be made or written to.

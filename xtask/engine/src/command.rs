@@ -78,10 +78,10 @@ pub fn run(
         .env("XTASK_ENGINE_LOG", data.path(DOCKER_LOG))
         .env("XTASK_REGISTRY_LOG", data.path(REGISTRY_LOG));
     let mut events = note_images(programs, data, daemons)?;
+    let own = process::children(std::process::id());
     let mut child = process.spawn().context("cannot run setpriv")?;
     let status = process::wait(&mut child, Some(GRACE));
-    let [docker, registry] = daemons.processes();
-    end_leftovers(&[docker, registry, events.id()]);
+    end_leftovers(&own);
     process::end(&mut events)?;
     Ok(process::exit_code(status?))
 }
@@ -123,13 +123,14 @@ fn note_images(programs: &Programs, data: &Data, daemons: &Daemons) -> Result<Ch
     Ok(events.spawn()?)
 }
 
-/// Ends what the command left running; such processes have become children of this one.
-fn end_leftovers(others: &[u32]) {
+/// Ends what the command left running; such processes have become children of this one, beside its
+/// `own`.
+fn end_leftovers(own: &[u32]) {
     let started = Instant::now();
     let mut sent = 0;
     loop {
         let mut left = process::children(std::process::id());
-        left.retain(|child| !others.contains(child));
+        left.retain(|child| !own.contains(child));
         if left.is_empty() {
             return;
         }
@@ -174,7 +175,7 @@ mod tests {
 
     /// The prompt of `name` for a user whose own file is `bashrc`.
     fn prompt(name: &str, bashrc: &str) -> Result<String> {
-        let folder = Scratch::new()?;
+        let folder = Scratch::within(&env::temp_dir())?;
         fs::write(folder.0.join(".bashrc"), bashrc)?;
         let words = shell(OsStr::new(name), &folder.0.join("new/bashrc"))?;
         let mut command = Command::new("env");
