@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::shared::{common, gate};
+use crate::shared::common;
 use base::process::TICK;
 
 /// The mount point where version 2 is the only one.
@@ -45,9 +45,9 @@ fn remove_all(group: &Path) {
 }
 
 /// Moves processes out of the root group, if need be. In a container with version 2 they are in
-/// it, and a group with processes may have no groups with controllers below it.
+/// it, and a group with processes may have no groups with controllers below it. To be called with
+/// the gate held, as is [`restore`].
 pub fn prepare() -> Result<()> {
-    let _gate = gate()?;
     let root = Path::new(UNIFIED);
     // The host's real root has no type, and no such rule.
     if !root.join("cgroup.type").exists() || processes(root).is_empty() {

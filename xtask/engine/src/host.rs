@@ -8,10 +8,9 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::network::{self, Range};
 use crate::sandbox::{PATH, Programs, private};
-use crate::shared::{Folder, MAX_ENGINES, common, folder, folders, gate};
-use crate::{cgroup, emulate};
+use crate::shared::{Folder, MAX_ENGINES, common, folders, gate};
+use crate::{cgroup, emulate, network};
 use base::error::usage;
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -54,7 +53,8 @@ pub fn check(path: &Path) -> Result<()> {
 /// One engine's share of the host, restored when it is dropped.
 pub struct Claim<'a> {
     pub number: u8,
-    pub range: Range,
+    /// The addresses of its networks.
+    pub range: String,
     folder: Folder,
     programs: &'a Programs,
 }
@@ -65,10 +65,11 @@ impl<'a> Claim<'a> {
     pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
         let (number, folder) = take_number(programs)?;
         // Without a range there is nothing to restore yet but the folder.
-        let range = Range::choose(number).inspect_err(|_| folder.remove())?;
+        let range = network::range(number).inspect_err(|_| folder.remove())?;
         let claim = Claim { number, range, folder, programs };
-        fs::write(claim.path("range"), claim.range.to_string())?;
-        network::up(programs, number, claim.range)?;
+        fs::write(claim.path("range"), &claim.range)?;
+        network::up(programs, number, &claim.range)?;
+        let _gate = gate()?;
         forward()?;
         cgroup::prepare()?;
         Ok(claim)
@@ -93,7 +94,7 @@ fn take_number(programs: &Programs) -> Result<(u8, Folder)> {
     let _gate = gate()?;
     sweep(programs);
     for number in 0..MAX_ENGINES {
-        let path = folder(number);
+        let path = common(&number.to_string());
         if !path.exists()
             && let Some(folder) = Folder::try_take(&path)?
         {
@@ -122,7 +123,6 @@ fn clean_up(programs: &Programs, folder: &Folder) {
 
 /// Switches IP forwarding on, and stores the host's own settings.
 fn forward() -> Result<()> {
-    let _gate = gate()?;
     let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
     if read(FORWARD)?.trim() == "0" {
         fs::write(common("redirects"), read(REDIRECTS)?)?;

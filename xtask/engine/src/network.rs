@@ -18,48 +18,32 @@ const RANGE_MASK: u32 = 0xffff_f000;
 /// How far apart the ranges of a prefix are in its third byte: that many engines share it.
 const RANGE_STEP: u8 = u8::MAX / MAX_ENGINES + 1;
 
-/// The addresses of an engine's networks: 16 networks of 256 addresses.
-#[derive(Clone, Copy)]
-pub struct Range(u32);
-
-impl Range {
-    /// A range for the engine with this number that neither a route nor a name server is in.
-    pub fn choose(number: u8) -> Result<Range> {
-        let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-        let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        Range::free(number, &routes, &resolv).with_context(|| {
-            format!("all address ranges for engine {number} are in use by routes of this host")
-        })
-    }
-
-    fn free(number: u8, routes: &str, resolv: &str) -> Option<Range> {
-        let server = |line: &str| line.strip_prefix("nameserver")?.trim().parse::<Ipv4Addr>().ok();
-        let servers = resolv.lines().filter_map(server).map(|server| (server.to_bits(), u32::MAX));
-        let taken: Vec<(u32, u32)> = parse_routes(routes).chain(servers).collect();
-        let mut ranges =
-            PREFIXES.map(|[a, b]| u32::from_be_bytes([a, b, number * RANGE_STEP, 0])).into_iter();
-        let is_taken = |own: u32| taken.iter().any(|(n, mask)| (n ^ own) & mask & RANGE_MASK == 0);
-        ranges.find(|range| !is_taken(*range)).map(Range)
-    }
-}
-
-impl std::fmt::Display for Range {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/20", Ipv4Addr::from_bits(self.0))
-    }
-}
-
-/// The destinations and masks of the kernel's routes, the default route aside.
-fn parse_routes(routes: &str) -> impl Iterator<Item = (u32, u32)> {
-    routes.lines().skip(1).filter_map(|line| {
-        let field = |number| {
-            let hex = line.split_whitespace().nth(number)?;
-            // The kernel prints network order as if it were the machine's.
-            u32::from_str_radix(hex, 16).ok().map(u32::from_be)
-        };
-        let (net, mask) = (field(1)?, field(7)?);
-        (mask != 0).then_some((net, mask))
+/// A range of 16 networks of 256 addresses for the engine with this number, such as
+/// `198.19.0.0/20`, that neither a route nor a name server is in.
+pub fn range(number: u8) -> Result<String> {
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    free(number, &routes, &resolv).with_context(|| {
+        format!("all address ranges for engine {number} are in use by routes of this host")
     })
+}
+
+fn free(number: u8, routes: &str, resolv: &str) -> Option<String> {
+    let routes = routes.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // The kernel prints network order as if it were the machine's.
+        let bits = |hex| u32::from_str_radix(hex, 16).ok().map(u32::from_be);
+        Some((bits(fields.get(1)?)?, bits(fields.get(7)?)?))
+    });
+    let servers = resolv.lines().filter_map(|line| {
+        let server: Ipv4Addr = line.strip_prefix("nameserver")?.trim().parse().ok()?;
+        Some((server.to_bits(), u32::MAX))
+    });
+    // The default route, which has no mask, takes nothing.
+    let taken: Vec<(u32, u32)> = routes.filter(|(_, mask)| *mask != 0).chain(servers).collect();
+    let mut ranges = PREFIXES.map(|[a, b]| Ipv4Addr::new(a, b, number * RANGE_STEP, 0)).into_iter();
+    let is_free = |own: u32| taken.iter().all(|(n, mask)| (n ^ own) & mask & RANGE_MASK != 0);
+    ranges.find(|range| is_free(range.to_bits())).map(|range| format!("{range}/20"))
 }
 
 /// The largest packet that fits on its way out: the MTU of the default route's interface.
@@ -77,16 +61,12 @@ pub fn bridge(number: u8) -> String {
     format!("xtask-{number}")
 }
 
-fn table(number: u8) -> String {
-    format!("xtask_engine_{number}")
-}
-
 /// Makes the bridge and the table; first removes those that an engine killed in its clean-up left.
-pub fn up(programs: &Programs, number: u8, range: Range) -> Result<()> {
+pub fn up(programs: &Programs, number: u8, range: &str) -> Result<()> {
     down(programs, number, "");
-    let (bridge, table, mtu) = (bridge(number), table(number), mtu().to_string());
+    let (bridge, mtu) = (bridge(number), mtu().to_string());
     // The bridge's own address, in the range's first network.
-    let gateway = format!("{}/24", Ipv4Addr::from_bits(range.0 + 1));
+    let gateway = range.replace(".0/20", ".1/24");
     for arguments in [
         vec!["link", "add", &bridge, "type", "bridge"],
         vec!["address", "add", &gateway, "dev", &bridge],
@@ -95,7 +75,7 @@ pub fn up(programs: &Programs, number: u8, range: Range) -> Result<()> {
         run("making a network bridge", programs.command("ip").args(arguments))?;
     }
     let rules = format!(
-        "table ip {table} {{ chain out {{ type nat hook postrouting priority srcnat; \
+        "table ip xtask_engine_{number} {{ chain out {{ type nat hook postrouting priority srcnat; \
          ip saddr {range} ip daddr != {range} masquerade; }}; }}"
     );
     run("letting containers out", programs.command("nft").arg(rules)).map(drop)
@@ -104,25 +84,24 @@ pub fn up(programs: &Programs, number: u8, range: Range) -> Result<()> {
 /// Removes the bridge and the table of the engine with this number, and the bridges of networks
 /// that were made in its `range`, which is empty if it had none yet.
 pub fn down(programs: &Programs, number: u8, range: &str) {
-    run_anyway(programs.command("nft").args(["delete", "table", "ip", &table(number)]));
-    run_anyway(programs.command("ip").args(["link", "delete", &bridge(number)]));
+    run_anyway(programs.command("nft").arg(format!("delete table ip xtask_engine_{number}")));
+    let delete = |bridge: &str| run_anyway(programs.command("ip").args(["link", "delete", bridge]));
+    delete(&bridge(number));
     if !range.is_empty() {
         let show = ["-brief", "address", "show", "to", range, "type", "bridge"];
         let bridges = run_anyway(programs.command("ip").args(show));
         for bridge in bridges.lines().filter_map(|line| line.split_whitespace().next()) {
-            run_anyway(programs.command("ip").args(["link", "delete", bridge]));
+            delete(bridge);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Range;
-
     const HEADER: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
 
     fn free(number: u8, routes: &str, resolv: &str) -> Option<String> {
-        Range::free(number, &format!("{HEADER}{routes}"), resolv).map(|range| range.to_string())
+        super::free(number, &format!("{HEADER}{routes}"), resolv)
     }
 
     #[test]

@@ -124,14 +124,14 @@ pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<
     let scratch = partial.path.join("scratch");
     // A killed process may have left its own.
     let _ = fs::remove_dir_all(&scratch);
-    let result = if path.exists() {
+    let make = || {
+        if !path.exists() {
+            fs::create_dir(&scratch)?;
+            fs::rename(make(&scratch)?, path)?;
+        }
         Ok(())
-    } else {
-        fs::create_dir(&scratch)
-            .map_err(Into::into)
-            .and_then(|()| make(&scratch))
-            .and_then(|made| Ok(fs::rename(made, path)?))
     };
+    let result = make();
     partial.remove();
     result
 }
@@ -147,11 +147,7 @@ pub fn common(name: &str) -> PathBuf {
     Path::new(ENGINES).join(name)
 }
 
-pub fn folder(number: u8) -> PathBuf {
-    common(&number.to_string())
-}
-
 /// The folders of all engines that run or were killed.
 pub fn folders() -> impl Iterator<Item = PathBuf> {
-    (0..MAX_ENGINES).map(folder).filter(|path| path.exists())
+    (0..MAX_ENGINES).map(|number| common(&number.to_string())).filter(|path| path.exists())
 }
