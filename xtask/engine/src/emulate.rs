@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::packages::fetch;
+use crate::packages::{Apt, RELEASE, unpack};
 use crate::sandbox::{Programs, run, run_anyway};
 use crate::shared::{common, folders, gate, once};
 
@@ -29,7 +29,8 @@ pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<
     once(&folder, |partial| {
         let (all, made) = (partial.join("all"), partial.join("qemu"));
         fs::create_dir(&all)?;
-        fetch(partial, &programs.arch, "qemu-user", &all)?;
+        let apt = Apt::new(partial.join("apt"), RELEASE, &programs.arch)?;
+        unpack(&apt.fetch("qemu-user")?, &all)?;
         fs::create_dir(&made)?;
         fs::rename(all.join(format!("usr/bin/qemu-{other}")), made.join("qemu"))?;
         let format = format!("usr/share/qemu/binfmt.d/qemu-{other}.conf");

@@ -44,22 +44,17 @@ pub fn layer(downloads: &Path, arch: &str) -> PathBuf {
 pub fn get(downloads: &Path, arch: &str) -> Result<()> {
     once(&layer(downloads, arch), |scratch| {
         let apt = Apt::new(scratch.join("apt"), RELEASE, arch)?;
-        apt.fetch(PACKAGES)?;
-        make(scratch, None, &apt.fetched()?)
+        make(scratch, Path::new(""), &apt.fetch(PACKAGES)?)
     })
 }
 
 /// Makes a layer of the packages `archives`, in `scratch`. Its `/usr` is copied to the folder
-/// `programs`, if there is one.
-pub fn make(scratch: &Path, programs: Option<&Path>, archives: &[PathBuf]) -> Result<PathBuf> {
+/// `programs`, unless that is empty.
+pub fn make(scratch: &Path, programs: &Path, archives: &[PathBuf]) -> Result<PathBuf> {
     let folder = scratch.join("layer");
     fs::create_dir_all(folder.join("root"))?;
     let mut script = private("sh");
-    script
-        .args(["-c", SCRIPT, "base.sh"])
-        .arg(&folder)
-        .arg(programs.unwrap_or(Path::new("")))
-        .args(archives);
+    script.args(["-c", SCRIPT, "base.sh"]).arg(&folder).arg(programs).args(archives);
     script.env("SOURCE_DATE_EPOCH", EPOCH).env("LC_ALL", "C.UTF-8");
     timed(MAKING, || {
         let mut done = 0;
@@ -108,22 +103,21 @@ fn write_layout(layout: &Path, downloads: &Path, architectures: &[&str]) -> Resu
         let size = fs::metadata(&archive)?.len();
         symlink(archive.canonicalize()?, blobs.join(digest))?;
         let variant = if *arch == "arm64" { "v8" } else { "" };
-        let platform = json!({"architecture": arch, "variant": variant, "os": "linux"});
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        let mut config = platform.clone();
-        config["created"] = CREATED.into();
-        config["config"] = json!({"Cmd": ["bash"], "Env": [path]});
-        config["rootfs"] = json!({"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]});
-        config["history"] = json!([{"created": CREATED, "created_by": "Debian's packages"}]);
-        let layer = descriptor(LAYER, digest, size);
+        let config = json!({
+            "architecture": arch, "variant": variant, "os": "linux", "created": CREATED,
+            "config": {"Cmd": ["bash"], "Env": [path]},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
+            "history": [{"created": CREATED, "created_by": "Debian's packages"}],
+        });
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": write_blob(&blobs, CONFIG, &config)?,
-            "layers": [layer],
+            "layers": [descriptor(LAYER, digest, size)],
         });
         let mut manifest = write_blob(&blobs, MANIFEST, &manifest)?;
-        manifest["platform"] = platform;
+        manifest["platform"] = json!({"architecture": arch, "variant": variant, "os": "linux"});
         manifests.push(manifest);
     }
     let index = |manifests: &[Value]| json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});

@@ -67,16 +67,13 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
         fs::create_dir(&programs)?;
         let apt = Apt::new(scratch.join("apt"), release, &arch)?;
         if release != RELEASE || layer.exists() {
-            apt.fetch(PACKAGES)?;
-            unpack(&apt.fetched()?, &programs)?;
+            unpack(&apt.fetch(PACKAGES)?, &programs)?;
         } else {
-            apt.fetch(image::PACKAGES)?;
-            let shared = apt.fetched()?;
-            let make = |scratch: &Path| image::make(scratch, Some(&programs), &shared);
+            let shared = apt.fetch(image::PACKAGES)?;
+            let make = |scratch: &Path| image::make(scratch, &programs, &shared);
             thread::scope(|scope| {
                 let making = scope.spawn(|| once(&layer, make));
-                let fetched = apt.fetch(PACKAGES).and_then(|()| {
-                    let mut archives = apt.fetched()?;
+                let fetched = apt.fetch(PACKAGES).and_then(|mut archives| {
                     archives.retain(|archive| !shared.contains(archive));
                     unpack(&archives, &programs)
                 });
@@ -95,24 +92,15 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
     Ok(Programs { folder, arch })
 }
 
-/// Fetches `packages` of [`RELEASE`] and what they depend on, and unpacks them into `folder`.
-pub fn fetch(scratch: &Path, arch: &str, packages: &str, folder: &Path) -> Result<()> {
-    let apt = Apt::new(scratch.join("apt"), RELEASE, arch)?;
-    apt.fetch(packages)?;
-    unpack(&apt.fetched()?, folder)
-}
-
 /// Unpacks the packages `archives` into `folder`, the largest first.
-fn unpack(archives: &[PathBuf], folder: &Path) -> Result<()> {
+pub fn unpack(archives: &[PathBuf], folder: &Path) -> Result<()> {
     const UNPACK: &str = r#"
         folder=$1
         shift
-        printf '%s\n' "$@" | xargs -n 1 -P "$(nproc)" \
+        ls -NS "$@" | xargs -n 1 -P "$(nproc)" \
             sh -c 'dpkg-deb --extract "$1" "$0" && echo "$1"' "$folder""#;
-    let mut archives = archives.to_vec();
-    archives.sort_by_key(|archive| fs::metadata(archive).map_or(0, |file| u64::MAX - file.len()));
     let mut script = private("sh");
-    script.args(["-c", UNPACK, "sh"]).arg(folder).args(&archives);
+    script.args(["-c", UNPACK, "sh"]).arg(folder).args(archives);
     timed("unpacking", || {
         let mut done = 0;
         run_with("unpacking Debian's packages", &mut script, |written| {
@@ -197,8 +185,8 @@ impl Apt {
         Ok(apt)
     }
 
-    /// Fetches `packages` and what they depend on.
-    pub fn fetch(&self, packages: &str) -> Result<()> {
+    /// Fetches `packages` and what they depend on, and returns all that was fetched so far.
+    pub fn fetch(&self, packages: &str) -> Result<Vec<PathBuf>> {
         const WHAT: &str = "downloading packages";
         let mut install = self.get();
         install.args(["--download-only", "install"]).args(packages.split(' '));
@@ -213,7 +201,8 @@ impl Apt {
                     progress(WHAT, &format!("{done} of {all} MB"));
                 }
             })
-        })
+        })?;
+        self.fetched()
     }
 
     /// Runs apt; says so if it fails because the release lacks something.
@@ -244,12 +233,12 @@ impl Apt {
         files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
     }
 
-    /// The packages that were fetched.
-    pub fn fetched(&self) -> Result<Vec<PathBuf>> {
-        let files = fs::read_dir(self.archives())?;
-        let paths = files.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
-        let is_package = |path: &PathBuf| path.extension().is_some_and(|end| end == "deb");
-        let mut packages: Vec<PathBuf> = paths.into_iter().filter(is_package).collect();
+    fn fetched(&self) -> Result<Vec<PathBuf>> {
+        let mut packages = Vec::new();
+        for file in fs::read_dir(self.archives())? {
+            packages.push(file?.path());
+        }
+        packages.retain(|path| path.extension().is_some_and(|end| end == "deb"));
         packages.sort();
         Ok(packages)
     }
