@@ -13,10 +13,9 @@ use serde_json::{Value, json};
 
 use crate::data::{Data, PORT};
 use crate::host::Claim;
-use crate::prune::{self, Keep};
-use crate::sandbox::{Programs, tail};
+use crate::sandbox::Programs;
 use crate::shared::say;
-use crate::{cgroup, network};
+use crate::{cgroup, network, prune};
 use base::http::{self, Response};
 use base::message;
 use base::process::{self, SIGTERM, TICK};
@@ -36,7 +35,7 @@ const FOREIGN: [&str; 2] = ["DOCKER_", "REGISTRY_"];
 /// The running daemons; killed when dropped, if they have not been stopped.
 pub struct Daemons {
     docker: Daemon,
-    registry: Daemon,
+    _registry: Daemon,
     pub socket: PathBuf,
     pub address: SocketAddr,
 }
@@ -44,56 +43,44 @@ pub struct Daemons {
 impl Daemons {
     /// Starts both and waits until they answer.
     /// Errors: if one does not start, with the end of its log; `Interrupted` on a signal.
-    pub fn start(programs: &Programs, data: &Data, claim: &Claim, keep: &Keep) -> Result<Daemons> {
+    pub fn start(programs: &Programs, data: &Data, claim: &Claim) -> Result<Daemons> {
         // The networks of the last engine had addresses that may not be this one's.
         let _ = fs::remove_dir_all(data.path("docker/network"));
         // Where dockerd's mounts come and go. In `/tmp` a killed one would leave them.
         let scratch = data.path("scratch");
         let _ = fs::remove_dir_all(&scratch);
         fs::create_dir_all(&scratch)?;
-        fs::write(claim.path("docker.json"), docker_config(data, claim, keep).to_string())?;
+        fs::write(claim.path("docker.json"), docker_config(data, claim).to_string())?;
         let socket = claim.path("docker.sock");
         let mut docker = Daemon::start(
             programs.daemon(&claim.path(""), "tini").env("TMPDIR", scratch),
             &["dockerd", "--config-file", "/run/docker.json"],
             data.path(DOCKER_LOG),
         )?;
-        let (mut registry, address) = start_registry(programs, data, claim, keep)?;
+        let (mut registry, address) = start_registry(programs, data, claim)?;
         let is_ok = |answer: Result<Response>| answer.is_ok_and(|answer| answer.status == 200);
         registry.wait_until(|| is_ok(http::get(address, "/v2/", ANSWER_LIMIT)))?;
         docker.wait_until(|| is_ok(http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT)))?;
-        let daemons = Daemons { docker, registry, socket, address };
+        let daemons = Daemons { docker, _registry: registry, socket, address };
         daemons.remove_containers();
-        prune::images(&daemons, data, keep.images)?;
+        prune::images(&daemons, data)?;
         Ok(daemons)
     }
 
-    /// The children of this program that the daemons run in.
-    pub fn processes(&self) -> [u32; 2] {
-        [self.docker.child.id(), self.registry.child.id()]
-    }
-
-    /// Stops both; `abruptly` if nobody will read the data again.
-    pub fn stop(mut self, abruptly: bool) {
-        if !abruptly {
-            self.remove_containers();
-            self.docker.stop();
-        }
+    /// Ends the containers and dockerd, so that what they have written can be read again.
+    pub fn stop(&mut self) {
+        self.remove_containers();
+        self.docker.stop();
     }
 
     /// Removes all containers and the networks that were made for them.
     fn remove_containers(&self) {
-        let own = "filters=%7B%22type%22:%7B%22custom%22:true%7D%7D";
-        for (kind, list, remove) in [
-            ("containers", "/containers/json?all=1".to_owned(), "?force=1&v=1"),
-            ("networks", format!("/networks?{own}"), ""),
-        ] {
-            let found = self.ask("GET", &list).map(|answer| answer.body).unwrap_or_default();
-            for item in serde_json::from_str::<Vec<Value>>(&found).unwrap_or_default() {
-                let id = item["Id"].as_str().unwrap_or_default();
-                let _ = self.ask("DELETE", &format!("/{kind}/{id}{remove}"));
-            }
+        let containers = self.get("/containers/json?all=1").unwrap_or_default();
+        for container in containers.as_array().into_iter().flatten() {
+            let id = container["Id"].as_str().unwrap_or_default();
+            let _ = self.ask("DELETE", &format!("/containers/{id}?force=1&v=1"));
         }
+        let _ = self.ask("POST", "/networks/prune");
     }
 
     /// Docker's answer to GET, which is JSON.
@@ -108,7 +95,7 @@ impl Daemons {
 }
 
 /// dockerd's `/run` is the claim's folder on the host.
-fn docker_config(data: &Data, claim: &Claim, keep: &Keep) -> Value {
+fn docker_config(data: &Data, claim: &Claim) -> Value {
     let mtu = network::mtu();
     let mut config = json!({
         "data-root": data.path("docker"),
@@ -122,7 +109,7 @@ fn docker_config(data: &Data, claim: &Claim, keep: &Keep) -> Value {
         "cgroup-parent": cgroup::parent(claim.number),
         "bridge": network::bridge(claim.number),
         "mtu": mtu,
-        "default-address-pools": [{"base": claim.range.to_string(), "size": 24}],
+        "default-address-pools": [{"base": claim.range, "size": 24}],
         "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": mtu.to_string()}},
         "ip-forward": false,
         "ip6tables": false,
@@ -135,7 +122,7 @@ fn docker_config(data: &Data, claim: &Claim, keep: &Keep) -> Value {
     if !data.fresh {
         config["builder"] = json!({"gc": {
             "enabled": true,
-            "defaultKeepStorage": format!("{}MB", keep.cache),
+            "defaultKeepStorage": format!("{}MB", data.keep / 5 * 2),
         }});
     }
     config
@@ -143,12 +130,7 @@ fn docker_config(data: &Data, claim: &Claim, keep: &Keep) -> Value {
 
 /// Starts the registry on the port that this data folder had the last time, because images and
 /// caches have it in their names; on another if that one is taken.
-fn start_registry(
-    programs: &Programs,
-    data: &Data,
-    claim: &Claim,
-    keep: &Keep,
-) -> Result<(Daemon, SocketAddr)> {
+fn start_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<(Daemon, SocketAddr)> {
     let last = fs::read_to_string(data.path(PORT)).ok().and_then(|port| port.parse().ok());
     let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
     let address = free(last.unwrap_or(0)).or_else(|_| free(0));
@@ -164,7 +146,7 @@ fn start_registry(
     });
     // JSON is YAML.
     fs::write(claim.path("registry.yml"), config.to_string())?;
-    prune::registry(programs, data, claim, keep.registry)?;
+    prune::registry(programs, data, claim)?;
     fs::write(data.path(PORT), address.port().to_string())?;
     let daemon = Daemon::start(
         &mut programs.daemon(&claim.path(""), "tini"),
@@ -210,9 +192,11 @@ impl Daemon {
                     continue;
                 }
             };
-            let log = tail(&fs::read(&self.log).unwrap_or_default());
             say(format_args!("the log of {} ends with:", self.name));
-            log.lines().for_each(message::say);
+            let log = fs::read(&self.log).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+            lines[lines.len().saturating_sub(15)..].iter().for_each(|line| message::say(line));
             bail!("{} {problem}", self.name);
         }
         Ok(())

@@ -1,10 +1,12 @@
 //! The data folder of an engine, which has one owner at a time, and how much stays in it.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use base::error::usage;
 
 use crate::packages::RELEASE;
 use crate::sandbox::run;
@@ -22,12 +24,21 @@ pub struct Data {
     /// Whether it is on an overlay itself, as is everything in a container but its volumes.
     /// Overlays do not stack, so layers have to be copies there.
     pub on_overlay: bool,
+    /// How many MB of build cache, images and the registry's content stay in it.
+    pub keep: u64,
 }
 
 impl Data {
     /// The first data folder below `engine` that no other engine owns; a `fresh` one is removed in
     /// the end. Each `release` has its own: an older one may not read a newer one's data.
     pub fn take(engine: &Path, release: &str, fresh: bool) -> Result<Data> {
+        let keep = match env::var("XTASK_ENGINE_KEEP_MB") {
+            Ok(value) if !value.is_empty() => value.parse().map_err(|_| {
+                let hint = "such as 20000";
+                usage(format!("XTASK_ENGINE_KEEP_MB={value:?} is not a number\nhint: {hint}"))
+            })?,
+            _ => 20_000,
+        };
         let fresh_ones = engine.join("fresh");
         for killed in Folder::abandoned(&fresh_ones) {
             killed.remove();
@@ -55,7 +66,7 @@ impl Data {
             let path = engine.display();
             say(format_args!("{path} is on an overlay; a volume there would be faster"));
         }
-        Ok(Data { folder, fresh, on_overlay })
+        Ok(Data { folder, fresh, on_overlay, keep })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -28,7 +28,6 @@ use pico_args::Arguments;
 use crate::daemons::Daemons;
 use crate::data::Data;
 use crate::host::Claim;
-use crate::prune::Keep;
 use crate::shared::{say, timed, times};
 
 const HELP: &str = "\
@@ -56,34 +55,35 @@ XTASK_ENGINE_KEEP_MB (20000) limits what stays: what was unused for longest is r
 
 fn main() -> ExitCode {
     let words = env::args_os().skip(1).collect();
-    root().and_then(|root| engine(&root, words)).unwrap_or_else(|error| {
+    let status = root().and_then(|root| engine(&root, words)).unwrap_or_else(|error| {
         message::error(&error);
-        ExitCode::from(error::exit_status(&error))
-    })
+        error::exit_status(&error)
+    });
+    ExitCode::from(status)
 }
 
 /// The repository's root. `cargo run` names this crate's folder, which may have moved since this
 /// was compiled.
 fn root() -> Result<PathBuf> {
-    let folder = env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    folder.ancestors().nth(2).map(Path::to_owned).context("the engine is not inside a workspace")
+    let named = env::var_os("CARGO_MANIFEST_DIR");
+    let folder = named.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let root = Path::new(&folder).ancestors().nth(2);
+    root.map(Path::to_owned).context("the engine is not inside a workspace")
 }
 
-/// Does what the `words` of the command line say; the repository's `root` has the folder for
-/// downloads and data.
+/// Does what the `words` of the command line say, and returns the exit status; the repository's
+/// `root` has the folder for downloads and data.
 /// Errors: a usage error for a wrong request; `Interrupted` on a signal while the engine starts.
-fn engine(root: &Path, mut words: Vec<OsString>) -> Result<ExitCode> {
+fn engine(root: &Path, mut words: Vec<OsString>) -> Result<u8> {
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let command: Vec<OsString> = words.split_off(end).into_iter().skip(1).collect();
     let mut flags = Arguments::from_vec(words);
     if flags.contains(["-h", "--help"]) {
-        output::write(HELP)?;
-        return Ok(ExitCode::SUCCESS);
+        return output::write(HELP).map(|()| 0);
     }
     let release: Option<String> =
         flags.opt_value_from_str("--release").map_err(|error| usage(error.to_string()))?;
-    let release = release.unwrap_or_else(|| packages::RELEASE.to_owned());
+    let release = release.as_deref().unwrap_or(packages::RELEASE);
     let [prune, fresh, emulate] =
         ["--prune", "--fresh", "--emulate"].map(|flag| flags.contains(flag));
     if let Some(other) = flags.finish().first() {
@@ -101,14 +101,11 @@ fn engine(root: &Path, mut words: Vec<OsString>) -> Result<ExitCode> {
         )));
     }
     let folder = root.join("target/engine");
-    if !prune {
-        return run(&folder, &command, &release, fresh, emulate).map(ExitCode::from);
+    match prune {
+        true if command.is_empty() => data::prune(&folder).map(|()| 0),
+        true => Err(usage("--prune runs no command\nhint: leave out `--` and the command")),
+        false => run(&folder, &command, release, fresh, emulate),
     }
-    if !command.is_empty() {
-        return Err(usage("--prune runs no command\nhint: leave out `--` and the command"));
-    }
-    data::prune(&folder)?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Starts everything, runs the command, and takes everything down again: what is set up here is
@@ -127,7 +124,6 @@ fn run(
     let programs = packages::get(&downloads, release)?;
     command::check(command, &programs)?;
 
-    let keep = Keep::get()?;
     let data = Data::take(folder, release, fresh)?;
     let claim = Claim::take(&programs)?;
     let mut architectures = vec![programs.arch.as_str()];
@@ -138,12 +134,15 @@ fn run(
         architectures.push(other);
         architectures.sort_unstable();
     }
-    let daemons = timed("starting docker", || Daemons::start(&programs, &data, &claim, &keep))?;
+    let mut daemons = timed("starting docker", || Daemons::start(&programs, &data, &claim))?;
     image::load(&downloads, &architectures, &programs, &data, &daemons)?;
     let seconds = started.elapsed().as_secs_f64();
     say(format_args!("ready in {seconds:.1} s ({}), registry {}", times(), daemons.address));
 
     let status = command::run(command, &programs, &data, &daemons);
-    daemons.stop(fresh);
+    // Nobody will read the data of a fresh one again.
+    if !fresh {
+        daemons.stop();
+    }
     status
 }

@@ -122,10 +122,3 @@ pub fn run_anyway(command: &mut Command) -> String {
     let output = command.process_group(0).stdin(Stdio::null()).output();
     output.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned())
 }
-
-/// The last lines of a log, where the reason for a failure is.
-pub fn tail(log: &[u8]) -> String {
-    let log = String::from_utf8_lossy(log);
-    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(15)..].join("\n")
-}
