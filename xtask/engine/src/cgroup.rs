@@ -57,14 +57,14 @@ pub fn prepare() -> Result<()> {
     fs::create_dir_all(aside).context("cannot make a control group")?;
     fs::write(common("cgroup"), "")?;
     move_processes(root, aside);
-    set_controllers('+').context("cannot pass controllers to control groups")
+    set_controllers("+").context("cannot pass controllers to control groups")
 }
 
 /// Undoes [`prepare`].
 pub fn restore() {
     let marker = common("cgroup");
     if marker.exists() {
-        let _ = set_controllers('-');
+        let _ = set_controllers("-");
         move_processes(Path::new(ASIDE), Path::new(UNIFIED));
         remove_all(Path::new(ASIDE));
         let _ = fs::remove_file(marker);
@@ -86,10 +86,10 @@ fn move_processes(from: &Path, to: &Path) {
     }
 }
 
-fn set_controllers(sign: char) -> Result<()> {
+fn set_controllers(sign: &str) -> Result<()> {
     let root = Path::new(UNIFIED);
     let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
-    let names = controllers.split_whitespace();
-    let change: Vec<String> = names.map(|name| format!("{sign}{name}")).collect();
-    Ok(fs::write(root.join("cgroup.subtree_control"), change.join(" "))?)
+    let change: String =
+        controllers.split_whitespace().flat_map(|name| [" ", sign, name]).collect();
+    Ok(fs::write(root.join("cgroup.subtree_control"), change)?)
 }

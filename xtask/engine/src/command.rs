@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +26,6 @@ const GRACE: Duration = Duration::from_secs(30);
 /// How long the processes that it left may take.
 const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
 
-/// How the prompt of a shell says where one is.
 const PROMPT: &str = "(engine) # ";
 /// What Bash reads at its start: the user's own file mostly sets a prompt.
 const BASHRC: &str = "\
@@ -56,24 +55,27 @@ pub fn run(
     data: &Data,
     daemons: &Daemons,
 ) -> Result<u8> {
-    let name = env::var_os("SHELL").unwrap_or_else(|| "sh".into());
-    let shell = shell(&name, &data.path("bashrc"))?;
-    let is_shell = command.is_empty();
-    let command = if is_shell { &shell } else { command };
     adopt_orphans();
     // If this process is killed, the command gets SIGTERM.
     let mut process = Command::new("setpriv");
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
-    if is_shell {
-        process.env("PS1", PROMPT);
+    if command.is_empty() {
+        let name = env::var_os("SHELL").unwrap_or_else(|| "sh".into());
+        process.args(shell(&name, &data.path("bashrc"))?).env("PS1", PROMPT);
     }
     for name in FOREIGN.split(' ') {
         process.env_remove(name);
     }
+    // Docker's own configuration, with its plugin buildx.
+    let config = data.path("config");
+    let plugin = config.join("cli-plugins/docker-buildx");
+    fs::create_dir_all(config.join("cli-plugins"))?;
+    let _ = fs::remove_file(&plugin);
+    symlink(programs.folder.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
     process
         .env("PATH", path(programs)?)
         .env("DOCKER_HOST", format!("unix://{}", daemons.socket.display()))
-        .env("DOCKER_CONFIG", client_config(programs, data)?)
+        .env("DOCKER_CONFIG", config)
         .env("XTASK_REGISTRY", daemons.address.to_string())
         .env("XTASK_ENGINE_LOG", data.path(DOCKER_LOG))
         .env("XTASK_REGISTRY_LOG", data.path(REGISTRY_LOG));
@@ -135,8 +137,7 @@ fn end_leftovers(own: &[u32]) {
             return;
         }
         if started.elapsed() > 2 * LEFTOVERS_GRACE {
-            say(format_args!("cannot end these processes of the command: {left:?}"));
-            return;
+            return say(format_args!("cannot end these processes of the command: {left:?}"));
         }
         let signal = if started.elapsed() > LEFTOVERS_GRACE { SIGKILL } else { SIGTERM };
         if signal != sent {
@@ -154,17 +155,6 @@ fn path(programs: &Programs) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = [programs.bin()].into_iter().chain(env::split_paths(&path));
     env::join_paths(folders).context("the path of the checkout cannot be in PATH")
-}
-
-/// The folder of docker's own configuration, with its plugin buildx.
-fn client_config(programs: &Programs, data: &Data) -> Result<PathBuf> {
-    let config = data.path("config");
-    let plugins = config.join("cli-plugins");
-    fs::create_dir_all(&plugins)?;
-    let plugin = plugins.join("docker-buildx");
-    let _ = fs::remove_file(&plugin);
-    symlink(programs.folder.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
-    Ok(config)
 }
 
 #[cfg(test)]

@@ -29,9 +29,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 pub const DOCKER_LOG: &str = "dockerd.log";
 pub const REGISTRY_LOG: &str = "registry.log";
 
-/// Variables with these prefixes would override the daemons' configuration.
-const FOREIGN: [&str; 2] = ["DOCKER_", "REGISTRY_"];
-
 /// The running daemons; killed when dropped, if they have not been stopped.
 pub struct Daemons {
     docker: Daemon,
@@ -57,7 +54,30 @@ impl Daemons {
             &["dockerd", "--config-file", "/run/docker.json"],
             data.path(DOCKER_LOG),
         )?;
-        let (mut registry, address) = start_registry(programs, data, claim)?;
+        // The port is that of the last time, because images and caches have it in their names;
+        // another if that one is taken.
+        let last = fs::read_to_string(data.path(PORT)).ok().and_then(|port| port.parse().ok());
+        let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
+        let address = free(last.unwrap_or(0)).or_else(|_| free(0));
+        let address = address.context("no port is free on 127.0.0.1")?;
+        let config = json!({
+            "version": 0.1,
+            "log": {"accesslog": {"disabled": false}},
+            "storage": {
+                "filesystem": {"rootdirectory": data.path("registry")},
+                "delete": {"enabled": true},
+            },
+            "http": {"addr": address.to_string()},
+        });
+        // JSON is YAML.
+        fs::write(claim.path("registry.yml"), config.to_string())?;
+        prune::registry(programs, data, claim)?;
+        fs::write(data.path(PORT), address.port().to_string())?;
+        let mut registry = Daemon::start(
+            &mut programs.daemon(&claim.path(""), "tini"),
+            &["docker-registry", "serve", "/run/registry.yml"],
+            data.path(REGISTRY_LOG),
+        )?;
         let is_ok = |answer: Result<Response>| answer.is_ok_and(|answer| answer.status == 200);
         registry.wait_until(|| is_ok(http::get(address, "/v2/", ANSWER_LIMIT)))?;
         docker.wait_until(|| is_ok(http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT)))?;
@@ -128,34 +148,6 @@ fn docker_config(data: &Data, claim: &Claim) -> Value {
     config
 }
 
-/// Starts the registry on the port that this data folder had the last time, because images and
-/// caches have it in their names; on another if that one is taken.
-fn start_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<(Daemon, SocketAddr)> {
-    let last = fs::read_to_string(data.path(PORT)).ok().and_then(|port| port.parse().ok());
-    let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
-    let address = free(last.unwrap_or(0)).or_else(|_| free(0));
-    let address = address.context("no port is free on 127.0.0.1")?;
-    let config = json!({
-        "version": 0.1,
-        "log": {"accesslog": {"disabled": false}},
-        "storage": {
-            "filesystem": {"rootdirectory": data.path("registry")},
-            "delete": {"enabled": true},
-        },
-        "http": {"addr": address.to_string()},
-    });
-    // JSON is YAML.
-    fs::write(claim.path("registry.yml"), config.to_string())?;
-    prune::registry(programs, data, claim)?;
-    fs::write(data.path(PORT), address.port().to_string())?;
-    let daemon = Daemon::start(
-        &mut programs.daemon(&claim.path(""), "tini"),
-        &["docker-registry", "serve", "/run/registry.yml"],
-        data.path(REGISTRY_LOG),
-    )?;
-    Ok((daemon, address))
-}
-
 /// A daemon below an init process, in namespaces of its own.
 struct Daemon {
     name: String,
@@ -166,8 +158,10 @@ struct Daemon {
 impl Daemon {
     /// `init` is the command that runs the init process, `command` the daemon for it.
     fn start(init: &mut Command, command: &[&str], log: PathBuf) -> Result<Daemon> {
+        // These would override the daemons' configuration.
+        let foreign = ["DOCKER_", "REGISTRY_"];
         for (name, _) in std::env::vars_os() {
-            if FOREIGN.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            if foreign.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
                 init.env_remove(name);
             }
         }
@@ -184,13 +178,11 @@ impl Daemon {
         let deadline = Instant::now() + START_LIMIT;
         while !ready() {
             process::check_signals()?;
+            thread::sleep(TICK);
             let problem = match self.child.try_wait()? {
                 Some(status) => format!("ended while starting ({status})"),
                 None if Instant::now() > deadline => format!("is not up after {START_LIMIT:?}"),
-                None => {
-                    thread::sleep(TICK);
-                    continue;
-                }
+                None => continue,
             };
             say(format_args!("the log of {} ends with:", self.name));
             let log = fs::read(&self.log).unwrap_or_default();

@@ -40,9 +40,7 @@ impl Data {
             _ => 20_000,
         };
         let fresh_ones = engine.join("fresh");
-        for killed in Folder::abandoned(&fresh_ones) {
-            killed.remove();
-        }
+        Folder::abandoned(&fresh_ones).iter().for_each(Folder::remove);
         // This removes an empty folder only.
         let _ = fs::remove_dir(&fresh_ones);
         let parent = match release {

@@ -37,30 +37,28 @@ pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<
         fs::rename(all.join(format), made.join("binfmt.conf"))?;
         Ok(made)
     })?;
+    // Debian's line for the kernel with our name and path, and flags that make the kernel open QEMU
+    // now, so that it is found in containers, and keep credentials and the open program.
     let conf = fs::read_to_string(folder.join("binfmt.conf"))?;
-    let line = line(&conf, &folder.join("qemu"))?;
+    let fields: Vec<&str> = conf.trim().split(':').collect();
+    let [_, _, kind, offset, magic, mask, ..] = fields[..] else {
+        bail!("{conf:?} from the package qemu-user is not a line for binfmt_misc");
+    };
+    let qemu = folder.join("qemu");
+    let line = format!(":{ENTRY}:{kind}:{offset}:{magic}:{mask}:{}:OCF", qemu.display());
     let _gate = gate()?;
     fs::write(engine.join(WANTED), "")?;
-    if !Path::new(BINFMT).join("register").exists() {
+    let register = Path::new(BINFMT).join("register");
+    if !register.exists() {
         fs::write(common(MOUNTED), "")?;
         let mut mount = Command::new("mount");
         mount.args(["-n", "-t", "binfmt_misc", "binfmt_misc", BINFMT]);
         run("mounting binfmt_misc", &mut mount)?;
     }
-    if Path::new(BINFMT).join(ENTRY).exists() {
-        return Ok(());
+    if !Path::new(BINFMT).join(ENTRY).exists() {
+        fs::write(register, line).context("cannot register QEMU")?;
     }
-    fs::write(Path::new(BINFMT).join("register"), line).context("cannot register QEMU")
-}
-
-/// Debian's line for the kernel with our name and path, and flags that make the kernel open QEMU
-/// now, so that it is found in containers, and keep credentials and the open program.
-fn line(conf: &str, qemu: &Path) -> Result<String> {
-    let fields: Vec<&str> = conf.trim().split(':').collect();
-    let [_, _, kind, offset, magic, mask, ..] = fields[..] else {
-        bail!("{conf:?} from the package qemu-user is not a line for binfmt_misc");
-    };
-    Ok(format!(":{ENTRY}:{kind}:{offset}:{magic}:{mask}:{}:OCF", qemu.display()))
+    Ok(())
 }
 
 /// Unregisters it, unless a running engine still needs it. To be called with the gate held.

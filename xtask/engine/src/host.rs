@@ -86,7 +86,17 @@ impl Drop for Claim<'_> {
         let _gate = gate();
         clean_up(self.programs, &self.folder);
         sweep(self.programs);
-        restore();
+        emulate::restore();
+        // What engines have changed together, none of them needs any more.
+        if folders().next().is_none() {
+            if let Ok(redirects) = fs::read_to_string(common("redirects")) {
+                let _ = fs::write(FORWARD, "0");
+                let _ = fs::write(REDIRECTS, redirects);
+                let _ = fs::remove_file(common("redirects"));
+            }
+            cgroup::restore();
+            let _ = fs::remove_dir(common(""));
+        }
     }
 }
 
@@ -129,19 +139,4 @@ fn forward() -> Result<()> {
         fs::write(FORWARD, "1").context("cannot switch on IP forwarding")?;
     }
     Ok(())
-}
-
-/// Restores what engines have changed together, as far as none of them still needs it.
-fn restore() {
-    emulate::restore();
-    if folders().next().is_some() {
-        return;
-    }
-    if let Ok(redirects) = fs::read_to_string(common("redirects")) {
-        let _ = fs::write(FORWARD, "0");
-        let _ = fs::write(REDIRECTS, redirects);
-        let _ = fs::remove_file(common("redirects"));
-    }
-    cgroup::restore();
-    let _ = fs::remove_dir(common(""));
 }

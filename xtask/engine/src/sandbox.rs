@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use base::error::Interrupted;
 use base::process;
@@ -83,14 +83,11 @@ pub fn run(what: &str, command: &mut Command) -> Result<String> {
 /// As [`run`], and passes what is written to `watch`, which is called with an empty slice on each
 /// idle tick.
 pub fn run_with(what: &str, command: &mut Command, watch: impl FnMut(&[u8])) -> Result<String> {
-    let output = process::output_with(command, NO_LIMIT, watch).map_err(|error| {
-        let program = command.get_program().display();
-        let is_signal = error.is::<Interrupted>();
-        if is_signal { error } else { error.context(format!("cannot run {program}")) }
-    })?;
-    let Some(output) = output else {
-        bail!("{what} took too long");
+    let output = match process::output_with(command, NO_LIMIT, watch) {
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        output => output.with_context(|| format!("cannot run {}", command.get_program().display())),
     };
+    let output = output?.with_context(|| format!("{what} took too long"))?;
     if !output.status.success() {
         let written = [output.stdout, output.stderr].concat();
         bail!("{what} failed: {}", reason(&String::from_utf8_lossy(&written)));
@@ -100,8 +97,7 @@ pub fn run_with(what: &str, command: &mut Command, watch: impl FnMut(&[u8])) -> 
 
 /// The line of `written` that says why a program failed, and what to do where that is known.
 fn reason(written: &str) -> String {
-    let space = ["No space left on device", "enough free space"];
-    if space.iter().any(|text| written.contains(text)) {
+    if written.contains("No space left on device") || written.contains("enough free space") {
         return "no space left on the disk\nhint: free 2 GB; `cargo xtask engine --prune` removes what \
                 earlier engines left"
             .to_owned();
