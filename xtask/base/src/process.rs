@@ -41,8 +41,7 @@ extern "C" fn remember(signal: i32) {
     CAUGHT.store(signal, Ordering::SeqCst);
 }
 
-/// From here on SIGINT, SIGTERM and SIGHUP are remembered (see [`caught`]) and no longer end this
-/// program.
+/// From here on SIGINT, SIGTERM and SIGHUP no longer end this program; [`caught`] has the last one.
 pub fn catch_signals() {
     for number in [SIGINT, SIGTERM, SIGHUP] {
         // SAFETY: the handler only stores to an atomic, which a signal handler may do.
@@ -55,10 +54,7 @@ pub fn catch_signals() {
 
 /// The number of the last signal that was caught.
 pub fn caught() -> Option<i32> {
-    match CAUGHT.load(Ordering::SeqCst) {
-        0 => None,
-        signal => Some(signal),
-    }
+    Some(CAUGHT.load(Ordering::SeqCst)).filter(|&signal| signal != 0)
 }
 
 /// For loops that wait.
@@ -118,10 +114,7 @@ fn group_below(root: u32) -> Vec<u32> {
 /// Errors: those of the system; no status of `child` is one.
 pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
     let (_, no_pipes) = mpsc::channel();
-    match attend(child, &no_pipes, grace, |_, _| true)? {
-        Some(status) => Ok(status),
-        None => child.wait(),
-    }
+    attend(child, &no_pipes, grace, |_, _| true)?.map_or_else(|| child.wait(), Ok)
 }
 
 /// Waits as [`wait`], and passes the bytes of `pipe` to `show`, which is called with an empty slice

@@ -48,15 +48,13 @@ fn remove_all(group: &Path) {
 /// it, and a group with processes may have no groups with controllers below it. To be called with
 /// the gate held, as is [`restore`].
 pub fn prepare() -> Result<()> {
-    let root = Path::new(UNIFIED);
     // The host's real root has no type, and no such rule.
-    if !root.join("cgroup.type").exists() || processes(root).is_empty() {
+    if !Path::new(UNIFIED).join("cgroup.type").exists() || processes(UNIFIED).is_empty() {
         return Ok(());
     }
-    let aside = Path::new(ASIDE);
-    fs::create_dir_all(aside).context("cannot make a control group")?;
+    fs::create_dir_all(ASIDE).context("cannot make a control group")?;
     fs::write(common("cgroup"), "")?;
-    move_processes(root, aside);
+    move_processes(UNIFIED, ASIDE);
     set_controllers("+").context("cannot pass controllers to control groups")
 }
 
@@ -65,31 +63,30 @@ pub fn restore() {
     let marker = common("cgroup");
     if marker.exists() {
         let _ = set_controllers("-");
-        move_processes(Path::new(ASIDE), Path::new(UNIFIED));
+        move_processes(ASIDE, UNIFIED);
         remove_all(Path::new(ASIDE));
         let _ = fs::remove_file(marker);
     }
 }
 
-fn processes(group: &Path) -> Vec<String> {
-    let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+fn processes(group: &str) -> Vec<String> {
+    let processes = fs::read_to_string(format!("{group}/cgroup.procs")).unwrap_or_default();
     // Those of other PID namespaces are shown as 0, which would mean this process.
     processes.lines().filter(|&process| process != "0").map(str::to_owned).collect()
 }
 
 /// Repeated, because processes may start others meanwhile; one that has ended can't be moved.
-fn move_processes(from: &Path, to: &Path) {
+fn move_processes(from: &str, to: &str) {
     for _ in 0..10 {
         for process in processes(from) {
-            let _ = fs::write(to.join("cgroup.procs"), process);
+            let _ = fs::write(format!("{to}/cgroup.procs"), process);
         }
     }
 }
 
 fn set_controllers(sign: &str) -> Result<()> {
-    let root = Path::new(UNIFIED);
-    let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
+    let controllers = fs::read_to_string(format!("{UNIFIED}/cgroup.controllers"))?;
     let change: String =
         controllers.split_whitespace().flat_map(|name| [" ", sign, name]).collect();
-    Ok(fs::write(root.join("cgroup.subtree_control"), change)?)
+    Ok(fs::write(format!("{UNIFIED}/cgroup.subtree_control"), change)?)
 }

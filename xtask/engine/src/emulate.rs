@@ -51,9 +51,8 @@ pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<
     let register = Path::new(BINFMT).join("register");
     if !register.exists() {
         fs::write(common(MOUNTED), "")?;
-        let mut mount = Command::new("mount");
-        mount.args(["-n", "-t", "binfmt_misc", "binfmt_misc", BINFMT]);
-        run("mounting binfmt_misc", &mut mount)?;
+        let mount = ["-n", "-t", "binfmt_misc", "binfmt_misc", BINFMT];
+        run("mounting binfmt_misc", Command::new("mount").args(mount))?;
     }
     if !Path::new(BINFMT).join(ENTRY).exists() {
         fs::write(register, line).context("cannot register QEMU")?;
@@ -66,10 +65,7 @@ pub fn restore() {
     if folders().any(|folder| folder.join(WANTED).exists()) {
         return;
     }
-    let entry = Path::new(BINFMT).join(ENTRY);
-    if entry.exists() {
-        let _ = fs::write(entry, "-1");
-    }
+    let _ = fs::write(Path::new(BINFMT).join(ENTRY), "-1");
     let mounted = common(MOUNTED);
     if mounted.exists() {
         run_anyway(Command::new("umount").args(["-n", BINFMT]));

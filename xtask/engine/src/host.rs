@@ -70,7 +70,11 @@ impl<'a> Claim<'a> {
         fs::write(claim.path("range"), &claim.range)?;
         network::up(programs, number, &claim.range)?;
         let _gate = gate()?;
-        forward()?;
+        let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
+        if read(FORWARD)?.trim() == "0" {
+            fs::write(common("redirects"), read(REDIRECTS)?)?;
+            fs::write(FORWARD, "1").context("cannot switch on IP forwarding")?;
+        }
         cgroup::prepare()?;
         Ok(claim)
     }
@@ -129,14 +133,4 @@ fn clean_up(programs: &Programs, folder: &Folder) {
         cgroup::remove(number);
     }
     folder.remove();
-}
-
-/// Switches IP forwarding on, and stores the host's own settings.
-fn forward() -> Result<()> {
-    let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
-    if read(FORWARD)?.trim() == "0" {
-        fs::write(common("redirects"), read(REDIRECTS)?)?;
-        fs::write(FORWARD, "1").context("cannot switch on IP forwarding")?;
-    }
-    Ok(())
 }

@@ -54,8 +54,7 @@ Dir::Etc::PreferencesParts "/dev/null";
 /// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them. The
 /// layer of the base image is made at the same time, as it needs some of the same packages.
 pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
-    let mut dpkg = Command::new("dpkg");
-    let arch = run("dpkg", dpkg.arg("--print-architecture"))?.trim().to_owned();
+    let arch = run("dpkg", Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned();
     if !["amd64", "arm64"].contains(&arch.as_str()) {
         bail!("the engine runs on amd64 and arm64; this machine is {arch}");
     }
@@ -151,14 +150,11 @@ impl Apt {
             unpack(&host.fetched()?, &host.folder)?;
             keys = host.folder.join(&KEYRING[1..]);
         }
-        let suites: &[[&str; 2]] = match release {
-            RELEASE => &[["debian", ""], ["debian", "-updates"], ["debian-security", "-security"]],
-            _ => &[["debian", ""]],
-        };
-        let mut sources = String::new();
-        for [place, suffix] in suites {
-            let keys = keys.display();
-            sources += &format!("deb [signed-by={keys}] {MIRROR}/{place} {release}{suffix} main\n");
+        let from = format!("deb [signed-by={}] {MIRROR}", keys.display());
+        let mut sources = format!("{from}/debian {release} main\n");
+        if release == RELEASE {
+            sources += &format!("{from}/debian {release}-updates main\n");
+            sources += &format!("{from}/debian-security {release}-security main\n");
         }
         fs::write(apt.folder.join("etc/apt/sources.list"), sources)?;
         fs::write(apt.folder.join("var/lib/apt/status"), "")?;
