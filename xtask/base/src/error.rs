@@ -7,15 +7,13 @@ use std::fmt;
 
 /// A request that was wrong: exit status 2, and nothing was built.
 #[derive(Debug)]
-pub struct Usage(String);
+struct Usage(String);
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
-
-impl std::error::Error for Usage {}
 
 /// A signal, by its number, that ended a run: exit status 128 plus the number, as in shells.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ impl std::error::Error for Interrupted {}
 
 /// A [`Usage`] error with this text.
 pub fn usage(message: impl Into<String>) -> anyhow::Error {
-    Usage(message.into()).into()
+    anyhow::Error::msg(Usage(message.into()))
 }
 
 /// The exit status for `error`: 2 for [`Usage`], 128 plus the signal for [`Interrupted`], else 1.

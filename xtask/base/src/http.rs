@@ -16,8 +16,7 @@ pub struct Response {
 }
 
 /// GETs `path` from the server at `address`.
-/// Errors: no connection within `limit`, no more of the answer within another, or an answer that is not
-/// HTTP.
+/// Errors: no connection or nothing more of the answer within `limit`, or one that is not HTTP.
 pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response> {
     let stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
@@ -25,7 +24,6 @@ pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response>
 }
 
 /// As [`get`], of the server at the Unix socket `socket`, and with any method that needs no body.
-/// Errors: those of [`get`].
 pub fn unix(socket: &Path, method: &str, path: &str, limit: Duration) -> Result<Response> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(limit))?;

@@ -41,7 +41,6 @@ pub fn load(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// As [`load`], of what is open already.
-/// Errors: those of [`load`].
 pub fn read(input: impl Read) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     input.take(LARGEST + 1).read_to_end(&mut content)?;

@@ -150,7 +150,6 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
 
 /// As [`output`], and passes what is written to `watch`, which is called with an empty slice on
 /// each idle tick.
-/// Errors: those of [`output`].
 pub fn output_with(
     command: &mut Command,
     limit: Duration,

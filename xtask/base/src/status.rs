@@ -7,10 +7,6 @@ use std::time::{Duration, Instant};
 
 use crate::{message, process};
 
-/// How long a line stays before the next one takes its place.
-const REDRAW: Duration = Duration::from_millis(100);
-const REPRINT: Duration = Duration::from_secs(10);
-
 static LINE: Mutex<Line> = Mutex::new(Line { shown: None, is_drawn: false });
 
 struct Line {
@@ -25,7 +21,7 @@ struct Line {
 pub fn show(text: &str) {
     let mut line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
     let columns = process::terminal_size().filter(|_| io::stderr().is_terminal());
-    let pause = if columns.is_some() { REDRAW } else { REPRINT };
+    let pause = Duration::from_millis(if columns.is_some() { 100 } else { 10_000 });
     if line.shown.is_some_and(|shown| shown.elapsed() < pause) {
         return;
     }

@@ -29,9 +29,7 @@ const SCRIPT: &str = include_str!("base.sh");
 const EPOCH: &str = "1754697600";
 const CREATED: &str = "2025-08-09T00:00:00Z";
 
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// The layer for `arch`: a folder with what [`SCRIPT`] makes.
@@ -113,8 +111,8 @@ fn write_layout(layout: &Path, downloads: &Path, architectures: &[&str]) -> Resu
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "config": write_blob(&blobs, CONFIG, &config)?,
-            "layers": [descriptor(LAYER, digest, size)],
+            "config": write_blob(&blobs, "application/vnd.oci.image.config.v1+json", &config)?,
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", digest, size)],
         });
         let mut manifest = write_blob(&blobs, MANIFEST, &manifest)?;
         manifest["platform"] = json!({"architecture": arch, "variant": variant, "os": "linux"});

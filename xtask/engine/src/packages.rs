@@ -23,7 +23,6 @@ pub const RELEASE: &str = "trixie";
 const PACKAGES: &str = "?essential docker-buildx docker-cli docker-registry docker.io iproute2 \
                         nftables tini";
 
-const MIRROR: &str = "http://deb.debian.org";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// For every apt here. It fetches no descriptions, and stops at the first index that is missing.
@@ -150,7 +149,7 @@ impl Apt {
             unpack(&host.fetched()?, &host.folder)?;
             keys = host.folder.join(&KEYRING[1..]);
         }
-        let from = format!("deb [signed-by={}] {MIRROR}", keys.display());
+        let from = format!("deb [signed-by={}] http://deb.debian.org", keys.display());
         let mut sources = format!("{from}/debian {release} main\n");
         if release == RELEASE {
             sources += &format!("{from}/debian {release}-updates main\n");

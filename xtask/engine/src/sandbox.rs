@@ -11,9 +11,6 @@ use anyhow::{Context as _, Result, bail};
 use base::error::Interrupted;
 use base::process;
 
-/// Longer than any download; only a signal ends a step before that.
-const NO_LIMIT: Duration = Duration::from_secs(86_400);
-
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Mounts the programs' own `/usr`, and `/run` if there is one for them. The host's
@@ -83,7 +80,9 @@ pub fn run(what: &str, command: &mut Command) -> Result<String> {
 /// As [`run`], and passes what is written to `watch`, which is called with an empty slice on each
 /// idle tick.
 pub fn run_with(what: &str, command: &mut Command, watch: impl FnMut(&[u8])) -> Result<String> {
-    let output = match process::output_with(command, NO_LIMIT, watch) {
+    // Longer than any download; only a signal ends a step before that.
+    let limit = Duration::from_secs(86_400);
+    let output = match process::output_with(command, limit, watch) {
         Err(error) if error.is::<Interrupted>() => return Err(error),
         output => output.with_context(|| format!("cannot run {}", command.get_program().display())),
     };
