@@ -64,9 +64,7 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
         let programs = scratch.join("programs");
         fs::create_dir(&programs)?;
         let apt = Apt::new(scratch.join("apt"), release, &arch)?;
-        if release != RELEASE || layer.exists() {
-            unpack(&apt.fetch(PACKAGES)?, &programs)?;
-        } else {
+        if release == RELEASE && !layer.exists() {
             let shared = apt.fetch(image::PACKAGES)?;
             let make = |scratch: &Path| image::make(scratch, &programs, &shared);
             thread::scope(|scope| {
@@ -78,12 +76,25 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
                 making.join().unwrap_or_else(|_| Err(anyhow!("the base image was not made")))?;
                 fetched
             })?;
-            // Another engine has made the layer meanwhile, so it was not copied.
-            if !programs.join("usr/bin/dash").exists() {
-                unpack(&shared, &programs)?;
-            }
         }
-        arrange(&programs)?;
+        // No layer was made from which they were copied; another engine may have made it meanwhile.
+        if !programs.join("usr/bin/dash").exists() {
+            unpack(&apt.fetch(PACKAGES)?, &programs)?;
+        }
+        // What the packages' own scripts would have done, as far as it is needed, and without what
+        // nobody reads.
+        let usr = programs.join("usr");
+        for unread in ["doc", "locale", "man"] {
+            fs::remove_dir_all(usr.join("share").join(unread))?;
+        }
+        for place in ["local", "src"] {
+            fs::create_dir_all(usr.join(place))?;
+        }
+        for program in ["iptables", "ip6tables"] {
+            symlink(format!("{program}-nft"), usr.join("sbin").join(program))?;
+        }
+        fs::create_dir(programs.join("path"))?;
+        symlink("../usr/bin/docker", programs.join("path/docker"))?;
         Ok(programs)
     })?;
     image::get(downloads, &arch)?;
@@ -107,23 +118,6 @@ pub fn unpack(archives: &[PathBuf], folder: &Path) -> Result<()> {
         })
     })?;
     Ok(())
-}
-
-/// Does what the packages' own scripts would have done, as far as it is needed, and removes what
-/// nobody reads.
-fn arrange(programs: &Path) -> Result<()> {
-    let usr = programs.join("usr");
-    for unread in ["doc", "locale", "man"] {
-        fs::remove_dir_all(usr.join("share").join(unread))?;
-    }
-    for place in ["local", "src"] {
-        fs::create_dir_all(usr.join(place))?;
-    }
-    for program in ["iptables", "ip6tables"] {
-        symlink(format!("{program}-nft"), usr.join("sbin").join(program))?;
-    }
-    fs::create_dir(programs.join("path"))?;
-    Ok(symlink("../usr/bin/docker", programs.join("path/docker"))?)
 }
 
 /// An apt with a folder of ours instead of `/`.
