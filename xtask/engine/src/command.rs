@@ -112,7 +112,7 @@ fn shell(name: &OsStr, file: &Path) -> Result<Vec<OsString>> {
     Ok(vec![name.into(), "--rcfile".into(), file.into()])
 }
 
-/// Starts to note the time and the images of all containers, for [`crate::prune::images`].
+/// Starts to note the time and the images of all containers, for [`crate::data::prune_images`].
 fn note_images(programs: &Programs, data: &Data, daemons: &Daemons) -> Result<Child> {
     let now = sandbox::run("date", Command::new("date").args(["-u", "+%FT%TZ"]))?;
     let mut used = File::create(data.path(USED))?;

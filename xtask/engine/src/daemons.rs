@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::data::{Data, PORT};
+use crate::data::{self, Data, PORT};
 use crate::host::Claim;
 use crate::sandbox::Programs;
 use crate::shared::say;
-use crate::{cgroup, network, prune};
+use crate::{cgroup, network};
 use base::http::{self, Response};
 use base::message;
 use base::process::{self, SIGTERM, TICK};
@@ -71,7 +71,7 @@ impl Daemons {
         });
         // JSON is YAML.
         fs::write(claim.path("registry.yml"), config.to_string())?;
-        prune::registry(programs, data, claim)?;
+        data::prune_registry(programs, data, claim)?;
         fs::write(data.path(PORT), address.port().to_string())?;
         let mut registry = Daemon::start(
             &mut programs.daemon(&claim.path(""), "tini"),
@@ -83,7 +83,7 @@ impl Daemons {
         docker.wait_until(|| is_ok(http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT)))?;
         let daemons = Daemons { docker, _registry: registry, socket, address };
         daemons.remove_containers();
-        prune::images(&daemons, data)?;
+        data::prune_images(&daemons, data)?;
         Ok(daemons)
     }
 

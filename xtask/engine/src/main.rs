@@ -10,7 +10,6 @@ mod host;
 mod image;
 mod network;
 mod packages;
-mod prune;
 mod sandbox;
 mod shared;
 

@@ -77,7 +77,7 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
                 fetched
             })?;
         }
-        // No layer was made from which they were copied; another engine may have made it meanwhile.
+        // The layer that is made here brings them, unless another engine has made it meanwhile.
         if !programs.join("usr/bin/dash").exists() {
             unpack(&apt.fetch(PACKAGES)?, &programs)?;
         }
