@@ -60,14 +60,13 @@ pub fn save(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 }
 
 fn save_to(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.map_or(Ok(()), fs::create_dir_all)?;
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder)?;
     if let Some(mut stream) = standard_stream(path) {
         return stream.write_all(content);
     }
     // An open file, as in `/dev/fd/3`, may have no name.
-    let folder = folder.and_then(|folder| folder.canonicalize().ok());
-    let is_open = folder.is_some_and(|folder| folder.starts_with("/proc"));
+    let is_open = folder.canonicalize().is_ok_and(|folder| folder.starts_with("/proc"));
     match path.canonicalize() {
         Ok(path) if path.is_file() && !is_open => replace(&path, content),
         Err(_) if !path.is_symlink() => replace(path, content),

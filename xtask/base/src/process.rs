@@ -34,9 +34,6 @@ static CAUGHT: AtomicI32 = AtomicI32::new(0);
 /// How long to sleep between two checks of a child, or of anything else that is waited for.
 pub const TICK: Duration = Duration::from_millis(20);
 
-/// How long a child may take to end after SIGINT before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
-
 extern "C" fn remember(signal: i32) {
     CAUGHT.store(signal, Ordering::SeqCst);
 }
@@ -133,7 +130,7 @@ pub fn follow(
     if status.is_none() {
         // On this signal docker cleans up.
         kill(child.id(), SIGINT);
-        if !ends_within(child, GRACE)? {
+        if !ends_within(child, Duration::from_secs(5))? {
             end(child)?;
         }
         drain(&chunks, &mut show);

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -63,23 +63,31 @@ pub fn run(
         let name = env::var_os("SHELL").unwrap_or_else(|| "sh".into());
         process.args(shell(&name, &data.path("bashrc"))?).env("PS1", PROMPT);
     }
-    for name in FOREIGN.split(' ') {
-        process.env_remove(name);
-    }
+    let host = format!("unix://{}", daemons.socket.display());
     // Docker's own configuration, with its plugin buildx.
     let config = data.path("config");
     let plugin = config.join("cli-plugins/docker-buildx");
     fs::create_dir_all(config.join("cli-plugins"))?;
     let _ = fs::remove_file(&plugin);
     symlink(programs.folder.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
+    for name in FOREIGN.split(' ') {
+        process.env_remove(name);
+    }
     process
         .env("PATH", path(programs)?)
-        .env("DOCKER_HOST", format!("unix://{}", daemons.socket.display()))
+        .env("DOCKER_HOST", &host)
         .env("DOCKER_CONFIG", config)
         .env("XTASK_REGISTRY", daemons.address.to_string())
         .env("XTASK_ENGINE_LOG", data.path(DOCKER_LOG))
         .env("XTASK_REGISTRY_LOG", data.path(REGISTRY_LOG));
-    let mut events = note_images(programs, data, daemons)?;
+    // The time and the images of all containers, for `data::prune_images`.
+    let now = sandbox::run("date", Command::new("date").args(["-u", "+%FT%TZ"]))?;
+    let mut used = File::create(data.path(USED))?;
+    used.write_all(now.as_bytes())?;
+    let mut events = Command::new(programs.bin().join("docker"));
+    events.args(["--host", &host, "events", "--since", now.trim(), "--filter=type=container"]);
+    events.args(["--filter=event=create", "--format={{.From}}"]).process_group(0);
+    let mut events = events.stdin(Stdio::null()).stdout(used).stderr(Stdio::null()).spawn()?;
     let own = process::children(std::process::id());
     let mut child = process.spawn().context("cannot run setpriv")?;
     let status = process::wait(&mut child, Some(GRACE));
@@ -110,19 +118,6 @@ fn shell(name: &OsStr, file: &Path) -> Result<Vec<OsString>> {
     }
     output::save(file, BASHRC)?;
     Ok(vec![name.into(), "--rcfile".into(), file.into()])
-}
-
-/// Starts to note the time and the images of all containers, for [`crate::data::prune_images`].
-fn note_images(programs: &Programs, data: &Data, daemons: &Daemons) -> Result<Child> {
-    let now = sandbox::run("date", Command::new("date").args(["-u", "+%FT%TZ"]))?;
-    let mut used = File::create(data.path(USED))?;
-    used.write_all(now.as_bytes())?;
-    let mut events = Command::new(programs.bin().join("docker"));
-    events.arg("--host").arg(format!("unix://{}", daemons.socket.display()));
-    events.args(["events", "--since", now.trim(), "--filter=type=container"]);
-    events.args(["--filter=event=create", "--format={{.From}}"]).process_group(0);
-    events.stdin(Stdio::null()).stdout(used).stderr(Stdio::null());
-    Ok(events.spawn()?)
 }
 
 /// Ends what the command left running; such processes have become children of this one, beside its

@@ -116,8 +116,8 @@ pub fn unpack(archives: &[PathBuf], folder: &Path) -> Result<()> {
             done += String::from_utf8_lossy(written).matches(".deb\n").count();
             progress("unpacking", &format!("{done}/{}", archives.len()));
         })
-    })?;
-    Ok(())
+    })
+    .map(drop)
 }
 
 /// An apt with a folder of ours instead of `/`.
