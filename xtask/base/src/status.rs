@@ -2,19 +2,14 @@
 //! elsewhere it is printed every ten seconds.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::mem;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::{message, process};
 
-static LINE: Mutex<Line> = Mutex::new(Line { shown: None, is_drawn: false });
-
-struct Line {
-    /// When the last line was shown.
-    shown: Option<Instant>,
-    /// True while a line without an end is at the bottom of the terminal.
-    is_drawn: bool,
-}
+/// When the last line was shown, and whether it is at the bottom of the terminal, without an end.
+static LINE: Mutex<(Option<Instant>, bool)> = Mutex::new((None, false));
 
 /// Shows `text`, cut to the width of the terminal, unless the last line was shown only just now.
 /// Safe to call from several threads, and often.
@@ -22,11 +17,10 @@ pub fn show(text: &str) {
     let mut line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
     let columns = process::terminal_size().filter(|_| io::stderr().is_terminal());
     let pause = Duration::from_millis(if columns.is_some() { 100 } else { 10_000 });
-    if line.shown.is_some_and(|shown| shown.elapsed() < pause) {
+    if line.0.is_some_and(|shown| shown.elapsed() < pause) {
         return;
     }
-    line.shown = Some(Instant::now());
-    line.is_drawn = columns.is_some();
+    *line = (Some(Instant::now()), columns.is_some());
     let text = message::one_line(text);
     let drawn = match columns {
         // Without line wrap: some characters are two columns wide.
@@ -43,8 +37,7 @@ pub fn show(text: &str) {
 /// Takes the line away. [`crate::output::note`], through which all messages go, does this.
 pub fn clear() {
     let mut line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
-    if line.is_drawn {
+    if mem::take(&mut line.1) {
         let _ = io::stderr().write_all(b"\r\x1b[2K");
-        line.is_drawn = false;
     }
 }

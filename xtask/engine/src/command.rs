@@ -84,7 +84,7 @@ pub fn run(
     let now = sandbox::run("date", Command::new("date").args(["-u", "+%FT%TZ"]))?;
     let mut used = File::create(data.path(USED))?;
     used.write_all(now.as_bytes())?;
-    let mut events = Command::new(programs.bin().join("docker"));
+    let mut events = Command::new(programs.folder.join("path/docker"));
     events.args(["--host", &host, "events", "--since", now.trim(), "--filter=type=container"]);
     events.args(["--filter=event=create", "--format={{.From}}"]).process_group(0);
     let mut events = events.stdin(Stdio::null()).stdout(used).stderr(Stdio::null()).spawn()?;
@@ -148,7 +148,7 @@ fn end_leftovers(own: &[u32]) {
 /// The caller's `PATH`, with our docker first.
 fn path(programs: &Programs) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let folders = [programs.bin()].into_iter().chain(env::split_paths(&path));
+    let folders = [programs.folder.join("path")].into_iter().chain(env::split_paths(&path));
     env::join_paths(folders).context("the path of the checkout cannot be in PATH")
 }
 

@@ -78,9 +78,8 @@ impl Daemons {
             &["docker-registry", "serve", "/run/registry.yml"],
             data.path(REGISTRY_LOG),
         )?;
-        let is_ok = |answer: Result<Response>| answer.is_ok_and(|answer| answer.status == 200);
-        registry.wait_until(|| is_ok(http::get(address, "/v2/", ANSWER_LIMIT)))?;
-        docker.wait_until(|| is_ok(http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT)))?;
+        registry.wait_for(|| http::get(address, "/v2/", ANSWER_LIMIT))?;
+        docker.wait_for(|| http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT))?;
         let daemons = Daemons { docker, _registry: registry, socket, address };
         daemons.remove_containers();
         data::prune_images(&daemons, data)?;
@@ -174,9 +173,9 @@ impl Daemon {
         Ok(Daemon { name: command[0].to_owned(), child, log })
     }
 
-    fn wait_until(&mut self, ready: impl Fn() -> bool) -> Result<()> {
+    fn wait_for(&mut self, answer: impl Fn() -> Result<Response>) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
-        while !ready() {
+        while !answer().is_ok_and(|answer| answer.status == 200) {
             process::check_signals()?;
             thread::sleep(TICK);
             let problem = match self.child.try_wait()? {

@@ -80,7 +80,7 @@ pub fn load(
     if image.status != 200 || !image.body.contains(&digest) {
         let mut load = Command::new("sh");
         load.args(["-c", r#"tar -chf - -C "$1" . | "$2" --host "$3" load"#, "sh"]);
-        load.arg(&layout).arg(programs.bin().join("docker"));
+        load.arg(&layout).arg(programs.folder.join("path/docker"));
         load.arg(format!("unix://{}", daemons.socket.display()));
         timed("loading debian:trixie-slim", || run("loading debian:trixie-slim", &mut load))?;
     }

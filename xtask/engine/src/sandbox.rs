@@ -35,7 +35,7 @@ exec "$@"
 "#;
 
 pub struct Programs {
-    /// Holds `usr`, and `path` with what the command may see of it.
+    /// Holds `usr`, and `path` with docker, which is all that the command may see of it.
     pub folder: PathBuf,
     pub arch: String,
 }
@@ -52,11 +52,6 @@ impl Programs {
         command.args(["-c", ENTER, "sh"]).arg(self.folder.join("usr")).arg(run).arg(program);
         command.current_dir("/");
         command
-    }
-
-    /// The folder that has docker, for the command's `PATH`.
-    pub fn bin(&self) -> PathBuf {
-        self.folder.join("path")
     }
 }
 
