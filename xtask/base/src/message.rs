@@ -30,8 +30,7 @@ pub fn say(text: &str) {
     }
 }
 
-/// Shows what ends this run: `error: ` and the chain of causes on one line, each hint in them on a
-/// line of its own.
+/// Shows what ends this run: `error: ` and the chain of causes on one line, each hint on its own.
 pub fn error(error: &anyhow::Error) {
     for line in format!("error: {error:#}").split("\nhint: ").enumerate() {
         match line {

@@ -54,8 +54,7 @@ pub fn caught() -> Option<i32> {
     Some(CAUGHT.load(Ordering::SeqCst)).filter(|&signal| signal != 0)
 }
 
-/// For loops that wait.
-/// Errors: [`Interrupted`] once a signal was caught.
+/// Errors, for loops that wait: [`Interrupted`] once a signal was caught.
 pub fn check_signals() -> Result<()> {
     caught().map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
 }
@@ -71,8 +70,7 @@ pub fn kill(pid: u32, signal: i32) {
     }
 }
 
-/// All processes of the machine that have not ended: each one's number, parent and process group;
-/// none without Linux's `/proc`.
+/// All running processes, as number, parent and process group; none without Linux's `/proc`.
 fn running() -> impl Iterator<Item = [u32; 3]> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -88,7 +86,7 @@ fn running() -> impl Iterator<Item = [u32; 3]> {
 
 /// The running children of the process `parent`, whoever started them.
 pub fn children(parent: u32) -> Vec<u32> {
-    running().filter(|entry| entry[1] == parent).map(|[pid, ..]| pid).collect()
+    running().filter(|[_, above, _]| *above == parent).map(|[pid, ..]| pid).collect()
 }
 
 /// The process `root` and those below it in its process group: of these, the ones that Ctrl-C at a
@@ -145,8 +143,7 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
     output_with(command, limit, |_| ())
 }
 
-/// As [`output`], and passes what is written to `watch`, which is called with an empty slice on
-/// each idle tick.
+/// As [`output`], and passes what is written to `watch`, and an empty slice on each idle tick.
 pub fn output_with(
     command: &mut Command,
     limit: Duration,
@@ -283,8 +280,7 @@ pub fn exit_code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// The columns and rows of the terminal that standard error is; `None` if it is none, or one that
-/// does not know its size.
+/// The columns and rows of standard error; `None` if it is no terminal that knows its size.
 pub fn terminal_size() -> Option<(usize, usize)> {
     // Asks for the window's size: rows, columns, and both in pixels.
     const TIOCGWINSZ: c_ulong = if cfg!(target_os = "linux") { 0x5413 } else { 0x4008_7468 };

@@ -96,8 +96,7 @@ pub fn run(
     Ok(process::exit_code(status?))
 }
 
-/// From here on, processes whose parents end become children of this program, so that it can end
-/// them as well.
+/// Makes processes whose parents end children of this program, so that it can end them as well.
 fn adopt_orphans() {
     const PR_SET_CHILD_SUBREAPER: i32 = 36;
     #[allow(unsafe_code)]
@@ -120,8 +119,7 @@ fn shell(name: &OsStr, file: &Path) -> Result<Vec<OsString>> {
     Ok(vec![name.into(), "--rcfile".into(), file.into()])
 }
 
-/// Ends what the command left running; such processes have become children of this one, beside its
-/// `own`.
+/// Ends what the command left running: children that this process has got beside its `own`.
 fn end_leftovers(own: &[u32]) {
     let started = Instant::now();
     let mut sent = 0;

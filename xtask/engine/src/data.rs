@@ -1,6 +1,5 @@
-//! The data folder of an engine, which has one owner at a time, and how much stays in it for the next
-//! run. What was unused for longest goes first, and nothing goes that the last run used. `BuildKit`
-//! limits its cache itself.
+//! The data folder of an engine, which has one owner at a time, and how much stays in it. What was
+//! unused for longest goes first, and nothing that the last run used. `BuildKit` limits its cache.
 
 use std::env;
 use std::fs;
@@ -124,8 +123,7 @@ fn size(folder: &Path) -> Result<u64> {
     size.split_whitespace().next().and_then(|size| size.parse().ok()).context("du reports no size")
 }
 
-/// Removes the oldest images. New is what was built, pulled or tagged since the last run began, and
-/// what it ran.
+/// Removes the oldest images. New is what the last run built, pulled, tagged or ran.
 pub fn prune_images(daemons: &Daemons, data: &Data) -> Result<()> {
     let size = || -> Result<u64> {
         let usage = daemons.get("/system/df?type=image")?;
@@ -159,8 +157,7 @@ pub fn prune_images(daemons: &Daemons, data: &Data) -> Result<()> {
     })
 }
 
-/// Removes the oldest tags of the registry, which is not running. New is what was pushed since the
-/// last run began, and what it pulled.
+/// Removes the oldest tags of the registry, which is stopped. New is what the last run used.
 pub fn prune_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<()> {
     let root = data.path("registry/docker/registry/v2");
     if !root.exists() {
@@ -227,7 +224,7 @@ fn forget_manifests(root: &Path, manifests: &Path) -> Result<()> {
 /// When something was new, and its name.
 type Old = Vec<(String, String)>;
 
-/// Removes what `old` finds until three tenths of what stays in `data` are left: an eighth at a time,
+/// Removes what `old` finds until three tenths of what `data` keeps are left: an eighth at a time,
 /// because each look at the size is a look at everything. Says what went.
 fn remove_oldest(
     what: &str,

@@ -1,5 +1,4 @@
-//! QEMU for programs of the other architecture: registered with the kernel for as long as an
-//! engine needs it.
+//! QEMU for programs of the other architecture, registered while an engine needs it.
 
 use std::fs;
 use std::path::Path;

@@ -60,8 +60,7 @@ pub struct Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
-    /// Takes the first free number and sets up what belongs to it. What killed engines left is
-    /// removed first.
+    /// Removes what killed engines left, and sets up what belongs to the first free number.
     pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
         let (number, folder) = take_number(programs)?;
         // Without a range there is nothing to restore yet but the folder.

@@ -10,8 +10,7 @@ use anyhow::{Context as _, Result};
 use crate::sandbox::{Programs, run, run_anyway};
 use crate::shared::MAX_ENGINES;
 
-/// Each of these is divided among the engines of a host; the first one was set aside for test
-/// networks.
+/// Each is divided among the engines of a host; the first one was set aside for test networks.
 const PREFIXES: [[u8; 2]; 3] = [[198, 19], [172, 30], [10, 253]];
 
 const RANGE_MASK: u32 = 0xffff_f000;

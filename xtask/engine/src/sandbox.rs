@@ -72,8 +72,7 @@ pub fn run(what: &str, command: &mut Command) -> Result<String> {
     run_with(what, command, |_| ())
 }
 
-/// As [`run`], and passes what is written to `watch`, which is called with an empty slice on each
-/// idle tick.
+/// As [`run`], and passes what is written to `watch`, and an empty slice on each idle tick.
 pub fn run_with(what: &str, command: &mut Command, watch: impl FnMut(&[u8])) -> Result<String> {
     // Longer than any download; only a signal ends a step before that.
     let limit = Duration::from_secs(86_400);
