@@ -97,6 +97,9 @@ fn a_jobs_page_gets_the_summary_too() {
     let call = Xtask::new(&["image", "summary", &info]).env("GITHUB_STEP_SUMMARY", &page);
     let ended = call.end();
     assert_eq!(fs::read_to_string(&page).unwrap(), format!("before\n{}", ended.stdout));
+    let call = Xtask::new(&["image", "summary", &info]).env("GITHUB_STEP_SUMMARY", &folder.0);
+    let failed = call.end();
+    assert_eq!((failed.status, &failed.stdout), (1, &ended.stdout), "{}", failed.stderr);
 }
 
 #[test]

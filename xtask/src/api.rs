@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use base::error::usage;
-use base::message::one_line;
+use base::message::{self, one_line};
 use base::output;
 use serde_json::Value;
 
@@ -40,14 +40,14 @@ pub fn main(root: &Path, args: &Args) -> Result<()> {
         ),
     };
     let text = format!("### REST API of {is} against {was}\n\n{changes}");
-    output::write(&text)?;
-    github::write_page(&text)?;
-    ensure!(
-        count == 0 || minor(&was) != minor(&is),
-        "{count} changes of the API break clients, and {is} has the minor version of {was}\nhint: keep what \
-         clients use, or raise the minor version"
-    );
-    Ok(())
+    let breaks = (count > 0 && minor(&was) == minor(&is)).then(|| {
+        anyhow!(
+            "{count} changes of the API break clients, and {is} has the minor version of {was}\nhint: keep \
+             what clients use, or raise the minor version"
+        )
+    });
+    let told = [output::write(&text), github::write_page(&text)];
+    message::ended_by(breaks.into_iter().chain(told.into_iter().filter_map(Result::err)))
 }
 
 /// The `OpenAPI` document in the file of that name, or else of the image.

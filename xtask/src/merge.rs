@@ -94,25 +94,24 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
     }
     let records = args.records.as_deref().map(record::open).transpose()?;
     // A problem of one manifest is not a reason to keep back the others.
-    let mut first: Option<anyhow::Error> = None;
+    let mut errors = Vec::new();
     for (mut manifest, images) in manifests.into_iter().zip(groups.values()) {
-        match push(&docker, &manifest, images) {
-            Ok(digest) => {
-                manifest.digest = digest;
-                manifest.tags.iter().try_for_each(output::write)?;
-                records.as_ref().map_or(Ok(()), |file| record::append(file, &manifest))?;
+        let pushed = push(&docker, &manifest, images);
+        let pushed = pushed.with_context(|| format!("{:?} is not merged", manifest.shown()));
+        let told = pushed.and_then(|digest| {
+            manifest.digest = digest;
+            manifest.tags.iter().try_for_each(output::write)?;
+            records.as_ref().map_or(Ok(()), |file| record::append(file, &manifest))
+        });
+        match told {
+            Err(error) if error.is::<Interrupted>() => {
+                errors.insert(0, error);
+                break;
             }
-            Err(error) if error.is::<Interrupted>() => return Err(error),
-            Err(error) => {
-                let error = error.context(format!("{:?} is not merged", manifest.shown()));
-                match &first {
-                    None => first = Some(error),
-                    Some(_) => message::warn(&format!("{error:#}")),
-                }
-            }
+            told => errors.extend(told.err()),
         }
     }
-    first.map_or(Ok(()), Err)
+    message::ended_by(errors)
 }
 
 /// Checks what docker gets of `record` and the `tags` of its manifest: to it, `-f` would be a flag.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use base::error::usage;
-use base::output;
+use base::{message, output};
 
 use crate::github::{self, fenced};
 use crate::record::{self, Kind, Record};
@@ -29,8 +29,8 @@ pub fn summary(root: &Path, args: &Args) -> Result<()> {
     if let Some(path) = &args.update {
         output::save(path, replaced(&content(path)?, &summary))?;
     }
-    github::write_page(&summary)?;
-    output::write(summary)
+    let told = [github::write_page(&summary), output::write(summary)];
+    message::ended_by(told.into_iter().filter_map(Result::err))
 }
 
 /// What the file of `--update` holds. A device or a FIFO is only written to.

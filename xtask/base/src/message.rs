@@ -4,6 +4,8 @@
 use std::env;
 use std::io::{self, IsTerminal as _};
 
+use anyhow::Result;
+
 use crate::output;
 
 /// Colours, by SGR number, for the beginnings of lines at a terminal: red, green, dim.
@@ -72,6 +74,14 @@ pub fn folded(title: &str, is_needed: bool, show: impl FnOnce()) {
     }
 }
 
+/// The first of `errors`, to end a run by. The others are warned of, so that none hides another.
+pub fn ended_by(errors: impl IntoIterator<Item = anyhow::Error>) -> Result<()> {
+    let mut errors = errors.into_iter();
+    let first = errors.next();
+    errors.for_each(|other| warn(&format!("{other:#}")));
+    first.map_or(Ok(()), Err)
+}
+
 /// True where GitHub Actions, or a runner compatible with it, reads this log.
 fn is_github() -> bool {
     env::var_os("GITHUB_ACTIONS").is_some_and(|value| !value.is_empty() && value != "false")
@@ -119,7 +129,8 @@ pub fn without_credentials(text: &str) -> String {
         let mut from = 0;
         while let Some(at) = lower[from..].find(sign) {
             from += at + sign.len();
-            let ends = |c: char| c.is_whitespace() || "\"'<>&,;".contains(c);
+            // In JSON, a backslash stands before a quotation mark.
+            let ends = |c: char| c.is_whitespace() || "\"'\\<>&,;".contains(c);
             let end = text[from..].find(ends).map_or(text.len(), |end| from + end);
             for text in [&mut text, &mut lower] {
                 text.replace_range(from..end, "***");
@@ -210,6 +221,10 @@ mod tests {
             ("a@b.c", "a@b.c"),
             ("Authorization: Bearer ghp_0123456789", "Authorization: Bearer ***"),
             ("//npm.corp/:_authToken=npm_0123456789", "//npm.corp/:_authToken=***"),
+            (
+                r#"\"https://x?X-Amz-Signature=01\": EOF"#,
+                r#"\"https://x?X-Amz-Signature=***\": EOF"#,
+            ),
             (
                 "\"https://x/b?X-Amz-Signature=0123456789&sig=0123456789\": EOF",
                 "\"https://x/b?X-Amz-Signature=***&sig=***\": EOF",

@@ -12,7 +12,7 @@ root=$folder/root/debian
 mkdir "$root"
 
 # dpkg needs most of these packages to install the first one. They are installed over that.
-printf '%s\n' "$@" | xargs -n 1 -P "$(nproc)" sh -c 'dpkg-deb --extract "$1" "$0"' "$root"
+printf '%s\n' "$@" | xargs -d '\n' -n 1 -P "$(nproc)" sh -c 'dpkg-deb --extract "$1" "$0"' "$root"
 (
     cd "$root/usr/share"
     rm -rf info/* locale/* man/*

@@ -106,7 +106,7 @@ pub fn unpack(archives: &[PathBuf], folder: &Path) -> Result<()> {
     const UNPACK: &str = r#"
         folder=$1
         shift
-        ls -NS "$@" | xargs -n 1 -P "$(nproc)" \
+        ls -NS "$@" | xargs -d '\n' -n 1 -P "$(nproc)" \
             sh -c 'dpkg-deb --extract "$1" "$0" && echo "$1"' "$folder""#;
     let mut script = private("sh");
     script.args(["-c", UNPACK, "sh"]).arg(folder).args(archives);
