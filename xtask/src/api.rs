@@ -1,6 +1,5 @@
 //! `cargo xtask image api`: compares the REST API of an image with an earlier one.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -10,7 +9,7 @@ use base::output;
 use serde_json::Value;
 
 use crate::docker::Docker;
-use crate::serve::{Container, container_name};
+use crate::serve::Container;
 use crate::{github, openapi};
 use request::cli::Args;
 
@@ -71,9 +70,7 @@ fn document(root: &Path, name: &str) -> Result<Value> {
 
 /// What the server of `image` says of its API.
 fn of_image(root: &Path, image: &str) -> Result<String> {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let name = container_name(root, port);
-    let container = Container::start(Docker::new(root, None), name, image, port, None)?;
+    let container = Container::start(Docker::new(root, None), image, None, None)?;
     container.wait_until_healthy()?;
     container.fetch("/openapi.json")
 }

@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use base::{message, process};
+use base::message;
 use serde_json::Value;
 
-use crate::docker::{Docker, SHORT_PATIENCE};
+use crate::docker::{Docker, SHORT_PATIENCE, printed};
 
 /// The size of the smallest first build, in GB.
 const LEAST: f64 = 5.0;
@@ -33,13 +33,12 @@ impl Disk {
     /// Errors: a signal, or a system that starts no command.
     pub fn of(info: &Value) -> Result<Option<Self>> {
         let own = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let folder = info["DockerRootDir"].as_str().filter(|_| info["Name"] == own.trim());
-        let Some(folder) = folder.filter(|folder| Path::new(folder).is_dir()) else {
-            return Ok(None);
-        };
+        let is_here = |folder: &&str| info["Name"] == own.trim() && Path::new(folder).is_dir();
+        let folder = info["DockerRootDir"].as_str().filter(is_here);
+        let Some(folder) = folder else { return Ok(None) };
         let mut df = Command::new("df");
         df.args(["-P", "-k", folder]);
-        let table = text(df, SHORT_PATIENCE)?.unwrap_or_default();
+        let table = printed(df, SHORT_PATIENCE)?.unwrap_or_default();
         let columns = table.lines().last().unwrap_or_default().split_whitespace();
         let [_, _, _, free, used, ..] = columns.collect::<Vec<_>>()[..] else { return Ok(None) };
         let (free, used) = (free.parse::<f64>(), used.trim_end_matches('%').parse());
@@ -87,24 +86,17 @@ pub fn prune_if_full(docker: &Docker, threshold: u64, keep: u64) -> Result<()> {
 /// Prunes the build cache to `keep` GB.
 /// Errors: as [`Disk::of`].
 pub fn prune(docker: &Docker, keep: u64) -> Result<()> {
-    let help = text(docker.buildx(&["prune", "--help"]), SHORT_PATIENCE)?.unwrap_or_default();
+    let help = printed(docker.buildx(&["prune", "--help"]), SHORT_PATIENCE)?.unwrap_or_default();
     let is_new = help.contains("--max-used-space");
     let limit = format!("{}={keep}gb", if is_new { "--max-used-space" } else { "--keep-storage" });
     let prune = docker.buildx(&["prune", "--all", "--force", &limit]);
-    if text(prune, PRUNE_PATIENCE)?.is_none() {
+    if printed(prune, PRUNE_PATIENCE)?.is_none() {
         message::warn("the build cache could not be pruned; going on without that");
     }
     Ok(())
 }
 
 fn disk(docker: &Docker) -> Result<Option<Disk>> {
-    let info = text(docker.command(&INFO), SHORT_PATIENCE)?.unwrap_or_default();
+    let info = printed(docker.command(&INFO), SHORT_PATIENCE)?.unwrap_or_default();
     Disk::of(&serde_json::from_str(&info).unwrap_or_default())
-}
-
-/// What a command prints; `None` where it fails or takes too long.
-fn text(mut command: Command, patience: Duration) -> Result<Option<String>> {
-    let output = process::output(&mut command, patience)?;
-    let output = output.filter(|output| output.status.success());
-    Ok(output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()))
 }

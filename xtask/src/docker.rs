@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base::digest::{random, sha256};
-use base::error::Interrupted;
 use base::scratch::Scratch;
 use base::{message, process};
 use serde_json::Value;
@@ -24,7 +23,7 @@ use request::bases::{is_digest, repository};
 use request::cli::{Args, in_engine, quoted};
 use request::definition::{FOLDER, strings};
 use request::host::Host;
-use request::plan::{Base, Builder};
+use request::plan::{Base, Builder, INPUTS_LABEL};
 
 /// How long docker may take to describe itself or a builder: buildx itself waits 20 s for a node.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,27 +89,12 @@ impl Baked {
     }
 }
 
-/// The layers of an image or of a cache, by digest, with their sizes in bytes.
+/// The layers of an image or of a cache, by digest, with their compressed sizes in bytes.
 #[derive(Clone, Default)]
 pub struct Content {
     pub layers: BTreeMap<String, u64>,
     /// True for a build cache.
     pub is_cache: bool,
-}
-
-impl Content {
-    /// The compressed size of all layers.
-    pub fn bytes(&self) -> u64 {
-        self.layers.values().sum()
-    }
-}
-
-/// A layer of an image.
-pub struct Part {
-    /// The instruction or script that made it.
-    pub made_by: String,
-    /// Its compressed size.
-    pub bytes: u64,
 }
 
 impl Docker {
@@ -127,10 +111,10 @@ impl Docker {
         }
         let format =
             "{{range .ClientInfo.Plugins}}{{if eq .Name \"buildx\"}}{{.Path}}{{end}}{{end}}";
-        let info =
-            process::output(&mut self.command(&["info", "--format", format]), SHORT_PATIENCE);
-        let path = info.ok().flatten().and_then(|info| String::from_utf8(info.stdout).ok());
-        let path = path.map(|path| path.trim().to_owned());
+        let mut info = self.command(&["info", "--format", format]);
+        let info = process::output(&mut info, SHORT_PATIENCE).ok().flatten();
+        let path =
+            info.and_then(|info| Some(String::from_utf8(info.stdout).ok()?.trim().to_owned()));
         Docker { plugin: path.filter(|path| Path::new(path).is_file()), ..self.clone() }
     }
 
@@ -143,32 +127,22 @@ impl Docker {
 
     /// `docker buildx` with these arguments, for the builder.
     pub fn buildx(&self, args: &[&str]) -> Command {
-        let mut all = Vec::new();
-        all.extend(self.builder.iter().flat_map(|name| ["--builder", name]));
-        all.extend(args);
-        match &self.plugin {
-            Some(plugin) => {
-                let mut buildx = Command::new(plugin);
-                buildx.args(all).current_dir(&self.root);
-                buildx
-            }
-            None => self.command(&[&["buildx"], all.as_slice()].concat()),
-        }
+        let mut buildx = match &self.plugin {
+            Some(plugin) => Command::new(plugin),
+            None => self.command(&["buildx"]),
+        };
+        buildx.args(self.builder.iter().flat_map(|name| ["--builder", name])).args(args);
+        buildx.current_dir(&self.root);
+        buildx
     }
 
     /// What docker writes to standard output with `args`; nothing if it fails, or takes too long.
     pub fn output_of(&self, args: &[&str]) -> String {
-        let output = process::output(&mut self.command(args), PATIENCE).ok().flatten();
-        let output = output.filter(|output| output.status.success());
-        output
-            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-            .unwrap_or_default()
+        printed(self.command(args), PATIENCE).ok().flatten().unwrap_or_default()
     }
 
-    // Bakes.
-
     /// Runs one `docker buildx bake` of `bake`, which it reads on standard input, and shows it by `watch`.
-    /// It is stopped at `deadline`, and where it waits for nothing but caches for longer than `patience`:
+    /// It is stopped at `deadline`, and where it waits for nothing but caches for longer than [`read_patience`]:
     /// `BuildKit` itself waits forever. A build that fails is not an error here.
     pub fn bake(
         &self,
@@ -250,8 +224,6 @@ impl Docker {
         Ok(Baked { end, trace, metadata, seconds: started.elapsed().as_secs_f64() })
     }
 
-    // The builder.
-
     /// What the builder can do, which is started for that.
     /// Errors: what is missing, and what to do.
     pub fn inspect(&self) -> Result<Builder> {
@@ -274,17 +246,16 @@ impl Docker {
             bail!("{node} of the builder {name:?} does not answer: {error}\nhint: {hint}");
         }
         for line in text.lines().map(str::trim) {
-            // Older versions of buildx name it so.
             let version = line.strip_prefix("BuildKit version:");
-            let version = version.or_else(|| line.strip_prefix("Buildkit:")).unwrap_or_default();
-            if is_older(version, OLDEST_BUILDKIT) {
-                bail!(
-                    "the builder {name:?} has BuildKit {}, which is too old\nhint: update to Docker 26 or \
-                     BuildKit 0.{OLDEST_BUILDKIT}, or run {}",
-                    version.trim(),
-                    in_engine("")
-                );
-            }
+            // Older versions of buildx name it so.
+            let version =
+                version.or_else(|| line.strip_prefix("Buildkit:")).unwrap_or_default().trim();
+            ensure!(
+                !is_older(version, OLDEST_BUILDKIT),
+                "the builder {name:?} has BuildKit {version}, which is too old\nhint: update to Docker 26 or \
+                 BuildKit 0.{OLDEST_BUILDKIT}, or run {}",
+                in_engine("")
+            );
         }
         let platforms = field(&text, "Platforms").unwrap_or_default();
         // A buildx that does not print it is taken at its best: bake itself would still complain.
@@ -296,17 +267,15 @@ impl Docker {
     /// Whether the builder has no build cache; `None` where buildx does not say.
     pub fn is_empty(&self) -> Option<bool> {
         let usage = process::output(&mut self.buildx(&["du"]), PATIENCE).ok().flatten()?;
-        let usage = String::from_utf8_lossy(&usage.stdout).into_owned();
-        Some(field(&usage, "Total")? == "0B")
+        Some(field(&String::from_utf8_lossy(&usage.stdout), "Total")? == "0B")
     }
 
     /// What `docker buildx` prints. Only with `--debug` does `inspect` print a builder's features.
     /// Errors: `what` can't be used, and the hint.
     fn ask(&self, args: &[&str], patience: Duration, what: &str, hint: &str) -> Result<String> {
-        let mut all = vec!["--debug", "buildx"];
-        all.extend(self.builder.iter().flat_map(|name| ["--builder", name]));
-        all.extend(args);
-        let output = answer(&mut self.command(&all), patience)?;
+        let mut docker = self.command(&["--debug", "buildx"]);
+        docker.args(self.builder.iter().flat_map(|name| ["--builder", name])).args(args);
+        let output = answer(&mut docker, patience)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -321,19 +290,15 @@ impl Docker {
     /// Errors: there is no buildx, or `docker` is another program; and what to do.
     pub fn version(&self) -> Result<String> {
         let output = answer(&mut self.command(&["buildx", "version"]), PATIENCE)?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        if ["podman", "buildah", "nerdctl"]
-            .iter()
-            .any(|name| stdout.contains(name) || stderr.contains(name))
-        {
-            bail!(
-                "this `docker` is not Docker's and has no `buildx bake` ({})\nhint: install Docker's client \
-                 and buildx, or run {}",
-                stdout.lines().chain(stderr.lines()).next().unwrap_or_default(),
-                in_engine("")
-            );
-        }
+        let stdout = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let all = format!("{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            !["podman", "buildah", "nerdctl"].iter().any(|name| all.contains(name)),
+            "this `docker` is not Docker's and has no `buildx bake` ({})\nhint: install Docker's client \
+             and buildx, or run {}",
+            all.trim().lines().next().unwrap_or_default(),
+            in_engine("")
+        );
         ensure!(
             output.status.success(),
             "docker has no buildx plugin\nhint: install docker-buildx-plugin (Debian's docker-buildx), or run {}",
@@ -355,8 +320,6 @@ impl Docker {
         Ok(version.to_owned())
     }
 
-    // Registries.
-
     /// Makes one list of the images `sources` (references by digest) and pushes it under `tags`.
     /// Errors: the registry refuses, or does not recover in time.
     pub fn create(&self, tags: &[String], sources: &[String]) -> Result<()> {
@@ -366,8 +329,7 @@ impl Docker {
         self.request(&args).map(drop)
     }
 
-    /// Pushes an image of a few bytes to `repository`, under the tag `probe`. It is another image each
-    /// time, for what a registry has already is not pushed.
+    /// Pushes an image of a few bytes to `repository`: a new one, for what a registry has is not pushed.
     /// Errors: as [`Docker::create`].
     pub fn probe(&self, repository: &str) -> Result<()> {
         let context = Scratch::within(&self.root.join("target/image/tmp"))?;
@@ -388,17 +350,24 @@ impl Docker {
             .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
         let list = index["manifests"].as_array();
         let list = list.with_context(|| format!("{reference} is not a list of images"))?;
-        let platforms = list.iter().map(|entry| platform(&entry["platform"]));
-        Ok(platforms.filter(|platform| platform != "unknown/unknown").collect())
+        let mut platforms = Vec::new();
+        for entry in list {
+            let text = |key| entry["platform"][key].as_str().unwrap_or_default();
+            // As buildx writes it: every arm64 is v8, and most others have no variant.
+            let platform = ["os", "architecture", "variant"].map(text).join("/");
+            platforms.push(platform.trim_matches('/').replace("/arm64/v8", "/arm64"));
+        }
+        platforms.retain(|platform| platform != "unknown/unknown");
+        Ok(platforms)
     }
 
     /// What `docker buildx` prints with `args`, after as many tries as it takes.
     fn request(&self, args: &[&str]) -> Result<String> {
         let mut tries = 0;
         loop {
-            let Some(output) = output(&mut self.buildx(args), REGISTRY_PATIENCE)? else {
-                bail!("the registry has not answered for {} s", REGISTRY_PATIENCE.as_secs());
-            };
+            let output = output(&mut self.buildx(args), REGISTRY_PATIENCE)?.with_context(|| {
+                format!("the registry has not answered for {} s", REGISTRY_PATIENCE.as_secs())
+            })?;
             if output.status.success() {
                 return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
             }
@@ -413,24 +382,19 @@ impl Docker {
                 _ if cause.retries() > 0 => PAUSES.len(),
                 _ => 0,
             };
-            match PAUSES.get(tries).filter(|_| tries < most) {
-                Some(&pause) => {
-                    tries += 1;
-                    message::warn(&format!("{error}; retrying in {pause} s"));
-                    sleep(Duration::from_secs(pause))?;
-                }
-                None => {
-                    let hint =
-                        cause.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-                    let who = if cause == Cause::NoEngine { "docker" } else { "the registry" };
-                    bail!("{who} refused: {error}{hint}")
-                }
-            }
+            let Some(&pause) = PAUSES[..most].get(tries) else {
+                let hint = cause.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+                let who = if cause == Cause::NoEngine { "docker" } else { "the registry" };
+                bail!("{who} refused: {error}{hint}")
+            };
+            tries += 1;
+            message::warn(&format!("{error}; retrying in {pause} s"));
+            sleep(Duration::from_secs(pause))?;
         }
     }
 
     /// Asks for all `references`, some at once; returns by reference what there is.
-    fn each<T: Send>(
+    pub fn each<T: Send>(
         &self,
         references: &BTreeSet<String>,
         ask: impl Fn(&Docker, &str) -> Option<T> + Copy + Send,
@@ -438,48 +402,31 @@ impl Docker {
         let references = references.iter().collect::<Vec<_>>();
         let share = references.len().div_ceil(AT_ONCE).max(1);
         let docker = &if share > 1 { self.for_many() } else { self.clone() };
-        let mut all = BTreeMap::new();
+        let ask_all = move |names: &[&String]| {
+            let found = names.iter().filter_map(|&name| Some((name.clone(), ask(docker, name)?)));
+            found.collect::<Vec<_>>()
+        };
         thread::scope(|scope| {
-            let mut shares = Vec::new();
-            for names in references.chunks(share) {
-                shares.push(scope.spawn(move || {
-                    let found =
-                        names.iter().filter_map(|name| Some(((*name).clone(), ask(docker, name)?)));
-                    found.collect::<Vec<_>>()
-                }));
-            }
-            for share in shares {
-                all.extend(share.join().unwrap_or_default());
-            }
-        });
-        all
-    }
-
-    /// The manifests of those of `references` that exist, by reference.
-    pub fn raw(&self, references: &BTreeSet<String>) -> BTreeMap<String, Vec<u8>> {
-        self.each(references, Self::manifest)
-    }
-
-    /// What those of `references` hold that can be read, by reference.
-    pub fn contents(&self, references: &BTreeSet<String>) -> BTreeMap<String, Content> {
-        self.each(references, |docker, reference| {
-            let manifest: Value = serde_json::from_slice(&docker.manifest(reference)?).ok()?;
-            let mut content = Content {
-                is_cache: manifest["config"]["mediaType"] == CACHE_CONFIG,
-                ..Content::default()
-            };
-            let mut images = vec![manifest.clone()];
-            for image in manifest["manifests"].as_array().into_iter().flatten() {
-                let reference = format!("{}@{}", repository(reference), image["digest"].as_str()?);
-                images.push(serde_json::from_slice(&docker.manifest(&reference)?).ok()?);
-            }
-            for layer in images.iter().filter_map(|image| image["layers"].as_array()).flatten() {
-                content
-                    .layers
-                    .insert(layer["digest"].as_str()?.to_owned(), layer["size"].as_u64()?);
-            }
-            Some(content)
+            let spawn = |names| scope.spawn(move || ask_all(names));
+            let shares = references.chunks(share).map(spawn).collect::<Vec<_>>();
+            shares.into_iter().flat_map(|share| share.join().unwrap_or_default()).collect()
         })
+    }
+
+    /// What `reference` holds, where that can be read.
+    pub fn content(&self, reference: &str) -> Option<Content> {
+        let manifest = self.manifest_json(reference)?;
+        let is_cache = manifest["config"]["mediaType"] == CACHE_CONFIG;
+        let mut images = vec![manifest.clone()];
+        for image in manifest["manifests"].as_array().into_iter().flatten() {
+            let digest = image["digest"].as_str()?;
+            images.push(self.manifest_json(&format!("{}@{digest}", repository(reference)))?);
+        }
+        let mut layers = BTreeMap::new();
+        for layer in images.iter().filter_map(|image| image["layers"].as_array()).flatten() {
+            layers.insert(layer["digest"].as_str()?.to_owned(), layer["size"].as_u64()?);
+        }
+        Some(Content { layers, is_cache })
     }
 
     /// The base images `references`, by reference. A push asks registries first, so that all machines get
@@ -490,13 +437,7 @@ impl Docker {
         is_push: bool,
         is_compared: bool,
     ) -> BTreeMap<String, Base> {
-        // Of a batch it would take longer than it is worth.
         let is_small = references.len() <= AT_ONCE;
-        let has_triggers = move |docker: &Docker, reference: &str| {
-            let image = is_small.then(|| docker.configuration(reference)).flatten();
-            let triggers = image.as_ref().and_then(|image| image["config"]["OnBuild"].as_array());
-            triggers.is_some_and(|triggers| !triggers.is_empty())
-        };
         self.each(references, move |docker, reference| {
             let in_engine = || {
                 let format = "{{range .RepoDigests}}{{.}} {{end}}@{{.Id}} {{json .Config.OnBuild}}";
@@ -507,20 +448,20 @@ impl Docker {
             };
             let in_registry = || {
                 let manifest = docker.manifest(reference)?;
-                let digest = digest(&manifest);
+                // Of a batch it would take longer than it is worth.
+                let image = if is_small { docker.configuration(reference) } else { None };
                 let system = || {
                     let mut manifest: Value = serde_json::from_slice(&manifest).ok()?;
                     if let Some(first) = manifest["manifests"][0]["digest"].as_str() {
                         let reference = format!("{}@{first}", repository(reference));
-                        manifest = serde_json::from_slice(&docker.manifest(&reference)?).ok()?;
+                        manifest = docker.manifest_json(&reference)?;
                     }
                     Some(manifest["layers"][0]["digest"].as_str()?.to_owned())
                 };
-                let has_triggers = has_triggers(docker, reference);
                 Some(Base {
-                    digest,
+                    digest: digest(&manifest),
                     system: if is_compared { system() } else { None },
-                    has_triggers,
+                    has_triggers: image.is_some_and(|i| !i["config"]["OnBuild"][0].is_null()),
                 })
             };
             if is_push {
@@ -531,16 +472,15 @@ impl Docker {
         })
     }
 
-    /// The label `name` of those of `references` that have it, by reference.
-    pub fn labels(&self, references: &BTreeSet<String>, name: &str) -> BTreeMap<String, String> {
-        self.each(references, |docker, reference| {
-            Some(docker.configuration(reference)?["config"]["Labels"][name].as_str()?.to_owned())
-        })
+    /// The label of the image `reference` that holds a digest of what went into it.
+    pub fn inputs(&self, reference: &str) -> Option<String> {
+        let image = self.configuration(reference)?;
+        Some(image["config"]["Labels"][INPUTS_LABEL].as_str()?.to_owned())
     }
 
-    /// The layers of the image `reference`, the largest first; `None` for a list, or where it can't be read.
-    pub fn parts(&self, reference: &str) -> Option<Vec<Part>> {
-        let manifest: Value = serde_json::from_slice(&self.manifest(reference)?).ok()?;
+    /// The layers of the image `reference`, the largest first, each with what made it; `None` for a list.
+    pub fn parts(&self, reference: &str) -> Option<Vec<(u64, String)>> {
+        let manifest = self.manifest_json(reference)?;
         let image = self.configuration(reference)?;
         let steps = image["history"].as_array()?.iter().filter(|step| step["empty_layer"] != true);
         let mut parts = Vec::new();
@@ -548,9 +488,9 @@ impl Docker {
             let created_by = step["created_by"].as_str()?.trim_end_matches(" # buildkit");
             let script = created_by.split(' ').find_map(|word| word.strip_prefix("/run/"));
             let made_by = message::one_line(script.unwrap_or(created_by));
-            parts.push(Part { made_by, bytes: layer["size"].as_u64()? });
+            parts.push((layer["size"].as_u64()?, made_by));
         }
-        parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
+        parts.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         Some(parts)
     }
 
@@ -564,21 +504,23 @@ impl Docker {
     }
 
     /// A manifest as the registry has it, if it answers within two tries.
-    fn manifest(&self, reference: &str) -> Option<Vec<u8>> {
+    pub fn manifest(&self, reference: &str) -> Option<Vec<u8>> {
         for _ in 0..2 {
             let output = self.inspect_raw(reference, SHORT_PATIENCE).ok()??;
             if output.status.success() {
                 return Some(output.stdout);
             }
             let error = String::from_utf8_lossy(&output.stderr);
-            if error
-                .lines()
-                .any(|line| Cause::of(line) != Cause::Transient && !line.trim().is_empty())
-            {
+            let mut lines = error.lines().filter(|line| !line.trim().is_empty());
+            if lines.any(|line| Cause::of(line) != Cause::Transient) {
                 break;
             }
         }
         None
+    }
+
+    fn manifest_json(&self, reference: &str) -> Option<Value> {
+        serde_json::from_slice(&self.manifest(reference)?).ok()
     }
 
     /// Asks for a manifest once; `None` if there is no answer within `limit`.
@@ -597,25 +539,10 @@ pub fn digest(manifest: &[u8]) -> String {
     format!("sha256:{}", sha256(manifest))
 }
 
-/// A platform as buildx writes it: `linux/arm64`, `linux/arm/v7`.
-fn platform(value: &Value) -> String {
-    let mut parts = Vec::new();
-    for key in ["os", "architecture", "variant"] {
-        parts.extend(value[key].as_str().filter(|part| !part.is_empty()));
-    }
-    // Every arm64 is v8, and buildx leaves that out too.
-    if parts.len() == 3 && parts[1] == "arm64" && parts[2] == "v8" {
-        parts.pop();
-    }
-    parts.join("/")
-}
-
 /// The value of the first line `name: value` in buildx's text.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines()
-        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim)
-        .filter(|value| !value.is_empty())
+    let mut values = text.lines().filter_map(|l| l.trim().strip_prefix(name)?.strip_prefix(':'));
+    values.next().map(str::trim).filter(|value| !value.is_empty())
 }
 
 /// The error in what docker wrote, behind which it may name a page on the build; else the last line.
@@ -649,40 +576,41 @@ fn is_older(version: &str, oldest: u32) -> bool {
     matches!((major, minor), (Some(Ok(0)), Some(Ok(minor))) if (1..oldest).contains(&minor))
 }
 
+/// What a command prints; `None` where it fails or takes too long.
+/// Errors: a signal, or a system that starts no command.
+pub fn printed(mut command: Command, patience: Duration) -> Result<Option<String>> {
+    let output = process::output(&mut command, patience)?;
+    let output = output.filter(|output| output.status.success());
+    Ok(output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
 /// What the call `docker` ends with.
 /// Errors: there is no docker, or no answer within `patience`; and what to do.
 pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
     output(docker, patience)?.with_context(|| {
-        let seconds = patience.as_secs();
+        let (seconds, engine) = (patience.as_secs(), in_engine(""));
         format!(
-            "the engine has not answered for {seconds} s\nhint: restart Docker, or run {}",
-            in_engine("")
+            "the engine has not answered for {seconds} s\nhint: restart Docker, or run {engine}"
         )
     })
 }
 
 /// The same, and `None` where there is no answer.
 fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
-    process::output(docker, patience).map_err(|error| {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if kind != Some(io::ErrorKind::NotFound) {
-            return error;
-        }
-        anyhow!(
+    process::output(docker, patience).map_err(|error| match error.downcast_ref::<io::Error>() {
+        Some(missing) if missing.kind() == io::ErrorKind::NotFound => anyhow!(
             "docker is not installed\nhint: install Docker with buildx, or run {}",
             in_engine("")
-        )
+        ),
+        _ => error,
     })
 }
 
-/// Sleeps, but not past a signal.
-/// Errors: [`Interrupted`] on a signal.
+/// Sleeps, but not past a signal, which is an error.
 pub fn sleep(pause: Duration) -> Result<()> {
     let end = Instant::now() + pause;
     while Instant::now() < end {
-        if let Some(signal) = process::caught() {
-            return Err(Interrupted(signal).into());
-        }
+        process::check_signals()?;
         thread::sleep(process::TICK);
     }
     Ok(())

@@ -148,7 +148,7 @@ fn plan(root: &Path, args: &Args, source: &Source, builder: Option<&Builder>) ->
 
 /// Prints the variants, the targets, and the tags of the request. Needs neither Docker nor a network.
 pub fn list(root: &Path, args: &Args) -> Result<()> {
-    let (definition, _, images) = build::planned(root, args)?;
+    let (definition, images) = (Definition::read(root)?, build::planned(root, args)?);
     let mut text = "Variants (--variant) and their base images:\n".to_owned();
     for (name, variant) in &definition.variants {
         let is_default = definition.default_variants.contains(name);

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -11,9 +10,9 @@ use base::error::Interrupted;
 use base::process;
 use serde_json::Value;
 
-use crate::build::{Ctx, Ended, ended, new_record, now, prune_limits, read_sizes};
+use crate::build::{Ctx, Ended, now, prune_limits, read_sizes};
 use crate::cache_dir::Staging;
-use crate::docker::{self, Baked, Content, End, sleep};
+use crate::docker::{self, Baked, Content, Docker, End, sleep};
 use crate::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
 use crate::{disk, report};
 use buildkit::cause::{self, Cause};
@@ -38,96 +37,89 @@ pub struct Job<'a> {
     /// Whether it has to start before it is pushed.
     is_checked: bool,
     log: Option<File>,
-    log_path: Option<PathBuf>,
     attempts: u64,
-}
-
-/// How the bakes of an image ended.
-enum Outcome {
-    Done(Baked),
-    Failed { error: String, failure: Option<Failure>, cause: Cause },
+    /// How many of these were made because of the error, and not without a cache.
+    tries: usize,
+    /// Caches that are not read, each with the reason.
+    unread: BTreeMap<String, String>,
+    /// What happened in the bakes that check and deliver the image.
+    traces: Vec<Trace>,
+    /// What happened in the bakes that export its caches.
+    exports: Vec<Trace>,
 }
 
 impl<'a> Job<'a> {
-    pub fn new(
-        ctx: &'a Ctx<'a>,
-        image: &'a Image,
-        number: usize,
-        is_first: bool,
-        has_success: bool,
-        is_checked: bool,
-    ) -> Self {
+    /// Of the image `number`, before anything is done for it.
+    pub fn new(ctx: &'a Ctx<'a>, number: usize, image: &'a Image) -> Self {
+        let run = ctx.run();
         Job {
             ctx,
             image,
             number,
-            is_first,
-            has_success,
-            is_checked,
+            is_first: run.ended.is_empty(),
+            has_success: run.has_success(),
+            // Of images that begin at once, each is checked: none is pushed before one has started.
+            is_checked: image.check_key.as_ref().is_some_and(|key| !run.started.contains(key)),
             log: None,
-            log_path: None,
             attempts: 1,
+            tries: 0,
+            unread: ctx.unread.clone(),
+            traces: Vec::new(),
+            exports: Vec::new(),
         }
     }
 
     /// Checks and delivers the image, then exports its caches. A failed image is not an error.
     /// Errors: a signal; a system that starts no docker.
-    pub fn build(&mut self) -> Result<Ended> {
+    pub fn build(mut self) -> Result<Ended> {
         let (ctx, image) = (self.ctx, self.image);
-        self.open_log();
-        let started = now();
-        let mut unread = ctx.unread.clone();
-        let mut traces = Vec::new();
-        let outcome = self.deliver(&mut unread, &mut traces)?;
-        let steps = trace::steps(&traces);
-        let mut record = new_record(ctx, image);
-        record.started = Some(started);
+        let mut ended = Ended::new(ctx, image);
+        let record = &mut ended.record;
+        record.log = self.open_log();
+        record.started = Some(now());
+        let delivered = self.deliver()?;
+        // None where nothing is known of them.
+        let steps = trace::steps(&self.traces).unwrap_or_default();
         record.attempts = Some(self.attempts);
         record.builder_was_empty = if self.is_first { ctx.builder.was_empty } else { Some(false) };
-        record.log = self.log_path.as_ref().map(|path| path.display().to_string());
-        let mut exports = Vec::new();
-        let mut result = ended(self.number, Record::default());
         let mut known = BTreeMap::new();
-        match outcome {
-            Outcome::Done(baked) => {
+        match delivered {
+            Ok(baked) => {
                 record.status = Status::Built;
                 record.pushed = ctx.args.push();
-                record.digest = baked.digest(&image.name).map(str::to_owned);
-                let layer = plan::layer_name(&image.name);
+                let digest = |target: &str| baked.digest(target).map(str::to_owned);
+                record.digest = digest(&image.name);
                 record.layer = (!image.layer_tags.is_empty()).then(|| Layer {
                     tags: image.layer_tags.clone(),
-                    digest: baked.digest(&layer).map(str::to_owned),
+                    digest: digest(&plan::layer_name(&image.name)),
                 });
-                report::image_delivered(ctx, self.number, image, &record);
-                known = self.known_contents(&record, &traces, steps.as_deref());
-                let all_cached =
-                    steps.iter().flatten().all(|step| step.cached == Some(true)) && steps.is_some();
-                let is_needless = all_cached && record.builder_was_empty == Some(true);
-                record.cache_written =
-                    self.export(&unread, &traces, &known, is_needless, &mut exports);
-                if ctx.args.records.is_some() {
-                    read_sizes(ctx, image, &mut record);
-                }
+                report::image_delivered(ctx, self.number, image);
+                known = self.known_contents(record, &steps);
+                let is_needless = record.builder_was_empty == Some(true)
+                    && !steps.is_empty()
+                    && steps.iter().all(|step| step.cached == Some(true));
+                record.cache_written = self.export(&known, is_needless);
+                read_sizes(ctx, image, record);
             }
-            Outcome::Failed { error, failure, cause } => {
-                record.status = Status::Failed;
-                record.error = Some(error);
-                (result.failure, result.cause) = (failure, Some(cause));
+            Err((error, cause)) => {
+                (record.status, record.error) = (Status::Failed, Some(error));
+                ended.failure = self.traces.last().and_then(Trace::failure);
+                ended.cause = Some(cause);
             }
         }
-        record.cache_read = cache_reads(image, &traces, &unread, &known);
-        record.context_bytes =
-            traces.iter().chain(&exports).filter_map(Trace::context_bytes).reduce(|a, b| a + b);
-        result.bases = traces.first().map(Trace::bases).unwrap_or_default();
+        record.cache_read = self.cache_reads(&known);
+        let all = || self.traces.iter().chain(&self.exports);
+        record.context_bytes = all().filter_map(Trace::context_bytes).reduce(|a, b| a + b);
+        ended.bases = self.traces.first().map(Trace::bases).unwrap_or_default();
         for (phase, _) in Phase::ALL {
-            let spans = traces.iter().chain(&exports).flat_map(|trace| trace.spans(phase));
-            result.spans.push((phase, spans.collect()));
+            let spans = all().flat_map(|trace| trace.spans(phase));
+            ended.spans.push((phase, spans.collect()));
         }
-        if !traces.iter().all(|trace| trace.nodes.is_empty()) {
-            record.seconds = seconds(&result.spans, &exports);
+        if !self.traces.iter().all(|trace| trace.nodes.is_empty()) {
+            record.seconds = seconds(&ended.spans, &self.exports);
         }
-        record.steps = counted(steps.as_deref(), &record, image);
-        if let Some(steps) = steps {
+        if !steps.is_empty() {
+            record.steps = counted(&steps, record, image);
             let last = ctx.last.steps(image);
             let cached = steps.iter().filter(|step| step.cached == Some(true));
             // Parallel steps save the time that they cover once.
@@ -138,25 +130,24 @@ impl<'a> Job<'a> {
             record.step_list = steps;
         }
         record.finished = Some(now());
-        result.record = record;
-        Ok(result)
+        Ok(ended)
     }
 
-    fn open_log(&mut self) {
+    /// Opens the image's log, and returns its path.
+    fn open_log(&mut self) -> Option<String> {
         let args = self.ctx.args;
         let arch = args.arch.as_ref().map(|arch| format!("-{arch}")).unwrap_or_default();
         let flavor = args.flavor.suffix();
         let target = names::target_suffix(&args.target, &flavor);
-        let file = format!("{}{flavor}{arch}{target}.log", self.image.name);
         let folder = self.ctx.root.join("target/image/logs");
-        let path = folder.join(file);
-        match fs::create_dir_all(&folder).and_then(|()| File::create(&path)) {
-            Ok(log) => (self.log, self.log_path) = (Some(log), Some(path)),
-            Err(error) => self
-                .ctx
-                .progress
-                .warn(&format!("the log {} can't be written: {error}", path.display())),
-        }
+        let path = folder.join(format!("{}{flavor}{arch}{target}.log", self.image.name));
+        let log = fs::create_dir_all(&folder).and_then(|()| File::create(&path));
+        let path = path.display().to_string();
+        let log = log.inspect_err(|error| {
+            self.ctx.progress.warn(&format!("the log {path} can't be written: {error}"));
+        });
+        self.log = log.ok();
+        self.log.is_some().then_some(path)
     }
 
     fn bake(
@@ -171,70 +162,46 @@ impl<'a> Job<'a> {
     }
 
     /// Starts the image where it is checked, and delivers it, after as many tries as it takes. Caches that
-    /// break the build, or keep it waiting, are left out of another try.
-    fn deliver(
-        &mut self,
-        unread: &mut BTreeMap<String, String>,
-        traces: &mut Vec<Trace>,
-    ) -> Result<Outcome> {
+    /// break the build, or keep it waiting, are left out of another try. Returns why it failed, if it did.
+    fn deliver(&mut self) -> Result<Result<Baked, (String, Cause)>> {
         let (ctx, image) = (self.ctx, self.image);
         let platforms = u32::try_from(image.platforms.len().max(1)).unwrap_or(u32::MAX);
         let deadline = Instant::now().checked_add(ctx.args.timeout.saturating_mul(platforms));
-        let (mut is_checked, mut tries) = (!self.is_checked, 0);
+        let mut is_checked = !self.is_checked;
         loop {
-            let without = unread.keys().cloned().collect::<BTreeSet<_>>();
+            let without = self.unread.keys().cloned().collect();
             let steps_were_shown = is_checked && self.is_checked || self.attempts > 1;
             let bake = if is_checked { image.bake(&without) } else { image.check(&without) };
             let mut baked = self.bake(&bake, steps_were_shown, deadline)?;
             let trace = std::mem::take(&mut baked.trace);
-            if baked.end == End::Done {
-                traces.push(trace);
-                if is_checked {
-                    return Ok(Outcome::Done(baked));
-                }
-                is_checked = true;
-                continue;
+            let failed = self.after_bake(baked.end, &trace)?;
+            self.traces.push(trace);
+            match (baked.end, failed) {
+                (_, Some(why)) => return Ok(Err(why)),
+                (End::Done, None) if is_checked => return Ok(Ok(baked)),
+                (End::Done, None) => is_checked = true,
+                (_, None) => self.attempts += 1,
             }
-            let outcome = self.after_failure(&baked, &trace, unread, &mut tries)?;
-            traces.push(trace);
-            if let Some(outcome) = outcome {
-                return Ok(outcome);
-            }
-            self.attempts += 1;
         }
     }
 
-    /// Decides after a bake that failed: returns how the image ended, or `None` after the pause before
-    /// another try.
-    fn after_failure(
-        &self,
-        baked: &Baked,
-        trace: &Trace,
-        unread: &mut BTreeMap<String, String>,
-        tries: &mut usize,
-    ) -> Result<Option<Outcome>> {
+    /// Decides after a bake: returns why the image failed, or `None` once the next bake may begin.
+    fn after_bake(&mut self, end: End, trace: &Trace) -> Result<Option<(String, Cause)>> {
         let ctx = self.ctx;
-        let status = match baked.end {
+        let status = match end {
             End::Stopped(signal) => return Err(Interrupted(signal).into()),
             End::TimedOut => {
-                let awaited = trace.awaited();
-                if awaited.iter().any(|name| !unread.contains_key(name)) {
-                    let why =
-                        format!("no answer within {} s", docker::read_patience(ctx.args).as_secs());
-                    unread.extend(awaited.into_iter().map(|name| (name, why.clone())));
-                    ctx.progress.warn("a cache does not answer; retrying without it");
+                let why =
+                    format!("no answer within {} s", docker::read_patience(ctx.args).as_secs());
+                if self.leave_out(trace.awaited(), &why, "does not answer") {
                     return Ok(None);
                 }
                 let what = trace.pending().map_or_else(|| "the build".to_owned(), text::title);
-                let error =
-                    format!("{what}: not done within {} s (--timeout)", ctx.args.timeout.as_secs());
-                return Ok(Some(Outcome::Failed {
-                    error,
-                    failure: trace.failure(),
-                    cause: Cause::Other,
-                }));
+                let limit = ctx.args.timeout.as_secs();
+                let error = format!("{what}: not done within {limit} s (--timeout)");
+                return Ok(Some((error, Cause::Other)));
             }
-            End::Done => 0,
+            End::Done => return Ok(None),
             End::Failed(status) => status,
         };
         let failure = trace.failure();
@@ -254,70 +221,63 @@ impl<'a> Job<'a> {
             if read.is_empty() {
                 read.extend(self.image.cache_read.iter().map(|cache| cache.name().to_owned()));
             }
-            if read.iter().any(|name| !unread.contains_key(name)) {
-                let why = format!("it or another is broken: {error}");
-                unread.extend(read.into_iter().map(|name| (name, why.clone())));
-                ctx.progress.warn("a cache is broken; retrying without it");
+            if self.leave_out(read, &format!("it or another is broken: {error}"), "is broken") {
                 return Ok(None);
             }
             // No cache is left that it could be.
             cause = Cause::of_request(&error);
         }
-        if cause == Cause::NoSpace && *tries == 0 && prune_limits(ctx.args).is_some() {
-            *tries += 1;
+        if cause == Cause::NoSpace && self.tries == 0 && prune_limits(ctx.args).is_some() {
             ctx.progress.warn("the builder has no space left; pruning its build cache");
             disk::prune(ctx.docker, 0)?;
-            return Ok(None);
-        }
-        if *tries < cause.retries()
-            && let Some(&pause) = PAUSES.get(*tries)
+        } else if self.tries < cause.retries()
+            && let Some(&pause) = PAUSES.get(self.tries)
         {
-            *tries += 1;
-            let shown = &self.image.shown;
-            ctx.progress
-                .warn(&format!("{shown}: {}; retrying in {pause} s", text::shortened(&error, 120)));
+            let (shown, error) = (&self.image.shown, text::shortened(&error, 120));
+            ctx.progress.warn(&format!("{shown}: {error}; retrying in {pause} s"));
             sleep(Duration::from_secs(pause))?;
-            return Ok(None);
+        } else {
+            return Ok(Some((error, cause)));
         }
-        Ok(Some(Outcome::Failed { error, failure, cause }))
+        self.tries += 1;
+        Ok(None)
+    }
+
+    /// Leaves `caches` out of the next try, because of `why`; false where all of them were left out before.
+    fn leave_out(&mut self, caches: BTreeSet<String>, why: &str, shown: &str) -> bool {
+        let is_new = caches.iter().any(|name| !self.unread.contains_key(name));
+        if is_new {
+            self.unread.extend(caches.into_iter().map(|name| (name, why.to_owned())));
+            self.ctx.progress.warn(&format!("a cache {shown}; retrying without it"));
+        }
+        is_new
     }
 
     /// What the registry has of the caches that were read and of the image that was pushed, before anything
     /// is exported. Without exports, only caches that no step came from are looked at.
-    fn known_contents(
-        &self,
-        record: &Record,
-        traces: &[Trace],
-        steps: Option<&[trace::Step]>,
-    ) -> BTreeMap<String, Content> {
-        let has_cached =
-            steps.is_some_and(|steps| steps.iter().any(|step| step.cached == Some(true)));
-        if self.image.cache_written.is_empty() && has_cached {
+    fn known_contents(&self, record: &Record, steps: &[trace::Step]) -> BTreeMap<String, Content> {
+        let is_exported = !self.image.cache_written.is_empty();
+        if !is_exported && steps.iter().any(|step| step.cached == Some(true)) {
             return BTreeMap::new();
         }
-        let mut asked =
-            traces.iter().flat_map(Trace::hits).filter(|name| !name.starts_with("local:"));
-        let mut asked = asked.by_ref().collect::<BTreeSet<_>>();
+        let mut asked = self.traces.iter().flat_map(Trace::hits).collect::<BTreeSet<_>>();
+        asked.retain(|name| !name.starts_with("local:"));
         // What another repository has is new to that of the caches.
-        if !self.image.cache_written.is_empty() && self.ctx.args.cache_image.is_none() {
+        if is_exported && self.ctx.args.cache_image.is_none() {
             asked.extend(record.reference());
         }
-        self.ctx.docker.contents(&asked)
+        self.ctx.docker.each(&asked, Docker::content)
     }
 
-    /// Exports the image's caches, and waits no longer for that than the request allows. An export that
-    /// fails is not an error.
+    /// Exports the image's caches, as long as the request allows. An export that fails is not an error.
     fn export(
-        &self,
-        unread: &BTreeMap<String, String>,
-        traces: &[Trace],
+        &mut self,
         known: &BTreeMap<String, Content>,
         is_needless: bool,
-        exports: &mut Vec<Trace>,
     ) -> Vec<CacheWritten> {
         let (ctx, image) = (self.ctx, self.image);
         let deadline = Instant::now().checked_add(ctx.args.cache_timeout);
-        let mut without = unread.keys().cloned().collect::<BTreeSet<_>>();
+        let mut without = self.unread.keys().cloned().collect::<BTreeSet<_>>();
         let mut all = Vec::new();
         for cache in &image.cache_written {
             let mut written = CacheWritten {
@@ -328,10 +288,9 @@ impl<'a> Job<'a> {
             // Everything was read from the very cache that would be written: only an engine that was empty
             // can't have had it from elsewhere, nor from a cache of which this one has all layers.
             let has_all = |own: &Content| {
-                let others = image.cache_read.iter().filter_map(|other| known.get(other.name()));
-                others
-                    .flat_map(|other| other.layers.keys())
-                    .all(|digest| own.layers.contains_key(digest))
+                let read = image.cache_read.iter().filter_map(|read| known.get(read.name()));
+                let mut layers = read.flat_map(|read| read.layers.keys());
+                layers.all(|digest| own.layers.contains_key(digest))
             };
             if is_needless && known.get(cache.name()).is_some_and(has_all) {
                 written.result = Some("skipped".to_owned());
@@ -340,10 +299,7 @@ impl<'a> Job<'a> {
             }
             for is_last in [false, true] {
                 let cause = match self.export_once(cache, &without, deadline, &mut written) {
-                    Ok(trace) => {
-                        exports.push(trace);
-                        written.error.as_deref().map(Cause::of)
-                    }
+                    Ok(()) => written.error.as_deref().map(Cause::of),
                     Err(error) => {
                         written.result = Some("failed".to_owned());
                         written.error = Some(format!("{error:#}"));
@@ -361,23 +317,21 @@ impl<'a> Job<'a> {
                     break;
                 }
                 if cause == Some(Cause::BrokenCache) {
-                    without.extend(traces.iter().flat_map(Trace::hits));
+                    without.extend(self.traces.iter().flat_map(Trace::hits));
                 }
             }
             // Where the registry did not list all that it had, nobody knows what was new to it.
             if written.result.as_deref() == Some("done")
                 && matches!(cache, Cache::Registry(_))
                 && !known.is_empty()
+                && let Some(content) = ctx.docker.content(cache.name())
             {
-                let names = BTreeSet::from([cache.name().to_owned()]);
-                if let Some(content) = ctx.docker.contents(&names).get(cache.name()) {
-                    let (mut sent, mut present) = (0, 0);
-                    for (digest, size) in &content.layers {
-                        let is_known = known.values().any(|had| had.layers.contains_key(digest));
-                        *(if is_known { &mut present } else { &mut sent }) += size;
-                    }
-                    (written.bytes_uploaded, written.bytes_present) = (Some(sent), Some(present));
+                let (mut sent, mut present) = (0, 0);
+                for (digest, size) in &content.layers {
+                    let is_known = known.values().any(|had| had.layers.contains_key(digest));
+                    *(if is_known { &mut present } else { &mut sent }) += size;
                 }
+                (written.bytes_uploaded, written.bytes_present) = (Some(sent), Some(present));
             }
             all.push(written);
         }
@@ -387,12 +341,12 @@ impl<'a> Job<'a> {
     /// Makes one bake that writes `cache`, and notes how that went. A folder is written beside what it holds,
     /// and takes that over when it is complete.
     fn export_once(
-        &self,
+        &mut self,
         cache: &Cache,
         without: &BTreeSet<String>,
         deadline: Option<Instant>,
         written: &mut CacheWritten,
-    ) -> Result<Trace> {
+    ) -> Result<()> {
         let staging = match cache {
             Cache::Registry(_) => None,
             Cache::Folder(folder) => Some(Staging::new(folder)?),
@@ -401,8 +355,8 @@ impl<'a> Job<'a> {
         let baked = self.bake(&self.image.export(&place, without), true, deadline)?;
         let runs = baked.trace.exports();
         let error = runs.iter().find_map(|run| run.error.clone());
-        let is_complete = !runs.is_empty()
-            && runs.iter().all(|run| run.completed.is_some() && run.error.is_none());
+        let is_complete =
+            !runs.is_empty() && error.is_none() && runs.iter().all(|run| run.completed.is_some());
         let is_canceled = error.as_ref().is_none_or(|error| Cause::of(error) == Cause::Canceled);
         let result = match (baked.end, baked.has_cache(&self.image.name)) {
             _ if is_complete => Some("done"),
@@ -414,52 +368,86 @@ impl<'a> Job<'a> {
             _ => Some("failed"),
         };
         written.result = result.map(str::to_owned);
-        written.seconds = runs.first().and_then(|run| run.seconds()).map(text::rounded);
-        if result == Some("timed out") {
-            written.seconds = Some(text::rounded(baked.seconds));
-        }
+        let seconds = match result {
+            Some("timed out") => Some(baked.seconds),
+            _ => runs.first().and_then(|run| run.seconds()),
+        };
+        written.seconds = seconds.map(text::rounded);
         let error = error.or_else(|| baked.trace.error.clone());
         written.error = error.filter(|_| written.is_lost());
         if let (Some(staging), Some("done")) = (staging, result) {
             staging.keep()?;
         }
-        Ok(baked.trace)
+        self.exports.push(baked.trace);
+        Ok(())
+    }
+
+    /// How reading each cache went, in the bake that read it first; `known` is what a registry has of some.
+    fn cache_reads(&self, known: &BTreeMap<String, Content>) -> Vec<CacheRead> {
+        let mut reads = Vec::new();
+        for cache in &self.image.cache_read {
+            let name = cache.name();
+            let imports = self.traces.iter().flat_map(Trace::imports);
+            let mut runs = imports.filter(|(read, _)| cache.is_read_as(read)).map(|(_, run)| run);
+            let run = runs.find(|run| run.completed.is_some());
+            let (result, error) = match (self.unread.get(name), run.map(|run| &run.error)) {
+                (Some(why), _) => (Some("failed"), Some(why.as_str())),
+                (None, None) => (None, None),
+                // BuildKit reads any image as a cache of nothing.
+                (None, Some(None)) if known.get(name).is_some_and(|content| !content.is_cache) => {
+                    (Some("failed"), Some("this is not a build cache"))
+                }
+                (None, Some(None)) => (Some("hit"), None),
+                (None, Some(Some(error))) if cause::is_miss(name, error) => (Some("miss"), None),
+                (None, Some(Some(error))) => match (Cause::of(error), cause::http_status(error)) {
+                    // Docker Hub says of a repository that it may not be shown, or is not there.
+                    (Cause::Denied | Cause::NotFound | Cause::Limited, _) | (_, Some(429)) => {
+                        (Some("refused"), Some(error.as_str()))
+                    }
+                    _ => (Some("failed"), Some(error.as_str())),
+                },
+            };
+            reads.push(CacheRead {
+                r#ref: name.to_owned(),
+                result: result.map(str::to_owned),
+                status: run.and_then(|run| cause::http_status(run.error.as_deref()?)),
+                error: error.map(str::to_owned),
+                seconds: run.and_then(trace::Run::seconds).map(text::rounded),
+            });
+        }
+        reads
     }
 }
 
 /// Seconds by phase. An image is pushed within its export, which counts without that; of the bakes of caches
 /// everything is done for the caches.
 fn seconds(spans: &[(Phase, Vec<Span>)], exports: &[Trace]) -> Seconds {
-    let of = |wanted: Phase| {
-        let found = spans.iter().find(|(phase, _)| *phase == wanted);
-        found.map(|(_, spans)| spans.clone()).unwrap_or_default()
+    let of = |wanted: &[Phase]| {
+        let wanted = spans.iter().filter(|(phase, _)| wanted.contains(phase));
+        wanted.flat_map(|(_, spans)| spans.clone()).collect::<Vec<_>>()
     };
-    let total = |spans: Vec<Span>| Some(text::rounded(trace::covered(spans)));
-    let push = of(Phase::Push);
-    let export = [of(Phase::ImageExport), push.clone()].concat();
-    let mut caches = of(Phase::CacheExport);
+    let total = |phase| Some(text::rounded(trace::covered(of(&[phase]))));
+    let export = trace::covered(of(&[Phase::ImageExport, Phase::Push]));
+    let mut caches = of(&[Phase::CacheExport]);
     caches.extend(exports.iter().filter_map(|trace| trace.whole));
     Seconds {
-        context: total(of(Phase::Context)),
-        cache_import: total(of(Phase::CacheImport)),
-        pull: total(of(Phase::Pull)),
-        steps: total(of(Phase::Steps)),
-        image_export: Some(text::rounded(trace::covered(export) - trace::covered(push.clone()))),
-        push: total(push),
-        cache_export: total(caches),
+        context: total(Phase::Context),
+        cache_import: total(Phase::CacheImport),
+        pull: total(Phase::Pull),
+        steps: total(Phase::Steps),
+        image_export: Some(text::rounded(export - trace::covered(of(&[Phase::Push])))),
+        push: total(Phase::Push),
+        cache_export: Some(text::rounded(trace::covered(caches))),
     }
 }
 
 /// How many steps there are, and where the cached ones are from. `BuildKit` does not report which cache a
 /// step is from, so only some cases are certain.
-fn counted(steps: Option<&[trace::Step]>, record: &Record, image: &Image) -> Steps {
-    let Some(steps) = steps else { return Steps::default() };
+fn counted(steps: &[trace::Step], record: &Record, image: &Image) -> Steps {
     let cached = steps.iter().filter(|step| step.cached == Some(true)).count() as u64;
     let any_hit = record.cache_read.iter().any(|read| read.result.as_deref() == Some("hit"));
     let all_known = record.cache_read.iter().all(|read| read.result.is_some());
-    let (builder, import) = if cached == 0 {
-        (Some(0), Some(0))
-    } else if !any_hit && all_known {
+    let (builder, import) = if cached == 0 || !any_hit && all_known {
         (Some(cached), Some(0))
     } else if record.builder_was_empty == Some(true) && any_hit {
         (Some(0), Some(cached))
@@ -475,49 +463,4 @@ fn counted(steps: Option<&[trace::Step]>, record: &Record, image: &Image) -> Ste
         from_folder: import.filter(|_| is_folder),
         saved_seconds: None,
     }
-}
-
-/// How reading each cache of an image went, in the bake that read it first; `known` is what a registry holds
-/// under some references.
-fn cache_reads(
-    image: &Image,
-    traces: &[Trace],
-    unread: &BTreeMap<String, String>,
-    known: &BTreeMap<String, Content>,
-) -> Vec<CacheRead> {
-    let mut reads = Vec::new();
-    for cache in &image.cache_read {
-        let mut imports = traces.iter().flat_map(Trace::imports);
-        let run = imports.find(|(name, run)| cache.is_read_as(name) && run.completed.is_some());
-        let run = run.map(|(_, run)| run);
-        let is_no_cache = known.get(cache.name()).is_some_and(|content| !content.is_cache);
-        let (result, error) = match (unread.get(cache.name()), run.map(|run| run.error.as_deref()))
-        {
-            (Some(why), _) => (Some("failed"), Some(why.as_str())),
-            (None, None) => (None, None),
-            // BuildKit reads any image as a cache of nothing.
-            (None, Some(None)) if is_no_cache => {
-                (Some("failed"), Some("this is not a build cache"))
-            }
-            (None, Some(None)) => (Some("hit"), None),
-            (None, Some(Some(error))) if cause::is_miss(cache.name(), error) => {
-                (Some("miss"), None)
-            }
-            (None, Some(Some(error))) => match (Cause::of(error), cause::http_status(error)) {
-                // Docker Hub says of a repository that it may not be shown, or is not there.
-                (Cause::Denied | Cause::NotFound | Cause::Limited, _) | (_, Some(429)) => {
-                    (Some("refused"), Some(error))
-                }
-                _ => (Some("failed"), Some(error)),
-            },
-        };
-        reads.push(CacheRead {
-            r#ref: cache.name().to_owned(),
-            result: result.map(str::to_owned),
-            status: run.and_then(|run| cause::http_status(run.error.as_deref()?)),
-            error: error.map(str::to_owned),
-            seconds: run.and_then(trace::Run::seconds).map(text::rounded),
-        });
-    }
-    reads
 }

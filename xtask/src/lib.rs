@@ -122,16 +122,17 @@ fn help(&(command, usage, about): &(Command, &str, &str), is_short: bool) -> Str
 /// Builds what `args` ask for, or prints it.
 fn build_images(root: &Path, args: &Args) -> Result<()> {
     if args.print {
-        let (.., images) = build::planned(root, args)?;
+        let images = build::planned(root, args)?;
         return output::write(format_args!("{:#}", plan::print(&images)));
     }
-    let finished = build::run(root, args);
+    let mut records = Vec::new();
+    let ended = build::run(root, args, &mut records);
     // An image that was pushed is there, whatever happened to the others or to a cache. At a terminal, the
     // lines of a batch have named those of its images.
-    if !(finished.records.len() > 1 && io::stdout().is_terminal()) {
-        for record in finished.records.iter().filter(|record| record.status.is_there()) {
+    if !(records.len() > 1 && io::stdout().is_terminal()) {
+        for record in records.iter().filter(|record| record.status.is_there()) {
             record.all_tags().try_for_each(output::write)?;
         }
     }
-    finished.ended
+    ended
 }

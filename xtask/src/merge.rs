@@ -211,6 +211,6 @@ fn push(docker: &Docker, manifest: &Record, images: &[Record]) -> Result<Option<
             bail!("{tag} holds images for {found:?}, but {expected:?} were put in it");
         }
     }
-    let tag = manifest.tags.iter().take(1).cloned().collect();
-    Ok(docker.raw(&tag).values().next().map(|manifest| docker::digest(manifest)))
+    let pushed = manifest.tags.first().and_then(|tag| docker.manifest(tag));
+    Ok(pushed.map(|manifest| docker::digest(&manifest)))
 }

@@ -9,7 +9,7 @@ use crate::build::{Ctx, Ended};
 use crate::docker::Docker;
 use crate::github;
 use crate::progress::columns;
-use crate::record::{CacheWritten, Record, Status};
+use crate::record::{CacheWritten, Field as _, Record, Status, Steps};
 use crate::timings;
 use buildkit::cause::{self, Cause};
 use buildkit::text::{self, bytes, cut, shortened};
@@ -35,44 +35,41 @@ fn width() -> usize {
 }
 
 /// Says that an image is where it belongs.
-pub fn image_delivered(ctx: &Ctx, number: usize, image: &Image, record: &Record) {
-    let tag = record.tags.first().and_then(|tag| tag.rsplit(':').next()).unwrap_or_default();
+pub fn image_delivered(ctx: &Ctx, number: usize, image: &Image) {
+    let tag = image.tags.first().and_then(|tag| tag.rsplit(':').next()).unwrap_or_default();
     let name = shortened(&image.shown, width() - 20);
     let room = width().saturating_sub(name.chars().count() + 9);
     ctx.progress.end(number, false, &format!("built  {name}  {}", cut(tag, room)));
 }
 
-/// Says why an image of `count` images failed.
-pub fn image_ended(ctx: &Ctx, count: usize, image: &Image, ended: &Ended) {
+/// Says why an image failed, if it did.
+pub fn image_ended(ctx: &Ctx, number: usize, image: &Image, ended: &Ended) {
     if ended.record.status != Status::Failed {
         return;
     }
     let name = shortened(&image.shown, width() - 30);
     let room = width().saturating_sub(name.chars().count() + 9);
     let line = format!("failed {name}: {}", shortened(&why(ended), room));
-    let is_first = ctx.progress.end(ended.number, true, &line);
-    if count > 1 {
+    let is_first = ctx.progress.end(number, true, &line);
+    if ctx.images.len() > 1 {
         message::folded(&format!("why {} failed", image.shown), is_first, || show_failure(ended));
     }
 }
 
 /// Why an image is missing: the step and how it ended, where that is known.
 fn why(ended: &Ended) -> String {
-    let error = ended.record.error.as_deref().unwrap_or("not tried");
-    match ended
-        .failure
-        .as_ref()
-        .and_then(|failure| Some((failure, cause::step_end(&failure.error)?)))
+    if let Some(failure) = &ended.failure
+        && let Some(end) = cause::step_end(&failure.error)
     {
-        Some((failure, end)) => format!("{} ended with {end}", text::title(&failure.name)),
-        None => one_line(error),
+        return format!("{} ended with {end}", text::title(&failure.name));
     }
+    one_line(ended.record.error.as_deref().unwrap_or("not tried"))
 }
 
 /// Shows the step that an image failed by, if it was one, its file and its last output.
 fn show_failure(ended: &Ended) {
-    if let Some(failure) =
-        ended.failure.as_ref().filter(|failure| Phase::of(&failure.name) == Phase::Steps)
+    if let Some(failure) = &ended.failure
+        && Phase::of(&failure.name) == Phase::Steps
     {
         let script = vertex::script(&failure.name);
         let file = script.as_ref().and_then(|script| script.split(' ').next());
@@ -95,122 +92,127 @@ fn show_failure(ended: &Ended) {
 /// are compared with. Returns the error that ends the run, if there is one; others are warned of.
 pub fn publish(
     ctx: &Ctx,
-    images: &[Image],
     ended: &[Ended],
     error: Option<anyhow::Error>,
     seconds: f64,
 ) -> Result<()> {
+    let is_batch = ctx.images.len() > 1;
     let is_stopped = error.as_ref().is_some_and(anyhow::Error::is::<Interrupted>);
     for warning in warnings(ctx, ended) {
         message::warn(&warning);
     }
     if ctx.args.explain {
-        for ended in ended.iter().filter(|ended| ended.record.attempts.is_some()) {
-            let lines = images.get(ended.number).map(|image| ctx.last.explain(image, ended));
-            lines.into_iter().flatten().for_each(|line| message::say(&line));
+        let all = ctx.images.iter().zip(ended);
+        for (image, ended) in all.filter(|(_, ended)| ended.record.attempts.is_some()) {
+            ctx.last.explain(image, ended).iter().for_each(|line| message::say(line));
         }
     }
-    let table = table(ctx, images, ended, seconds);
+    let table = table(ctx, ended, seconds);
     // Whoever stops a batch is told how to continue it, and no more.
-    if !(is_stopped && images.len() > 1) {
+    if !(is_stopped && is_batch) {
         for line in &table {
             message::say(&shortened(line, columns()));
         }
     }
-    let mut later = Vec::new();
     let records = ended.iter().map(|ended| &ended.record).collect::<Vec<_>>();
-    later.extend(write_outputs(ctx.args, ctx.source, &records).err());
-    let page = format!("### {}\n\n{}", title(&records), github::fenced("text", &table.join("\n")));
+    let mut later = Vec::from_iter(write_outputs(ctx.args, ctx.source, &records).err());
+    let title = match records.as_slice() {
+        [one] if one.status.is_there() => {
+            format!("Image `{}`", one.tags.first().unwrap_or(&one.name))
+        }
+        [one] => format!("`{}` is not built", one.name),
+        all => {
+            let done = all.iter().filter(|record| record.status.is_there()).count();
+            format!("{done} of {} images", all.len())
+        }
+    };
+    let page = format!("### {title}\n\n{}", github::fenced("text", &table.join("\n")));
     later.extend(github::write_page(&page).err());
     if let Some(path) = &ctx.args.timings {
-        later.extend(timings::save(ctx, images, ended, path, seconds).err());
+        later.extend(timings::save(ctx, ended, path, seconds).err());
     }
-    for ended in ended.iter().filter(|ended| ended.record.status == Status::Built) {
-        if let Some(image) = images.get(ended.number) {
-            later.extend(ctx.last.save(image, ended).err());
-        }
+    let all = ctx.images.iter().zip(ended);
+    for (image, ended) in all.filter(|(_, ended)| ended.record.status == Status::Built) {
+        later.extend(ctx.last.save(image, ended).err());
     }
     let failed = ended.iter().filter(|ended| !ended.record.status.is_there()).collect::<Vec<_>>();
     let first = match (error, failed.as_slice()) {
         (Some(error), _) if is_stopped => {
-            if images.len() > 1 && ctx.args.push() {
-                message::say(&format!(
-                    "`{}` continues this batch",
-                    retry(ctx.args, images, &failed)
-                ));
+            if is_batch && ctx.args.push() {
+                message::say(&format!("`{}` continues this batch", retry(ctx.args, &failed)));
             }
             Some(error)
         }
-        (error, []) => {
-            let error = error.map(|error| error.context(delivered(ctx, &records)));
-            error.or_else(|| strict(ctx, &records))
+        (Some(error), []) => {
+            let tags = records.iter().filter_map(|record| Some(record.tags.first()?.as_str()));
+            let tags = shortened(&tags.collect::<Vec<_>>().join(", "), 200);
+            let how = if ctx.args.push() { "pushed" } else { "loaded" };
+            Some(error.context(format!("{tags}: {how}, but a later step failed")))
         }
-        (error, [one]) if images.len() == 1 => {
+        (None, []) => {
+            let written = records.iter().flat_map(|record| &record.cache_written);
+            let is_kept =
+                |w: &CacheWritten| matches!(w.result.as_deref(), Some("done" | "skipped"));
+            let (all, lost) = (written.clone().count(), written.filter(|w| !is_kept(w)).count());
+            (ctx.args.strict_cache && lost > 0)
+                .then(|| anyhow!("{lost} of {all} caches were not written (--strict-cache)"))
+        }
+        (error, [one]) if !is_batch => {
             later.extend(error);
             show_failure(one);
-            Some(one_failed(one))
+            let is_check = one.failure.as_ref().is_some_and(Failure::is_check);
+            let hint = match (one.cause, &one.record.log) {
+                _ if is_check => {
+                    "the server does not start on this base image; its output is above"
+                }
+                (Some(Cause::Other), Some(log)) => &format!("the log says more: {log}"),
+                (cause, _) => cause.and_then(Cause::hint).unwrap_or_default(),
+            };
+            let hint = if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") };
+            let (name, why) = (&one.record.name, shortened(&why(one), 400));
+            Some(anyhow!("{name} was not built: {why}{hint}"))
         }
         (error, failed) => {
             later.extend(error);
-            let skipped = failed.iter().find(|ended| ended.record.status == Status::Skipped);
-            let stopped = skipped.and_then(|ended| ended.record.error.as_ref());
-            let stopped = stopped.map(|why| format!(": {why}")).unwrap_or_default();
-            let cause = failed.iter().rev().find(|ended| ended.record.status == Status::Failed);
-            let why =
-                cause.map(|ended| format!("; the last error: {}", shortened(&why(ended), 100)));
-            let hint = cause.and_then(|ended| ended.cause?.hint()).filter(|_| skipped.is_some());
-            let hint = hint.map_or_else(
-                || "build the others with ".to_owned(),
-                |hint| format!("{hint}, then run "),
-            );
+            let (mut stopped, mut hint) = (String::new(), "build the others with ".to_owned());
+            if let Some(skipped) = failed.iter().find(|e| e.record.status == Status::Skipped) {
+                stopped.extend(skipped.record.error.iter().map(|why| format!(": {why}")));
+                let failed = failed.iter().rev().find(|e| e.record.status == Status::Failed);
+                if let Some(last) = failed {
+                    stopped += &format!("; the last error: {}", shortened(&why(last), 100));
+                    if let Some(known) = last.cause.and_then(Cause::hint) {
+                        hint = format!("{known}, then run ");
+                    }
+                }
+            }
             Some(anyhow!(
-                "{} of {} images failed{stopped}{}\nhint: {hint}`{}`",
+                "{} of {} images failed{stopped}\nhint: {hint}`{}`",
                 failed.len(),
-                images.len(),
-                why.filter(|_| skipped.is_some()).unwrap_or_default(),
-                retry(ctx.args, images, failed)
+                ctx.images.len(),
+                retry(ctx.args, failed)
             ))
         }
     };
-    let mut later = later.into_iter();
-    let last = first.or_else(|| later.next());
-    for other in later {
+    let mut errors = first.into_iter().chain(later);
+    let first = errors.next();
+    for other in errors {
         message::warn(&format!("{other:#}"));
     }
-    last.map_or(Ok(()), Err)
-}
-
-/// Why the only image of a run was not built, and what to do.
-fn one_failed(ended: &Ended) -> anyhow::Error {
-    let record = &ended.record;
-    let is_check = ended.failure.as_ref().is_some_and(Failure::is_check);
-    let log = record.log.as_ref().map(|log| format!("the log says more: {log}"));
-    let hint = match ended.cause {
-        _ if is_check => {
-            Some("the server does not start on this base image; its output is above".to_owned())
-        }
-        Some(Cause::Other) => log,
-        Some(cause) => cause.hint().map(str::to_owned),
-        None => None,
-    };
-    let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-    anyhow!("{} was not built: {}{hint}", record.name, shortened(&why(ended), 400))
+    first.map_or(Ok(()), Err)
 }
 
 /// The command that builds what has failed, and nothing else: for a push the one that was typed, with
 /// `--skip-existing`; else the one that was typed, for the variants or base images that failed. Where
 /// images have names of their own, these are in the list alone, so all of it is built again.
-fn retry(args: &Args, images: &[Image], failed: &[&Ended]) -> String {
+fn retry(args: &Args, failed: &[&Ended]) -> String {
     let words = std::env::args().skip(1).collect::<Vec<_>>();
-    let (flags, behind) = match words.iter().position(|word| word == "--") {
-        Some(at) => words.split_at(at),
-        None => (words.as_slice(), [].as_slice()),
-    };
-    let failed = failed.iter().filter_map(|ended| images.get(ended.number)).collect::<Vec<_>>();
-    let variants = failed.iter().filter_map(|image| image.variant.clone()).collect::<Vec<_>>();
-    let has_own_tags = |image: &&Image| {
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let (flags, behind) = words.split_at(end);
+    let failed = failed.iter().map(|ended| &ended.record).collect::<Vec<_>>();
+    let variants = failed.iter().filter_map(|record| record.variant.clone()).collect::<Vec<_>>();
+    let has_own_tags = |record: &&Record| {
         let mut listed = args.base_images.iter().filter(|base| !base.custom_tags.is_empty());
-        listed.any(|base| base.reference == image.base_image)
+        listed.any(|base| base.reference == record.base_image)
     };
     let mut is_piped = args.base_images_file.as_deref() == Some("-");
     let mut kept = flags.to_vec();
@@ -228,12 +230,11 @@ fn retry(args: &Args, images: &[Image], failed: &[&Ended]) -> String {
         if failed.len() == 1 && args.custom_tags.is_none() {
             kept.push("--custom-tags=".to_owned());
         }
-        for image in failed {
-            kept.extend(["--base-image".to_owned(), image.base_image.clone()]);
+        for record in failed {
+            kept.extend(["--base-image".to_owned(), record.base_image.clone()]);
         }
     }
-    kept.extend(behind.iter().cloned());
-    let words = kept.iter().map(|word| quoted(word)).collect::<Vec<_>>();
+    let words = kept.iter().chain(behind).map(|word| quoted(word)).collect::<Vec<_>>();
     // A list that was read from standard input is gone.
     format!("cargo xtask {}{}", words.join(" "), if is_piped { " < LIST" } else { "" })
 }
@@ -252,47 +253,17 @@ fn without_flags(words: &[String], names: &[&str]) -> Vec<String> {
     kept
 }
 
-/// Says that the images are where they belong.
-fn delivered(ctx: &Ctx, records: &[&Record]) -> String {
-    let tags = records.iter().filter_map(|record| record.tags.first());
-    let tags = tags.map(String::as_str).collect::<Vec<_>>().join(", ");
-    let how = if ctx.args.push() { "pushed" } else { "loaded" };
-    format!("{}: {how}, but a later step failed", shortened(&tags, 200))
-}
-
-/// With `--strict-cache`, the error for caches that were not written.
-fn strict(ctx: &Ctx, records: &[&Record]) -> Option<anyhow::Error> {
-    let written = records.iter().flat_map(|record| &record.cache_written);
-    let is_kept = |w: &&CacheWritten| matches!(w.result.as_deref(), Some("done" | "skipped"));
-    let (all, kept) = (written.clone().count(), written.filter(is_kept).count());
-    let lost = all - kept;
-    (ctx.args.strict_cache && lost > 0)
-        .then(|| anyhow!("{lost} of {all} caches were not written (--strict-cache)"))
-}
-
-/// What a run made, as a heading: the first tag of one image, else how many of them are there.
-fn title(records: &[&Record]) -> String {
-    match records {
-        [record] if record.status.is_there() => {
-            format!("Image `{}`", record.tags.first().unwrap_or(&record.name))
-        }
-        [record] => format!("`{}` is not built", record.name),
-        records => {
-            let done = records.iter().filter(|record| record.status.is_there()).count();
-            format!("{done} of {} images", records.len())
-        }
-    }
-}
-
 /// Writes the outputs of the GitHub Actions step, if this is one.
 /// Errors: the file can't be written.
 pub fn write_outputs(args: &Args, source: &Source, records: &[&Record]) -> Result<()> {
-    let done = || records.iter().filter(|record| record.status.is_there());
-    let tags = done().flat_map(|record| record.all_tags()).cloned().collect::<Vec<_>>();
-    let releases = done().flat_map(|record| &record.release_tags).cloned().collect::<Vec<_>>();
-    let slugs = done().map(|record| names::slug(&record.base_image)).collect::<Vec<_>>();
-    let digests =
-        done().map(|record| record.digest.clone().unwrap_or_default()).collect::<Vec<_>>();
+    let (mut tags, mut releases) = (Vec::new(), Vec::new());
+    let (mut slugs, mut digests) = (Vec::new(), Vec::new());
+    for record in records.iter().filter(|record| record.status.is_there()) {
+        tags.extend(record.all_tags().map(String::as_str));
+        releases.extend(record.release_tags.iter().map(String::as_str));
+        slugs.push(names::slug(&record.base_image));
+        digests.push(record.digest.as_deref().unwrap_or_default());
+    }
     github::write_outputs(&[
         ("image", args.image.clone()),
         ("short_sha", names::short_sha(&source.sha).to_owned()),
@@ -305,42 +276,32 @@ pub fn write_outputs(args: &Args, source: &Source, records: &[&Record]) -> Resul
 }
 
 /// The lines for people: of some images what they took, of many how they ended, and a line to act on.
-fn table(ctx: &Ctx, images: &[Image], ended: &[Ended], seconds: f64) -> Vec<String> {
+fn table(ctx: &Ctx, ended: &[Ended], seconds: f64) -> Vec<String> {
     let mut lines = Vec::new();
-    if images.len() <= SHOWN {
+    if ended.len() <= SHOWN {
         for ended in ended.iter().filter(|ended| !ended.record.step_list.is_empty()) {
             add_image(&ended.record, &mut lines);
         }
+        // The images of a batch have most layers in common.
+        let built = ended.iter().find(|ended| ended.record.status == Status::Built);
+        let reference = built.and_then(|ended| ended.record.reference());
+        lines.extend(reference.and_then(|reference| size(ctx.docker, &reference)));
     }
-    // The images of a batch have most layers in common.
-    let pushed = ended.iter().filter(|ended| ended.record.status == Status::Built).take(1);
-    for ended in pushed.filter(|_| images.len() <= SHOWN) {
-        lines.extend(ended.record.reference().and_then(|reference| size(ctx.docker, &reference)));
-    }
-    if images.len() > 1 {
-        lines.push(totals(ended, images, seconds));
+    if ended.len() > 1 {
+        lines.push(totals(ctx, ended, seconds));
     }
     lines.push(summary(ctx, ended));
     lines
 }
 
 fn add_image(record: &Record, lines: &mut Vec<String>) {
-    let seconds = &record.seconds;
-    let phases = [
-        ("context", seconds.context),
-        ("cache import", seconds.cache_import),
-        ("pull", seconds.pull),
-        ("steps", seconds.steps),
-        ("image export", seconds.image_export),
-        ("push", seconds.push),
-        ("cache export", seconds.cache_export),
-    ];
-    let phases = phases.iter().filter_map(|(name, seconds)| {
-        let seconds = seconds.map_or("?".to_owned(), |seconds| format!("{seconds:.1}"));
-        // With those that took no time, the line would not fit a terminal.
-        (seconds != "0.0").then(|| format!("{name} {seconds}"))
-    });
-    let phases = phases.collect::<Vec<_>>();
+    let seconds = record.seconds.json();
+    let mut phases = Vec::from(Phase::ALL.map(|(_, name)| {
+        let seconds = seconds[name].as_f64().map_or("?".to_owned(), |known| format!("{known:.1}"));
+        format!("{} {seconds}", name.replace('_', " "))
+    }));
+    // With those that took no time, the line would not fit a terminal.
+    phases.retain(|phase| !phase.ends_with(" 0.0"));
     if !phases.is_empty() {
         lines.push(format!("{}: {} (seconds)", record.name, phases.join(", ")));
     }
@@ -354,36 +315,28 @@ fn add_image(record: &Record, lines: &mut Vec<String>) {
             (Some(new), Some(old)) => format!(", {} sent, {} reused", bytes(new), bytes(old)),
             _ => String::new(),
         };
-        let seconds = or_unknown(written.seconds);
-        lines.push(format!(
-            "  write {how:<9} {seconds:>7}  {} ({}{sent})",
-            written.r#ref, written.mode
-        ));
+        let (seconds, to) = (or_unknown(written.seconds), &written.r#ref);
+        lines.push(format!("  write {how:<9} {seconds:>7}  {to} ({}{sent})", written.mode));
     }
 }
 
 /// The compressed size of an image, and what most of it is.
 fn size(docker: &Docker, reference: &str) -> Option<String> {
     let parts = docker.parts(reference)?;
-    let all = bytes(parts.iter().map(|part| part.bytes).sum());
-    let largest = parts.iter().take(LARGEST);
-    let largest =
-        largest.map(|part| format!("{} {}", bytes(part.bytes), cut(&part.made_by, LONGEST_PART)));
-    let largest = largest.collect::<Vec<_>>().join("; ");
+    let all = bytes(parts.iter().map(|(size, _)| size).sum());
+    let shown = |(size, by): &(u64, String)| format!("{} {}", bytes(*size), cut(by, LONGEST_PART));
+    let largest = parts.iter().take(LARGEST).map(shown).collect::<Vec<_>>().join("; ");
     Some(format!("  size  {all} compressed in {} layers: {largest}", parts.len()))
 }
 
 /// What a run of several images comes to.
-fn totals(ended: &[Ended], images: &[Image], seconds: f64) -> String {
+fn totals(ctx: &Ctx, ended: &[Ended], seconds: f64) -> String {
     let count = |status| ended.iter().filter(|ended| ended.record.status == status).count();
-    let built = count(Status::Built);
-    let mut line = format!(
-        "{built} built, {} present, {} failed",
-        count(Status::Present),
-        count(Status::Failed)
-    );
-    if count(Status::Skipped) > 0 {
-        line += &format!(", {} skipped", count(Status::Skipped));
+    let (built, present) = (count(Status::Built), count(Status::Present));
+    let (failed, skipped) = (count(Status::Failed), count(Status::Skipped));
+    let mut line = format!("{built} built, {present} present, {failed} failed");
+    if skipped > 0 {
+        line += &format!(", {skipped} skipped");
     }
     let retried = ended.iter().filter(|ended| ended.record.attempts > Some(1)).count();
     if retried > 0 {
@@ -392,16 +345,10 @@ fn totals(ended: &[Ended], images: &[Image], seconds: f64) -> String {
     if let (Ok(built @ 1..), true) = (u32::try_from(built), seconds > 0.0) {
         line += &format!("; {:.0} images an hour", f64::from(built) * 3600.0 / seconds);
     }
-    let mut slowest =
-        ended.iter().filter_map(|ended| Some((ended.record.total_seconds()?, ended.number)));
-    let mut slowest = slowest.by_ref().collect::<Vec<_>>();
-    slowest.sort_by(|a, b| b.cmp(a));
-    let named = slowest.iter().take(1).filter_map(|(seconds, number)| {
-        Some(format!("{} {seconds} s", shortened(&images.get(*number)?.shown, 24)))
-    });
-    let named = named.collect::<Vec<_>>();
-    if !named.is_empty() {
-        line += &format!("; slowest: {}", named.join(", "));
+    let all = ctx.images.iter().zip(ended);
+    let taken = all.filter_map(|(image, ended)| Some((ended.record.total_seconds()?, image)));
+    if let Some((seconds, image)) = taken.max_by_key(|(seconds, _)| *seconds) {
+        line += &format!("; slowest: {} {seconds} s", shortened(&image.shown, 24));
     }
     line
 }
@@ -410,14 +357,13 @@ fn totals(ended: &[Ended], images: &[Image], seconds: f64) -> String {
 fn summary(ctx: &Ctx, ended: &[Ended]) -> String {
     let exported = export_summary(ctx, ended);
     let is_alone = ended.len() == 1;
-    let counted = ended.iter().filter(|ended| {
-        ended.record.status == Status::Built || ended.record.status == Status::Failed && is_alone
-    });
+    let is_counted = |status| status == Status::Built || status == Status::Failed && is_alone;
+    let counted = ended.iter().filter(|ended| is_counted(ended.record.status));
     let counted = counted.map(|ended| &ended.record.steps).collect::<Vec<_>>();
     if counted.is_empty() {
         return format!("cache: no image was built; {exported}");
     }
-    let sum = |number: fn(&crate::record::Steps) -> Option<u64>| {
+    let sum = |number: fn(&Steps) -> Option<u64>| {
         counted.iter().map(|steps| number(steps)).sum::<Option<u64>>()
     };
     let (Some(total), Some(cached)) = (sum(|steps| steps.total), sum(|steps| steps.cached)) else {
@@ -459,16 +405,12 @@ fn export_summary(ctx: &Ctx, ended: &[Ended]) -> String {
 
 /// What to say of caches that could not be read or written, each once.
 fn warnings(ctx: &Ctx, ended: &[Ended]) -> Vec<String> {
-    let mut warnings: Vec<String> = Vec::new();
+    let mut warnings = Vec::new();
     for record in ended.iter().map(|ended| &ended.record) {
         for read in &record.cache_read {
-            let is_bad = matches!(read.result.as_deref(), Some("refused" | "failed"));
-            if let (true, Some(error)) = (is_bad, &read.error) {
-                warnings.push(format!(
-                    "the cache {} can't be read, and is not used: {}",
-                    read.r#ref,
-                    one_line(error)
-                ));
+            if let (Some("refused" | "failed"), Some(why)) = (read.result.as_deref(), &read.error) {
+                let (cache, why) = (&read.r#ref, one_line(why));
+                warnings.push(format!("the cache {cache} can't be read, and is not used: {why}"));
             }
         }
         for lost in record.cache_written.iter().filter(|written| written.is_lost()) {

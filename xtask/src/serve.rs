@@ -57,15 +57,15 @@ pub fn run(root: &Path, args: &mut Args) -> Result<()> {
         usage(format!("cannot use port {port} ({error})\nhint: choose another port by --port"))
     })?;
     (args.push_flag, args.load_flag) = (false, true);
-    let finished = build::run(root, args);
-    finished.ended?;
-    let record = finished.records.first();
+    let mut records = Vec::new();
+    build::run(root, args, &mut records)?;
+    let record = records.first();
     let tag = record.and_then(|record| record.tags.first());
     let tag = tag.context("the image has no tag to start it by")?;
     // Of several that were asked for, the engine's own was built.
     let built = record.and_then(|record| record.platforms.first());
     let platform = built.map(String::as_str).filter(|_| !args.platforms.is_empty());
-    let server = Container::start(docker, name, tag, port, platform)?;
+    let server = Container::start(docker, tag, Some(port), platform)?;
     server.wait_until_healthy()?;
     let Container { address, key, .. } = &server;
     if !server.answers() {
@@ -85,7 +85,14 @@ pub fn run(root: &Path, args: &mut Args) -> Result<()> {
     // The connection to a remote engine may end before the server does.
     let mut misses = 0;
     while misses < 30 {
-        server.wait(args.logs)?;
+        if args.logs {
+            server.logs(&["--follow", "--tail", "0"])?;
+        } else {
+            let mut wait = server.docker.command(&["wait", &server.name]);
+            // An engine that goes down by the same Ctrl-C ends it with an error.
+            wait.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            process::wait(&mut wait.spawn()?, None)?;
+        }
         if process::caught().is_some() {
             return Ok(());
         }
@@ -123,15 +130,12 @@ pub fn smoke(root: &Path, args: &Args) -> Result<()> {
         let hint = "pass a file that `--push --records FILE` wrote";
         return Err(usage(format!("no image in these files was pushed\nhint: {hint}")));
     }
-    let docker = Docker::new(root, None);
     for (image, target) in images {
         if !has_server(&target) {
             message::say(&format!("{image} is not started: {target:?} has no server"));
             continue;
         }
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let name = container_name(root, port);
-        let server = Container::start(docker.clone(), name, &image, port, None)?;
+        let server = Container::start(Docker::new(root, None), &image, None, None)?;
         server.wait_until_healthy().with_context(|| image.clone())?;
         output::write(image)?;
     }
@@ -155,7 +159,7 @@ fn lock(root: &Path, port: u16) -> Result<File> {
 }
 
 /// The name of this checkout's container for `port`.
-pub fn container_name(root: &Path, port: u16) -> String {
+fn container_name(root: &Path, port: u16) -> String {
     format!("agent-server-{port}-{:.8}", sha256(root.as_os_str().as_encoded_bytes()))
 }
 
@@ -170,15 +174,16 @@ pub struct Container {
 }
 
 impl Container {
-    /// Starts `image` with a random key; its server is on `port` of the engine's own 127.0.0.1.
+    /// Starts `image` with a random key, on `port`, or else a free one, of the engine's own 127.0.0.1.
     pub fn start(
         docker: Docker,
-        name: String,
         image: &str,
-        port: u16,
+        port: Option<u16>,
         platform: Option<&str>,
     ) -> Result<Self> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr();
+        let address = port.map_or_else(free, |port| Ok((Ipv4Addr::LOCALHOST, port).into()))?;
+        let name = container_name(&docker.root, address.port());
         // Made before docker is called, so that a signal in between leaves nothing.
         let mut server = Container { docker, name, address, key: random(16)?, is_started: false };
         let publish = format!("{address}:8000");
@@ -269,18 +274,6 @@ impl Container {
             true
         })?;
         lines.end().into_iter().for_each(output::note);
-        Ok(())
-    }
-
-    /// Waits until a signal or the server's end, and shows its log until then if it `has_log`.
-    fn wait(&self, has_log: bool) -> Result<()> {
-        if has_log {
-            return self.logs(&["--follow", "--tail", "0"]);
-        }
-        let mut wait = self.docker.command(&["wait", &self.name]);
-        // An engine that goes down by the same Ctrl-C ends it with an error.
-        wait.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        process::wait(&mut wait.spawn()?, None)?;
         Ok(())
     }
 }

@@ -11,7 +11,6 @@ use crate::build::{Ctx, Ended};
 use buildkit::text::{self, rounded};
 use buildkit::trace::{Span, Step, covered};
 use buildkit::vertex::Phase;
-use request::plan::Image;
 
 /// A page that draws the data it holds, which takes the place of the word `DATA`.
 const PAGE: &str = include_str!("timings.html");
@@ -48,20 +47,20 @@ struct Total {
 type Totals = BTreeMap<(usize, String), Total>;
 
 /// Writes the page of a run to `path`; empty for the default.
-pub fn save(ctx: &Ctx, images: &[Image], ended: &[Ended], path: &Path, seconds: f64) -> Result<()> {
+pub fn save(ctx: &Ctx, ended: &[Ended], path: &Path, seconds: f64) -> Result<()> {
     let default = ctx.root.join("target/image/timings.html");
     let path = if path.as_os_str().is_empty() { &default } else { path };
     let (mut totals, mut all) = (Totals::new(), Vec::new());
-    for ended in ended {
-        let last = images.get(ended.number).and_then(|image| ctx.last.steps(image));
-        all.push(bars(ended, &last.unwrap_or_default(), &mut totals));
+    for (image, ended) in ctx.images.iter().zip(ended) {
+        let last = ctx.last.steps(image).unwrap_or_default();
+        all.push(bars(ended, &last, &mut totals));
     }
     let start = all.iter().flatten().map(|bar| bar.span.from).fold(f64::MAX, f64::min);
 
     // Images have most steps in common, so a name is kept once.
     let (mut names, mut numbers) = (Vec::new(), BTreeMap::new());
     let mut rows = Vec::new();
-    for (ended, bars) in ended.iter().zip(&mut all) {
+    for ((image, ended), bars) in ctx.images.iter().zip(ended).zip(&mut all) {
         for Bar { span, .. } in bars.iter_mut() {
             *span = Span { from: rounded(span.from - start), to: rounded(span.to - start) };
         }
@@ -81,7 +80,7 @@ pub fn save(ctx: &Ctx, images: &[Image], ended: &[Ended], path: &Path, seconds: 
             json!({ "step": text::title(&failure.name), "output": output })
         });
         rows.push(json!({
-            "name": images.get(ended.number).map(|image| message::one_line(&image.shown)),
+            "name": message::one_line(&image.shown),
             "base": message::one_line(&ended.record.base_image),
             "result": ended.record.status.name(),
             "error": ended.record.error.as_ref().map(|error| text::shortened(error, 200)),
