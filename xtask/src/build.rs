@@ -192,7 +192,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     }
     let mut run = mem::take(&mut *ctx.run());
     if let Some(signal) = process::caught() {
-        run.error = Some(Interrupted(signal).into());
+        run.errors.insert(0, Interrupted(signal).into());
     }
     for (number, image) in images.iter().enumerate() {
         if !run.ended.contains_key(&number) {
@@ -202,7 +202,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
         }
     }
     let ended = run.ended.into_values().collect::<Vec<_>>();
-    let result = report::publish(&ctx, &ended, run.error, started.elapsed().as_secs_f64());
+    let result = report::publish(&ctx, &ended, run.errors, started.elapsed().as_secs_f64());
     records.extend(ended.into_iter().map(|ended| ended.record));
     result
 }
@@ -249,7 +249,8 @@ pub struct Run {
     last_failure: Option<(Cause, Option<String>)>,
     /// Why no further image is tried.
     stopped: Option<String>,
-    error: Option<anyhow::Error>,
+    /// What failed besides the images.
+    errors: Vec<anyhow::Error>,
     /// The check keys of images that have started.
     pub started: BTreeSet<String>,
 }
@@ -260,12 +261,20 @@ impl Run {
         self.ended.values().any(|ended| ended.record.status.is_there())
     }
 
+    /// Notes an error, once: many images may have the same.
+    fn fail(&mut self, error: anyhow::Error) {
+        let text = format!("{error:#}");
+        if self.errors.iter().all(|known| format!("{known:#}") != text) {
+            self.errors.push(error);
+        }
+    }
+
     /// Notes that an image has ended, writes its record, and decides whether others are tried.
     fn add(&mut self, number: usize, ended: Ended) {
         if let Some(file) = &self.records
             && let Err(error) = record::append(file, &ended.record)
         {
-            self.error.get_or_insert(error);
+            self.fail(error);
             self.records = None;
         }
         match (ended.record.status, ended.cause) {
@@ -306,7 +315,7 @@ fn build_all(ctx: &Ctx) {
     let mut waiting = (0..images.len()).filter(is_waiting).collect::<VecDeque<_>>();
     let is_many = waiting.len() > 1;
     if is_many && let Err(error) = disk::check(ctx.docker) {
-        ctx.run().error.get_or_insert(error);
+        ctx.run().fail(error);
         return;
     }
     let is_first_alone = ctx.args.push() && is_many && waiting.len() == images.len();
@@ -379,7 +388,7 @@ fn work(ctx: &Ctx, number: usize) {
             ctx.progress.end(number, true, "");
             // An image that a signal has stopped was not tried to its end.
             if !error.is::<Interrupted>() {
-                ctx.run().error.get_or_insert(error);
+                ctx.run().fail(error);
             }
         }
     }

@@ -65,8 +65,7 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
         let suggestion = similar::suggestion(&name, names.clone());
         let names = names.collect::<Vec<_>>().join(", ");
         return Err(error::usage(format!(
-            "unknown subcommand {name:?}\nhint: expected one of {names} (or none, to build){}",
-            suggestion.replace(" did", "; did")
+            "unknown subcommand {name:?}\nhint: expected one of {names} (or none, to build){suggestion}"
         )));
     };
     let command = subcommand.0;

@@ -48,7 +48,6 @@ fn run() -> Result<ExitCode> {
         _ => {
             let task = task.to_string_lossy();
             let suggestion = similar::suggestion(&task, ["image", "engine"].into_iter());
-            let suggestion = suggestion.replace(" did", "; did");
             let hint = format!("expected `image` or `engine`{suggestion}");
             return Err(error::usage(format!("unknown task {task:?}\nhint: {hint}")));
         }

@@ -90,13 +90,10 @@ fn show_failure(ended: &Ended) {
 
 /// Shows what came of a run, writes the files of GitHub and of `--timings`, and keeps what the next builds
 /// are compared with. Returns the error that ends the run, if there is one; others are warned of.
-pub fn publish(
-    ctx: &Ctx,
-    ended: &[Ended],
-    error: Option<anyhow::Error>,
-    seconds: f64,
-) -> Result<()> {
+pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: f64) -> Result<()> {
     let is_batch = ctx.images.len() > 1;
+    let mut later = errors;
+    let error = (!later.is_empty()).then(|| later.remove(0));
     let is_stopped = error.as_ref().is_some_and(anyhow::Error::is::<Interrupted>);
     for warning in warnings(ctx, ended) {
         message::warn(&warning);
@@ -115,7 +112,7 @@ pub fn publish(
         }
     }
     let records = ended.iter().map(|ended| &ended.record).collect::<Vec<_>>();
-    let mut later = Vec::from_iter(write_outputs(ctx.args, ctx.source, &records).err());
+    later.extend(write_outputs(ctx.args, ctx.source, &records).err());
     let title = match records.as_slice() {
         [one] if one.status.is_there() => {
             format!("Image `{}`", one.tags.first().unwrap_or(&one.name))
@@ -193,12 +190,7 @@ pub fn publish(
             ))
         }
     };
-    let mut errors = first.into_iter().chain(later);
-    let first = errors.next();
-    for other in errors {
-        message::warn(&format!("{other:#}"));
-    }
-    first.map_or(Ok(()), Err)
+    message::ended_by(first.into_iter().chain(later))
 }
 
 /// The command that builds what has failed, and nothing else: for a push the one that was typed, with

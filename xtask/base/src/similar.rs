@@ -1,12 +1,12 @@
 //! Finds the word that somebody who mistyped another may have meant.
 
-/// `" did you mean …?"` with the one of `known` that is nearest to `word`; empty if none is near.
+/// `"; did you mean …?"` with the one of `known` that is nearest to `word`; empty if none is near.
 pub fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     // After three edits two words still look like one mistyped, but short ones are all that near.
     let limit = 3.min(word.trim_start_matches('-').chars().count() / 2);
     let ranked = known.map(|known| (distance(word, known), known));
     let nearest = ranked.filter(|(edits, _)| (1..=limit).contains(edits)).min();
-    nearest.map(|(_, known)| format!(" did you mean {known}?")).unwrap_or_default()
+    nearest.map(|(_, known)| format!("; did you mean {known}?")).unwrap_or_default()
 }
 
 /// How many characters must be inserted, removed or replaced to make `b` of `a`.

@@ -566,7 +566,7 @@ fn unexpected(word: &str, command: Command) -> anyhow::Error {
             (reason, hint) = (": there is no such flag any more", (*instead).to_owned());
         }
         None if suggestion.is_empty() => {}
-        None => suggestion.trim().clone_into(&mut hint),
+        None => suggestion.trim_start_matches("; ").clone_into(&mut hint),
     }
     usage(format!("unexpected argument {word:?}{reason}\nhint: {hint}"))
 }
@@ -642,7 +642,7 @@ fn wrapped(head: &str, indent: usize, text: &str) -> String {
 fn choose(name: &str, names: &[&str]) -> Result<usize, String> {
     let wanted = name.trim().to_ascii_lowercase();
     names.iter().position(|name| *name == wanted).ok_or_else(|| {
-        let suggestion = suggestion(&wanted, names.iter().copied()).replace(" did", "; did");
+        let suggestion = suggestion(&wanted, names.iter().copied());
         format!("is not accepted\nhint: use one of {}{suggestion}", names.join(", "))
     })
 }

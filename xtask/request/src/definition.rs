@@ -118,7 +118,7 @@ pub fn check_name<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a st
     if known.contains(&name) {
         return Ok(());
     }
-    let suggestion = suggestion(name, known.iter().copied()).replace(" did", "; did");
+    let suggestion = suggestion(name, known.iter().copied());
     let known = known.join(", ");
     Err(usage(format!("unknown {kind} {name:?}\nhint: use one of {known}{suggestion}")))
 }
