@@ -15,10 +15,10 @@ use base::scratch::Scratch;
 use base::{message, process};
 use serde_json::Value;
 
-use crate::events;
 use crate::progress::Watch;
-use buildkit::cause::{self, Cause};
-use buildkit::trace::Trace;
+use outcome::cause::{self, Cause};
+use outcome::events;
+use outcome::trace::Trace;
 use request::bases::{is_digest, repository};
 use request::cli::{Args, in_engine, quoted};
 use request::definition::{FOLDER, strings};

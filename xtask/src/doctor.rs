@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::build;
 use crate::disk::{Disk, INFO};
 use crate::docker::{Docker, PATIENCE, answer};
-use buildkit::cause;
+use outcome::cause;
 use request::bases;
 use request::cli::{Args, Mode, in_engine};
 use request::definition::{self, Definition, has_server};

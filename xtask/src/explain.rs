@@ -12,8 +12,8 @@ use base::output;
 use serde_json::{Value, json};
 
 use crate::build::Ended;
-use buildkit::text;
-use buildkit::trace::{Span, Step};
+use outcome::text;
+use outcome::trace::{Span, Step};
 use request::cli::Args;
 use request::definition::FOLDER;
 use request::plan::{Image, OF_COMMIT};

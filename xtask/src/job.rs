@@ -13,12 +13,12 @@ use serde_json::Value;
 use crate::build::{Ctx, Ended, now, prune_limits, read_sizes};
 use crate::cache_dir::Staging;
 use crate::docker::{self, Baked, Content, Docker, End, sleep};
-use crate::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
 use crate::{disk, report};
-use buildkit::cause::{self, Cause};
-use buildkit::text;
-use buildkit::trace::{self, Failure, Span, Trace};
-use buildkit::vertex::Phase;
+use outcome::cause::{self, Cause};
+use outcome::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
+use outcome::text;
+use outcome::trace::{self, Failure, Span, Trace};
+use outcome::vertex::Phase;
 use request::names::{self, Cache};
 use request::plan::{self, Image};
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::docker::{self, Docker};
 use crate::github;
-use crate::record::{self, Kind, Record, Status};
+use outcome::record::{self, Kind, Record, Status};
 use request::bases::{is_digest, is_repository};
 use request::cli::Args;
 use request::definition::{Definition, check_name};
@@ -69,7 +69,7 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
     let docker = Docker::new(root, args.builder.as_deref());
     let definition = Definition::read(root)?;
     let mut groups: BTreeMap<_, Vec<Record>> = BTreeMap::new();
-    for record in record::read(args)? {
+    for record in record::read(&args.words)? {
         // An earlier merge may have left its own records among its inputs, and a batch those of failures.
         if record.kind == Kind::Image && record.status.is_there() {
             let Record { variant, base_image, target, flavor, .. } = record.clone();

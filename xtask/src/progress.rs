@@ -11,10 +11,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base::{message, output, process};
-use buildkit::cause::{self, Cause};
-use buildkit::text::{self, LONGEST, Lines};
-use buildkit::trace::{Event, Node, Trace, VertexEvent};
-use buildkit::vertex::{self, Phase};
+use outcome::cause::{self, Cause};
+use outcome::text::{self, LONGEST, Lines};
+use outcome::trace::{Event, Node, Trace, VertexEvent};
+use outcome::vertex::{self, Phase};
 use request::cli;
 
 /// Work that is not a step is shown where it took so many seconds.

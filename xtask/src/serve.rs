@@ -13,9 +13,10 @@ use base::digest::{random, sha256};
 use base::error::usage;
 use base::{http, message, output, process};
 
+use crate::build;
 use crate::docker::{Docker, sleep};
-use crate::{build, record};
-use buildkit::text;
+use outcome::record;
+use outcome::text;
 use request::bases;
 use request::cli::Args;
 use request::definition::{Definition, has_server};
@@ -114,7 +115,7 @@ pub fn run(root: &Path, args: &mut Args) -> Result<()> {
 /// Errors: the first server that does not become healthy; a usage error for files without an image.
 pub fn smoke(root: &Path, args: &Args) -> Result<()> {
     let mut images = Vec::new();
-    for record in record::read(args)? {
+    for record in record::read(&args.words)? {
         let Some(image) = record.reference() else {
             message::say(&format!("{} is not started: it was not pushed", record.name));
             continue;

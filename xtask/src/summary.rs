@@ -10,8 +10,8 @@ use base::error::usage;
 use base::{message, output};
 
 use crate::github::{self, fenced};
-use crate::record::{self, Kind, Record};
-use buildkit::text::bytes;
+use outcome::record::{self, Kind, Record};
+use outcome::text::bytes;
 use request::bases;
 use request::cli::Args;
 use request::definition::Definition;
@@ -21,7 +21,7 @@ const END: &str = "<!-- AGENT_SERVER_IMAGES_END -->";
 
 /// Prints a summary of records, puts it into the file of `--update`, and adds it to the page of a GitHub job.
 pub fn summary(root: &Path, args: &Args) -> Result<()> {
-    let mut records = record::read(args)?;
+    let mut records = record::read(&args.words)?;
     records.retain(|record| record.status.is_there());
     // Somebody may sum up what another checkout built.
     let default = Definition::read(root).map(|found| found.default_variants).unwrap_or_default();

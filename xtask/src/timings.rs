@@ -8,9 +8,9 @@ use base::{message, output};
 use serde_json::json;
 
 use crate::build::{Ctx, Ended};
-use buildkit::text::{self, rounded};
-use buildkit::trace::{Span, Step, covered};
-use buildkit::vertex::Phase;
+use outcome::text::{self, rounded};
+use outcome::trace::{Span, Step, covered};
+use outcome::vertex::Phase;
 
 /// A page that draws the data it holds, which takes the place of the word `DATA`.
 const PAGE: &str = include_str!("timings.html");

@@ -3,6 +3,7 @@
 //!
 //! What is not known is `null`, never 0.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -13,9 +14,8 @@ use base::message::without_credentials;
 use base::output;
 use serde_json::{Map, Value, json};
 
-use buildkit::text;
-use buildkit::trace;
-use request::cli::Args;
+use crate::text;
+use crate::trace;
 
 /// The version of the format. Readers refuse another.
 const SCHEMA: u64 = 2;
@@ -296,14 +296,14 @@ pub fn append(mut file: &File, record: &Record) -> Result<()> {
 /// The records in the files that are named. A later line replaces an earlier one of the same image; a shard
 /// may have had no image, so its file may be empty.
 /// Errors: a usage error for files that can't be read, or hold no record, or anything but records.
-pub fn read(args: &Args) -> Result<Vec<Record>> {
-    if args.words.is_empty() {
+pub fn read(files: &[OsString]) -> Result<Vec<Record>> {
+    if files.is_empty() {
         return Err(usage("no file is named\nhint: name the files that --records wrote"));
     }
-    let names = args.words.iter().map(|file| format!("{:?}", file.to_string_lossy()));
+    let names = files.iter().map(|file| format!("{:?}", file.to_string_lossy()));
     let names = names.collect::<Vec<_>>();
     let mut records: Vec<Record> = Vec::new();
-    for (file, name) in args.words.iter().zip(&names) {
+    for (file, name) in files.iter().zip(&names) {
         let wrong = |what: String| usage(format!("{name}: {what}"));
         let text = output::load(Path::new(file)).map_err(|error| wrong(error.to_string()))?;
         let text = String::from_utf8_lossy(&text);

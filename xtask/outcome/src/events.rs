@@ -1,7 +1,7 @@
 //! The events of a build: the JSON objects of `--progress rawjson`, which buildx 0.13 and later
 //! write to standard error, mixed with plain lines.
 
-use buildkit::trace::{Event, Run, VertexEvent};
+use crate::trace::{Event, Run, VertexEvent};
 use serde_json::{Deserializer, Map, Value};
 
 /// The events that are complete with `bytes`, in their order; all where the stream `has_ended`. The `rest` is
