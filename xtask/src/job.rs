@@ -78,8 +78,7 @@ impl<'a> Job<'a> {
         record.log = self.open_log();
         record.started = Some(now());
         let delivered = self.deliver()?;
-        // None where nothing is known of them.
-        let steps = trace::steps(&self.traces).unwrap_or_default();
+        let steps = trace::steps(&self.traces);
         record.attempts = Some(self.attempts);
         record.builder_was_empty = if self.is_first { ctx.builder.was_empty } else { Some(false) };
         let mut known = BTreeMap::new();

@@ -341,7 +341,7 @@ impl Trace {
 }
 
 /// The steps of an image over all its bakes: each as it was in the bake that ran it, else in the first.
-pub fn steps(traces: &[Trace]) -> Option<Vec<Step>> {
+pub fn steps(traces: &[Trace]) -> Vec<Step> {
     let mut all: Vec<Step> = Vec::new();
     for trace in traces {
         for step in trace.steps() {
@@ -353,5 +353,5 @@ pub fn steps(traces: &[Trace]) -> Option<Vec<Step>> {
             }
         }
     }
-    Some(all).filter(|steps| !steps.is_empty())
+    all
 }
