@@ -170,13 +170,14 @@ const SIGNS: &[(&str, Cause)] = &[
 
 /// What breaks as `connection reset`, and what is slow as `read timed out` or `read timeout`.
 const BROKEN: &str = "aborted broken closed refused reset";
-const SLOW: &str = "connect connection handshake i/o idle network operation read request resolving \
-                    response socket";
+const SLOW: &str =
+    "connect connection handshake i/o idle network read request resolving response socket";
 
 /// Other words, in lower case, of a network that does not carry, or of a server that has too much to do: what
 /// Go, curl, apt, uv, pip and npm say. A shorter word such as `timeout` is in the names of packages, and
 /// compilers say `unexpected EOF` of sources.
 const NETWORK: &[&str] = &[
+    "operation timed out",
     "closed network connection",
     "closed idle connection",
     "write: broken pipe",
@@ -390,12 +391,14 @@ fn is_network(text: &str) -> bool {
     let text = text.to_lowercase();
     // Such as apt's `E: Failed to fetch http://a/b  522  Origin Connection Time-out`.
     let is_status = |word: &str| word.len() == 3 && word.parse().is_ok_and(|n: u32| n / 100 == 5);
-    let says = |words: &str| text.contains(words);
-    BROKEN.split(' ').any(|how| says(&format!("connection {how}")))
+    // Not as in `thread timed out`.
+    let is_word = |at: usize| !text[..at].ends_with(|c: char| c.is_ascii_alphabetic());
+    let says = |words: String| text.match_indices(&words).any(|(at, _)| is_word(at));
+    BROKEN.split(' ').any(|how| says(format!("connection {how}")))
         || SLOW
             .split(' ')
-            .any(|what| says(&format!("{what} timed out")) || says(&format!("{what} timeout")))
-        || NETWORK.iter().any(|sign| says(sign))
+            .any(|what| says(format!("{what} timed out")) || says(format!("{what} timeout")))
+        || NETWORK.iter().any(|sign| text.contains(sign))
         || text.lines().any(|line| {
             line.ends_with("unexpected eof")
                 || line.contains("failed to fetch ") && line.split("  ").any(is_status)
@@ -610,6 +613,8 @@ mod tests {
             ("x.c:1: error: invalid application of 'sizeof' to typeof", Cause::Step),
             ("error: the option --timeout needs a number", Cause::Step),
             ("make: *** [all] Error 1", Cause::Step),
+            ("      --timeout duration   operation timeout (default 30s)", Cause::Step),
+            ("FAIL test_pool: worker thread timed out", Cause::Step),
             (
                 "error sending request: invalid peer certificate: UnknownIssuer",
                 Cause::StepCertificate,

@@ -189,7 +189,7 @@ impl Trace {
                 let node = self.nodes.get_mut(place)?;
                 if let Some(current) = current {
                     let (most, all) = node.parts.entry(id.clone()).or_default();
-                    (*most, *all) = (*current.max(most), total.unwrap_or_default());
+                    (*most, *all) = (*current.max(most), total.unwrap_or(*all));
                 }
                 let pushed = started.zip(*completed).filter(|_| id.starts_with("pushing "));
                 node.pushes.extend(pushed.map(|(from, to)| Span { from, to }));
