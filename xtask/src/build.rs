@@ -261,10 +261,11 @@ impl Run {
         self.ended.values().any(|ended| ended.record.status.is_there())
     }
 
-    /// Notes an error, once: many images may have the same.
+    /// Notes an error, once: many images may have the same. A signal is noted when the run ends by it.
     fn fail(&mut self, error: anyhow::Error) {
         let text = format!("{error:#}");
-        if self.errors.iter().all(|known| format!("{known:#}") != text) {
+        let is_new = self.errors.iter().all(|known| format!("{known:#}") != text);
+        if is_new && !error.is::<Interrupted>() {
             self.errors.push(error);
         }
     }
@@ -386,10 +387,7 @@ fn work(ctx: &Ctx, number: usize) {
         }
         Err(error) => {
             ctx.progress.end(number, true, "");
-            // An image that a signal has stopped was not tried to its end.
-            if !error.is::<Interrupted>() {
-                ctx.run().fail(error);
-            }
+            ctx.run().fail(error);
         }
     }
 }

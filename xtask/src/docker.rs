@@ -355,7 +355,9 @@ impl Docker {
             let text = |key| entry["platform"][key].as_str().unwrap_or_default();
             // As buildx writes it: every arm64 is v8, and most others have no variant.
             let platform = ["os", "architecture", "variant"].map(text).join("/");
-            platforms.push(platform.trim_matches('/').replace("/arm64/v8", "/arm64"));
+            let platform = platform.trim_matches('/');
+            let plain = platform.strip_suffix("/v8").filter(|plain| plain.ends_with("/arm64"));
+            platforms.push(plain.unwrap_or(platform).to_owned());
         }
         platforms.retain(|platform| platform != "unknown/unknown");
         Ok(platforms)

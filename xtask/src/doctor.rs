@@ -23,7 +23,6 @@ use request::source::Source;
 /// Prints a line for each thing that the request needs.
 /// Errors: something is missing without which it can't be built.
 pub fn doctor(root: &Path, args: &Args) -> Result<()> {
-    process::catch_signals();
     let (mut works, builder) = docker(root, args)?;
     report("login", login(args))?;
     match Source::resolve(root, args) {

@@ -71,12 +71,12 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
         let is_short = asks_short && command == Command::Build;
         return output::write(help(subcommand, is_short).trim_end());
     }
-    let mut args = Args::read(command, words)?;
+    let args = Args::read(command, words)?;
     // Not before the request is read, which may take as long as somebody types a list.
     process::catch_signals();
     match command {
         Command::Build => build_images(root, &args),
-        Command::Run => serve::run(root, &mut args),
+        Command::Run => serve::run(root, &args),
         Command::List => doctor::list(root, &args),
         Command::Doctor => doctor::doctor(root, &args),
         Command::Matrix => merge::matrix(root, &args),

@@ -37,7 +37,7 @@ sys.stdout.buffer.write(opener.open('http://127.0.0.1:8000' + sys.argv[1], timeo
 /// Builds and loads one image, starts it, prints address and key, and waits until a signal, which is
 /// the normal end, or the server's end. The container is removed then.
 /// Errors: a wrong request, a port in use, a failed build, a server that does not start or exits.
-pub fn run(root: &Path, args: &mut Args) -> Result<()> {
+pub fn run(root: &Path, args: &Args) -> Result<()> {
     let variants = Definition::read(root)?.chosen(&args.variant)?.len();
     let images = variants * args.base_images.len().max(1);
     if images != 1 {
@@ -57,7 +57,6 @@ pub fn run(root: &Path, args: &mut Args) -> Result<()> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
         usage(format!("cannot use port {port} ({error})\nhint: choose another port by --port"))
     })?;
-    (args.push_flag, args.load_flag) = (false, true);
     let mut records = Vec::new();
     build::run(root, args, &mut records)?;
     let record = records.first();
