@@ -13,13 +13,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use base::error::{Interrupted, usage};
-use base::{message, process};
+use base::{message, process, status};
 
 use crate::cache_dir::Reading;
 use crate::docker::{self, Docker, SHORT_PATIENCE};
 use crate::explain::Last;
 use crate::job::Job;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::{disk, report};
 use outcome::cause::{self, Cause};
 use outcome::record::{self, CacheWritten, Record, Status};
@@ -184,7 +184,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     };
     let reading = Reading::open_all(images)?;
     build_all(&ctx);
-    ctx.progress.close();
+    status::clear();
     for reading in reading {
         if let Err(error) = reading.close() {
             message::warn(&format!("{error:#}"));
@@ -373,7 +373,7 @@ fn work(ctx: &Ctx, number: usize) {
         && number.is_multiple_of(DISK_CHECK)
         && let Err(error) = disk::prune_if_full(ctx.docker, threshold, keep)
     {
-        ctx.progress.warn(&format!("{error:#}"));
+        progress::warn(&format!("{error:#}"));
     }
     ctx.progress.begin(number, &image.shown);
     match Job::new(ctx, number, image).build() {

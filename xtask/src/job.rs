@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::build::{Ctx, Ended, now, prune_limits, read_sizes};
 use crate::cache_dir::Staging;
 use crate::docker::{self, Baked, Content, Docker, End, sleep};
-use crate::{disk, report};
+use crate::{disk, progress, report};
 use outcome::cause::{self, Cause};
 use outcome::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
 use outcome::text;
@@ -143,7 +143,7 @@ impl<'a> Job<'a> {
         let log = fs::create_dir_all(&folder).and_then(|()| File::create(&path));
         let path = path.display().to_string();
         let log = log.inspect_err(|error| {
-            self.ctx.progress.warn(&format!("the log {path} can't be written: {error}"));
+            progress::warn(&format!("the log {path} can't be written: {error}"));
         });
         self.log = log.ok();
         self.log.is_some().then_some(path)
@@ -227,13 +227,13 @@ impl<'a> Job<'a> {
             cause = Cause::of_request(&error);
         }
         if cause == Cause::NoSpace && self.tries == 0 && prune_limits(ctx.args).is_some() {
-            ctx.progress.warn("the builder has no space left; pruning its build cache");
+            progress::warn("the builder has no space left; pruning its build cache");
             disk::prune(ctx.docker, 0)?;
         } else if self.tries < cause.retries()
             && let Some(&pause) = PAUSES.get(self.tries)
         {
             let (shown, error) = (&self.image.shown, text::shortened(&error, 120));
-            ctx.progress.warn(&format!("{shown}: {error}; retrying in {pause} s"));
+            progress::warn(&format!("{shown}: {error}; retrying in {pause} s"));
             sleep(Duration::from_secs(pause))?;
         } else {
             return Ok(Some((error, cause)));
@@ -247,7 +247,7 @@ impl<'a> Job<'a> {
         let is_new = caches.iter().any(|name| !self.unread.contains_key(name));
         if is_new {
             self.unread.extend(caches.into_iter().map(|name| (name, why.to_owned())));
-            self.ctx.progress.warn(&format!("a cache {shown}; retrying without it"));
+            progress::warn(&format!("a cache {shown}; retrying without it"));
         }
         is_new
     }

@@ -5,12 +5,12 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use base::{message, output, process};
+use base::{message, output, process, status};
 use outcome::cause::{self, Cause};
 use outcome::text::{self, LONGEST, Lines};
 use outcome::trace::{Event, Node, Trace, VertexEvent};
@@ -19,8 +19,6 @@ use request::cli;
 
 /// Work that is not a step is shown where it took so many seconds.
 const LONG: f64 = 1.0;
-/// How often the last lines are drawn again.
-const REDRAW: Duration = Duration::from_millis(100);
 /// How many lines are drawn at most.
 const MOST: usize = 13;
 
@@ -30,17 +28,11 @@ pub struct Progress {
     is_batch: bool,
     /// True where every line is shown.
     is_plain: bool,
+    is_terminal: bool,
     state: Mutex<State>,
 }
 
 struct State {
-    is_terminal: bool,
-    /// How many lines at the bottom are to be drawn again.
-    drawn: usize,
-    /// How long a log may stay silent.
-    silence: Duration,
-    /// When the last lines are drawn again, or a line comes in a log.
-    due: Instant,
     begun: Instant,
     /// The images that are built now: their number, and what is done for them.
     running: Vec<(usize, String)>,
@@ -76,20 +68,12 @@ impl Progress {
     /// For a run of `images` images. In the log of a CI job every frame of a terminal would stay.
     pub fn new(style: Option<cli::Progress>, ci: bool, images: usize) -> Self {
         let is_plain = style == Some(cli::Progress::Plain);
-        let has_size = io::stderr().is_terminal() && process::terminal_size().is_some();
-        let is_terminal = has_size && !is_plain && !ci;
-        // A batch has a line for each image anyway.
-        let silence = Duration::from_secs(if images > 1 { 60 } else { 10 });
-        let now = Instant::now();
         Progress {
             is_batch: images > 1,
             is_plain,
+            is_terminal: status::is_terminal() && !is_plain && !ci,
             state: Mutex::new(State {
-                is_terminal,
-                drawn: 0,
-                silence,
-                due: if is_terminal { now } else { now + silence },
-                begun: now,
+                begun: Instant::now(),
                 running: Vec::new(),
                 images,
                 done: 0,
@@ -126,16 +110,6 @@ impl Progress {
         Watch { canceled: Some(canceled), ..self.watch(usize::MAX, None, true) }
     }
 
-    /// Shows `text` as a line that stays.
-    pub fn say(&self, text: &str) {
-        self.state().print(|| message::say(text));
-    }
-
-    /// Shows a warning, cut to a line of a log.
-    pub fn warn(&self, text: &str) {
-        self.state().print(|| message::warn(&text::shortened(text, LONGEST)));
-    }
-
     /// Notes that the image `number` is being built.
     pub fn begin(&self, number: usize, shown: &str) {
         self.state().running.push((number, shown.to_owned()));
@@ -153,7 +127,7 @@ impl Progress {
         let ended = state.done + state.failed;
         state.pace.get_or_insert((Instant::now(), ended));
         if self.is_batch && !line.is_empty() {
-            state.print(|| message::say(line));
+            message::say(line);
         }
         has_failed && state.failed == 1
     }
@@ -163,46 +137,12 @@ impl Progress {
         self.state().done += count;
     }
 
-    /// Leaves the terminal as it was.
-    pub fn close(&self) {
-        self.state().erase();
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Does `show`, which writes lines that stay.
-    fn print(&mut self, show: impl FnOnce()) {
-        self.erase();
-        if !self.is_terminal {
-            self.due = Instant::now() + self.silence;
-        }
-        show();
-    }
-
-    /// Takes away the lines that were drawn.
-    fn erase(&mut self) {
-        if self.drawn > 0 {
-            // Ctrl-C leaves its echo in the line below, and the cursor behind it.
-            let _ = write!(io::stderr(), "\r\x1b[{}A\x1b[0J", self.drawn);
-            self.drawn = 0;
-        }
-    }
-
-    /// Draws `lines` in place of those that were drawn before.
-    fn draw(&mut self, lines: &[String]) {
-        self.due = Instant::now() + REDRAW;
-        self.erase();
-        for line in lines {
-            // Without line wrap: some characters are two columns wide.
-            output::note(format_args!("\x1b[?7l{}\x1b[?7h", text::cut(line, columns())));
-        }
-        self.drawn = lines.len();
-    }
-
     /// How far a batch is, in one line, with the time that is left where that is known.
     fn batch(&self) -> String {
         let State { images, done, failed, pace, running, .. } = self;
@@ -231,14 +171,14 @@ impl Watch<'_> {
         match (event, node) {
             // Of the Dockerfile, which the bake before this one read, too.
             (Event::Warning(_), _) if self.steps_were_shown => {}
-            (Event::Warning(warning), _) => self.progress.warn(warning),
+            (Event::Warning(warning), _) => warn(warning),
             // What buildx writes after a failure is that failure once more, with other lines of the
             // Dockerfile. Nor has it a reason of its own where it was stopped.
             (Event::Text(_), _) if self.has_failed || process::caught().is_some() => {}
             (Event::Text(text), _) => {
                 let line = format!("buildx: {}", message::one_line(text));
                 self.to_log(&line);
-                self.progress.state().print(|| output::note(text::shortened(&line, LONGEST)));
+                output::note(text::shortened(&line, LONGEST));
             }
             (Event::Vertex(VertexEvent { run: Some(run), .. }), Some((place, node))) => {
                 if let Entry::Vacant(begun) = self.begun.entry(place) {
@@ -256,7 +196,7 @@ impl Watch<'_> {
                     if let Some(warning) = line.strip_prefix("warning: ")
                         && self.progress.state().warned.insert(warning.to_owned())
                     {
-                        self.progress.warn(warning);
+                        warn(warning);
                     }
                 }
             }
@@ -288,7 +228,7 @@ impl Watch<'_> {
         }
         if Phase::of(&node.step) != Phase::Steps {
             if self.is_new(node) && seconds >= LONG {
-                self.progress.say(&format!("=> {end:<11} {}", text::title(&node.name)));
+                message::say(&format!("=> {end:<11} {}", text::title(&node.name)));
             }
             return;
         }
@@ -305,7 +245,7 @@ impl Watch<'_> {
         } else if seconds >= 0.05 {
             let (number, all) = (self.ended.len(), trace.step_names().len());
             let title = text::title(&node.step);
-            self.progress.say(&format!("=> {end:<11} [{number}/{all}] {title}"));
+            message::say(&format!("=> {end:<11} [{number}/{all}] {title}"));
         }
     }
 
@@ -321,7 +261,7 @@ impl Watch<'_> {
         let line = format!("#{} {text}", place + 1);
         self.to_log(&line);
         if self.progress.is_plain && self.is_new(node) {
-            self.progress.state().print(|| output::note(text::shortened(&line, LONGEST)));
+            output::note(text::shortened(&line, LONGEST));
         }
     }
 
@@ -335,10 +275,12 @@ impl Watch<'_> {
     /// Draws what runs, or says so where nothing was said for too long. Is called every few milliseconds.
     pub fn tick(&mut self, trace: &Trace) {
         let progress = self.progress;
-        let mut state = progress.state();
-        if self.canceled.is_some() || Instant::now() < state.due {
+        // A batch has a line for each image anyway.
+        let silence = Duration::from_secs(if progress.is_batch { 60 } else { 10 });
+        if self.canceled.is_some() || !status::is_due(progress.is_terminal, silence) {
             return;
         }
+        let state = progress.state();
         let running = trace.nodes.iter().enumerate().filter(|(_, node)| node.is_running());
         // By this machine's clock: the builder's may differ.
         let running = running.map(|(place, node)| {
@@ -353,7 +295,7 @@ impl Watch<'_> {
             let what = running.first().map_or_else(waiting, |(_, node)| text::title(&node.name));
             let image = image.map(|(_, shown)| format!("; {shown}: {what}")).unwrap_or_default();
             vec![text::shortened(&format!("{}{image}", state.batch()), columns().min(100))]
-        } else if state.is_terminal {
+        } else if progress.is_terminal {
             let room = MOST.min(process::terminal_size().map_or(24, |(_, rows)| rows) - 1).max(2);
             let what = match running.len() {
                 0 => waiting(),
@@ -376,11 +318,7 @@ impl Watch<'_> {
             };
             vec![text::shortened(&format!("{seconds:.0}s: {what}{more}"), 100)]
         };
-        if state.is_terminal {
-            state.draw(&lines);
-        } else {
-            state.print(|| lines.iter().for_each(|line| message::say(line)));
-        }
+        status::show(&lines, progress.is_terminal);
     }
 
     /// Shows at the end of the bake how many steps were cached.
@@ -390,9 +328,9 @@ impl Watch<'_> {
         }
         if self.cached > 0 {
             let steps = if self.cached == 1 { "step" } else { "steps" };
-            self.progress.say(&format!("=> {:<11} {} {steps}", "CACHED", self.cached));
+            message::say(&format!("=> {:<11} {} {steps}", "CACHED", self.cached));
         }
-        self.progress.state().erase();
+        status::clear();
     }
 }
 
@@ -409,6 +347,11 @@ fn node_line(seconds: f64, node: &Node) -> String {
     };
     let title = text::cut(&text::title(&node.name), columns() / 2);
     format!("{seconds:>5.1}s {title}  {state}").trim_end().to_owned()
+}
+
+/// Shows a warning, cut to a line of a log.
+pub fn warn(text: &str) {
+    message::warn(&text::shortened(text, LONGEST));
 }
 
 /// How long a line for people may be: as wide as their terminal, or as the longest line of a log. The last

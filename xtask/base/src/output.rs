@@ -27,11 +27,9 @@ pub fn write(text: impl std::fmt::Display) -> Result<()> {
 }
 
 /// Writes `text` and the end of its line to standard error. Nobody may be there to read it, and
-/// that must not end a run. The line of [`crate::status`] is taken away first.
+/// that must not end a run. The lines of [`crate::status`] are taken away first.
 pub fn note(text: impl std::fmt::Display) {
-    status::clear();
-    // One call, so that lines of this program never mix with those of its children.
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    status::write(&format!("{text}\n"));
 }
 
 /// The content of a file of a size that this program can hold.

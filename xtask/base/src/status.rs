@@ -1,43 +1,83 @@
-//! One line on standard error that says how far a run is. At a terminal it is drawn again in place;
-//! elsewhere it is printed every ten seconds.
+//! The last lines on standard error, which say how far a run is. At a terminal they are drawn again and
+//! again in place; elsewhere a line comes where there was none for some time.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::{message, process};
 
-/// When the last line was shown, and whether it is at the bottom of the terminal, without an end.
-static LINE: Mutex<(Option<Instant>, bool)> = Mutex::new((None, false));
-
-/// Shows `text`, cut to the width of the terminal, unless the last line was shown only just now.
-/// Safe to call from several threads, and often.
-pub fn show(text: &str) {
-    let mut line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
-    let columns = process::terminal_size().filter(|_| io::stderr().is_terminal());
-    let pause = Duration::from_millis(if columns.is_some() { 100 } else { 10_000 });
-    if line.0.is_some_and(|shown| shown.elapsed() < pause) {
-        return;
-    }
-    *line = (Some(Instant::now()), columns.is_some());
-    let text = message::one_line(text);
-    let drawn = match columns {
-        // Without line wrap: some characters are two columns wide.
-        Some((columns, _)) => {
-            let text: String = text.chars().take(columns - 1).collect();
-            format!("\r\x1b[?7l\x1b[2K{text}\x1b[?7h")
-        }
-        None => text + "\n",
-    };
-    // Nobody may be there to read it.
-    let _ = io::stderr().write_all(drawn.as_bytes());
+struct State {
+    /// How many lines at the bottom are to be drawn again.
+    drawn: usize,
+    is_terminal: bool,
+    /// When they were drawn; elsewhere, when a line was written.
+    last: Option<Instant>,
 }
 
-/// Takes the line away. [`crate::output::note`], through which all messages go, does this.
+static STATE: Mutex<State> = Mutex::new(State { drawn: 0, is_terminal: false, last: None });
+
+/// True where lines can be drawn in place.
+pub fn is_terminal() -> bool {
+    io::stderr().is_terminal() && process::terminal_size().is_some()
+}
+
+/// True once lines are to be shown again: ten times a second where they are drawn in place, elsewhere after
+/// that much `silence`.
+pub fn is_due(is_terminal: bool, silence: Duration) -> bool {
+    let pause = if is_terminal { Duration::from_millis(100) } else { silence };
+    state().last.is_none_or(|last| last.elapsed() >= pause)
+}
+
+/// Shows `lines`, in place of those that were shown before if this `is_terminal`.
+pub fn show(lines: &[String], is_terminal: bool) {
+    let mut text = String::new();
+    for line in lines {
+        let line = message::one_line(line);
+        match process::terminal_size().filter(|_| is_terminal) {
+            // Without line wrap: some characters are two columns wide.
+            Some((columns, _)) => {
+                let cut = line.chars().count() >= columns;
+                let head = line.chars().take(if cut { columns - 2 } else { columns });
+                let line = head.chain(cut.then_some('…')).collect::<String>();
+                text += &format!("\x1b[?7l{line}\x1b[?7h\n");
+            }
+            None => text += &format!("{line}\n"),
+        }
+    }
+    let mut state = state();
+    state.write(&text);
+    state.last = Some(Instant::now());
+    state.is_terminal = is_terminal;
+    state.drawn = if is_terminal { lines.len() } else { 0 };
+}
+
+/// Takes the lines away.
 pub fn clear() {
-    let mut line = LINE.lock().unwrap_or_else(PoisonError::into_inner);
-    if mem::take(&mut line.1) {
-        let _ = io::stderr().write_all(b"\r\x1b[2K");
+    write("");
+}
+
+/// Writes `text` in place of the lines, for good. Nobody may be there to read it.
+pub(crate) fn write(text: &str) {
+    state().write(text);
+}
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn write(&mut self, text: &str) {
+        // Ctrl-C leaves its echo in the line below, and the cursor behind it.
+        let erase = match mem::take(&mut self.drawn) {
+            0 => String::new(),
+            lines => format!("\r\x1b[{lines}A\x1b[0J"),
+        };
+        if !self.is_terminal && !text.is_empty() {
+            self.last = Some(Instant::now());
+        }
+        // One call, so that lines of this program never mix with those of its children.
+        let _ = io::stderr().write_all((erase + text).as_bytes());
     }
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use base::process::{self, TICK};
@@ -36,7 +36,15 @@ pub fn progress(what: &'static str, how_far: &str) {
     let mut doing = DOING.lock().unwrap_or_else(PoisonError::into_inner);
     doing.insert(what, format!("{what} {how_far}"));
     let all: Vec<&str> = doing.values().map(|text| text.trim_end()).collect();
-    status::show(&format!("engine: {}", all.join(", ")));
+    show(&all.join(", "));
+}
+
+/// Shows `text` as the line that says how far the engine is, now and then.
+fn show(text: &str) {
+    let is_terminal = status::is_terminal();
+    if status::is_due(is_terminal, Duration::from_secs(10)) {
+        status::show(&[format!("engine: {text}")], is_terminal);
+    }
 }
 
 /// Does `work`, called `what` in the line that says how far it is and in [`times`].
@@ -118,7 +126,7 @@ pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<
         return Ok(());
     }
     let partial = Folder::wait_for(&path.with_extension("partial"), || {
-        status::show("engine: waiting for the downloads of another engine");
+        show("waiting for the downloads of another engine");
         process::check_signals()
     })?;
     let scratch = partial.path.join("scratch");
