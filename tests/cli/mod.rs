@@ -5,6 +5,7 @@ mod caches;
 mod engine_command;
 mod plan;
 mod prebuilt_sdist;
+mod processes;
 mod random_input;
 mod readme;
 mod requests;
