@@ -210,6 +210,17 @@ fn parallel_steps_save_the_time_that_they_cover() {
 }
 
 #[test]
+fn a_masked_address_in_quotes_leaves_a_record_json() {
+    let fake = FakeDocker::new("records-signed");
+    let error = "failed to push: Get \"https://s3/b?X-Amz-Signature=0123\": access denied";
+    let step = events::run("builder 1/2", "x.sh");
+    fake.play("debian.image", &(failed(&step, error) + "exit 1\n"));
+    assert_eq!(push(&fake, &["--check=off"]).status, 1);
+    let expected = "x.sh: failed to push: Get \"https://s3/b?X-Amz-Signature=***\": access denied";
+    assert_eq!(record(&fake)["error"], expected);
+}
+
+#[test]
 fn passwords_of_proxies_are_neither_kept_nor_shown() {
     let fake = FakeDocker::new("records-proxy");
     let mut said = String::new();
