@@ -118,6 +118,11 @@ fn a_variant_that_is_not_merged_costs_no_other_and_what_is_missing_is_said() {
         (&json!("python"), &json!(["linux/arm64"]))
     );
     expected::check("fake/expected/merge_partial.txt", &expected::steady(&ended.stderr, &fake.0.0));
+    // That the records can't be written hides nothing.
+    let full = ["image", "merge", "--allow-partial", "--records=/dev/full", &files[0], &files[1]];
+    let said = fake.call(&full).end().stderr;
+    assert!(said.contains("warning: the file of --records can't be written"), "{said}");
+    assert!(said.contains("error: \"debian\" is not merged"), "{said}");
 }
 
 #[test]
