@@ -169,7 +169,7 @@ impl Fault {
         case.proxy.obey(self.rule());
         let args = if strict { &["--push", "--strict-cache"][..] } else { &["--push"] };
         let call = case.call(args);
-        let call = if self.result == "timed out" { call.env(CACHE_TIMEOUT, "3") } else { call };
+        let call = if self.result == "timed out" { call.env(CACHE_TIMEOUT, "20") } else { call };
         let ended = case.end(call);
         assert_eq!(ended.status, i32::from(strict), "{name}: {}", ended.stderr);
         let record = case.record();
