@@ -345,7 +345,7 @@ fn node_line(seconds: f64, node: &Node) -> String {
         None if all > 0 => format!("{} of {}", text::bytes(done), text::bytes(all)),
         None => String::new(),
     };
-    let title = text::cut(&text::title(&node.name), columns() / 2);
+    let title = message::cut(&text::title(&node.name), columns() / 2);
     format!("{seconds:>5.1}s {title}  {state}").trim_end().to_owned()
 }
 

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, anyhow};
 use base::error::Interrupted;
-use base::message::{self, one_line};
+use base::message::{self, cut, one_line};
 
 use crate::build::{Ctx, Ended};
 use crate::docker::Docker;
@@ -12,7 +12,7 @@ use crate::progress::columns;
 use crate::timings;
 use outcome::cause::{self, Cause};
 use outcome::record::{CacheWritten, Field as _, Record, Status, Steps};
-use outcome::text::{self, bytes, cut, shortened};
+use outcome::text::{self, bytes, shortened};
 use outcome::trace::Failure;
 use outcome::vertex::{self, Phase};
 use request::cli::{Args, quoted};

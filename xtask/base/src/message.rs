@@ -87,6 +87,14 @@ fn is_github() -> bool {
     env::var_os("GITHUB_ACTIONS").is_some_and(|value| !value.is_empty() && value != "false")
 }
 
+/// `text` up to `columns` of a terminal.
+pub fn cut(text: &str, columns: usize) -> String {
+    match text.char_indices().nth(columns) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
 /// `text` as one line that is safe to show: a blank in place of each control character, nothing in
 /// place of colours, runner commands broken by a blank, `***` for credentials.
 pub fn one_line(text: &str) -> String {

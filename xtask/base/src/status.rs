@@ -32,19 +32,15 @@ pub fn is_due(is_terminal: bool, silence: Duration) -> bool {
 
 /// Shows `lines`, in place of those that were shown before if this `is_terminal`.
 pub fn show(lines: &[String], is_terminal: bool) {
+    let size = process::terminal_size().filter(|_| is_terminal);
     let mut text = String::new();
     for line in lines {
         let line = message::one_line(line);
-        match process::terminal_size().filter(|_| is_terminal) {
+        text += &match size {
             // Without line wrap: some characters are two columns wide.
-            Some((columns, _)) => {
-                let cut = line.chars().count() >= columns;
-                let head = line.chars().take(if cut { columns - 2 } else { columns });
-                let line = head.chain(cut.then_some('…')).collect::<String>();
-                text += &format!("\x1b[?7l{line}\x1b[?7h\n");
-            }
-            None => text += &format!("{line}\n"),
-        }
+            Some((columns, _)) => format!("\x1b[?7l{}\x1b[?7h\n", message::cut(&line, columns - 1)),
+            None => line + "\n",
+        };
     }
     let mut state = state();
     state.write(&text);

@@ -1,6 +1,6 @@
 //! Text that fits its line, and numbers as people write them.
 
-use base::message::one_line;
+use base::message::{cut, one_line};
 
 use crate::vertex::{self, Phase};
 
@@ -10,14 +10,6 @@ pub const LONGEST: usize = 200;
 const LONGEST_NAME: usize = 80;
 /// The most output that may come without the end of a line, in bytes.
 const LONGEST_REST: usize = 1 << 16;
-
-/// `text` up to `columns` of a terminal.
-pub fn cut(text: &str, columns: usize) -> String {
-    match text.char_indices().nth(columns) {
-        None => text.to_owned(),
-        Some(_) => text.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
-    }
-}
 
 /// `text` on one line of so many `columns`, without its middle: the reason of an error comes last.
 pub fn shortened(text: &str, columns: usize) -> String {
