@@ -183,7 +183,7 @@ pub fn is_main(git_ref: &str) -> bool {
 }
 
 /// A ref as a part of tags and of cache scopes.
-pub fn ref_name(git_ref: &str) -> String {
+fn ref_name(git_ref: &str) -> String {
     let name = git_ref.strip_prefix("refs/heads/").unwrap_or(git_ref);
     squeeze(name, |c| c.is_ascii_alphanumeric() || ".-".contains(c)).to_ascii_lowercase()
 }
