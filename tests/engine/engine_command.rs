@@ -377,19 +377,19 @@ fn both_architectures_run_with_emulation() {
     let before = shared();
     let ended = checkout.run(
         &["--fresh", "--emulate"],
-        "for platform in linux/amd64 linux/arm64; do
-             docker run --rm --platform $platform debian:trixie-slim uname -m
-         done
+        // By its status: what a container writes can be lost on a busy machine.
+        "is() { docker run --rm --platform linux/$1 $2 sh -c \"$3\"; }
+         is amd64 debian:trixie-slim 'test $(uname -m) = x86_64'
+         is arm64 debian:trixie-slim 'test $(uname -m) = aarch64'
          printf 'FROM debian:trixie-slim\nRUN dpkg --print-architecture > /arch\n' |
              docker buildx build --quiet --platform linux/amd64,linux/arm64 \
                  --tag $XTASK_REGISTRY/both:1 --push - > /dev/null
-         for platform in linux/amd64 linux/arm64; do
-             docker run --rm --platform $platform --pull always --quiet \
-                 $XTASK_REGISTRY/both:1 cat /arch
+         for arch in amd64 arm64; do
+             docker pull --quiet --platform linux/$arch $XTASK_REGISTRY/both:1
+             is $arch $XTASK_REGISTRY/both:1 \"grep -x $arch /arch\"
          done",
     );
     assert_eq!(ended.status, 0, "{}", ended.stderr);
-    assert_eq!(ended.stdout, "x86_64\naarch64\namd64\narm64\n", "{}", ended.stderr);
     assert_eq!(shared(), before);
 }
 
@@ -412,11 +412,11 @@ fn an_engine_on_an_overlay_builds_and_runs() {
             docker info --format "{{.Driver}}"
             printf "FROM debian:trixie-slim\nRUN echo built > /file\n" |
                 docker build --quiet --tag built - > /dev/null
-            docker run --rm built cat /file'"#;
+            docker run --rm built grep -x built /file >&2'"#;
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-ec", script, "sh"]).arg(&folder.0).arg(downloads);
     command.arg(engine_program());
     let ended = Ended::from(command.output().unwrap());
     assert_eq!(ended.status, 0, "{}", ended.stderr);
-    assert_eq!(ended.stdout, "native\nbuilt\n", "{}", ended.stderr);
+    assert_eq!(ended.stdout, "native\n", "{}", ended.stderr);
 }
