@@ -9,9 +9,17 @@ while read -r index; do
     set -- "$@" --index "$index"
 done </run/indexes
 [ $# = 0 ] || set -- --index-strategy unsafe-best-match "$@"
-uv venv --quiet --python /agent-server/python/bin/python3 /agent-server/.venv
-uv pip sync --quiet --python /agent-server/.venv --require-hashes "$@" /run/others.txt
-echo /agent-server/packages >"$(echo /agent-server/.venv/lib/python3.*/site-packages)/openhands.pth"
+# Installed in memory: what does not stay never reaches the disk, which takes longer to make a file than
+# Python to compile one.
+venv=/agent-server/.venv
+mkdir /run/tmp/venv
+ln -s /run/tmp/venv $venv
+uv venv --quiet --allow-existing --python /agent-server/python/bin/python3 $venv
+uv pip sync --quiet --python $venv --require-hashes "$@" /run/others.txt
+echo /agent-server/packages >"$(echo $venv/lib/python3.*/site-packages)/openhands.pth"
 # Columns of tracebacks mark nothing where the line is not shown.
-/opt/build/bin/python -X no_debug_ranges /run/trim.py /run/trim.txt /agent-server /sources
-same_time /agent-server /sources
+/opt/build/bin/python -X no_debug_ranges /run/trim.py /run/trim.txt /agent-server /run/tmp/sources
+rm $venv
+cp -a /run/tmp/venv $venv
+same_time /agent-server /run/tmp/sources
+tar --create --file /sources.tar --sort=name --directory /run/tmp/sources .

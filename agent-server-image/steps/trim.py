@@ -84,7 +84,7 @@ def compile_all(modules, as_source, home, sources):
         cache = moved.parent / "__pycache__"
         if not cache.exists():
             cache.mkdir(parents=True, exist_ok=True)
-        module.rename(moved)
+        shutil.move(module, moved)
         (cache / f"{module.stem}.{tag}.pyc").symlink_to(f"../{module.stem}.pyc")
 
 
