@@ -20,6 +20,9 @@ echo /agent-server/packages >"$(echo $venv/lib/python3.*/site-packages)/openhand
 # Columns of tracebacks mark nothing where the line is not shown.
 /opt/build/bin/python -X no_debug_ranges /run/trim.py /run/trim.txt /agent-server /run/tmp/sources
 rm $venv
-cp -a /run/tmp/venv $venv
-same_time /agent-server /run/tmp/sources
-tar --create --file /sources.tar --sort=name --directory /run/tmp/sources .
+mkdir $venv
+set -- --create --sort=name --mtime="@$SOURCE_DATE_EPOCH" --directory
+tar "$@" /run/tmp/sources --file /sources.tar .
+tar "$@" /run/tmp/venv . | tar --extract --directory $venv
+same_time /agent-server/python
+touch --date="@$SOURCE_DATE_EPOCH" /agent-server

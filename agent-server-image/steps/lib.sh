@@ -16,6 +16,9 @@ export npm_config_loglevel=error
 # An image should survive a registry that is away for some seconds.
 export PIP_RETRIES=8 PIP_DEFAULT_TIMEOUT=60 UV_HTTP_RETRIES=8 UV_HTTP_TIMEOUT=120
 export npm_config_fetch_retries=5
+# uv would ask for 50 downloads at once, and each asks the resolver. Many drop part of such a burst, and
+# each question is asked again after five seconds.
+export UV_CONCURRENT_DOWNLOADS=8
 
 fail() {
     echo "error: $*" >&2
