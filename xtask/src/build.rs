@@ -2,8 +2,7 @@
 //! its own, some at once, and ends in a record.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::fs::File;
 use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +11,7 @@ use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use base::error::{Interrupted, usage};
+use base::error::Interrupted;
 use base::{message, process, status};
 
 use crate::cache_dir::Reading;
@@ -27,11 +26,9 @@ use outcome::trace::{Failure, Span};
 use outcome::vertex::Phase;
 use request::bases::Shard;
 use request::cli::{Args, Check, Mode, TagBy};
-use request::definition::{Definition, FOLDER};
-use request::host::Host;
+use request::facts::{Builder, Facts};
 use request::names::{self, Cache};
-use request::plan::{self, Builder, Facts, Image};
-use request::source::{self, Source};
+use request::plan::{self, Image};
 
 /// How many images in a row may fail by one cause before the others are not tried.
 const ALIKE: usize = 3;
@@ -42,10 +39,9 @@ const DISK_CHECK: usize = 8;
 pub struct Ctx<'a> {
     pub root: &'a Path,
     pub args: &'a Args,
-    pub source: &'a Source,
+    pub facts: &'a Facts,
     pub builder: &'a Builder,
     pub docker: &'a Docker,
-    pub host: &'a Host,
     pub images: &'a [Image],
     /// Caches that are not to be read, each with the reason, by the name that `BuildKit` uses.
     pub unread: BTreeMap<String, String>,
@@ -76,86 +72,50 @@ pub struct Ended {
 /// What a request means, without docker and without a network, as `--print` shows it.
 /// Errors: a usage error for a request that can't be built.
 pub fn planned(root: &Path, args: &Args) -> Result<Vec<Image>> {
-    let definition = &Definition::read(root)?;
-    plan::check(args, definition)?;
-    let (source, host) = (&Source::resolve(root, args)?, &Host::read(root)?);
-    let (files, layer_files) = digests(root, args)?;
-    let bases = &BTreeMap::new();
-    let facts = Facts { definition, source, host, builder: None, bases, files, layer_files };
-    plan::plan(args, &facts)
-}
-
-/// A digest of the image's folder, and one of the layer's, where names or labels hold them.
-fn digests(root: &Path, args: &Args) -> Result<(String, Option<String>)> {
-    if let Some(folder) = &args.layer
-        && let Err(error) = fs::metadata(folder.join("Dockerfile"))
-    {
-        let name = folder.to_string_lossy();
-        return Err(match error.kind() {
-            ErrorKind::NotFound => usage(format!("--layer {name:?}: there is no Dockerfile in it")),
-            _ => source::unreadable(folder, &error),
-        });
-    }
-    if !args.push() && args.tag_by == TagBy::Commit {
-        return Ok((String::new(), None));
-    }
-    let files = digest_of_folder(root)?;
-    let layer = args.layer.as_ref().map(|folder| source::digest(folder, None, true)).transpose()?;
-    Ok((files, layer))
-}
-
-/// A digest of all that the build reads of the image's folder, whose modes the Dockerfile sets.
-/// Errors: what can't be read.
-pub fn digest_of_folder(root: &Path) -> Result<String> {
-    let read = [".dockerignore", "Dockerfile", "steps", "runtime", "lock"];
-    source::digest(&root.join(FOLDER), Some(&read), false)
+    plan::plan(args, &Facts::read(root, args)?)
 }
 
 /// Builds what `args` ask for, delivers it, exports caches, and reports; `records` gets one of each image.
 /// Errors: the first one, of an image that was not built, or of what failed when all were.
 pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let started = Instant::now();
-    let definition = &Definition::read(root)?;
-    let (needed, count) = plan::check(args, definition)?;
+    let mut facts = Facts::read(root, args)?;
     let file = args.records.as_deref().map(record::open).transpose()?;
-    let docker = Docker::new(root, args.builder.as_deref());
-    let host = &Host::read(root)?;
-    let source = &Source::resolve(root, args)?;
-    source.check(args)?;
+    facts.source.check(args)?;
+    let count = facts.count;
     if let Some(Shard { number, of }) = args.shard.filter(|shard| shard.number > count) {
         message::say(&format!("shard {number}/{of} is empty; nothing to build"));
-        return report::write_outputs(args, source, &[]);
+        return report::write_outputs(args, &facts.source, &[]);
     }
-    let (files, layer_files) = digests(root, args)?;
-    let bases = &BTreeMap::new();
-    let mut facts = Facts { definition, source, host, builder: None, bases, files, layer_files };
     // What is wrong with the request is said before anything is asked.
     plan::plan(args, &facts)?;
 
     // All that is asked of docker and of registries, at once.
+    let docker = Docker::new(root, args.builder.as_deref());
     let reads_caches = args.push() || args.ci || args.cache_dir.is_some();
-    let is_compared = definition.has_check && args.check() == Check::First && count > 1;
+    let is_compared = facts.definition.has_check && args.check() == Check::First && count > 1;
     let (builder, was_empty, known) = thread::scope(|scope| {
-        let known = scope.spawn(|| docker.bases(&needed, args.push(), is_compared));
+        let known = scope.spawn(|| docker.bases(&facts.needed, args.push(), is_compared));
         let was_empty = scope.spawn(|| if reads_caches { docker.is_empty() } else { None });
         let builder = docker.inspect();
         (builder, was_empty.join().unwrap_or_default(), known.join().unwrap_or_default())
     });
-    let builder = &Builder { was_empty, ..builder? };
+    let builder = Builder { was_empty, ..builder? };
     process::check_signals()?;
     builder.check_platforms(&args.platforms)?;
     if args.strict_cache && writes_caches(args) {
         builder.check_cache_export()?;
     }
-    (facts.builder, facts.bases) = (Some(builder), &known);
-    let images = &plan::plan(args, &facts)?;
-    source.announce();
-    for (reference, _) in known.iter().filter(|(_, base)| base.has_triggers) {
+    (facts.builder, facts.bases) = (Some(builder.clone()), known);
+    let facts = &facts;
+    let images = &plan::plan(args, facts)?;
+    facts.source.announce();
+    for (reference, _) in facts.bases.iter().filter(|(_, base)| base.has_triggers) {
         message::warn(&format!(
             "the base image {reference} has ONBUILD triggers: they run in this build, on the image's own files"
         ));
     }
-    warn_of_request(args, builder, images);
+    warn_of_request(args, &builder, images);
     let docker = &if images.len() > DISK_CHECK { docker.for_many() } else { docker };
     // `BuildKit` waits forever for a cache, and so does whatever it builds after that. One cache is asked
     // for and stands for all, as they are in one repository.
@@ -172,14 +132,13 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let ctx = Ctx {
         root,
         args,
-        source,
-        builder,
+        facts,
+        builder: &builder,
         docker,
-        host,
         images,
         unread,
         progress: Progress::new(args.progress, args.ci, images.len()),
-        last: Last::new(root, args, source),
+        last: Last::new(root, args, &facts.source),
         run: Mutex::new(Run { records: file, ..Run::default() }),
     };
     let reading = Reading::open_all(images)?;
@@ -332,7 +291,8 @@ fn build_all(ctx: &Ctx) {
                     let Some(bake) = image.steps_on_base(&without) else { return };
                     let mut watch = ctx.progress.silent(&is_over);
                     let deadline = Instant::now().checked_add(ctx.args.timeout);
-                    let baked = ctx.docker.bake(&bake, ctx.args, ctx.host, &mut watch, deadline);
+                    let baked =
+                        ctx.docker.bake(&bake, ctx.args, &ctx.facts.host, &mut watch, deadline);
                     if baked.is_err() || is_enough.load(Ordering::SeqCst) {
                         return;
                     }
@@ -494,7 +454,7 @@ pub fn now() -> u64 {
 impl Ended {
     /// An image of which nothing is built yet.
     pub fn new(ctx: &Ctx, image: &Image) -> Self {
-        let (args, source) = (ctx.args, ctx.source);
+        let (args, source) = (ctx.args, &ctx.facts.source);
         let arches = match &args.arch {
             Some(arch) => vec![arch.clone()],
             None => image.platforms.iter().map(|platform| plan::arch(platform)).collect(),

@@ -22,8 +22,9 @@ use outcome::trace::Trace;
 use request::bases::{is_digest, repository};
 use request::cli::{Args, in_engine, quoted};
 use request::definition::{FOLDER, strings};
+use request::facts::{Base, Builder};
 use request::host::Host;
-use request::plan::{Base, Builder, INPUTS_LABEL};
+use request::plan::INPUTS_LABEL;
 
 /// How long docker may take to describe itself or a builder: buildx itself waits 20 s for a node.
 pub const PATIENCE: Duration = Duration::from_secs(30);

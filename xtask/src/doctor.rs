@@ -1,7 +1,6 @@
 //! `cargo xtask image doctor`: can a request be built on this machine, and if not, what to do? And
 //! `list`: what can be built, and how a request would name it.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -16,24 +15,26 @@ use outcome::cause;
 use request::bases;
 use request::cli::{Args, Mode, in_engine};
 use request::definition::{self, Definition, has_server};
-use request::host::Host;
-use request::plan::{self, Builder, Facts};
-use request::source::Source;
+use request::facts::{Builder, Facts};
+use request::plan;
 
 /// Prints a line for each thing that the request needs.
 /// Errors: something is missing without which it can't be built.
 pub fn doctor(root: &Path, args: &Args) -> Result<()> {
     let (mut works, builder) = docker(root, args)?;
     report("login", login(args))?;
-    match Source::resolve(root, args) {
-        Ok(source) => {
-            works &= report("server", source.check(args).map(|()| source.describe()))?;
-            // What is well here says nothing that the other lines do not say.
-            if let Err(error) = plan(root, args, &source, builder.as_ref()) {
+    match Facts::read(root, args) {
+        Ok(facts) => {
+            let facts = Facts { builder, ..facts };
+            let server = facts.source.check(args).map(|()| facts.source.describe());
+            works &= report("server", server)?;
+            // What is well here says nothing that the other lines do not say. It warns of what can't be
+            // handed on to the steps.
+            if let Err(error) = plan::plan(args, &facts) {
                 works &= report("request", Err(error))?;
             }
         }
-        Err(error) => works = report("server", Err(error))?,
+        Err(error) => works = report("request", Err(error))?,
     }
     ensure!(works, "this request can't be built here\nhint: see the lines that begin with `!!`");
     Ok(())
@@ -135,14 +136,6 @@ fn has_login(config: &Value, host: &str) -> bool {
     let mut logins = config["auths"].as_object().into_iter().flatten();
     config["credHelpers"][host].is_string()
         || logins.any(|(key, entry)| is_host(key) && (has_store || is_full(entry)))
-}
-
-/// Plans the request, which warns of what can't be handed on to its steps.
-fn plan(root: &Path, args: &Args, source: &Source, builder: Option<&Builder>) -> Result<()> {
-    let (definition, host) = (&Definition::read(root)?, &Host::read(root)?);
-    let (bases, files, layer_files) = (&BTreeMap::new(), build::digest_of_folder(root)?, None);
-    let facts = Facts { definition, source, host, builder, bases, files, layer_files };
-    plan::plan(args, &facts).map(drop)
 }
 
 /// Prints the variants, the targets, and the tags of the request. Needs neither Docker nor a network.

@@ -157,7 +157,7 @@ impl<'a> Job<'a> {
     ) -> Result<Baked> {
         let ctx = self.ctx;
         let mut watch = ctx.progress.watch(self.number, self.log.as_ref(), steps_were_shown);
-        ctx.docker.bake(bake, ctx.args, ctx.host, &mut watch, deadline)
+        ctx.docker.bake(bake, ctx.args, &ctx.facts.host, &mut watch, deadline)
     }
 
     /// Starts the image where it is checked, and delivers it, after as many tries as it takes. Caches that

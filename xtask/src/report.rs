@@ -112,7 +112,7 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
         }
     }
     let records = ended.iter().map(|ended| &ended.record).collect::<Vec<_>>();
-    later.extend(write_outputs(ctx.args, ctx.source, &records).err());
+    later.extend(write_outputs(ctx.args, &ctx.facts.source, &records).err());
     let title = match records.as_slice() {
         [one] if one.status.is_there() => {
             format!("Image `{}`", one.tags.first().unwrap_or(&one.name))

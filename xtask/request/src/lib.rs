@@ -4,6 +4,7 @@
 pub mod bases;
 pub mod cli;
 pub mod definition;
+pub mod facts;
 pub mod host;
 pub mod names;
 pub mod plan;

@@ -3,78 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use base::digest::sha256;
 use base::error::usage;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Args, Check, Flavor, Mode, TagBy, in_engine, split};
+use crate::cli::{Args, Check, Flavor, Mode, TagBy, split};
 use crate::definition::{self, CHECK, Definition, Variant, check_name};
-use crate::host::Host;
+use crate::facts::Facts;
 use crate::names::{self, Cache, Naming};
-use crate::source::{Source, UNKNOWN};
-
-/// What was found out before planning. `--print` has neither a builder nor a registry to ask.
-pub struct Facts<'a> {
-    pub definition: &'a Definition,
-    pub source: &'a Source,
-    pub host: &'a Host,
-    pub builder: Option<&'a Builder>,
-    /// Base images that a registry or the engine knows, by reference.
-    pub bases: &'a BTreeMap<String, Base>,
-    /// A digest of the image's folder, and one of the layer's, where names or labels need them.
-    pub files: String,
-    pub layer_files: Option<String>,
-}
-
-/// What a builder can do.
-pub struct Builder {
-    pub name: String,
-    pub driver: String,
-    pub exports_cache: bool,
-    /// The platforms that it can build for, its own first.
-    pub runs: Vec<String>,
-    /// Whether it had no build cache before this run; `None` where that is not known.
-    pub was_empty: Option<bool>,
-}
-
-impl Builder {
-    /// Errors: it does not build for one of `platforms`.
-    pub fn check_platforms(&self, platforms: &[String]) -> Result<()> {
-        if let Some(other) = platforms.iter().find(|platform| !self.runs.contains(platform)) {
-            bail!(
-                "the builder {:?} does not run {other:?}, only {}\nhint: build it on such a machine, \
-                 install QEMU's binfmt support, or run {}",
-                self.name,
-                self.runs.join(", "),
-                in_engine("--emulate ")
-            );
-        }
-        Ok(())
-    }
-
-    /// Errors: it can't write a cache.
-    pub fn check_cache_export(&self) -> Result<()> {
-        ensure!(
-            self.exports_cache,
-            "the builder {:?} can't export a cache, so none is written\nhint: turn on the engine's \
-             containerd image store, or use another builder: `docker buildx create --driver \
-             docker-container --use`",
-            self.name
-        );
-        Ok(())
-    }
-}
-
-/// A base image.
-#[derive(Clone)]
-pub struct Base {
-    pub digest: String,
-    /// The digest of its lowest layer: images that share it stand on one system.
-    pub system: Option<String>,
-    /// True where it has ONBUILD triggers, which run in a build on it.
-    pub has_triggers: bool,
-}
+use crate::source::UNKNOWN;
 
 /// One image of a run.
 pub struct Image {
@@ -146,13 +84,13 @@ pub const OF_COMMIT: [&str; 6] = [
 ];
 
 /// A variant on a base image.
-struct Choice<'a> {
+pub(crate) struct Choice<'a> {
     name: String,
     built_as: &'a String,
-    variant: &'a Variant,
+    pub variant: &'a Variant,
     /// Whether the variant was asked for, and not only a base image.
     is_named: bool,
-    base_image: &'a str,
+    pub base_image: &'a str,
     /// Those that a list gives this image alone.
     custom_tags: &'a [String],
 }
@@ -165,7 +103,7 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
             check_name("ACP provider", provider, PROVIDERS.into_iter())?;
         }
     }
-    let choices = choices(args, facts.definition)?;
+    let choices = choices(args, &facts.definition)?;
     let mut images = Vec::new();
     for choice in &choices {
         images.push(image(args, facts, choice, choices.len() == 1, images.is_empty()));
@@ -184,7 +122,7 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
 }
 
 fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: bool) -> Image {
-    let (source, base_image) = (facts.source, choice.base_image);
+    let (source, base_image) = (&facts.source, choice.base_image);
     let own_tag = if choice.is_named { std::slice::from_ref(choice.built_as) } else { &[] };
     let given = args.custom_tags.as_deref().map(split);
     let custom_tags = match choice.custom_tags {
@@ -216,7 +154,9 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
         (false, true) => (naming.caches_read(), Vec::new()),
         (false, false) => (folder.clone(), folder),
     };
-    if args.cache_mode == Mode::Off || facts.builder.is_some_and(|builder| !builder.exports_cache) {
+    if args.cache_mode == Mode::Off
+        || facts.builder.as_ref().is_some_and(|builder| !builder.exports_cache)
+    {
         cache_written.clear();
     }
 
@@ -256,7 +196,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
             known.push((digest, reference));
         }
     }
-    let platforms = match (args.platforms.as_slice(), facts.builder) {
+    let platforms = match (args.platforms.as_slice(), &facts.builder) {
         // An engine runs its own platform, and older ones can't load another.
         (asked @ [_, _, ..], Some(builder)) if !args.push() => {
             let own = builder.runs.iter().find(|own| asked.contains(own));
@@ -324,9 +264,10 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
             "cache-to": [],
         })
     });
-    let driver = facts.builder.map_or("", |builder| &builder.driver);
+    let driver = facts.builder.as_ref().map_or("", |builder| &builder.driver);
     // On containerd's store Docker's own builder can push by itself, without unpacking the image.
-    let stores = driver == "docker" && facts.builder.is_some_and(|builder| builder.exports_cache);
+    let stores =
+        driver == "docker" && facts.builder.as_ref().is_some_and(|builder| builder.exports_cache);
     let output = match (args.push(), stores) {
         // Docker's own builder would unpack every image first, and its base with it, and an older buildx
         // have the engine push it once more. An empty value is true for BuildKit and says nothing to
@@ -412,7 +353,7 @@ fn build_args<'a>(args: &Args, facts: &'a Facts, base_image: &str) -> Vec<(&'a s
 
 /// The labels that differ from run to run, of what is known; the bake file has the others.
 fn labels<'a>(facts: &Facts, base_image: &str, version: &str) -> Vec<(&'a str, String)> {
-    let source = facts.source;
+    let source = &facts.source;
     let known = |text: &str| Some(text.to_owned()).filter(|text| text != UNKNOWN);
     let base = facts.bases.get(base_image);
     let dirty = source.checkout.as_ref().map(|_| source.is_dirty.to_string());
@@ -430,7 +371,7 @@ fn labels<'a>(facts: &Facts, base_image: &str, version: &str) -> Vec<(&'a str, S
 }
 
 /// The variants of a request, each on each of its base images.
-fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<'a>>> {
+pub(crate) fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<'a>>> {
     // A variant's name tags its image where a variant is what was asked for: not where only a base image
     // was, nor where several would share the name.
     let is_named =
@@ -458,30 +399,6 @@ fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<
         choice.name = names::with_digest(&choice.name, choice.base_image);
     }
     Ok(choices)
-}
-
-/// Checks the names in a request before anything is asked of docker, and returns the images that are built
-/// on, of which registries are asked before there is a plan, and how many images there are in all shards.
-/// Errors: a usage error for a target, variant or platform that there is not.
-pub fn check(args: &Args, definition: &Definition) -> Result<(BTreeSet<String>, usize)> {
-    check_name("target", &args.target, definition::targets())?;
-    let mut bases = BTreeSet::new();
-    let choices = choices(args, definition)?;
-    for choice in &choices {
-        for platform in &args.platforms {
-            check_name("platform", platform, choice.variant.platforms.iter().map(String::as_str))?;
-        }
-        bases.insert(choice.base_image.to_owned());
-        if !args.push() && args.tag_by == TagBy::Commit {
-            continue;
-        }
-        let given = [("BUILDER_IMAGE", &args.builder_image), ("TOOLS_IMAGE", &args.tools_image)];
-        for (name, given) in given {
-            let own = choice.variant.bake["args"][name].as_str();
-            bases.extend(given.as_deref().or(own).map(str::to_owned));
-        }
-    }
-    Ok((bases, choices.len()))
 }
 
 /// A tag names one image, and a target's name one target: the second would silently replace the first in

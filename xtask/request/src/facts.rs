@@ -1,0 +1,131 @@
+//! What a plan is made of besides the request: what the repository, the caller's variables and git tell, and
+//! what docker and registries answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use base::error::usage;
+
+use crate::cli::{Args, TagBy, in_engine};
+use crate::definition::{self, Definition, FOLDER, check_name};
+use crate::host::Host;
+use crate::plan::choices;
+use crate::source::{self, Source};
+
+/// What was found out before planning. `--print` has neither a builder nor a registry to ask.
+pub struct Facts {
+    pub definition: Definition,
+    pub source: Source,
+    pub host: Host,
+    /// How many images the request has, and the base images that they are built of.
+    pub count: usize,
+    pub needed: BTreeSet<String>,
+    /// A digest of the image's folder, and one of the layer's, where names or labels need them.
+    pub files: String,
+    pub layer_files: Option<String>,
+    pub builder: Option<Builder>,
+    /// Base images that a registry or the engine knows, by reference.
+    pub bases: BTreeMap<String, Base>,
+}
+
+impl Facts {
+    /// What is known without docker and without a network.
+    /// Errors: a usage error for a target, variant, platform or layer that there is not; what can't be read.
+    pub fn read(root: &Path, args: &Args) -> Result<Self> {
+        let definition = Definition::read(root)?;
+        check_name("target", &args.target, definition::targets())?;
+        let has_inputs = args.push() || args.tag_by != TagBy::Commit;
+        let choices = choices(args, &definition)?;
+        let mut needed = BTreeSet::new();
+        for choice in &choices {
+            for platform in &args.platforms {
+                let platforms = choice.variant.platforms.iter().map(String::as_str);
+                check_name("platform", platform, platforms)?;
+            }
+            needed.insert(choice.base_image.to_owned());
+            let given =
+                [("BUILDER_IMAGE", &args.builder_image), ("TOOLS_IMAGE", &args.tools_image)];
+            for (name, given) in given.into_iter().filter(|_| has_inputs) {
+                let own = choice.variant.bake["args"][name].as_str();
+                needed.extend(given.as_deref().or(own).map(str::to_owned));
+            }
+        }
+        let count = choices.len();
+
+        let (source, host) = (Source::resolve(root, args)?, Host::read(root)?);
+        if let Some(folder) = &args.layer
+            && let Err(error) = fs::metadata(folder.join("Dockerfile"))
+        {
+            let name = folder.to_string_lossy();
+            return Err(match error.kind() {
+                ErrorKind::NotFound => {
+                    usage(format!("--layer {name:?}: there is no Dockerfile in it"))
+                }
+                _ => source::unreadable(folder, &error),
+            });
+        }
+        let (mut files, mut layer_files) = (String::new(), None);
+        if has_inputs {
+            // All that the build reads, whose modes the Dockerfile sets.
+            let read = [".dockerignore", "Dockerfile", "steps", "runtime", "lock"];
+            files = source::digest(&root.join(FOLDER), Some(&read), false)?;
+            let digest = |folder| source::digest(folder, None, true);
+            layer_files = args.layer.as_deref().map(digest).transpose()?;
+        }
+        let (builder, bases) = (None, BTreeMap::new());
+        Ok(Facts { definition, source, host, count, needed, files, layer_files, builder, bases })
+    }
+}
+
+/// What a builder can do.
+#[derive(Clone)]
+pub struct Builder {
+    pub name: String,
+    pub driver: String,
+    pub exports_cache: bool,
+    /// The platforms that it can build for, its own first.
+    pub runs: Vec<String>,
+    /// Whether it had no build cache before this run; `None` where that is not known.
+    pub was_empty: Option<bool>,
+}
+
+impl Builder {
+    /// Errors: it does not build for one of `platforms`.
+    pub fn check_platforms(&self, platforms: &[String]) -> Result<()> {
+        if let Some(other) = platforms.iter().find(|platform| !self.runs.contains(platform)) {
+            bail!(
+                "the builder {:?} does not run {other:?}, only {}\nhint: build it on such a machine, \
+                 install QEMU's binfmt support, or run {}",
+                self.name,
+                self.runs.join(", "),
+                in_engine("--emulate ")
+            );
+        }
+        Ok(())
+    }
+
+    /// Errors: it can't write a cache.
+    pub fn check_cache_export(&self) -> Result<()> {
+        ensure!(
+            self.exports_cache,
+            "the builder {:?} can't export a cache, so none is written\nhint: turn on the engine's \
+             containerd image store, or use another builder: `docker buildx create --driver \
+             docker-container --use`",
+            self.name
+        );
+        Ok(())
+    }
+}
+
+/// A base image.
+#[derive(Clone)]
+pub struct Base {
+    pub digest: String,
+    /// The digest of its lowest layer: images that share it stand on one system.
+    pub system: Option<String>,
+    /// True where it has ONBUILD triggers, which run in a build on it.
+    pub has_triggers: bool,
+}
