@@ -115,6 +115,10 @@ fn each_says_what_failed_where_and_what_to_do() {
             base("error getting credentials - err: exec: \"docker-credential-desktop\": not found"),
         ),
         (
+            "a base image that may not be seen",
+            base("failed to fetch anonymous token: unexpected status: 403 Forbidden"),
+        ),
+        (
             "a certificate that is over",
             base("tls: x509: certificate has expired or is not yet valid: current time is 2026"),
         ),

@@ -107,6 +107,8 @@ const SIGNS: &[(&str, Cause)] = &[
     ("unsupported modifier", Cause::Syntax),
     ("no match for platform", Cause::WrongPlatform),
     ("exec format error", Cause::WrongPlatform),
+    ("no space left on device", Cause::NoSpace),
+    ("disk quota exceeded", Cause::NoSpace),
     ("failed to calculate checksum of ref", Cause::MissingFile),
     ("error from sender: open ", Cause::UnreadableFile),
     ("failed to compute cache key", Cause::BrokenCache),
@@ -118,7 +120,7 @@ const SIGNS: &[(&str, Cause)] = &[
     ("inconsistent graph state", Cause::Raced),
     // Something was removed while it was used.
     ("content digest sha256:", Cause::Raced),
-    ("parent snapshot ", Cause::Raced),
+    (" does not exist: not found", Cause::Raced),
     ("lease \"", Cause::Raced),
     (" locked for ", Cause::Raced),
     ("Cannot connect to the Docker daemon", Cause::NoEngine),
@@ -127,9 +129,6 @@ const SIGNS: &[(&str, Cause)] = &[
     ("client connection is closing", Cause::NoEngine),
     ("error reading from server: EOF", Cause::NoEngine),
     ("Proxy Authentication Required", Cause::ProxyLogin),
-    // Some registries count requests a second or a minute.
-    ("Rate exceeded", Cause::Transient),
-    ("retry-after: ", Cause::Transient),
     ("too many failed login attempts", Cause::Denied),
     ("toomanyrequests", Cause::Limited),
     ("pull rate limit", Cause::Limited),
@@ -157,10 +156,9 @@ const SIGNS: &[(&str, Cause)] = &[
     ("unauthorized: authentication required", Cause::Denied),
     ("no basic auth credentials", Cause::Denied),
     ("access denied", Cause::Denied),
+    ("unknown blob", Cause::PushRefused),
     ("blob upload unknown", Cause::PushRefused),
     ("blob unknown to registry", Cause::PushRefused),
-    ("no space left on device", Cause::NoSpace),
-    ("disk quota exceeded", Cause::NoSpace),
     ("no such host", Cause::NoHost),
     ("failed to read expected number of bytes", Cause::BrokenCache),
     ("httpReadSeeker", Cause::BrokenCache),
@@ -179,6 +177,8 @@ const SLOW: &str =
 const NETWORK: &[&str] = &[
     "operation timed out",
     "closed network connection",
+    "on closed pipe",
+    "failed commit on ref",
     "closed idle connection",
     "write: broken pipe",
     "connection failed [",
@@ -231,7 +231,10 @@ const NETWORK: &[&str] = &[
     "stream error",
     ": eof",
     "desc = eof",
-    "unexpected-eof",
+    "ssl routines::unexpected eof",
+    "http2 framing layer",
+    "operation too slow",
+    " server error: ",
     "early eof",
     "eof occurred",
     "socket hang up",
@@ -254,6 +257,7 @@ const NETWORK: &[&str] = &[
 const STEP_SIGNS: &[(&str, Cause)] = &[
     ("stat /bin/sh: no such file or directory", Cause::NoShell),
     ("exec format error", Cause::WrongPlatform),
+    ("invalid elf image", Cause::WrongPlatform),
     ("no space left on device", Cause::NoSpace),
     ("disk quota exceeded", Cause::NoSpace),
     // Node has the same code for it.
@@ -284,15 +288,22 @@ impl Cause {
     /// The cause that `error` names.
     pub fn of(error: &str) -> Self {
         // What the registry says, without the names of images.
-        let said = ["denied: ", "Server message: ", "server message: "];
+        let said = ["denied: ", "toomanyrequests: ", "Server message: ", "server message: "];
         let said = said.iter().find_map(|mark| error.split_once(mark)).map(|(_, said)| said);
-        let said = said.filter(|said| !said.contains("toomanyrequests"));
         let said = said.unwrap_or_default().to_lowercase();
         let says = |signs: &[&str]| signs.iter().any(|sign| said.contains(sign));
-        if says(&["per second", "per minute"]) {
+        // Some registries count requests a second or a minute.
+        if says(&["per second", "per minute", "rate exceeded", "retry-after: "]) {
             return Cause::Transient;
         }
-        if says(&["quota", "exceed the configured", "limit is ", "no space left"]) {
+        let is_full = [
+            "quota",
+            "exceed the configured",
+            "limit is ",
+            "maximum allowed number",
+            "no space left",
+        ];
+        if !error.contains("toomanyrequests") && says(&is_full) {
             return Cause::RegistryFull;
         }
         match SIGNS.iter().find(|(sign, _)| error.contains(sign)) {
@@ -390,7 +401,7 @@ fn is_of_push(error: &str) -> bool {
 fn is_network(text: &str) -> bool {
     let text = text.to_lowercase();
     // Such as apt's `E: Failed to fetch http://a/b  522  Origin Connection Time-out`.
-    let is_status = |word: &str| word.len() == 3 && word.parse().is_ok_and(|n: u32| n / 100 == 5);
+    let is_status = |word: &str| word.len() == 3 && word.parse().is_ok_and(|n: u32| n / 100 == 4);
     // Not as in `thread timed out`.
     let is_word = |at: usize| !text[..at].ends_with(|c: char| c.is_ascii_alphabetic());
     let says = |words: String| text.match_indices(&words).any(|(at, _)| is_word(at));
@@ -401,7 +412,7 @@ fn is_network(text: &str) -> bool {
         || NETWORK.iter().any(|sign| text.contains(sign))
         || text.lines().any(|line| {
             line.ends_with("unexpected eof")
-                || line.contains("failed to fetch ") && line.split("  ").any(is_status)
+                || line.contains("e: failed to fetch http") && !line.split("  ").any(is_status)
         })
 }
 
@@ -527,6 +538,27 @@ mod tests {
             ),
             ("denied: registry contains 1 repositories, limit is 1", Cause::RegistryFull),
             (
+                "denied: The repository already has the maximum allowed number of images",
+                Cause::RegistryFull,
+            ),
+            (
+                "429 Too Many Requests\ntoomanyrequests: Quota exceeded for limit 'per minute per region'",
+                Cause::Transient,
+            ),
+            ("toomanyrequests: You have reached your pull rate limit", Cause::Limited),
+            ("failed to mount x: snapshot x does not exist: not found", Cause::Raced),
+            (
+                "failed commit on ref \"layer-sha256:a\": unexpected commit size 1, expected 2",
+                Cause::Transient,
+            ),
+            ("failed commit on ref \"a\": unexpected status: 403 Forbidden", Cause::Denied),
+            ("failed to push x: failed to copy: io: read/write on closed pipe", Cause::Transient),
+            ("unknown blob", Cause::PushRefused),
+            (
+                "failed to compute cache key: write /x/ingest: no space left on device",
+                Cause::NoSpace,
+            ),
+            (
                 "500: unknown: Server message: mkdir /x: no space left on device",
                 Cause::RegistryFull,
             ),
@@ -601,6 +633,14 @@ mod tests {
                 Cause::StepNetwork,
             ),
             ("E: Failed to fetch http://a/b  404  Not Found [IP: 1]", Cause::Step),
+            ("E: Failed to fetch http://a/b  Undetermined Error [IP: 1]", Cause::StepNetwork),
+            (
+                "curl: (35) OpenSSL SSL_connect: error:0A000126:SSL routines::unexpected eof while reading",
+                Cause::StepNetwork,
+            ),
+            ("fatal: unable to access 'x': Error in the HTTP2 framing layer", Cause::StepNetwork),
+            ("HTTPError: 503 Server Error: Backend is unhealthy for url: x", Cause::StepNetwork),
+            (".buildkit_qemu_emulator: /bin/sh: Invalid ELF image", Cause::WrongPlatform),
             (
                 "Failed to download distribution due to network timeout. Try increasing UV_HTTP_TIMEOUT",
                 Cause::StepNetwork,

@@ -145,9 +145,15 @@ pub struct Failure {
 
 impl Failure {
     pub fn cause(&self) -> Cause {
-        match Cause::of_step(&self.error, &self.output) {
-            // A base image is in no cache.
-            Cause::BrokenCache if vertex::is_base(&self.name) => Cause::of_request(&self.error),
+        let is_base = vertex::is_base(&self.name);
+        let mut cause = Cause::of_step(&self.error, &self.output);
+        // A base image is in no cache.
+        if is_base && cause == Cause::BrokenCache {
+            cause = Cause::of_request(&self.error);
+        }
+        match cause {
+            // Most registries say of an image that is not there that the user may not see it.
+            Cause::Denied if is_base => Cause::NotFound,
             // What a server prints that does not start is not of this step's network.
             Cause::StepNetwork if self.is_check() => Cause::Step,
             cause => cause,
