@@ -1,6 +1,7 @@
 //! What `--print` shows: targets, platforms, arguments and outputs.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use super::{debian, tags};
@@ -249,6 +250,21 @@ fn commit_and_branch_come_from_variables_then_git_then_nowhere() {
     git(&["commit", "--allow-empty", "--message", "one"]);
     let head = git(&["rev-parse", "HEAD"]);
     assert_eq!(source(&args(print())), (head.clone(), "refs/heads/feat/x".to_owned()));
+    // As people have it for all of their repositories.
+    git(&["config", "color.ui", "always"]);
+    git(&["config", "log.showSignature", "true"]);
+    let gpg = folder.0.join("gpg");
+    let script = "#!/bin/sh\ncase \"$*\" in *--verify*) echo Good signature >&2; exit;; esac
+        cat >/dev/null; echo '[GNUPG:] SIG_CREATED ' >&2
+        echo '-----BEGIN PGP SIGNATURE-----\n-----END PGP SIGNATURE-----'\n";
+    fs::write(&gpg, script).unwrap();
+    fs::set_permissions(&gpg, fs::Permissions::from_mode(0o755)).unwrap();
+    git(&["config", "gpg.program", gpg.to_str().unwrap()]);
+    git(&["commit", "--allow-empty", "--gpg-sign", "--message", "signed"]);
+    let labels = print().target()["labels"].clone();
+    let created = labels["org.opencontainers.image.created"].as_str().unwrap();
+    assert!(created.starts_with("20") && created.len() < 30, "{created}");
+    git(&["reset", "--quiet", &head]);
     git(&["checkout", "--detach"]);
     assert_eq!(source(&args(print())), (head, "unknown".to_owned()), "detached HEAD");
 

@@ -126,6 +126,7 @@ fn logins_are_found_where_docker_keeps_them() {
     assert!(found("r.example/a", json!({"credHelpers": {"r.example": "x"}})));
     let entry = json!({"r.example": {}});
     assert!(found("r.example/a", json!({"auths": entry, "credsStore": "x"})));
+    assert!(found("r.example/a", json!({"credsStore": "ecr-login"})));
     assert!(!found("r.example/a", json!({"auths": entry})));
     assert!(!found("r.example/a", json!({"auths": {"other.example": auth}})));
 }

@@ -8,6 +8,8 @@ use crate::support::fake::FakeDocker;
 /// A docker that keeps the secrets of a bake in files.
 fn keeping(name: &str) -> FakeDocker {
     let script = "case \"$*\" in *' bake '*) printf %s \"${XTASK_SECRET_PIP_CONF-}\" >pip
+        printf %s \"${XTASK_SECRET_SETTINGS-}\" >settings
+        printf %s \"${XTASK_SECRET_UV_TOML-}\" >uv
         printf %s \"${XTASK_SECRET_NPMRC-}\" >npm;; esac\n";
     FakeDocker::with_override(name, script)
 }
@@ -58,4 +60,27 @@ fn a_proxy_that_steps_cannot_use_is_named_and_not_handed_on() {
     let arguments = &bakes[0].target("debian")["args"];
     assert_eq!(arguments["HTTP_PROXY"], "http://proxy:3128");
     assert!(arguments.get("HTTPS_PROXY").is_none(), "{arguments:#}");
+}
+
+#[test]
+fn npms_variables_count_in_any_case_and_uv_may_be_told_to_read_no_file() {
+    let fake = keeping("host-cases");
+    fake.write("npmrc", "registry=https://npm.corp/\n");
+    fake.write("home/.config/uv/uv.toml", "index-url = \"https://a/simple\"\n");
+    let call = || push(&fake).env("npm_config_userconfig", fake.file("npmrc"));
+    call().env("npm_config_strict_ssl", "false").succeed();
+    assert_eq!(fake.lines("npm"), ["registry=https://npm.corp/"]);
+    assert_eq!(fake.lines("settings"), ["export npm_config_strict_ssl='false'"]);
+    assert_eq!(fake.lines("uv"), ["index-url = \"https://a/simple\""]);
+    call().env("UV_NO_CONFIG", "1").succeed();
+    assert!(fake.lines("uv").is_empty());
+}
+
+#[test]
+fn a_definition_that_is_printed_says_that_it_lacks_the_mirrors() {
+    let print = || Xtask::new(&["image", "--print", "--variant=debian"]);
+    let ended = print().env("PIP_INDEX_URL", "https://user:s3cret@pip.corp/simple").succeed();
+    assert!(ended.stderr.contains("without the settings of your mirrors"), "{}", ended.stderr);
+    assert!(!format!("{ended:?}").contains("s3cret"));
+    assert_eq!(print().succeed().stderr, "");
 }

@@ -72,6 +72,15 @@ fn every_line_is_shown_where_that_is_wanted() {
 }
 
 #[test]
+fn whatever_docker_calls_progress_is_taken() {
+    let fake = FakeDocker::new("progress-names");
+    for name in ["tty", "quiet", "none", "rawjson"] {
+        let call = fake.call(&["image", "list", "--variant=debian"]);
+        call.env("BUILDKIT_PROGRESS", name).succeed();
+    }
+}
+
+#[test]
 fn what_steps_warn_of_is_said_once() {
     let fake = FakeDocker::new("progress-warned");
     let step = events::run("builder 2/3", "apt.sh");

@@ -69,12 +69,6 @@ pub struct Ended {
     pub bases: BTreeMap<String, String>,
 }
 
-/// What a request means, without docker and without a network, as `--print` shows it.
-/// Errors: a usage error for a request that can't be built.
-pub fn planned(root: &Path, args: &Args) -> Result<Vec<Image>> {
-    plan::plan(args, &Facts::read(root, args)?)
-}
-
 /// Builds what `args` ask for, delivers it, exports caches, and reports; `records` gets one of each image.
 /// Errors: the first one, of an image that was not built, or of what failed when all were.
 pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {

@@ -8,13 +8,12 @@ use anyhow::{Result, bail, ensure};
 use base::{message, output, process};
 use serde_json::Value;
 
-use crate::build;
 use crate::disk::{Disk, INFO};
 use crate::docker::{Docker, PATIENCE, answer};
 use outcome::cause;
 use request::bases;
 use request::cli::{Args, Mode, in_engine};
-use request::definition::{self, Definition, has_server};
+use request::definition::{self, has_server};
 use request::facts::{Builder, Facts};
 use request::plan;
 
@@ -107,9 +106,9 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
 /// Whether docker knows a login for the registry of the image. Not every registry needs one.
 fn login(args: &Args) -> Result<String> {
     let (host, _) = bases::host_and_path(&args.image);
-    let folder = env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let folder = env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty());
     let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".docker"));
-    let path = folder.or_else(home).unwrap_or_default().join("config.json");
+    let path = folder.map(PathBuf::from).or_else(home).unwrap_or_default().join("config.json");
     let config: Value =
         serde_json::from_slice(&output::load(&path).unwrap_or_default()).unwrap_or_default();
     if has_login(&config, host) {
@@ -130,17 +129,21 @@ fn has_login(config: &Value, host: &str) -> bool {
         let key = key.split_once("://").map_or(key, |(_, key)| key);
         key.split('/').next() == Some(host)
     };
-    // A store of credentials leaves the entry, and nothing in it.
-    let has_store = config["credsStore"].is_string();
+    // A store of credentials leaves the entry, and nothing in it. A registry's own program needs none.
+    let store = config["credsStore"].as_str();
+    let has_store = store.is_some();
+    let is_programs = store.is_some_and(|store| store.ends_with("-login") || store == "gcr");
     let is_full = |entry: &Value| entry.as_object().is_some_and(|entry| !entry.is_empty());
     let mut logins = config["auths"].as_object().into_iter().flatten();
-    config["credHelpers"][host].is_string()
+    is_programs
+        || config["credHelpers"][host].is_string()
         || logins.any(|(key, entry)| is_host(key) && (has_store || is_full(entry)))
 }
 
 /// Prints the variants, the targets, and the tags of the request. Needs neither Docker nor a network.
 pub fn list(root: &Path, args: &Args) -> Result<()> {
-    let (definition, images) = (Definition::read(root)?, build::planned(root, args)?);
+    let facts = Facts::read(root, args)?;
+    let (definition, images) = (&facts.definition, plan::plan(args, &facts)?);
     let mut text = "Variants (--variant) and their base images:\n".to_owned();
     for (name, variant) in &definition.variants {
         let is_default = definition.default_variants.contains(name);

@@ -22,8 +22,9 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
 use anyhow::Result;
-use base::{error, output, process, similar};
+use base::{error, message, output, process, similar};
 use request::cli::{self, Args, Command};
+use request::facts::Facts;
 use request::plan;
 
 /// What each subcommand of `image` does, and how it is called.
@@ -119,7 +120,14 @@ fn help(&(command, usage, about): &(Command, &str, &str), is_short: bool) -> Str
 /// Builds what `args` ask for, or prints it.
 fn build_images(root: &Path, args: &Args) -> Result<()> {
     if args.print {
-        let images = build::planned(root, args)?;
+        let facts = Facts::read(root, args)?;
+        let images = plan::plan(args, &facts)?;
+        if facts.host.variables().next().is_some() {
+            message::warn(
+                "`docker buildx bake` alone builds this without the settings of your mirrors, which are \
+                 not printed",
+            );
+        }
         return output::write(format_args!("{:#}", plan::print(&images)));
     }
     let mut records = Vec::new();

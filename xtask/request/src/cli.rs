@@ -56,8 +56,11 @@ choices! {
     TagBy { Commit "commit", Content "content" }
     /// Which images are started before a push: `First` is one of each variant and base system.
     Check { First "first", All "all", Off "off" }
-    /// How progress is shown: `Plain` is all lines, at a terminal too; `Tty` is the same as `Auto`.
-    Progress { Auto "auto", Plain "plain", Tty "tty" }
+    /// How progress is shown, as docker calls it: `Plain` is all lines, at a terminal too; the others are
+    /// the same here.
+    Progress {
+        Auto "auto", Plain "plain", Tty "tty", Quiet "quiet", Silent "none", RawJson "rawjson"
+    }
 }
 
 impl Flavor {

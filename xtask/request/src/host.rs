@@ -36,8 +36,8 @@ const LARGEST_SECRET: usize = 500 * 1024;
 
 /// The variables by which pip, uv, npm and apt know mirrors, besides those that begin with `UV_INDEX`.
 const MIRRORS: &str = "APT_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST UV_DEFAULT_INDEX \
-                       UV_EXTRA_INDEX_URL UV_INSECURE_HOST NPM_CONFIG_REGISTRY npm_config_registry \
-                       NPM_CONFIG_STRICT_SSL NPM_TOKEN NODE_AUTH_TOKEN";
+                       UV_EXTRA_INDEX_URL UV_INSECURE_HOST NPM_CONFIG_REGISTRY NPM_CONFIG_STRICT_SSL \
+                       NPM_TOKEN NODE_AUTH_TOKEN";
 
 /// A program's configuration, of which the lines that name indexes are handed on.
 struct Configuration {
@@ -118,7 +118,11 @@ impl Host {
         for name in names.collect::<BTreeSet<_>>() {
             let is_index = name.starts_with("UV_INDEX")
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            if !is_index && MIRRORS.split(' ').all(|known| known != name) {
+            // npm's in any case.
+            let is_npms =
+                |known: &str| known.starts_with("NPM_CONFIG") && name.eq_ignore_ascii_case(known);
+            let is_mirror = MIRRORS.split(' ').any(|known| known == name || is_npms(known));
+            if !is_index && !is_mirror {
                 continue;
             }
             let Some(value) = variable(&name)? else { continue };
@@ -264,7 +268,12 @@ impl Configuration {
             Some(path) => home.join(path),
             None => users.join(place),
         });
-        let named = env::var_os(self.variable).filter(|path| !path.is_empty());
+        if self.secret == "uv.toml" && matches!(variable("UV_NO_CONFIG"), Ok(Some(_))) {
+            return None;
+        }
+        // npm's in lower case too.
+        let named = [self.variable.to_owned(), self.variable.to_lowercase()].map(env::var_os);
+        let named = named.into_iter().flatten().find(|path| !path.is_empty());
         let places = named.map_or_else(|| places.collect(), |path| vec![PathBuf::from(path)]);
         places.into_iter().filter(|path| path.is_file()).find_map(|path| {
             let text = self.kept(&String::from_utf8_lossy(&output::load(&path).ok()?));

@@ -85,7 +85,9 @@ impl Source {
         let git = Git::new(checkout.as_deref(), root);
         let (sha, git_ref) = git.commit(args)?;
         let is_head = git.head.as_ref() == Some(&sha);
-        let created = is_head.then(|| git.read(&["show", "--no-patch", "--format=%cI", "HEAD"]));
+        let created = is_head.then(|| {
+            git.read(&["show", "--no-patch", "--no-show-signature", "--format=%cI", "HEAD"])
+        });
         let mut source = Source {
             packages: definition::pinned_packages(root),
             sha,
