@@ -94,8 +94,20 @@ gc.enable()
 
 # In tmux the server's terminal starts a shell by this name only; without tmux it takes the one that
 # PATH has. Our tmux would drop what it can't load.
-ours = (shutil.which("tmux") or "").startswith("/agent-server/")
-if not os.path.exists("/bin/bash") or (ours and any(set_aside.values())):
+tmux = shutil.which("tmux") or ""
+ours = tmux.startswith("/agent-server/")
+
+
+def complains(program):
+    """Whether it writes to standard error, as a loader does that finds other libraries by
+    LD_LIBRARY_PATH. The server takes that for a failure of what it asked for."""
+    try:
+        return bool(subprocess.run([program, "-V"], check=False, capture_output=True).stderr)
+    except OSError:
+        return True
+
+
+if not os.path.exists("/bin/bash") or (ours and any(set_aside.values())) or complains(tmux):
     from openhands.tools.terminal import impl
     from openhands.tools.terminal.terminal import factory
 

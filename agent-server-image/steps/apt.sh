@@ -73,9 +73,9 @@ update_lists() {
     # One wrong line keeps apt from reading any of them, and it names one at a time.
     for _ in 1 2 3 4 5 6 7 8 9; do
         grep -q 'list of sources could not be read' "$apt/errors" || break
-        sed -n -E 's/^E: Malformed (entry|line) ([0-9]+) in (list file|source list) ([^ ]+).*/\2 \4/p
-            s/^E: Malformed stanza [0-9]+ in source list ([^ ]+).*/1,$ \1/p' "$apt/errors" \
-            >"$apt/wrong"
+        sed -n -E -e "s/^E: (Malformed (entry|line)|Type '[^']*' is not known on line) ([0-9]+) in \
+(list file|source list) ([^ ]+).*/\3 \5/p" -e t -e "s/^E: (Malformed (entry|stanza)|Type '[^']*' is not \
+known on stanza) [0-9]+ in (sources file|source list) ([^ ]+).*/1,\$ \4/p" "$apt/errors" >"$apt/wrong"
         # Where it names none, the distribution's own are enough.
         [ -s "$apt/wrong" ] || for file in "$apt"/sources/*; do
             case ${file##*/} in debian* | ubuntu* | \*) continue ;; esac
@@ -98,12 +98,11 @@ update_lists() {
 
 # Reads the lists of a release that has left the mirrors from the archive of its distribution.
 use_archive() {
-    grep -q '^E: .*\(debian\.org\|ubuntu\.com\).*not have a Release file' "$apt/errors" || return 1
+    grep -q '^E: .*//[^ ]*\(debian\|ubuntu\)[^ ]* .*not have a Release file' "$apt/errors" || return 1
     find "$apt/sources.list" "$apt/sources" -type f -exec sed -i -E \
-        -e 's,//security\.debian\.org/?( |$),//archive.debian.org/debian-security\1,g' \
-        -e 's,//(deb|security|ftp[.a-z]*)\.debian\.org/,//archive.debian.org/,g' \
-        -e 's,//ports\.ubuntu\.com/ubuntu-ports,//old-releases.ubuntu.com/ubuntu,g' \
-        -e 's,//([a-z0-9.-]*archive|security)\.ubuntu\.com/,//old-releases.ubuntu.com/,g' {} +
+        -e 's,https?://security\.debian\.org/?( |$),http://archive.debian.org/debian-security\1,g' \
+        -e 's,https?://[^/ ]+/(debian|debian-security)/?( |$),http://archive.debian.org/\1\2,g' \
+        -e 's,https?://[^/ ]+/ubuntu(-ports)?/?( |$),http://old-releases.ubuntu.com/ubuntu\2,g' {} +
     update_lists -o Acquire::Check-Valid-Until=false
 }
 

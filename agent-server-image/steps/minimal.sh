@@ -9,7 +9,7 @@ if ! apt_install ca-certificates git 'tini?' tmux; then
     release=$(. /etc/os-release && echo "${PRETTY_NAME-}") || release=
     fail "apt can't install git and tmux on ${release:-the base image}; $remedy"
 fi
-[ -e /usr/bin/tini ] || ln -s /agent-server/bin/tini /usr/bin
+[ -e /usr/bin/tini ] || ln -sf /agent-server/bin/tini /usr/bin
 [ -z "${UPGRADE_PACKAGES-}" ] || run_apt get upgrade --yes
 
 # The user is written by hand: a base image may lack adduser, hold the name under another number, or

@@ -2,7 +2,12 @@
 # shellcheck shell=sh
 # shellcheck source=apt.sh
 . /run/apt.sh
-apt_install build-essential curl file gnupg jq less lsb-release openssh-client patch pkg-config \
+lsb='lsb-release'
+if [ -e /usr/bin/python3 ] && ! dpkg -S /usr/bin/python3 >/dev/null 2>&1; then
+    lsb=
+    warn 'left out lsb-release: its Python would take the place of /usr/bin/python3, which is no package'
+fi
+apt_install build-essential curl file gnupg jq less ${lsb:+"$lsb"} openssh-client patch pkg-config \
     procps 'ripgrep?' rsync sudo unzip vim-tiny wget xz-utils zip ||
     fail 'apt can not install the tools of the agent; use the target overlay or binary-minimal'
 # By number, as the number may have a second name in the base image.

@@ -34,7 +34,7 @@ fn apt_gets_the_login_of_its_mirror_as_it_is() {
         let source = "deb http://deb.debian.org/debian trixie main\n";
         fs::write(folder.0.join("etc/apt/sources.list"), source).unwrap();
         let mirror = format!("APT_MIRROR='https://{login}@apt.corp/a&b,c'");
-        let script = format!("{mirror}\n{}\ncopy_sources", step("apt.sh"));
+        let script = format!("{}\n{mirror}\ncopy_sources", step("apt.sh"));
         assert_eq!(run(&folder.0, &["/run/tmp", "/etc/apt"], &script), (0, String::new()));
         let read =
             |name: &str| fs::read_to_string(folder.0.join("run/tmp/apt").join(name)).unwrap();
@@ -51,10 +51,83 @@ fn a_mirror_that_replaces_nothing_is_told() {
     fs::create_dir_all(folder.0.join("etc/apt")).unwrap();
     let source = "deb http://archive.ubuntu.com/ubuntu noble main\n";
     fs::write(folder.0.join("etc/apt/sources.list"), source).unwrap();
-    let script = format!("APT_MIRROR=https://apt.corp/debian\n{}\ncopy_sources", step("apt.sh"));
+    let script = format!("{}\nAPT_MIRROR=https://apt.corp/debian\ncopy_sources", step("apt.sh"));
     let (status, said) = run(&folder.0, &["/run/tmp", "/etc/apt"], &script);
     assert_eq!(status, 0, "{said}");
     assert!(said.starts_with("warning: APT_MIRROR is not used"), "{said}");
+}
+
+/// What `script` prints with the functions of `apt.sh`, where apt has left `errors`.
+fn with_errors(name: &str, errors: &str, script: &str) -> String {
+    let folder = Folder::new(name);
+    fs::create_dir_all(folder.0.join("run/tmp/apt/sources")).unwrap();
+    fs::write(folder.0.join("run/tmp/apt/errors"), errors).unwrap();
+    let (status, said) =
+        run(&folder.0, &["/run/tmp"], &format!("{}\ncd $apt\n{script}", step("apt.sh")));
+    assert_eq!(status, 0, "{said}");
+    said.replace(folder.0.to_str().unwrap(), "")
+}
+
+#[test]
+fn a_release_that_left_any_mirror_comes_from_the_archive() {
+    let error = "E: The repository 'http://mirrors.example/debian buster Release' does not have a \
+                 Release file.\n";
+    let script = "cat >sources.list <<'END'
+deb http://mirrors.example/debian buster main
+deb https://security.debian.org/ buster/updates main
+deb http://mirrors.example/ubuntu/ bionic main
+deb http://ports.ubuntu.com/ubuntu-ports bionic main
+deb https://download.docker.example/linux/debian buster stable
+END
+update_lists() { :; }
+use_archive && cat sources.list";
+    let expected = "deb http://archive.debian.org/debian buster main
+deb http://archive.debian.org/debian-security buster/updates main
+deb http://old-releases.ubuntu.com/ubuntu bionic main
+deb http://old-releases.ubuntu.com/ubuntu bionic main
+deb https://download.docker.example/linux/debian buster stable\n";
+    assert_eq!(with_errors("steps-archive", error, script), expected);
+}
+
+#[test]
+fn of_sources_the_wrong_lines_alone_are_skipped() {
+    for (error, place) in [
+        ("Malformed entry 2 in list file FILE (Component)", "2"),
+        ("Malformed line 2 in source list FILE (type)", "2"),
+        ("Type '-e' is not known on line 2 in source list FILE", "2"),
+        ("Malformed entry 1 in sources file FILE (URI parse)", "1,$"),
+        ("Malformed stanza 1 in source list FILE (type)", "1,$"),
+        ("Type 'x' is not known on stanza 1 in source list FILE", "1,$"),
+    ] {
+        // The second reading of the lists finds no fault.
+        let script = "printf 'one\\ntwo\\n' >sources/a
+mv errors first
+run_apt() { [ ! -f first ] || { sed \"s,FILE,$apt/sources/a,\" first >&2; rm first; }; }
+update_lists 2>&1 | grep -v ^E: ; cat sources/a";
+        let error = format!("E: {error}\nE: The list of sources could not be read.\n");
+        let lines = if place == "2" { "one\n#two\n" } else { "#one\n#two\n" };
+        let skipped = "warning: skipped the package source /etc/apt/sources.list.d/a\n";
+        assert_eq!(
+            with_errors("steps-wrong", &error, script),
+            format!("{skipped}{lines}"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_python_that_is_no_package_is_not_replaced() {
+    for (name, has_lsb) in [("usr/bin/python3", false), ("usr/bin/other", true)] {
+        let folder = Folder::new("steps-tools");
+        fs::create_dir_all(folder.0.join("usr/bin")).unwrap();
+        fs::create_dir(folder.0.join("run")).unwrap();
+        fs::write(folder.0.join(name), "").unwrap();
+        let stub = "warn() { :; }; apt_install() { echo $*; exit; }";
+        fs::write(folder.0.join("run/apt.sh"), stub).unwrap();
+        let (_, said) = run(&folder.0, &["/run/apt.sh", "/usr/bin/python3"], &step("tools.sh"));
+        assert!(said.starts_with("build-essential "), "{said}");
+        assert_eq!(said.contains(" lsb-release "), has_lsb, "{said}");
+    }
 }
 
 #[test]

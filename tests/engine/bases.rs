@@ -32,7 +32,8 @@ const BUILT: [(&str, &str); 6] = [
     (
         "shell",
         "RUN rm -r /tmp /var/log/apt /var/cache/debconf\nSHELL [\"/usr/bin/fish\", \"-c\"]\n\
-         ENV PATH=/usr/bin PYTHONHOME=/nowhere PERL5OPT=-Mnothing",
+         ENV PATH=/usr/bin PYTHONHOME=/nowhere PERL5OPT=-Mnothing \
+         APT_MIRROR=deb.debian.org",
     ),
     (
         "links",

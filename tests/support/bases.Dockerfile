@@ -12,10 +12,13 @@ FROM scratch AS debian
 COPY --from=unpacked /base /
 CMD ["bash"]
 
-# A user with number and home, tools of its own, and a configuration that leads elsewhere.
+# A user with number and home, tools of its own, of which tmux warns as where LD_LIBRARY_PATH leads it
+# to other libraries, and a configuration that leads elsewhere.
 FROM debian:trixie-slim AS ubuntu-like
 RUN apt-get -qq update && apt-get -qq install --yes --no-install-recommends git tmux && \
-    sed -i 's/^ID=.*/ID=ubuntu/' /etc/os-release && useradd --create-home --shell /bin/bash ubuntu
+    sed -i 's/^ID=.*/ID=ubuntu/' /etc/os-release && useradd --create-home --shell /bin/bash ubuntu && \
+    printf '#!/bin/sh\necho tmux: no version information >&2\nexec /usr/bin/tmux "$@"\n' \
+        >/usr/local/bin/tmux && chmod 755 /usr/local/bin/tmux
 ENV LD_LIBRARY_PATH=/opt/lib
 USER ubuntu
 WORKDIR /home/ubuntu
