@@ -1,5 +1,6 @@
 //! What of this machine's configuration reaches the steps of a build.
 
+use std::fs;
 use std::process::Command;
 
 use crate::support::Xtask;
@@ -74,6 +75,23 @@ fn npms_variables_count_in_any_case_and_uv_may_be_told_to_read_no_file() {
     assert_eq!(fake.lines("uv"), ["index-url = \"https://a/simple\""]);
     call().env("UV_NO_CONFIG", "1").succeed();
     assert!(fake.lines("uv").is_empty());
+}
+
+#[test]
+fn logins_in_netrc_are_handed_on_for_the_hosts_of_mirrors_alone() {
+    let fake = keeping("host-netrc");
+    let netrc = "machine other login me password 0ther\nmachine pip.corp\n login me\n password it's\n\
+                 default login anonymous password x\n";
+    fake.write("home/.netrc", netrc);
+    push(&fake).succeed();
+    assert!(fake.lines("settings").is_empty());
+    fake.write("home/.config/pip/pip.conf", "[global]\nindex-url = https://pip.corp/simple\n");
+    push(&fake).succeed();
+    let script = fs::read_to_string(fake.file("settings")).unwrap();
+    let script = script.replace("/run/tmp", fake.0.0.to_str().unwrap()) + "cat $NETRC";
+    let shell = Command::new("sh").args(["-ec", &script]).output().unwrap();
+    let said = String::from_utf8(shell.stdout).unwrap();
+    assert_eq!(said, "machine pip.corp\nlogin me\npassword it's\n");
 }
 
 #[test]

@@ -129,11 +129,8 @@ impl Host {
             if is_loopback(&value) {
                 refused.push(name);
             } else {
-                settings.push_str(&format!("export {name}='{}'\n", value.replace('\'', r"'\''")));
+                settings.push_str(&format!("export {name}={}\n", quoted(&value)));
             }
-        }
-        if !settings.is_empty() {
-            host.texts.push(("settings", settings));
         }
         for configuration in CONFIGURATIONS {
             let Some((path, text)) = configuration.read() else { continue };
@@ -142,6 +139,17 @@ impl Host {
             } else {
                 host.texts.push((configuration.secret, text));
             }
+        }
+        let configurations = host.texts.iter().map(|(_, text)| text.as_str());
+        if let Some(logins) = netrc(&configurations.chain([settings.as_str()]).collect::<String>())
+        {
+            settings.push_str(&format!(
+                "printf %s {} >/run/tmp/netrc\nexport NETRC=/run/tmp/netrc\n",
+                quoted(&logins)
+            ));
+        }
+        if !settings.is_empty() {
+            host.texts.push(("settings", settings));
         }
         if !refused.is_empty() {
             message::warn(&format!(
@@ -170,6 +178,31 @@ impl Host {
     pub fn variables(&self) -> impl Iterator<Item = (String, &str)> {
         self.texts.iter().map(|(name, text)| (secret_variable(name), text.as_str()))
     }
+}
+
+/// `text` as a shell reads it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The logins in .netrc, which pip and uv read, for the hosts that `settings` name.
+fn netrc(settings: &str) -> Option<String> {
+    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".netrc"));
+    let path = env::var_os("NETRC").filter(|path| !path.is_empty()).map(PathBuf::from).or(home)?;
+    let text = String::from_utf8(output::load(&path).ok()?).ok()?;
+    let (mut kept, mut is_kept) = (String::new(), false);
+    let mut words = text.split_whitespace();
+    while let Some(key) = words.next() {
+        let value = if key == "default" { "" } else { words.next()? };
+        if ["machine", "default", "macdef"].contains(&key) {
+            is_kept = key == "machine"
+                && ["//", "@"].iter().any(|before| settings.contains(&format!("{before}{value}")));
+        }
+        if is_kept {
+            kept.push_str(&format!("{key} {value}\n"));
+        }
+    }
+    Some(kept).filter(|kept| !kept.is_empty())
 }
 
 fn secret_variable(name: &str) -> String {
