@@ -66,8 +66,10 @@ copy_sources() {
         warn "APT_MIRROR is not used: it replaces Debian's mirror, which this image does not name"
 }
 
-# Reads the lists. A source that can't be used is no error: perhaps nothing is needed from it.
+# Reads the lists. A source that can't be used is no error: perhaps nothing is needed from it. One that is
+# gone for good costs seven seconds, with five retries half a minute.
 update_lists() {
+    set -- -o Acquire::Retries=3 "$@"
     run_apt get "$@" update 2>"$apt/errors" || :
     cat "$apt/errors" >&2
     # One wrong line keeps apt from reading any of them, and it names one at a time.
