@@ -80,7 +80,7 @@ fn npms_variables_count_in_any_case_and_uv_may_be_told_to_read_no_file() {
 #[test]
 fn logins_in_netrc_are_handed_on_for_the_hosts_of_mirrors_alone() {
     let fake = keeping("host-netrc");
-    let netrc = "machine other login me password 0ther\nmachine pip.corp\n login me\n password it's\n\
+    let netrc = "machine pip.co login me password 0ther\nmachine pip.corp\n login me\n password it's\n\
                  default login anonymous password x\n";
     fake.write("home/.netrc", netrc);
     push(&fake).succeed();

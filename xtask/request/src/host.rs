@@ -190,13 +190,14 @@ fn netrc(settings: &str) -> Option<String> {
     let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".netrc"));
     let path = env::var_os("NETRC").filter(|path| !path.is_empty()).map(PathBuf::from).or(home)?;
     let text = String::from_utf8(output::load(&path).ok()?).ok()?;
+    let is_end = |c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c));
+    let named = settings.split(is_end).collect::<BTreeSet<_>>();
     let (mut kept, mut is_kept) = (String::new(), false);
     let mut words = text.split_whitespace();
     while let Some(key) = words.next() {
         let value = if key == "default" { "" } else { words.next()? };
         if ["machine", "default", "macdef"].contains(&key) {
-            is_kept = key == "machine"
-                && ["//", "@"].iter().any(|before| settings.contains(&format!("{before}{value}")));
+            is_kept = key == "machine" && named.contains(value);
         }
         if is_kept {
             kept.push_str(&format!("{key} {value}\n"));
