@@ -13,7 +13,7 @@ use base::digest::sha256;
 use base::error::usage;
 use base::{message, output};
 
-use crate::cli::variable;
+use crate::cli::{quoted, variable};
 use crate::names::csv_field;
 
 /// In upper case; the lower case of each counts too.
@@ -178,11 +178,6 @@ impl Host {
     pub fn variables(&self) -> impl Iterator<Item = (String, &str)> {
         self.texts.iter().map(|(name, text)| (secret_variable(name), text.as_str()))
     }
-}
-
-/// `text` as a shell reads it.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// The logins in .netrc, which pip and uv read, for the hosts that `settings` name.
