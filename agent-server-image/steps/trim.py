@@ -84,6 +84,7 @@ def compile_all(modules, as_source, home, sources):
         cache = moved.parent / "__pycache__"
         if not cache.exists():
             cache.mkdir(parents=True, exist_ok=True)
+        # Python's own library lies on another file system than what is installed.
         shutil.move(module, moved)
         (cache / f"{module.stem}.{tag}.pyc").symlink_to(f"../{module.stem}.pyc")
 

@@ -73,6 +73,8 @@ fn npms_variables_count_in_any_case_and_uv_may_be_told_to_read_no_file() {
     assert_eq!(fake.lines("npm"), ["registry=https://npm.corp/"]);
     assert_eq!(fake.lines("settings"), ["export npm_config_strict_ssl=false"]);
     assert_eq!(fake.lines("uv"), ["index-url = \"https://a/simple\""]);
+    call().env("UV_NO_CONFIG", "false").succeed();
+    assert_eq!(fake.lines("uv"), ["index-url = \"https://a/simple\""]);
     call().env("UV_NO_CONFIG", "1").succeed();
     assert!(fake.lines("uv").is_empty());
 }

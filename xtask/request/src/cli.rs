@@ -488,7 +488,7 @@ pub fn variable(name: &str) -> Result<Option<String>> {
     Ok(Some(value).filter(|value| !value.trim().is_empty()))
 }
 
-fn switch_variable(name: &str) -> Result<Option<bool>> {
+pub(crate) fn switch_variable(name: &str) -> Result<Option<bool>> {
     let Some(word) = variable(name)? else { return Ok(None) };
     on_or_off(&word).map(Some).map_err(|why| usage(format!("{name} {word:?} {why}")))
 }

@@ -13,7 +13,7 @@ use base::digest::sha256;
 use base::error::usage;
 use base::{message, output};
 
-use crate::cli::{quoted, variable};
+use crate::cli::{quoted, switch_variable, variable};
 use crate::names::csv_field;
 
 /// In upper case; the lower case of each counts too.
@@ -297,7 +297,7 @@ impl Configuration {
             Some(path) => home.join(path),
             None => users.join(place),
         });
-        if self.secret == "uv.toml" && matches!(variable("UV_NO_CONFIG"), Ok(Some(_))) {
+        if self.secret == "uv.toml" && matches!(switch_variable("UV_NO_CONFIG"), Ok(Some(true))) {
             return None;
         }
         // npm's in lower case too.
