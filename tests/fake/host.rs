@@ -37,6 +37,36 @@ fn the_first_file_that_names_indexes_counts() {
     assert_eq!(fake.lines("pip"), ["[global]", "index-url = https://b/simple"]);
 }
 
+/// As pip, uv and npm do it themselves.
+#[test]
+fn the_configurations_of_one_program_are_joined() {
+    let fake = keeping("host-joined");
+    fake.write("home/.config/pip/pip.conf", "[global]\ntrusted-host = pip.corp localhost\n");
+    let legacy = "[install]\nuser = no\n[global]\nIndex_Url = https://a/simple\ntrusted-host = b\n";
+    fake.write("home/.pip/pip.conf", legacy);
+    push(&fake).succeed();
+    let expected =
+        ["[global]", "trusted-host = pip.corp localhost", "Index_Url = https://a/simple"];
+    assert_eq!(fake.lines("pip"), expected);
+}
+
+#[test]
+fn of_a_configuration_only_what_is_on_loopback_is_left_out() {
+    let fake = keeping("host-loopback");
+    fake.write("home/.npmrc", "registry=https://npm.corp/\n@me:registry=http://localhost:4873/\n");
+    let uv = "[[index]]\nurl = \"http://127.0.0.1:3141\"\ndefault = true\n\
+              [[index]]\nurl = \"https://pip.corp/simple\" # not http://localhost:3141\n";
+    fake.write("home/.config/uv/uv.toml", uv);
+    let trusted = ("PIP_TRUSTED_HOST", "pip.corp localhost\r");
+    let ended = push(&fake).env(trusted.0, trusted.1).succeed();
+    assert_eq!(fake.lines("npm"), ["registry=https://npm.corp/"]);
+    assert_eq!(fake.lines("uv"), uv.lines().skip(3).collect::<Vec<_>>());
+    assert_eq!(fake.lines("settings"), ["export PIP_TRUSTED_HOST='pip.corp localhost'"]);
+    let home = fake.file("home").display().to_string();
+    let left = format!(": [[index]] in {home}/.config/uv/uv.toml, @me:registry in {home}/.npmrc\n");
+    assert!(ended.stderr.contains(&left), "{}", ended.stderr);
+}
+
 #[test]
 fn a_token_that_npmrc_takes_from_a_variable_reaches_steps_and_no_log() {
     let fake = keeping("host-npmrc");
@@ -82,8 +112,8 @@ fn npms_variables_count_in_any_case_and_uv_may_be_told_to_read_no_file() {
 #[test]
 fn logins_in_netrc_are_handed_on_for_the_hosts_of_mirrors_alone() {
     let fake = keeping("host-netrc");
-    let netrc = "machine pip.co login me password 0ther\nmachine pip.corp\n login me\n password it's\n\
-                 default login anonymous password x\n";
+    let netrc = "# mine\nmachine pip.co login me password 0ther\nmachine pip.corp # it's\n login me\n \
+                 password it's\n\ndefault login anonymous password x\n";
     fake.write("home/.netrc", netrc);
     push(&fake).succeed();
     assert!(fake.lines("settings").is_empty());

@@ -485,7 +485,8 @@ pub fn variable(name: &str) -> Result<Option<String>> {
         let value = value.to_string_lossy();
         usage(format!("{name}={value:?} is not UTF-8\nhint: set it to text, or unset it"))
     })?;
-    Ok(Some(value).filter(|value| !value.trim().is_empty()))
+    // Files of variables that Windows wrote end their lines in \r.
+    Ok(Some(value.trim().to_owned()).filter(|value| !value.is_empty()))
 }
 
 pub(crate) fn switch_variable(name: &str) -> Result<Option<bool>> {

@@ -55,7 +55,8 @@ impl Facts {
         }
         let count = choices.len();
 
-        let (source, host) = (Source::resolve(root, args)?, Host::read(root)?);
+        let source = Source::resolve(root, args)?;
+        let host = Host::read(root, source.folder.as_deref())?;
         if let Some(folder) = &args.layer
             && let Err(error) = fs::metadata(folder.join("Dockerfile"))
         {
@@ -95,7 +96,10 @@ pub struct Builder {
 impl Builder {
     /// Errors: it does not build for one of `platforms`.
     pub fn check_platforms(&self, platforms: &[String]) -> Result<()> {
-        if let Some(other) = platforms.iter().find(|platform| !self.runs.contains(platform)) {
+        // Some builders do not say.
+        let does_not_run =
+            |platform: &&String| !self.runs.is_empty() && !self.runs.contains(platform);
+        if let Some(other) = platforms.iter().find(does_not_run) {
             bail!(
                 "the builder {:?} does not run {other:?}, only {}\nhint: build it on such a machine, \
                  install QEMU's binfmt support, or run {}",

@@ -4,11 +4,10 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
-use std::mem;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use base::digest::sha256;
 use base::error::usage;
 use base::{message, output};
@@ -39,12 +38,13 @@ const MIRRORS: &str = "APT_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_
                        UV_EXTRA_INDEX_URL UV_INSECURE_HOST NPM_CONFIG_REGISTRY NPM_CONFIG_STRICT_SSL \
                        NPM_TOKEN NODE_AUTH_TOKEN";
 
-/// A program's configuration, of which the lines that name indexes are handed on.
+/// A program's configuration, of which the keys that name indexes are handed on.
 struct Configuration {
     secret: &'static str,
-    /// The variable that names its file.
+    /// The variable that names a file in place of the user's own: the first `own` places.
     variable: &'static str,
-    /// Its usual places, of which the first with such lines counts; below the user's configuration.
+    own: usize,
+    /// Its usual places, those that override others first; below the user's configuration.
     places: &'static [&'static str],
     /// True for a key, in a section, that is handed on with its value.
     keeps: fn(&str, &str) -> bool,
@@ -54,16 +54,15 @@ const CONFIGURATIONS: [Configuration; 3] = [
     Configuration {
         secret: "pip.conf",
         variable: "PIP_CONFIG_FILE",
-        places: &["pip/pip.conf", "~/.pip/pip.conf", "/etc/pip.conf"],
-        keeps: |_, key| {
-            let key = key.split(':').next().unwrap_or_default().trim().replace('_', "-");
-            ["index-url", "extra-index-url", "trusted-host"].contains(&key.as_str())
-        },
+        own: 2,
+        places: &["pip/pip.conf", "~/.pip/pip.conf", "/etc/pip.conf", "/etc/xdg/pip/pip.conf"],
+        keeps: |_, key| ["index-url", "extra-index-url", "trusted-host"].contains(&key),
     },
     Configuration {
         secret: "uv.toml",
         variable: "UV_CONFIG_FILE",
-        places: &["uv/uv.toml", "/etc/uv/uv.toml"],
+        own: 3,
+        places: &["uv/uv.toml", "/etc/xdg/uv/uv.toml", "/etc/uv/uv.toml"],
         keeps: |section, key| match section {
             "" | "[pip]" => {
                 ["index-url", "extra-index-url", "index", "allow-insecure-host", "index-strategy"]
@@ -75,10 +74,18 @@ const CONFIGURATIONS: [Configuration; 3] = [
     Configuration {
         secret: "npmrc",
         variable: "NPM_CONFIG_USERCONFIG",
-        places: &["~/.npmrc"],
+        own: 1,
+        places: &["~/.npmrc", "/usr/local/etc/npmrc", "/etc/npmrc"],
         keeps: |_, key| key.ends_with("registry") || key.starts_with("//") || key == "strict-ssl",
     },
 ];
+
+/// A key of a configuration with the lines of its value, or a whole table of a list.
+struct Entry {
+    section: String,
+    key: String,
+    lines: String,
+}
 
 /// What of this machine enters steps.
 #[derive(Default)]
@@ -93,9 +100,10 @@ pub struct Host {
 
 impl Host {
     /// Reads the environment and the configuration of pip, uv and npm. Addresses on loopback mean another
-    /// machine within a step: they are not handed on, which is said.
+    /// machine within a step: they are not handed on, which is said. `workspace` is that of the server,
+    /// whose lock may name indexes too.
     /// Errors: a usage error for a variable that is not text, or a named CA bundle that can't be used.
-    pub fn read(root: &Path) -> Result<Self> {
+    pub fn read(root: &Path, workspace: Option<&Path>) -> Result<Self> {
         let mut host = Host { certificates: certificates(root)?, ..Host::default() };
         let mut refused = Vec::new();
         let mut has_proxy = false;
@@ -126,23 +134,23 @@ impl Host {
                 continue;
             }
             let Some(value) = variable(&name)? else { continue };
-            if is_loopback(&value) {
+            // Hosts that are trusted need not be there.
+            let names_hosts = name.ends_with("_HOST");
+            if !names_hosts && is_loopback(&value) {
                 refused.push(name);
             } else {
                 settings.push_str(&format!("export {name}={}\n", quoted(&value)));
             }
         }
         for configuration in CONFIGURATIONS {
-            let Some((path, text)) = configuration.read() else { continue };
-            if text.lines().any(is_loopback) {
-                refused.push(path.display().to_string());
-            } else {
-                host.texts.push((configuration.secret, text));
-            }
+            let text = configuration.read(&mut refused);
+            host.texts.extend(text.map(|text| (configuration.secret, text)));
         }
         let configurations = host.texts.iter().map(|(_, text)| text.as_str());
-        if let Some(logins) = netrc(&configurations.chain([settings.as_str()]).collect::<String>())
-        {
+        let mut named = configurations.chain([settings.as_str()]).collect::<String>();
+        let lock = workspace.map(|folder| fs::read_to_string(folder.join("uv.lock")));
+        named += &lock.and_then(Result::ok).unwrap_or_default();
+        if let Some(logins) = netrc(&named) {
             settings.push_str(&format!(
                 "printf %s {} >/run/tmp/netrc\nexport NETRC=/run/tmp/netrc\n",
                 quoted(&logins)
@@ -188,9 +196,15 @@ fn netrc(settings: &str) -> Option<String> {
     let is_end = |c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c));
     let named = settings.split(is_end).collect::<BTreeSet<_>>();
     let (mut kept, mut is_kept) = (String::new(), false);
-    let mut words = text.split_whitespace();
-    while let Some(key) = words.next() {
-        let value = if key == "default" { "" } else { words.next()? };
+    let lines = text.lines().enumerate();
+    let words = lines.flat_map(|(number, line)| line.split_whitespace().map(move |w| (number, w)));
+    let mut words = words.peekable();
+    while let Some((line, key)) = words.next() {
+        if key.starts_with('#') {
+            while words.next_if(|(number, _)| *number == line).is_some() {}
+            continue;
+        }
+        let value = if key == "default" { "" } else { words.next()?.1 };
         if ["machine", "default", "macdef"].contains(&key) {
             is_kept = key == "machine" && named.contains(value);
         }
@@ -236,7 +250,12 @@ fn is_loopback(text: &str) -> bool {
 /// the one that programs use by `SSL_CERT_FILE`, else the first in a system's place that holds any. An empty
 /// file that the variable names stands for none.
 fn certificates(root: &Path) -> Result<Option<PathBuf>> {
-    let named = variable("SSL_CERT_FILE")?.map(PathBuf::from).filter(|path| path.is_file());
+    let named = variable("SSL_CERT_FILE")?.map(PathBuf::from);
+    if let Some(path) = named.as_ref().filter(|path| !path.exists() || path.is_dir()) {
+        let path = path.display();
+        message::warn(&format!("SSL_CERT_FILE={path} is no file: took the system's certificates"));
+    }
+    let named = named.filter(|path| path.is_file());
     let bundles = BUNDLES.map(PathBuf::from).to_vec();
     for path in named.clone().map_or(bundles, |path| vec![path]) {
         let bundle = match fs::read(&path) {
@@ -267,9 +286,11 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
             return Ok(None);
         }
         let file = root.join(format!("target/image/ca-{}.pem", &sha256(&text)[..16]));
-        if !file.is_file() {
-            output::save(&file, &text)
-                .context("the certificates for build steps can't be written")?;
+        if !file.is_file()
+            && let Err(error) = output::save(&file, &text)
+        {
+            message::warn(&format!("build steps get no certificates: {error:#}"));
+            return Ok(None);
         }
         return Ok(Some(file));
     }
@@ -288,61 +309,117 @@ fn pem_certificates(bundle: &str) -> String {
 }
 
 impl Configuration {
-    /// The file that the variable names, or else the first usual one, with what is kept from it.
-    fn read(&self) -> Option<(PathBuf, String)> {
-        let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-        let users = env::var_os("XDG_CONFIG_HOME").filter(|folder| !folder.is_empty());
-        let users = users.map_or(home.join(".config"), PathBuf::from);
-        let places = self.places.iter().map(|place| match place.strip_prefix("~/") {
-            Some(path) => home.join(path),
-            None => users.join(place),
-        });
+    /// What is kept of all its files that count. An entry that names this machine's loopback is added to
+    /// `refused` instead.
+    fn read(&self, refused: &mut Vec<String>) -> Option<String> {
         if self.secret == "uv.toml" && matches!(switch_variable("UV_NO_CONFIG"), Ok(Some(true))) {
             return None;
         }
+        let folder = |name: &str| env::var_os(name).filter(|folder| !folder.is_empty());
+        let home = folder("HOME").map(PathBuf::from);
+        let users = folder("XDG_CONFIG_HOME").map(PathBuf::from);
+        let users = users.or(home.as_ref().map(|home| home.join(".config")));
         // npm's in lower case too.
-        let named = [self.variable.to_owned(), self.variable.to_lowercase()].map(env::var_os);
-        let named = named.into_iter().flatten().find(|path| !path.is_empty());
-        let places = named.map_or_else(|| places.collect(), |path| vec![PathBuf::from(path)]);
-        places.into_iter().filter(|path| path.is_file()).find_map(|path| {
-            let text = self.kept(&String::from_utf8_lossy(&output::load(&path).ok()?));
-            let text = if self.secret == "npmrc" { expanded(&text) } else { text };
-            Some((path, text)).filter(|(_, text)| !text.is_empty())
-        })
-    }
-
-    /// The lines of the configuration `text` with the keys that are handed on, under their sections,
-    /// without comments. A value goes on until its brackets are closed, or where there are none in
-    /// lines that are indented more than its key.
-    fn kept(&self, text: &str) -> String {
-        let is_toml = self.secret == "uv.toml";
-        let mut kept = String::new();
-        let (mut section, mut heading, mut is_kept) = ("", String::new(), false);
-        let (mut open, mut indent) = (0, usize::MAX);
-        for line in text.lines() {
-            let trimmed = line.trim();
-            if trimmed.is_empty() || trimmed.starts_with(['#', ';']) {
-                continue;
-            }
-            let column = line.len() - line.trim_start().len();
-            let goes_on = if is_toml { open > 0 } else { column > indent };
-            if !goes_on && trimmed.starts_with('[') {
-                section = trimmed.split(['#', ';']).next().unwrap_or_default().trim_end();
-                (heading, is_kept, indent) = (format!("{section}\n"), false, usize::MAX);
-                continue;
-            }
-            if !goes_on {
-                let key = trimmed.split('=').next().unwrap_or_default().trim();
-                (is_kept, open, indent) = ((self.keeps)(section, key), 0, column);
-            }
-            open += opened(trimmed);
-            if is_kept {
-                kept.push_str(&mem::take(&mut heading));
-                kept.push_str(&format!("{line}\n"));
+        let named = folder(self.variable).or_else(|| folder(&self.variable.to_lowercase()));
+        let (own, others) = self.places.split_at(self.own);
+        let own = if named.is_some() { &[] } else { own };
+        let places = own.iter().chain(others).filter_map(|place| match place.strip_prefix("~/") {
+            Some(path) => Some(home.as_ref()?.join(path)),
+            None if place.starts_with('/') => Some(PathBuf::from(place)),
+            None => Some(users.as_ref()?.join(place)),
+        });
+        let named = named.map(PathBuf::from);
+        // So people turn all of them off.
+        if named.as_ref().is_some_and(|path| path == Path::new("/dev/null")) {
+            return None;
+        }
+        let mut entries = Vec::<Entry>::new();
+        for path in named.into_iter().chain(places).filter(|path| path.is_file()) {
+            let Ok(text) = output::load(&path) else { continue };
+            let text = String::from_utf8_lossy(&text);
+            let known = entries.len();
+            for entry in self.kept(&text) {
+                let is_known = |other: &Entry| {
+                    !entry.key.is_empty()
+                        && (&other.section, &other.key) == (&entry.section, &entry.key)
+                };
+                if entry.is_loopback() {
+                    let name = if entry.key.is_empty() { &entry.section } else { &entry.key };
+                    refused.push(format!("{name} in {}", path.display()));
+                } else if !entries[..known].iter().any(is_known) {
+                    entries.push(entry);
+                }
             }
         }
-        kept
+        let text = joined(entries);
+        let text = if self.secret == "npmrc" { expanded(&text) } else { text };
+        Some(text).filter(|text| !text.is_empty())
     }
+
+    /// The entries of the configuration `text` that are handed on, without comments. A value goes on until
+    /// its brackets are closed, or where there are none in lines that are indented more than its key.
+    fn kept(&self, text: &str) -> Vec<Entry> {
+        let (is_toml, is_ini) = (self.secret == "uv.toml", self.secret == "pip.conf");
+        let mut entries = Vec::<Entry>::new();
+        let mut section = String::new();
+        let (mut open, mut indent) = (0, usize::MAX);
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with(['#', ';']));
+        for line in lines.filter(|line| !line.trim().is_empty()) {
+            let trimmed = line.trim();
+            let column = line.len() - line.trim_start().len();
+            let goes_on = if is_toml { open > 0 } else { column > indent };
+            let is_heading = !goes_on && trimmed.starts_with('[');
+            let mut key = String::new();
+            if is_heading {
+                let heading = trimmed.split(['#', ';']).next().unwrap_or_default();
+                section = heading.trim_end().to_owned();
+                indent = usize::MAX;
+            } else if !goes_on {
+                let ends = if is_ini { &['=', ':'][..] } else { &['='] };
+                key = trimmed.split(ends).next().unwrap_or_default().trim().to_owned();
+                if is_ini {
+                    key = key.to_lowercase().replace('_', "-");
+                }
+                (open, indent) = (0, column);
+            }
+            let is_table = section.starts_with("[[");
+            if is_heading && is_table || !is_heading && !goes_on && !is_table {
+                entries.push(Entry { section: section.clone(), key, lines: String::new() });
+            }
+            if is_heading {
+                continue;
+            }
+            open += opened(trimmed);
+            if let Some(entry) = entries.last_mut() {
+                entry.lines.push_str(&format!("{line}\n"));
+            }
+        }
+        entries.retain(|entry| (self.keeps)(&entry.section, &entry.key));
+        entries
+    }
+}
+
+impl Entry {
+    /// True where it needs an address on this machine's loopback. Hosts that are trusted need not be there.
+    fn is_loopback(&self) -> bool {
+        let names_hosts = ["trusted-host", "allow-insecure-host"].contains(&self.key.as_str());
+        let values = self.lines.lines().map(|line| line.split(" #").next().unwrap_or_default());
+        !names_hosts && values.into_iter().any(is_loopback)
+    }
+}
+
+/// A configuration of `entries`, each section once.
+fn joined(mut entries: Vec<Entry>) -> String {
+    let (mut text, mut last) = (String::new(), String::new());
+    entries.sort_by(|one, other| one.section.cmp(&other.section));
+    for Entry { section, key, lines } in entries {
+        if section != last || key.is_empty() {
+            text.push_str(&format!("{section}\n"));
+        }
+        text.push_str(&lines);
+        last = section;
+    }
+    text
 }
 
 /// How many brackets a line of TOML opens more than it closes, outside strings and comments.
@@ -383,7 +460,7 @@ fn expanded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONFIGURATIONS, expanded, is_loopback, pem_certificates};
+    use super::{CONFIGURATIONS, expanded, is_loopback, joined, pem_certificates};
 
     #[test]
     fn addresses_on_loopback() {
@@ -428,7 +505,7 @@ mod tests {
     #[test]
     fn only_indexes_are_taken_from_configurations() {
         let [pip, uv, npm] =
-            CONFIGURATIONS.map(|configuration| move |text: &str| configuration.kept(text));
+            CONFIGURATIONS.map(|configuration| move |text: &str| joined(configuration.kept(text)));
         let text = "[global]\ncert = /x\nindex-url = https://a/simple\nextra-index-url =\n  https://b\n  \
                    https://c\n[install]\nuser = true\ntrusted-host = a\n";
         let expected = "[global]\nindex-url = https://a/simple\nextra-index-url =\n  https://b\n  https://c\n\
@@ -446,7 +523,7 @@ mod tests {
     #[test]
     fn a_value_ends_at_the_next_key_or_section() {
         let [pip, uv, _] =
-            CONFIGURATIONS.map(|configuration| move |text: &str| configuration.kept(text));
+            CONFIGURATIONS.map(|configuration| move |text: &str| joined(configuration.kept(text)));
         let text = "[global]\n  extra-index-url =\n    https://a\n\n# b's\n    https://b\n  \
                     cert = /x\n[install]\nindex-url: https://c\n";
         let expected = "[global]\n  extra-index-url =\n    https://a\n    https://b\n\
