@@ -52,6 +52,27 @@ fn in_a_hook_of_another_repository_git_says_the_same() {
     assert!(strings(&target["tags"]).contains(&"r.io/i:feat-x-debian"), "{target:#}");
 }
 
+/// Its commit is not the checkout's, and says nothing of its files.
+#[test]
+fn a_repository_around_a_checkout_does_not_name_it() {
+    let (outer, inner) = (Workspace::new("outer", "1.0.0"), Workspace::new("inner", "1.43.1"));
+    fs::remove_dir_all(inner.0.0.join(".git")).unwrap();
+    let vendored = outer.0.0.join("vendored");
+    fs::rename(&inner.0.0, &vendored).unwrap();
+    let head = outer.git(&["rev-parse", "HEAD"]);
+    let root = ["image", "--print", "--variant=debian", "--image=r.io/i", "--sdk-project-root"];
+    let call = || {
+        let call = Xtask::new(&[&root[..], &[vendored.to_str().unwrap()]].concat());
+        call.env("GITHUB_SHA", &head).env("GITHUB_REF", "refs/heads/main")
+    };
+    let target = call().target();
+    assert_eq!(strings(&target["tags"])[0], "r.io/i:unknown-debian", "{target:#}");
+    assert!(context(&target).join("uv.lock").is_file());
+    fs::write(outer.0.0.join(".gitignore"), "vendored\n").unwrap();
+    let said = call().refused();
+    assert!(said.contains("`git init` it"), "{said}");
+}
+
 #[test]
 fn names_by_content_depend_on_what_is_built_alone() {
     let checkout = Folder::checkout("by-content");

@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use base::error::Interrupted;
+use base::scratch::Scratch;
 use base::{message, process, status};
 
 use crate::cache_dir::Reading;
@@ -73,6 +74,8 @@ pub struct Ended {
 /// Errors: the first one, of an image that was not built, or of what failed when all were.
 pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let started = Instant::now();
+    // Found out before anything is built: all that a run writes is below this.
+    Scratch::within(&root.join("target/image/tmp"))?;
     let mut facts = Facts::read(root, args)?;
     let file = args.records.as_deref().map(record::open).transpose()?;
     facts.source.check(args)?;

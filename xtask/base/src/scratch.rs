@@ -1,10 +1,11 @@
 //! Temporary folders.
 
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow};
 
 use crate::digest::random;
 
@@ -20,9 +21,15 @@ impl Scratch {
         let path = folder.join(format!("xtask-{}", random(8)?));
         let made = fs::create_dir_all(folder);
         let made = made.and_then(|()| DirBuilder::new().mode(0o700).create(&path));
-        made.with_context(|| format!("cannot make {}", path.display()))?;
+        made.map_err(|error| not_written(folder, &error))?;
         Ok(Scratch(path))
     }
+}
+
+/// The error for the folder of this program that can't be written to, and what to do.
+pub fn not_written(folder: &Path, error: &io::Error) -> anyhow::Error {
+    let folder = folder.display();
+    anyhow!("cannot write to {folder}: {error}\nhint: make it writable for this user")
 }
 
 impl Drop for Scratch {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{self, File, Metadata, Permissions, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use base::digest::sha256;
 use base::error::usage;
+use base::scratch::not_written;
 use base::{message, process};
 
 use crate::cli::{Args, TagBy, variable};
@@ -232,6 +233,8 @@ struct Git<'a> {
     /// True where the folder is an SDK checkout, not this repository.
     is_checkout: bool,
     head: Option<String>,
+    /// True where a repository around the checkout does not have its files.
+    is_around: bool,
     /// Why git does not say what HEAD is, where there is a repository.
     refusal: Option<String>,
 }
@@ -241,8 +244,14 @@ impl<'a> Git<'a> {
         let folder = checkout.unwrap_or(root);
         let own = root.strip_prefix(folder).ok().filter(|own| !own.as_os_str().is_empty());
         let own = own.map(|own| format!(":(exclude){}", own.display()));
-        let mut git =
-            Git { folder, own, is_checkout: checkout.is_some(), head: None, refusal: None };
+        let mut git = Git {
+            folder,
+            own,
+            is_checkout: checkout.is_some(),
+            head: None,
+            is_around: false,
+            refusal: None,
+        };
         // An unpacked archive has no repository, and a new repository no commit.
         let has_repository = folder.ancestors().any(|folder| folder.join(".git").exists());
         match git.run(&["rev-parse", "--verify", "HEAD"]) {
@@ -254,6 +263,9 @@ impl<'a> Git<'a> {
                 git.refusal = (!is_new).then(|| refusal(folder, &error));
             }
             Err(error) => git.refusal = Some(error.to_string()),
+        }
+        if git.is_checkout && git.head.is_some() && git.read(&["ls-files", "uv.lock"]).is_none() {
+            (git.head, git.is_around) = (None, true);
         }
         git
     }
@@ -279,12 +291,14 @@ impl<'a> Git<'a> {
     /// repository, so they count only where HEAD is that commit, or where there is no git to ask.
     fn commit(&self, args: &Args) -> Result<(String, String)> {
         let mut github = (variable("GITHUB_SHA")?, variable("GITHUB_REF")?);
-        if self.is_checkout && self.head.is_some() && github.0 != self.head {
+        if self.is_checkout && (self.head.is_some() || self.is_around) && github.0 != self.head {
             github = (None, None);
         }
         let sha = args.sha.clone().or(github.0).or_else(|| self.head.clone());
         let git_ref = args.git_ref.clone().or(github.1);
-        let git_ref = git_ref.or_else(|| self.read(&["symbolic-ref", "--quiet", "HEAD"]));
+        let own_ref =
+            || self.read(&["symbolic-ref", "--quiet", "HEAD"]).filter(|_| !self.is_around);
+        let git_ref = git_ref.or_else(own_ref);
         if let (None, Some(refusal)) = (&sha, &self.refusal) {
             if args.push() {
                 return Err(usage(format!("{refusal}, or name the commit by SDK_SHA")));
@@ -319,7 +333,11 @@ impl<'a> Git<'a> {
             return Err(usage(format!("git reads not all of the checkout: {why}\n{READABLE}")));
         }
         let paths = listed.stdout.split(|&byte| byte == 0).filter(|path| !path.is_empty());
-        Ok(paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect())
+        let paths = paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect::<Vec<_>>();
+        if !paths.iter().any(|path| path == Path::new("uv.lock")) {
+            return Err(usage(refusal(self.folder, "the repository around it ignores uv.lock")));
+        }
+        Ok(paths)
     }
 }
 
@@ -358,9 +376,11 @@ fn slot(root: &Path, origin: &Path) -> Result<(PathBuf, File)> {
     let name = sha256(origin.as_os_str().as_bytes());
     for number in 0..SLOTS {
         let folder = root.join(format!("target/sdk/{}-{number}", &name[..16]));
-        fs::create_dir_all(&folder)?;
-        let lock = File::create(folder.with_extension("lock"))?;
-        if lock.try_lock().is_ok() {
+        let lock = fs::create_dir_all(&folder);
+        let lock = lock.and_then(|()| File::create(folder.with_extension("lock")));
+        let lock = lock.map_err(|error| not_written(&folder, &error))?;
+        // Some file systems have no locks.
+        if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
             return Ok((folder, lock));
         }
     }
@@ -380,7 +400,7 @@ fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     if !archive.is_file() {
         return Err(refuse("it is not a regular file"));
     }
-    tidy(folder, &|_| false)?;
+    tidy(folder, &|_| false).map_err(|error| not_written(folder, &error))?;
     let mut tar = Command::new("tar");
     tar.args(["--extract", "--gzip", "--strip-components=1", "--no-same-owner", "--file"]);
     tar.arg(archive).arg("--directory").arg(folder);
@@ -411,11 +431,15 @@ fn update(checkout: &Path, files: Vec<PathBuf>, folder: &Path) -> Result<()> {
             _ => {}
         }
     }
-    tidy(folder, &|path| wanted.contains_key(path))?;
+    let fail = |error| not_written(folder, &error);
+    tidy(folder, &|path| wanted.contains_key(path)).map_err(fail)?;
     for (to, (from, metadata)) in &wanted {
-        copy(from, metadata, to).map_err(|error| unreadable(from, &error))?;
+        copy(from, metadata, to).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => unreadable(from, &error),
+            _ => anyhow!("cannot copy {} to {}: {error}", from.display(), to.display()),
+        })?;
     }
-    Ok(tidy(folder, &|_| true)?)
+    tidy(folder, &|_| true).map_err(fail)
 }
 
 /// Copies a link, or a file with its time, by which buildx finds what has changed.
