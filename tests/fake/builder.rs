@@ -33,8 +33,8 @@ fn a_build_that_cannot_start_says_what_is_missing() {
     let podman = "*version*) echo 'podman version 5.4.2'; exit 125;;";
     let fake = failing("builder-podman", podman, "Error: unknown flag: --debug");
     add("podman", &fake, &["--push"]);
-    let down = "Name: default\nDriver: docker\n\nNodes:\nName: default\nError: Cannot connect to the Docker \
-                daemon. Is it running?\n";
+    let down = "Name:          default\nDriver:        \nLast Activity: 2026-11-30 00:00:00 +0000 UTC\n\
+                Error:         Cannot connect to the Docker daemon. Is it running?\n";
     add("no engine", &inspecting("builder-down", down), &["--load"]);
     let closed = down.replace(
         "Cannot connect to the Docker daemon. Is it running?",
@@ -58,9 +58,39 @@ fn a_build_that_cannot_start_says_what_is_missing() {
     let ubuntu = "*version*) echo github.com/docker/buildx 0.12.1 0.12.1-0ubuntu1; exit;;";
     let fake = failing("builder-old-buildx", ubuntu, "unknown flag: --debug");
     add("an old buildx", &fake, &["--push"]);
+    let wsl = "echo \"The command 'docker' could not be found in this WSL 2 distro.\"; \
+               echo 'We recommend to activate the WSL integration in Docker Desktop settings.'; exit 1";
+    let fake = FakeDocker::with_override("builder-wsl", wsl);
+    add("Docker Desktop that is not switched on here", &fake, &["--push"]);
+    let roots = "ERROR: mkdir /home/me/.docker/buildx: permission denied";
+    let known = "*version*) echo github.com/docker/buildx v0.29.1 abc; exit;;";
+    let fake = failing("builder-roots", known, roots);
+    add("a folder of Docker's that is root's", &fake, &["--push"]);
     let two = ["--push", "--platforms=linux/amd64,linux/arm64"];
     add("a platform that it does not run", &inspecting("builder-platform", INSPECTED), &two);
     expected::check("fake/expected/builder.txt", &text);
+}
+
+/// Each node has platforms of its own, and one that was stopped prints none.
+#[test]
+fn a_builder_of_several_nodes_builds_for_the_platforms_of_each() {
+    let node = |name: &str, platform: &str| {
+        format!("Name: {name}\nEndpoint: unix:///{name}\nStatus: running\nPlatforms: {platform}\n")
+    };
+    let (one, two) = (node("a", "linux/amd64*, linux/386"), node("b", "linux/arm64*"));
+    let both = format!("Name: multi\nDriver: docker-container\n\nNodes:\n{one}\n{two}");
+    let fake = inspecting("builder-nodes", &both);
+    let args = ["image", "--variant=debian", "--push", "--platforms=linux/amd64,linux/arm64"];
+    fake.call(&args).on("x").succeed();
+    let stopped = both.replace("running\nPlatforms: linux/arm64*", "stopped");
+    let script = format!("case \"$*\" in *--bootstrap*) printf '{both}'; exit;; esac");
+    fake.write("inspected", &stopped);
+    fake.write("override.sh", &script);
+    fake.call(&args).on("x").succeed();
+    fake.write("override.sh", "");
+    let mute = both.lines().filter(|line| !line.starts_with("Platforms"));
+    fake.write("inspected", &mute.map(|line| format!("{line}\n")).collect::<String>());
+    fake.call(&args).on("x").succeed();
 }
 
 #[test]

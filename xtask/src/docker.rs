@@ -2,8 +2,9 @@
 //! `docker buildx imagetools` makes with the user's logins.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, Write as _};
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -20,7 +21,7 @@ use outcome::cause::{self, Cause};
 use outcome::events;
 use outcome::trace::Trace;
 use request::bases::{is_digest, repository};
-use request::cli::{Args, in_engine, quoted};
+use request::cli::{Args, in_engine, quoted, without_repeats};
 use request::definition::{FOLDER, strings};
 use request::facts::{Base, Builder};
 use request::host::Host;
@@ -105,9 +106,9 @@ impl Docker {
     }
 
     /// The same client for many calls of buildx: without docker, each takes less than half the time.
-    /// Where docker does not say where its plugin is, nothing changes.
+    /// Where docker does not say where its plugin is, or a script starts docker, nothing changes.
     pub fn for_many(&self) -> Self {
-        if self.plugin.is_some() {
+        if self.plugin.is_some() || !is_own_program() {
             return self.clone();
         }
         let format =
@@ -178,7 +179,7 @@ impl Docker {
         if args.bake_args.is_empty() {
             docker.env("BUILDX_GIT_INFO", "0");
         }
-        let mut child = docker.spawn().context("docker can't be started")?;
+        let mut child = docker.spawn().map_err(|error| not_started(&error))?;
         if let Some(mut stdin) = child.stdin.take() {
             // A bake that ends before it has read everything says why by itself.
             let _ = stdin.write_all(bake.to_string().as_bytes());
@@ -232,17 +233,18 @@ impl Docker {
         let mut text = self.ask(&["inspect"], PATIENCE, "the builder", all)?;
         let name = field(&text, "Name").unwrap_or_default().to_owned();
         let driver = field(&text, "Driver").unwrap_or_default().to_owned();
-        let hint = if driver == "docker" {
+        // buildx does not name the driver of an engine that does not answer.
+        let hint = if driver.is_empty() || driver == "docker" {
             format!("start Docker, or run {}", in_engine(""))
         } else {
             format!("see `docker buildx inspect {}`, and start that machine", quoted(&name))
         };
         // A builder in a container or a cluster has no features to print until it runs.
-        if let Some((node, "inactive")) = node(&text, "Status") {
+        if let Some((node, _)) = node(&text, "Status", |status| status != "running") {
             let what = format!("{node} of the builder {name:?}");
             text = self.ask(&["inspect", "--bootstrap"], START_PATIENCE, &what, &hint)?;
         }
-        if let Some((node, error)) = node(&text, "Error") {
+        if let Some((node, error)) = node(&text, "Error", |_| true) {
             let hint = cause::engine_hint(error).unwrap_or(&hint);
             bail!("{node} of the builder {name:?} does not answer: {error}\nhint: {hint}");
         }
@@ -258,11 +260,13 @@ impl Docker {
                 in_engine("")
             );
         }
-        let platforms = field(&text, "Platforms").unwrap_or_default();
+        // Each node has a list of its own.
+        let platforms = fields(&text, "Platforms").flat_map(|list| list.split(", "));
+        let platforms = platforms.map(|name| name.trim_end_matches('*').to_owned());
         // A buildx that does not print it is taken at its best: bake itself would still complain.
         let exports_cache = field(&text, "Cache export").is_none_or(|can| can == "true");
-        let runs = platforms.split(", ").map(|name| name.trim_end_matches('*').to_owned());
-        Ok(Builder { name, driver, exports_cache, runs: runs.collect(), was_empty: None })
+        let runs = without_repeats(platforms.collect());
+        Ok(Builder { name, driver, exports_cache, runs, was_empty: None })
     }
 
     /// Whether the builder has no build cache; `None` where buildx does not say.
@@ -299,6 +303,11 @@ impl Docker {
              and buildx, or run {}",
             all.trim().lines().next().unwrap_or_default(),
             in_engine("")
+        );
+        ensure!(
+            !all.contains(" WSL "),
+            "{}\nhint: turn on the WSL integration for this distribution in Docker Desktop's settings",
+            all.trim().lines().next().unwrap_or_default()
         );
         ensure!(
             output.status.success(),
@@ -379,8 +388,8 @@ impl Docker {
             let error = said(&stderr);
             let cause = Cause::of(error);
             let most = match cause {
-                // What was pushed a moment ago may not be everywhere yet.
-                Cause::NotFound => 2,
+                // What was pushed a moment ago may not be everywhere yet, and an engine may restart.
+                Cause::NotFound | Cause::NoEngine => 2,
                 Cause::Limited => 1,
                 _ if cause.retries() > 0 => PAUSES.len(),
                 _ => 0,
@@ -544,8 +553,13 @@ pub fn digest(manifest: &[u8]) -> String {
 
 /// The value of the first line `name: value` in buildx's text.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let mut values = text.lines().filter_map(|l| l.trim().strip_prefix(name)?.strip_prefix(':'));
-    values.next().map(str::trim).filter(|value| !value.is_empty())
+    fields(text, name).next()
+}
+
+/// The values of all such lines.
+fn fields<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let values = text.lines().filter_map(move |l| l.trim().strip_prefix(name)?.strip_prefix(':'));
+    values.map(str::trim).filter(|value| !value.is_empty())
 }
 
 /// The error in what docker wrote, behind which it may name a page on the build; else the last line.
@@ -554,14 +568,19 @@ fn said(stderr: &str) -> &str {
     error.or_else(|| stderr.lines().rfind(|line| !line.trim().is_empty())).unwrap_or_default()
 }
 
-/// The first line `key: value` of a node in buildx's text: that node with its address, and the value.
-fn node<'a>(text: &'a str, key: &str) -> Option<(String, &'a str)> {
+/// The first line `key: value` of a node in buildx's text whose value `is_wanted`: that node with its
+/// address, and the value.
+fn node<'a>(
+    text: &'a str,
+    key: &str,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Option<(String, &'a str)> {
     let (mut name, mut endpoint) = ("", "");
     for (found, value) in text.lines().filter_map(|line| line.trim().split_once(':')) {
         match (found, value.trim()) {
             ("Name", value) => (name, endpoint) = (value, ""),
             ("Endpoint", value) => endpoint = value,
-            (_, value) if found == key && !value.is_empty() => {
+            (_, value) if found == key && !value.is_empty() && is_wanted(value) => {
                 let at = if endpoint.is_empty() { "" } else { " at " };
                 return Some((format!("the node {name:?}{at}{endpoint}"), value));
             }
@@ -601,12 +620,34 @@ pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
 /// The same, and `None` where there is no answer.
 fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
     process::output(docker, patience).map_err(|error| match error.downcast_ref::<io::Error>() {
-        Some(missing) if missing.kind() == io::ErrorKind::NotFound => anyhow!(
+        Some(error) => not_started(error),
+        None => error,
+    })
+}
+
+/// The error of a docker that can't be started, and what to do.
+pub fn not_started(error: &io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => anyhow!(
             "docker is not installed\nhint: install Docker with buildx, or run {}",
             in_engine("")
         ),
-        _ => error,
-    })
+        _ => anyhow!(
+            "docker can't be started: {error}\nhint: check the `docker` that comes first in PATH"
+        ),
+    }
+}
+
+/// True where `docker` is Docker's own program. A script, or what starts a snap, gives it an environment that
+/// its plugin needs too.
+fn is_own_program() -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut programs = env::split_paths(&path).map(|folder| folder.join("docker"));
+    let program = programs.find(|path| path.is_file()).and_then(|path| path.canonicalize().ok());
+    let Some(program) = program.filter(|path| path.ends_with("docker")) else { return false };
+    let mut magic = [0; 4];
+    let read = File::open(program).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == *b"\x7fELF"
 }
 
 /// Sleeps, but not past a signal, which is an error.

@@ -14,7 +14,7 @@ use base::error::usage;
 use base::{http, message, output, process};
 
 use crate::build;
-use crate::docker::{Docker, sleep};
+use crate::docker::{Docker, not_started, sleep};
 use outcome::record;
 use outcome::text;
 use request::bases;
@@ -193,7 +193,8 @@ impl Container {
         args.extend(["--publish", &publish, image]);
         let mut docker = server.docker.command(&args);
         docker.env("SESSION_API_KEY", &server.key).env_remove("DOCKER_DEFAULT_PLATFORM");
-        let mut child = docker.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let child = docker.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let mut child = child.map_err(|error| not_started(&error))?;
         server.is_started = process::wait(&mut child, None)?.success();
         process::check_signals()?;
         ensure!(server.is_started, "cannot start {image}; see docker's message above");

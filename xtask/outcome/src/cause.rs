@@ -124,6 +124,7 @@ const SIGNS: &[(&str, Cause)] = &[
     ("lease \"", Cause::Raced),
     (" locked for ", Cause::Raced),
     ("Cannot connect to the Docker daemon", Cause::NoEngine),
+    ("failed to connect to the docker API", Cause::NoEngine),
     ("failed to list workers", Cause::NoEngine),
     ("no such job", Cause::NoEngine),
     ("client connection is closing", Cause::NoEngine),
@@ -443,6 +444,10 @@ pub fn host(error: &str) -> Option<&str> {
 pub fn engine_hint(error: &str) -> Option<&'static str> {
     let hints = [
         ("permission denied while trying to connect", "join the group docker, or use sudo"),
+        (
+            "/buildx: permission denied",
+            "make Docker's folder yours (`sudo chown -R $USER ~/.docker`), or set DOCKER_CONFIG",
+        ),
         ("Permission denied (", "give ssh a key that the engine's machine accepts"),
         ("is too new. Maximum", "set DOCKER_API_VERSION to that maximum, or update the engine"),
         (
