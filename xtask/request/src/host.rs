@@ -372,11 +372,11 @@ impl Configuration {
             let mut key = String::new();
             if is_heading {
                 let heading = trimmed.split(['#', ';']).next().unwrap_or_default();
-                section = heading.trim_end().to_owned();
+                heading.trim_end().clone_into(&mut section);
                 indent = usize::MAX;
             } else if !goes_on {
                 let ends = if is_ini { &['=', ':'][..] } else { &['='] };
-                key = trimmed.split(ends).next().unwrap_or_default().trim().to_owned();
+                trimmed.split(ends).next().unwrap_or_default().trim().clone_into(&mut key);
                 if is_ini {
                     key = key.to_lowercase().replace('_', "-");
                 }
