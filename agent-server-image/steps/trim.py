@@ -3,8 +3,8 @@
     trim.py LIST HOME SOURCES
 
 LIST says what is left out of site-packages below HOME, and why; compiled modules lose their notes
-for debuggers. Every other module becomes bytecode, which Python also runs where the source is
-missing. The sources move to the same place below SOURCES, with links by which Python finds their
+for debuggers. Other modules become bytecode, which Python also runs where the source is missing,
+unless LIST says that they are hardly imported. The sources move to the same place below SOURCES, with links by which Python finds their
 bytecode. Laid over HOME they make tracebacks complete, and cost no time at start.
 """
 
@@ -23,7 +23,7 @@ UNCHECKED = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little")
 
 def read(path):
     """The patterns of each sign."""
-    patterns = {"-": [], "+": [], "=": []}
+    patterns = {"-": [], "+": [], "=": [], "~": []}
     for line in path.read_text().splitlines():
         if line and not line.startswith("#"):
             sign, pattern, _why = line.split(maxsplit=2)
@@ -113,10 +113,14 @@ def in_processes(groups, work):
             sys.exit("trim: a module can't be compiled")
 
 
-def groups(folder):
+def groups(folder, uncompiled):
     """The modules of each package; those that are in none go together."""
     single = sorted(folder.glob("*.py"))
-    packages = [sorted(path.rglob("*.py")) for path in folder.iterdir() if path.is_dir()]
+    packages = [
+        sorted(module for module in path.rglob("*.py") if not uncompiled & {module, *module.parents})
+        for path in folder.iterdir()
+        if path.is_dir() and path not in uncompiled
+    ]
     return sorted([single, *filter(None, packages)], key=lambda group: (-len(group), group[:1]))
 
 
@@ -129,7 +133,8 @@ def main():
     leave_out(packages, patterns)
     strip(packages)
     as_source = found(packages, patterns["="])
-    todo = [group for folder in (packages, library) for group in groups(folder)]
+    uncompiled = found(packages, patterns["~"])
+    todo = [group for folder in (packages, library) for group in groups(folder, uncompiled)]
     in_processes(todo, lambda group: compile_all(group, as_source, home, sources))
     # The lists by which installers replace a package belong to its sources.
     for record in packages.glob("*.dist-info/RECORD"):
