@@ -31,7 +31,7 @@ causes! {
     Transient "check the network and the registry, then run the command again"
     /// The same, for what the command of a step fetches.
     StepNetwork "check the network of the builder, HTTPS_PROXY, and mirrors"
-    /// The command of a step does not trust a server's certificate.
+    /// The command of a step, or buildx, which fetches tokens, does not trust a server's certificate.
     StepCertificate "name the file of the CA that signed it, as of a proxy or mirror, by \
         SSL_CERT_FILE"
     /// The base image has no shell to run a step with.
@@ -79,15 +79,18 @@ causes! {
     /// The builder does not trust the registry's certificate.
     Certificate "give the engine the registry's CA (/etc/docker/certs.d/HOST/ca.crt), or the \
         builder in its buildkitd.toml"
-    /// The registry's certificate is for another time.
-    CertificateTime "renew the registry's certificate, or check the clock of the builder"
-    /// The registry's certificate is for another name.
-    CertificateName "use a name of the registry that its certificate is for"
+    /// A certificate or a list of packages is for another time.
+    Clock "check the clock of the builder: if it is right, what the server has is out of date"
+    /// The server's certificate is for another name.
+    CertificateName "use a name of the server that its certificate is for"
     /// The name of a host is not known.
     NoHost "check the name of the host, and the network of the builder"
     /// The engine or the builder is away; perhaps it starts again.
     NoEngine "start Docker, or the builder's machine"
-    /// The proxy wants a login.
+    /// The engine's proxy wants a login.
+    EngineProxy "name the proxy with its user and password in the engine's daemon.json, or by \
+        `--driver-opt env.HTTPS_PROXY=` of the builder"
+    /// The proxy of a step, or of buildx, wants a login.
     ProxyLogin "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY"
     /// The builder has no room.
     NoSpace "make room: `docker buildx prune`, or `cargo xtask engine --prune`"
@@ -129,7 +132,19 @@ const SIGNS: &[(&str, Cause)] = &[
     ("no such job", Cause::NoEngine),
     ("client connection is closing", Cause::NoEngine),
     ("error reading from server: EOF", Cause::NoEngine),
-    ("Proxy Authentication Required", Cause::ProxyLogin),
+    ("failed to receive status", Cause::NoEngine),
+    ("replicas to be ready", Cause::NoEngine),
+    ("no running buildkit pods", Cause::NoEngine),
+    (" is not running", Cause::NoEngine),
+    ("Proxy Authentication Required", Cause::EngineProxy),
+    // What only its words tell from a login that lacks something.
+    ("is not allowed access", Cause::Other),
+    ("read only mode", Cause::Other),
+    ("Datastore disk usage", Cause::RegistryFull),
+    ("may not exist)", Cause::NoRepository),
+    ("repo does not exist", Cause::NoRepository),
+    ("does not exist in the registry", Cause::NoRepository),
+    ("unauthorized: project ", Cause::NoRepository),
     ("too many failed login attempts", Cause::Denied),
     ("toomanyrequests", Cause::Limited),
     ("pull rate limit", Cause::Limited),
@@ -137,7 +152,7 @@ const SIGNS: &[(&str, Cause)] = &[
     ("name unknown", Cause::NoRepository),
     ("server gave HTTP response", Cause::PlainHttp),
     ("Client sent an HTTP request to an HTTPS server", Cause::NotPlainHttp),
-    ("x509: certificate has expired", Cause::CertificateTime),
+    ("x509: certificate has expired", Cause::Clock),
     ("x509: cannot validate certificate", Cause::CertificateName),
     ("x509: certificate is valid for", Cause::CertificateName),
     ("x509: certificate is not valid for", Cause::CertificateName),
@@ -225,6 +240,7 @@ const NETWORK: &[&str] = &[
     "hash sum mismatch",
     "error sending request",
     "was not fetched",
+    "request must be retried",
     "econnreset",
     "econnrefused",
     "etimedout",
@@ -267,8 +283,25 @@ const STEP_SIGNS: &[(&str, Cause)] = &[
     ("annot allocate memory", Cause::Killed),
     ("out of memory", Cause::Killed),
     ("memoryerror", Cause::Killed),
+    ("bad_alloc", Cause::Killed),
+    ("killed signal", Cause::Killed),
+    ("compiler error: killed", Cause::Killed),
+    ("signal: 9", Cause::Killed),
+    ("signal sigkill", Cause::Killed),
     ("http error 429", Cause::StepNetwork),
     ("proxy authentication required", Cause::ProxyLogin),
+    ("proxy authorization required", Cause::ProxyLogin),
+    ("response 407", Cause::ProxyLogin),
+    ("statuscode=407", Cause::ProxyLogin),
+    ("code 407 from proxy", Cause::ProxyLogin),
+    ("(invalid for another ", Cause::Clock),
+    ("certificate has expired", Cause::Clock),
+    ("not yet valid", Cause::Clock),
+    ("not valid yet", Cause::Clock),
+    ("certificate: expired", Cause::Clock),
+    ("uses expired certificate", Cause::Clock),
+    ("cert_has_expired", Cause::Clock),
+    ("hostname mismatch", Cause::CertificateName),
     ("invalid peer certificate", Cause::StepCertificate),
     ("certificate_verify_failed", Cause::StepCertificate),
     ("certificate verify failed", Cause::StepCertificate),
@@ -289,7 +322,8 @@ impl Cause {
     /// The cause that `error` names.
     pub fn of(error: &str) -> Self {
         // What the registry says, without the names of images.
-        let said = ["denied: ", "toomanyrequests: ", "Server message: ", "server message: "];
+        let said =
+            ["denied: ", "toomanyrequests: ", "Server message: ", "server message: ", "unknown: "];
         let said = said.iter().find_map(|mark| error.split_once(mark)).map(|(_, said)| said);
         let said = said.unwrap_or_default().to_lowercase();
         let says = |signs: &[&str]| signs.iter().any(|sign| said.contains(sign));
@@ -310,6 +344,9 @@ impl Cause {
         match SIGNS.iter().find(|(sign, _)| error.contains(sign)) {
             // Who pushes has logged in: this passes.
             Some((_, Cause::Limited)) if is_of_push(error) => Cause::Transient,
+            // buildx itself fetches tokens, on this machine.
+            Some((_, Cause::EngineProxy)) if error.contains(" token: ") => Cause::ProxyLogin,
+            Some((_, Cause::Certificate)) if error.contains(" token: ") => Cause::StepCertificate,
             Some((_, cause)) => *cause,
             None => Self::of_request(error),
         }
@@ -319,7 +356,8 @@ impl Cause {
     pub fn of_request(error: &str) -> Self {
         let is_upload = error.contains("/blobs/uploads/") || error.contains("blobs/upload");
         let is_by = |verb: &&str| error.contains(&format!("from {verb} request"));
-        let is_write = ["PUT", "POST", "PATCH"].iter().any(is_by);
+        let is_write = is_of_push(error)
+            || !error.contains(" token: ") && ["PUT", "POST", "PATCH"].iter().any(is_by);
         let is_read = ["GET", "HEAD"].iter().any(is_by) || error.contains("pulling from host ");
         if let Some(status) = http_status(error) {
             match status {
@@ -333,6 +371,11 @@ impl Cause {
                 404 => return Cause::NotFound,
                 _ => {}
             }
+        }
+        // Newer versions name no status, and six kinds of refusals.
+        if is_of_push(error) && (error.contains(": unknown: ") || error.ends_with(": unknown")) {
+            let is_missing = error.contains("not found") || error.contains("not known to registry");
+            return if is_missing { Cause::NoRepository } else { Cause::PushRefused };
         }
         // A name may hold any word.
         if error.ends_with(": not found") {
@@ -355,7 +398,9 @@ impl Cause {
             return Cause::Killed;
         }
         // What was tried again since then is not why it failed.
-        let output = text::last_lines(output, LAST_LINES).join("\n").to_lowercase();
+        let mut lines = text::last_lines(output, LAST_LINES);
+        lines.retain(|line| !line.contains("Retry(total=") || line.contains("Retry(total=0"));
+        let output = lines.join("\n").to_lowercase();
         let sign = STEP_SIGNS.iter().find(|(sign, _)| output.contains(sign));
         match sign {
             Some((_, cause)) => *cause,
@@ -369,7 +414,8 @@ impl Cause {
         match self {
             Cause::Transient | Cause::StepNetwork | Cause::NoEngine => 4,
             Cause::PushRefused => 3,
-            Cause::Raced | Cause::Canceled => 2,
+            // A resolver may answer so for a moment.
+            Cause::Raced | Cause::Canceled | Cause::NoHost => 2,
             Cause::Limited => 1,
             _ => 0,
         }
@@ -386,6 +432,7 @@ impl Cause {
                 | Cause::RegistryFull
                 | Cause::NoHost
                 | Cause::NoEngine
+                | Cause::EngineProxy
                 | Cause::ProxyLogin
                 | Cause::NoSpace
         )
@@ -394,9 +441,14 @@ impl Cause {
 
 /// True where `error` is of a request that sends something, or belongs to that.
 fn is_of_push(error: &str) -> bool {
-    ["from PUT request", "from POST request", "from PATCH request", "failed to push"]
-        .iter()
-        .any(|sign| error.contains(sign))
+    let signs = [
+        "from PUT request",
+        "from POST request",
+        "from PATCH request",
+        "failed to push",
+        "error writing ",
+    ];
+    !error.contains(" token: ") && signs.iter().any(|sign| error.contains(sign))
 }
 
 fn is_network(text: &str) -> bool {
@@ -454,6 +506,14 @@ pub fn engine_hint(error: &str) -> Option<&'static str> {
             "Client sent an HTTP request to an HTTPS server",
             "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder of its certificates",
         ),
+        (
+            "Host key verification failed",
+            "connect by ssh to the engine's machine once, to accept its key",
+        ),
+        (
+            "x509: ",
+            "set DOCKER_CERT_PATH, or the builder's --driver-opt cacert=, to the engine's CA",
+        ),
     ];
     hints.iter().find(|(sign, _)| error.contains(sign)).map(|(_, hint)| *hint)
 }
@@ -500,7 +560,23 @@ mod tests {
             (read("429 Too Many Requests - Server message: toomanyrequests: Rate exceeded"), Cause::Transient),
             (read("429 Too Many Requests"), Cause::Limited),
             (read("400 Bad Request - Server message: Client sent an HTTP request to an HTTPS server."), Cause::NotPlainHttp),
-            (write("GET", "manifests/t", "404 Not Found"), Cause::NotFound),
+            (read("404 Not Found"), Cause::NotFound),
+            (write("GET", "manifests/t", "404 Not Found"), Cause::PushRefused),
+            ("failed to push r.io/x: denied: permission_denied: write_package".to_owned(), Cause::Denied),
+            ("failed to push r.io/x: unknown: The repository with name 'x' does not exist in the registry".to_owned(), Cause::NoRepository),
+            ("failed to push r.io/x: unknown: Project 'x' not found or deleted.".to_owned(), Cause::NoRepository),
+            ("failed to push r.io/x: unknown: unknown error".to_owned(), Cause::PushRefused),
+            ("failed to push r.io/x: unknown".to_owned(), Cause::PushRefused),
+            ("error writing manifest blob: unknown: unknown error".to_owned(), Cause::PushRefused),
+            ("failed to push r.io/x: unknown: will exceed the configured upper limit".to_owned(), Cause::RegistryFull),
+            ("denied: Permission \"uploadArtifacts\" denied on resource \"x\" (or it may not exist)".to_owned(), Cause::NoRepository),
+            ("denied: client with IP '1.2.3.4' is not allowed access.".to_owned(), Cause::Other),
+            ("denied: The system is in read only mode.".to_owned(), Cause::Other),
+            ("failed to fetch oauth token: unexpected status from POST request to https://a/token: 400".to_owned(), Cause::Other),
+            ("failed to fetch anonymous token: Get \"https://a/token\": tls: x509: unknown authority".to_owned(), Cause::StepCertificate),
+            ("failed to do request: Head \"https://r.io/v2/\": Proxy Authentication Required".to_owned(), Cause::EngineProxy),
+            ("failed to connect to the docker API at unix:///var/run/docker.sock".to_owned(), Cause::NoEngine),
+            ("failed to receive status: rpc error: code = Unavailable desc = transport is closing".to_owned(), Cause::NoEngine),
             (write("PUT", "blobs/uploads/u", "507 Insufficient Storage"), Cause::RegistryFull),
             ("failed to do request: Head \"https://r.io/v2/\": http: server gave HTTP response to HTTPS client".to_owned(), Cause::PlainHttp),
             ("tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned(), Cause::Certificate),
@@ -584,10 +660,7 @@ mod tests {
             ("failed to push r.io/x:1: unauthorized: no", Cause::Denied),
             // Docker 28 says so of a registry that it reaches by HTTP, whatever fails there.
             ("tls: first record does not look like a TLS handshake", Cause::Other),
-            (
-                "x509: certificate has expired or is not yet valid: current time",
-                Cause::CertificateTime,
-            ),
+            ("x509: certificate has expired or is not yet valid: current time", Cause::Clock),
             (
                 "x509: cannot validate certificate for 10.0.0.1 because it doesn't contain any IP SANs",
                 Cause::CertificateName,
@@ -624,6 +697,22 @@ mod tests {
             ("npm error code ENOTFOUND", Cause::StepNetwork),
             ("curl: (56) CONNECT tunnel failed, response 503", Cause::StepNetwork),
             ("407  Proxy Authentication Required", Cause::ProxyLogin),
+            ("curl: (56) CONNECT tunnel failed, response 407", Cause::ProxyLogin),
+            (
+                "E: Release file for http://a is not valid yet (invalid for another 2h 56min)",
+                Cause::Clock,
+            ),
+            ("curl: (60) SSL certificate problem: certificate has expired", Cause::Clock),
+            ("invalid peer certificate: Expired", Cause::Clock),
+            (
+                "ssl.SSLCertVerificationError: Hostname mismatch, certificate is not valid for 'a'",
+                Cause::CertificateName,
+            ),
+            ("fatal error: Killed signal terminated program cc1plus", Cause::Killed),
+            (
+                "WARNING: Retrying (Retry(total=4, connect=None)): ReadTimeoutError\nfailed-wheel-build",
+                Cause::Step,
+            ),
             ("bash: unexpected EOF while looking for matching", Cause::Step),
             ("SyntaxError: unexpected EOF while parsing", Cause::Step),
             ("x.c: while ((c = getc(f)) != EOF)", Cause::Step),

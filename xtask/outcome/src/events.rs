@@ -78,16 +78,25 @@ fn vertex(value: &Value) -> Event {
             started,
             completed: time(&value["completed"]),
             cached: value["cached"] == true,
-            error: error.map(without_state),
+            error: error.map(without_noise),
         }),
     })
 }
 
-/// An error without what a registry adds to the address of an upload, which is noise.
-fn without_state(error: &str) -> String {
-    let Some((before, state)) = error.split_once("?_state=") else { return error.to_owned() };
-    let end = state.find(['"', ' ', ':']).unwrap_or(state.len());
-    format!("{before}{}", &state[end..])
+/// An error without what hides its reason: the queries of addresses, and the page of HTML that a proxy
+/// answers with.
+fn without_noise(error: &str) -> String {
+    let page =
+        ["<html", "<HTML", "<!doctype", "<!DOCTYPE"].iter().filter_map(|sign| error.find(sign));
+    let error = page.min().map_or(error, |at| error[..at].trim_end_matches([' ', ':']));
+    let words = error.split(' ').map(|word| match word.split_once('?') {
+        Some((address, _)) if address.contains("://") => {
+            let end = word.trim_end_matches(['"', ':', ',']).len();
+            format!("{address}{}", &word[end..])
+        }
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn text(value: &Value) -> String {

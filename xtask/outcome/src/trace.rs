@@ -146,14 +146,20 @@ pub struct Failure {
 impl Failure {
     pub fn cause(&self) -> Cause {
         let is_base = vertex::is_base(&self.name);
-        let mut cause = Cause::of_step(&self.error, &self.output);
-        // A base image is in no cache.
-        if is_base && cause == Cause::BrokenCache {
-            cause = Cause::of_request(&self.error);
-        }
+        // Its error begins with what the registry says.
+        let is_push = vertex::Phase::of(&self.name) == Phase::Push;
+        let error = if is_push { &format!("failed to push: {}", self.error) } else { &self.error };
+        let cause = Cause::of_step(error, &self.output);
         match cause {
+            // A base image is in no cache. Where only a layer is refused, its manifest was not.
+            Cause::BrokenCache if is_base => match Cause::of_request(error) {
+                Cause::Denied => Cause::Transient,
+                cause => cause,
+            },
+            // The login is wrong, not the name.
+            Cause::Denied if error.contains("failed to fetch oauth token") => Cause::Denied,
             // Most registries say of an image that is not there that the user may not see it.
-            Cause::Denied if is_base => Cause::NotFound,
+            Cause::Denied | Cause::NoRepository if is_base => Cause::NotFound,
             // What a server prints that does not start is not of this step's network.
             Cause::StepNetwork if self.is_check() => Cause::Step,
             cause => cause,
