@@ -40,15 +40,13 @@ fn run(options: &[&str], image: &str, program: &str, args: &[&str]) -> String {
 #[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
 fn the_entry_point_is_the_server_under_tini_as_its_own_user() {
     let engine = Engine::get();
-    let args = ["--host", "0.0.0.0", "--port", "60000"];
-    let start = |(_, image)| Container::start(&["--publish=127.0.0.1::60000"], image, &args);
-    let containers = images(&engine).map(start);
-    for ((target, _), container) in images(&engine).into_iter().zip(&containers) {
-        container.serve(60000);
+    for (target, _, container) in servers(&engine) {
         assert_eq!(container.exec(&["cat", "/proc/1/comm"]), "tini", "{target}");
-        let ids = container.exec(&["sh", "-c", "id -u; id -g"]);
-        assert_eq!(ids, "10001\n10001", "{target}");
+        assert_eq!(container.exec(&["sh", "-c", "id -u; id -g"]), "10001\n10001", "{target}");
     }
+    // All targets have one entry point.
+    let args = ["--host", "0.0.0.0", "--port", "60000"];
+    Container::start(&["--publish=127.0.0.1::60000"], images(&engine)[0].1, &args).serve(60000);
 }
 
 #[test]
@@ -64,25 +62,32 @@ fn the_health_check_asks_port_8000_and_logs_are_json() {
     }
 }
 
-/// How clients that don't use the entry point start the server, as a remote runtime does.
+/// How clients that don't use the entry point start the server, as a remote runtime does. With a key, or by
+/// `--host`, the other tests reach it through a published port.
 #[test]
 #[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
-fn the_server_starts_by_its_path_and_as_a_module() {
+fn the_server_starts_by_its_path_and_without_a_key_or_a_host_is_on_loopback_only() {
     let engine = Engine::get();
-    let start = |image: &str, command: &str| {
-        let (program, args) = command.split_once(' ').unwrap_or((command, ""));
-        let entrypoint = format!("--entrypoint={program}");
-        let options = [&entrypoint, "--publish=127.0.0.1::60000", "--env", KEY, "--workdir=/"];
-        let args = args.split_whitespace().chain(["--port", "60000"]).collect::<Vec<_>>();
-        Container::start(&options, image, &args)
-    };
-    let images = images(&engine);
-    let module = format!("{PYTHON} -m openhands.agent_server");
-    let mut containers = images.iter().map(|(_, image)| start(image, SERVER)).collect::<Vec<_>>();
-    containers.push(start(images[0].1, &module));
-    for container in &containers {
-        container.serve(60000);
+    let entrypoint = format!("--entrypoint={SERVER}");
+    let start = |(target, image)| (target, Container::start(&[&entrypoint], image, &[]));
+    for (target, container) in &images(&engine).map(start) {
+        let sockets = || container.try_exec(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
+        container.wait(|| sockets().is_some_and(|sockets| sockets.contains(":1F40 ")));
+        let sockets = sockets().unwrap();
+        let places = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
+        let places = places.filter(|place| place.ends_with(":1F40")).collect::<BTreeSet<_>>();
+        assert_eq!(places, BTreeSet::from(["0100007F:1F40"]), "{target}");
     }
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn the_server_starts_as_a_module() {
+    let engine = Engine::get();
+    let entrypoint = format!("--entrypoint={PYTHON}");
+    let options = [&entrypoint, "--publish=127.0.0.1::60000", "--env", KEY, "--workdir=/"];
+    let args = ["-m", "openhands.agent_server", "--port", "60000"];
+    Container::start(&options, images(&engine)[0].1, &args).serve(60000);
 }
 
 /// Waits for the server that it starts, within a step: an image of it would first be compressed.
@@ -202,22 +207,6 @@ fn a_session_key_rules_every_path_but_the_health_checks() {
             let status = http(address, "/api/conversations/count", &headers).unwrap().0;
             assert_eq!(status, expected, "{target}: {key}");
         }
-    }
-}
-
-/// With a key, or by `--host`, the other tests reach it through a published port.
-#[test]
-#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
-fn without_a_key_or_a_host_the_server_listens_on_loopback_only() {
-    let engine = Engine::get();
-    let containers = images(&engine).map(|(_, image)| Container::start(&[], image, &[]));
-    for ((target, _), container) in images(&engine).into_iter().zip(&containers) {
-        let sockets = || container.try_exec(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
-        container.wait(|| sockets().is_some_and(|sockets| sockets.contains(":1F40 ")));
-        let sockets = sockets().unwrap();
-        let places = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
-        let places = places.filter(|place| place.ends_with(":1F40")).collect::<BTreeSet<_>>();
-        assert_eq!(places, BTreeSet::from(["0100007F:1F40"]), "{target}");
     }
 }
 
