@@ -117,7 +117,9 @@ def groups(folder, uncompiled):
     """The modules of each package; those that are in none go together."""
     single = sorted(folder.glob("*.py"))
     packages = [
-        sorted(module for module in path.rglob("*.py") if not uncompiled & {module, *module.parents})
+        sorted(
+            module for module in path.rglob("*.py") if not uncompiled & {module, *module.parents}
+        )
         for path in folder.iterdir()
         if path.is_dir() and path not in uncompiled
     ]
