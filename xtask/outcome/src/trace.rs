@@ -153,7 +153,8 @@ impl Failure {
         match cause {
             // A base image is in no cache. Where only a layer is refused, its manifest was not.
             Cause::BrokenCache if is_base => match Cause::of_request(error) {
-                Cause::Denied => Cause::Transient,
+                Cause::Denied if vertex::base(&self.name).is_some() => Cause::Transient,
+                Cause::Denied => Cause::NotFound,
                 cause => cause,
             },
             // The login is wrong, not the name.
