@@ -4,8 +4,9 @@
 
 LIST says what is left out of site-packages below HOME, and why; compiled modules lose their notes
 for debuggers. Other modules become bytecode, which Python also runs where the source is missing,
-unless LIST says that they are hardly imported. The sources move to the same place below SOURCES, with links by which Python finds their
-bytecode. Laid over HOME they make tracebacks complete, and cost no time at start.
+unless LIST says that they are hardly imported. The sources move to the same place below SOURCES,
+with links by which Python finds their bytecode. Laid over HOME they make tracebacks complete, and
+cost no time at start.
 """
 
 import gc
@@ -60,13 +61,16 @@ def strip(folder):
     subprocess.check_call([folder.parents[2] / "bin/python", "-c", load, *libraries])
 
 
-def compile_all(modules, as_source, home, sources):
+def compile_all(modules, as_source, uncompiled, home, sources):
     """Compiles modules in an order of their own, whatever else is compiled at the same time, and
     moves their sources. Nobody reads the bytecode yet, so it needs no temporary file."""
     tag = sys.implementation.cache_tag
     # Nothing here is a cycle.
     gc.disable()
     for module in modules:
+        places = {module, *module.parents}
+        if uncompiled & places:
+            continue
         source = module.read_bytes()
         try:
             code = compile(source, module, "exec", dont_inherit=True)
@@ -74,7 +78,7 @@ def compile_all(modules, as_source, home, sources):
             # A template, or a test of what is no Python.
             continue
         bytecode = UNCHECKED + importlib.util.source_hash(source) + marshal.dumps(code)
-        if as_source & {module, *module.parents}:
+        if as_source & places:
             cached = pathlib.Path(importlib.util.cache_from_source(module))
             cached.parent.mkdir(exist_ok=True)
             cached.write_bytes(bytecode)
@@ -113,16 +117,10 @@ def in_processes(groups, work):
             sys.exit("trim: a module can't be compiled")
 
 
-def groups(folder, uncompiled):
+def groups(folder):
     """The modules of each package; those that are in none go together."""
     single = sorted(folder.glob("*.py"))
-    packages = [
-        sorted(
-            module for module in path.rglob("*.py") if not uncompiled & {module, *module.parents}
-        )
-        for path in folder.iterdir()
-        if path.is_dir() and path not in uncompiled
-    ]
+    packages = [sorted(path.rglob("*.py")) for path in folder.iterdir() if path.is_dir()]
     return sorted([single, *filter(None, packages)], key=lambda group: (-len(group), group[:1]))
 
 
@@ -136,8 +134,8 @@ def main():
     strip(packages)
     as_source = found(packages, patterns["="])
     uncompiled = found(packages, patterns["~"])
-    todo = [group for folder in (packages, library) for group in groups(folder, uncompiled)]
-    in_processes(todo, lambda group: compile_all(group, as_source, home, sources))
+    todo = [group for folder in (packages, library) for group in groups(folder)]
+    in_processes(todo, lambda group: compile_all(group, as_source, uncompiled, home, sources))
     # The lists by which installers replace a package belong to its sources.
     for record in packages.glob("*.dist-info/RECORD"):
         moved = sources / record.relative_to(home.parent)

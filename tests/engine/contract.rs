@@ -69,14 +69,15 @@ fn the_health_check_asks_port_8000_and_logs_are_json() {
 fn the_server_starts_by_its_path_and_without_a_key_or_a_host_is_on_loopback_only() {
     let engine = Engine::get();
     let entrypoint = format!("--entrypoint={SERVER}");
-    let start = |(target, image)| (target, Container::start(&[&entrypoint], image, &[]));
+    let args = ["--port", "60000"];
+    let start = |(target, image)| (target, Container::start(&[&entrypoint], image, &args));
     for (target, container) in &images(&engine).map(start) {
         let sockets = || container.try_exec(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
-        container.wait(|| sockets().is_some_and(|sockets| sockets.contains(":1F40 ")));
+        container.wait(|| sockets().is_some_and(|sockets| sockets.contains(":EA60 ")));
         let sockets = sockets().unwrap();
         let places = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
-        let places = places.filter(|place| place.ends_with(":1F40")).collect::<BTreeSet<_>>();
-        assert_eq!(places, BTreeSet::from(["0100007F:1F40"]), "{target}");
+        let places = places.filter(|place| place.ends_with(":EA60")).collect::<BTreeSet<_>>();
+        assert_eq!(places, BTreeSet::from(["0100007F:EA60"]), "{target}");
     }
 }
 

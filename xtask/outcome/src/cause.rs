@@ -356,14 +356,13 @@ impl Cause {
     pub fn of_request(error: &str) -> Self {
         let is_upload = error.contains("/blobs/uploads/") || error.contains("blobs/upload");
         let is_by = |verb: &&str| error.contains(&format!("from {verb} request"));
-        let is_write = is_of_push(error)
-            || !error.contains(" token: ") && ["PUT", "POST", "PATCH"].iter().any(is_by);
+        let is_write = is_of_push(error);
         let is_read = ["GET", "HEAD"].iter().any(is_by) || error.contains("pulling from host ");
         if let Some(status) = http_status(error) {
             match status {
                 401 | 403 => return Cause::Denied,
                 413 => return Cause::TooLarge,
-                429 if is_read && !is_of_push(error) => return Cause::Limited,
+                429 if is_read && !is_write => return Cause::Limited,
                 507 => return Cause::RegistryFull,
                 501 | 505 => return Cause::Other,
                 408 | 425 | 429 | 499 | 500..=599 => return Cause::Transient,
@@ -373,7 +372,7 @@ impl Cause {
             }
         }
         // Newer versions name no status, and six kinds of refusals.
-        if is_of_push(error) && (error.contains(": unknown: ") || error.ends_with(": unknown")) {
+        if is_write && (error.contains(": unknown: ") || error.ends_with(": unknown")) {
             let is_missing = error.contains("not found") || error.contains("not known to registry");
             return if is_missing { Cause::NoRepository } else { Cause::PushRefused };
         }

@@ -147,10 +147,8 @@ impl Host {
             host.texts.extend(text.map(|text| (configuration.secret, text)));
         }
         let configurations = host.texts.iter().map(|(_, text)| text.as_str());
-        let mut named = configurations.chain([settings.as_str()]).collect::<String>();
-        let lock = workspace.map(|folder| fs::read_to_string(folder.join("uv.lock")));
-        named += &lock.and_then(Result::ok).unwrap_or_default();
-        if let Some(logins) = netrc(&named) {
+        let named = configurations.chain([settings.as_str()]).collect::<String>();
+        if let Some(logins) = netrc(&named, workspace) {
             settings.push_str(&format!(
                 "printf %s {} >/run/tmp/netrc\nexport NETRC=/run/tmp/netrc\n",
                 quoted(&logins)
@@ -188,13 +186,16 @@ impl Host {
     }
 }
 
-/// The logins in .netrc, which pip and uv read, for the hosts that `settings` name.
-fn netrc(settings: &str) -> Option<String> {
+/// The logins in .netrc, which pip and uv read, for the hosts that `settings` or the lock of the `workspace`
+/// name.
+fn netrc(settings: &str, workspace: Option<&Path>) -> Option<String> {
     let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".netrc"));
     let path = env::var_os("NETRC").filter(|path| !path.is_empty()).map(PathBuf::from).or(home)?;
     let text = String::from_utf8(output::load(&path).ok()?).ok()?;
     let is_end = |c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c));
-    let named = settings.split(is_end).collect::<BTreeSet<_>>();
+    let lock = workspace.map(|folder| fs::read_to_string(folder.join("uv.lock")));
+    let lock = lock.and_then(Result::ok).unwrap_or_default();
+    let named = settings.split(is_end).chain(lock.split(is_end)).collect::<BTreeSet<_>>();
     let (mut kept, mut is_kept) = (String::new(), false);
     let lines = text.lines().enumerate();
     let words = lines.flat_map(|(number, line)| line.split_whitespace().map(move |w| (number, w)));
@@ -403,8 +404,8 @@ impl Entry {
     /// True where it needs an address on this machine's loopback. Hosts that are trusted need not be there.
     fn is_loopback(&self) -> bool {
         let names_hosts = ["trusted-host", "allow-insecure-host"].contains(&self.key.as_str());
-        let values = self.lines.lines().map(|line| line.split(" #").next().unwrap_or_default());
-        !names_hosts && values.into_iter().any(is_loopback)
+        let mut values = self.lines.lines().map(|line| line.split(" #").next().unwrap_or_default());
+        !names_hosts && values.any(is_loopback)
     }
 }
 
