@@ -78,7 +78,7 @@ fn show_failure(ended: &Ended) {
             Some(file) => format!("{FOLDER}/steps/{file}"),
             None => format!("{FOLDER}/Dockerfile"),
         };
-        message::failed(&text::title(&failure.name), &file, None);
+        message::failed(&text::title(&failure.name), &file);
         for line in text::last_lines(&failure.output, LINES) {
             message::say(&format!("  | {}", shortened(&line, columns() - 4)));
         }

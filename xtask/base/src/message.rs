@@ -52,15 +52,13 @@ pub fn warn(text: &str) {
     }
 }
 
-/// Shows which step failed, and in which line of `file`: on GitHub, also beside that line.
-pub fn failed(step: &str, file: &str, line: Option<usize>) {
+/// Shows which step of `file` failed: on GitHub, also beside that file.
+pub fn failed(step: &str, file: &str) {
     let step = one_line(step);
     if is_github() {
-        let at = line.map(|line| format!(",line={line}")).unwrap_or_default();
-        output::note(format_args!("::error file={file}{at}::{}", step.replace('%', "%25")));
+        output::note(format_args!("::error file={file}::{}", step.replace('%', "%25")));
     }
-    let at = line.map(|line| format!(":{line}")).unwrap_or_default();
-    say(&format!("failed: {step} ({file}{at})"));
+    say(&format!("failed: {step} ({file})"));
 }
 
 /// Shows what `show` shows: on GitHub folded under `title`, elsewhere only if `is_needed`.
