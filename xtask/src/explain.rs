@@ -12,8 +12,9 @@ use base::output;
 use serde_json::{Value, json};
 
 use crate::build::Ended;
+use outcome::record::Step;
 use outcome::text;
-use outcome::trace::{Span, Step};
+use outcome::trace::Span;
 use request::cli::Args;
 use request::definition::FOLDER;
 use request::plan::{Image, OF_COMMIT};

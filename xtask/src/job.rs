@@ -15,7 +15,7 @@ use crate::cache_dir::Staging;
 use crate::docker::{self, Baked, Content, Docker, End, sleep};
 use crate::{disk, progress, report};
 use outcome::cause::{self, Cause};
-use outcome::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
+use outcome::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Step, Steps};
 use outcome::text;
 use outcome::trace::{self, Failure, Span, Trace};
 use outcome::vertex::Phase;
@@ -254,7 +254,7 @@ impl<'a> Job<'a> {
 
     /// What the registry has of the caches that were read and of the image that was pushed, before anything
     /// is exported. Without exports, only caches that no step came from are looked at.
-    fn known_contents(&self, record: &Record, steps: &[trace::Step]) -> BTreeMap<String, Content> {
+    fn known_contents(&self, record: &Record, steps: &[Step]) -> BTreeMap<String, Content> {
         let is_exported = !self.image.cache_written.is_empty();
         if !is_exported && steps.iter().any(|step| step.cached == Some(true)) {
             return BTreeMap::new();
@@ -442,7 +442,7 @@ fn seconds(spans: &[(Phase, Vec<Span>)], exports: &[Trace]) -> Seconds {
 
 /// How many steps there are, and where the cached ones are from. `BuildKit` does not report which cache a
 /// step is from, so only some cases are certain.
-fn counted(steps: &[trace::Step], record: &Record, image: &Image) -> Steps {
+fn counted(steps: &[Step], record: &Record, image: &Image) -> Steps {
     let cached = steps.iter().filter(|step| step.cached == Some(true)).count() as u64;
     let any_hit = record.cache_read.iter().any(|read| read.result.as_deref() == Some("hit"));
     let all_known = record.cache_read.iter().all(|read| read.result.is_some());

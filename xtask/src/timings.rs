@@ -8,8 +8,9 @@ use base::{message, output};
 use serde_json::json;
 
 use crate::build::{Ctx, Ended};
+use outcome::record::Step;
 use outcome::text::{self, rounded};
-use outcome::trace::{Span, Step, covered};
+use outcome::trace::{Span, covered};
 use outcome::vertex::Phase;
 
 /// A page that draws the data it holds, which takes the place of the word `DATA`.

@@ -15,7 +15,6 @@ use base::output;
 use serde_json::{Map, Value, json};
 
 use crate::text;
-use crate::trace;
 
 /// The version of the format. Readers refuse another.
 const SCHEMA: u64 = 2;
@@ -28,40 +27,32 @@ pub trait Field: Sized {
     fn read(value: &Value) -> Result<Self, String>;
 }
 
-/// Makes structs that are JSON objects. A field is named here and nowhere else.
+/// Makes structs that are JSON objects. A field is named here and nowhere else; its key is its name, which may
+/// be a word of Rust.
 macro_rules! records {
     ($($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $field:ident: $kind:ty,)* })*) => {$(
         $(#[$about])*
         #[derive(Clone, Debug, Default)]
         pub struct $type { $($(#[$doc])* pub $field: $kind,)* }
 
-        object!($type { $($field),* });
-    )*};
-}
-
-/// Makes a JSON object of a struct.
-macro_rules! object {
-    ($type:ty { $($field:ident),* }) => {
         impl Field for $type {
             fn json(&self) -> Value {
                 let mut object = Map::new();
-                $(object.insert(key(stringify!($field)), self.$field.json());)*
+                $(
+                    let name = stringify!($field).trim_start_matches("r#");
+                    object.insert(name.to_owned(), self.$field.json());
+                )*
                 Value::Object(object)
             }
 
             fn read(value: &Value) -> Result<Self, String> {
                 Ok(Self { $($field: {
-                    let name = key(stringify!($field));
-                    Field::read(&value[&name]).map_err(|why| format!("its {name:?} {why}"))?
+                    let name = stringify!($field).trim_start_matches("r#");
+                    Field::read(&value[name]).map_err(|why| format!("its {name:?} {why}"))?
                 },)* })
             }
         }
-    };
-}
-
-/// The key of a field, which may be a word of Rust.
-fn key(field: &str) -> String {
-    field.trim_start_matches("r#").to_owned()
+    )*};
 }
 
 /// Makes types of one word.
@@ -173,7 +164,7 @@ records! {
         finished: Option<u64>,
         seconds: Seconds,
         steps: Steps,
-        step_list: Vec<trace::Step>,
+        step_list: Vec<Step>,
         /// What was sent to the builder as Dockerfile and context.
         context_bytes: Option<u64>,
         cache_read: Vec<CacheRead>,
@@ -221,6 +212,16 @@ records! {
         from_folder: Option<u64>,
         /// What the cached ones took when they last ran here.
         saved_seconds: Option<f64>,
+    }
+
+    /// A step of the Dockerfile.
+    Step {
+        name: String,
+        /// `None` where that is not known.
+        cached: Option<bool>,
+        seconds: Option<f64>,
+        started: Option<f64>,
+        error: Option<String>,
     }
 
     /// A cache that was read, or was to be.
@@ -385,5 +386,3 @@ impl<T: Field> Field for Vec<T> {
         items.iter().map(T::read).collect()
     }
 }
-
-object!(trace::Step { name, cached, seconds, started, error });

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::cause::Cause;
+use crate::record::Step;
 use crate::vertex::{self, Phase};
 
 /// How much of a step's output is kept, in bytes.
@@ -122,17 +123,6 @@ impl Node {
     pub fn is_running(&self) -> bool {
         self.runs.last().is_some_and(|run| run.completed.is_none())
     }
-}
-
-/// A step of the Dockerfile.
-#[derive(Clone, Debug, Default)]
-pub struct Step {
-    pub name: String,
-    /// `None` where that is not known.
-    pub cached: Option<bool>,
-    pub seconds: Option<f64>,
-    pub started: Option<f64>,
-    pub error: Option<String>,
 }
 
 /// Work that failed: the name of its vertex, why, and the end of its output.
