@@ -9,6 +9,11 @@ pub fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Strin
     nearest.map(|(_, known)| format!("; did you mean {known}?")).unwrap_or_default()
 }
 
+/// The hint for `word`, which is none of `known` and should be.
+pub fn use_one_of(word: &str, known: &[&str]) -> String {
+    format!("use one of {}{}", known.join(", "), suggestion(word, known.iter().copied()))
+}
+
 /// How many characters must be inserted, removed or replaced to make `b` of `a`.
 fn distance(a: &str, b: &str) -> usize {
     let b = b.chars().collect::<Vec<_>>();

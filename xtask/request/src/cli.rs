@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Result;
 use base::error::usage;
 use base::message;
-use base::similar::suggestion;
+use base::similar::{suggestion, use_one_of};
 use pico_args::Arguments;
 
 use crate::bases::{self, BaseImage, Shard};
@@ -645,10 +645,8 @@ fn wrapped(head: &str, indent: usize, text: &str) -> String {
 /// The place in `names` of the one that is meant; case and surrounding blanks do not matter.
 fn choose(name: &str, names: &[&str]) -> Result<usize, String> {
     let wanted = name.trim().to_ascii_lowercase();
-    names.iter().position(|name| *name == wanted).ok_or_else(|| {
-        let suggestion = suggestion(&wanted, names.iter().copied());
-        format!("is not accepted\nhint: use one of {}{suggestion}", names.join(", "))
-    })
+    let place = names.iter().position(|name| *name == wanted);
+    place.ok_or_else(|| format!("is not accepted\nhint: {}", use_one_of(&wanted, names)))
 }
 
 fn on_or_off(word: &str) -> Result<bool, String> {

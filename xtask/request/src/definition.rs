@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use base::error::usage;
-use base::similar::suggestion;
+use base::similar::use_one_of;
 use serde_json::{Map, Value};
 
 use crate::source::{PACKAGES, Package};
@@ -118,9 +118,7 @@ pub fn check_name<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a st
     if known.contains(&name) {
         return Ok(());
     }
-    let suggestion = suggestion(name, known.iter().copied());
-    let known = known.join(", ");
-    Err(usage(format!("unknown {kind} {name:?}\nhint: use one of {known}{suggestion}")))
+    Err(usage(format!("unknown {kind} {name:?}\nhint: {}", use_one_of(name, &known))))
 }
 
 impl Variant {
