@@ -110,7 +110,7 @@ impl<'a> Job<'a> {
         let all = || self.traces.iter().chain(&self.exports);
         record.context_bytes = all().filter_map(Trace::context_bytes).reduce(|a, b| a + b);
         ended.bases = self.traces.first().map(Trace::bases).unwrap_or_default();
-        for (phase, _) in Phase::ALL {
+        for &phase in Phase::ALL {
             let spans = all().flat_map(|trace| trace.spans(phase));
             ended.spans.push((phase, spans.collect()));
         }

@@ -288,12 +288,14 @@ fn table(ctx: &Ctx, ended: &[Ended], seconds: f64) -> Vec<String> {
 
 fn add_image(record: &Record, lines: &mut Vec<String>) {
     let seconds = record.seconds.json();
-    let mut phases = Vec::from(Phase::ALL.map(|(_, name)| {
+    let mut phases = Vec::new();
+    for name in Phase::ALL.iter().map(|phase| phase.name()) {
         let seconds = seconds[name].as_f64().map_or("?".to_owned(), |known| format!("{known:.1}"));
-        format!("{} {seconds}", name.replace('_', " "))
-    }));
-    // With those that took no time, the line would not fit a terminal.
-    phases.retain(|phase| !phase.ends_with(" 0.0"));
+        // With those that took no time, the line would not fit a terminal.
+        if seconds != "0.0" {
+            phases.push(format!("{} {seconds}", name.replace('_', " ")));
+        }
+    }
     if !phases.is_empty() {
         lines.push(format!("{}: {} (seconds)", record.name, phases.join(", ")));
     }

@@ -96,7 +96,7 @@ pub fn save(ctx: &Ctx, ended: &[Ended], path: &Path, seconds: f64) -> Result<()>
     }
     let data = json!({
         "seconds": rounded(seconds),
-        "phases": Phase::ALL.map(|(_, name)| name.replace('_', " ")),
+        "phases": Phase::ALL.iter().map(|phase| phase.name().replace('_', " ")).collect::<Vec<_>>(),
         "totals": sums,
         "names": names,
         "images": rows,
@@ -118,7 +118,7 @@ fn bars(ended: &Ended, last: &BTreeMap<String, Span>, totals: &mut Totals) -> Ve
     let end = all.map(|span| span.to).fold(0.0, f64::max);
     for (phase, spans) in ended.spans.iter().filter(|(phase, _)| *phase != Phase::Steps) {
         let number = *phase as usize;
-        let name = Phase::ALL[number].1.replace('_', " ");
+        let name = phase.name().replace('_', " ");
         totals.entry((number, name.clone())).or_default().now.extend(spans);
         for span in spans {
             add(number, name.clone(), *span, 0);

@@ -5,6 +5,7 @@ pub mod digest;
 pub mod error;
 pub mod http;
 pub mod message;
+mod named;
 pub mod output;
 pub mod process;
 pub mod scratch;

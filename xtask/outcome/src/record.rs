@@ -55,36 +55,9 @@ macro_rules! records {
     )*};
 }
 
-/// Makes types of one word.
-macro_rules! words {
-    ($($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $value:ident = $name:literal,)* })*) => {$(
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub enum $type { $($(#[$doc])* $value,)* }
-
-        impl $type {
-            pub fn name(self) -> &'static str {
-                match self { $($type::$value => $name,)* }
-            }
-        }
-
-        impl Field for $type {
-            fn json(&self) -> Value {
-                json!(self.name())
-            }
-
-            fn read(value: &Value) -> Result<Self, String> {
-                match value.as_str() {
-                    $(Some($name) => Ok($type::$value),)*
-                    _ => Err(format!("is {value}")),
-                }
-            }
-        }
-    )*};
-}
-
-words! {
+base::named! {
     /// How an image ended.
+    #[derive(Default)]
     Status {
         /// Built and delivered in this run.
         Built = "built",
@@ -97,6 +70,7 @@ words! {
     }
 
     /// What a record is about.
+    #[derive(Default)]
     Kind {
         #[default]
         Image = "image",
@@ -336,6 +310,24 @@ pub fn read(files: &[OsString]) -> Result<Vec<Record>> {
     }
     Ok(records)
 }
+
+/// Makes a field of an enum whose values have names.
+macro_rules! words {
+    ($($type:ty),*) => {
+        $(impl Field for $type {
+            fn json(&self) -> Value {
+                json!(self.name())
+            }
+
+            fn read(value: &Value) -> Result<Self, String> {
+                let named = value.as_str().and_then(|name| name.parse().ok());
+                named.ok_or_else(|| format!("is {value}"))
+            }
+        })*
+    };
+}
+
+words!(Status, Kind);
 
 /// Makes a field of a type that JSON has.
 macro_rules! plain {

@@ -1,34 +1,24 @@
 //! How `BuildKit` and buildx name the work of a build.
 
-/// What a run spends its time on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Reading the Dockerfile and the context, and asking registries for base images.
-    Context,
-    CacheImport,
-    /// Finding or pulling base images.
-    Pull,
-    /// The instructions of the Dockerfile.
-    Steps,
-    /// Making the image's layers, and sending them.
-    ImageExport,
-    /// Sending the manifest of an image.
-    Push,
-    CacheExport,
+base::named! {
+    /// What a run spends its time on, in the order in which that happens, by its name in a record.
+    Phase {
+        /// Reading the Dockerfile and the context, and asking registries for base images.
+        Context = "context",
+        CacheImport = "cache_import",
+        /// Finding or pulling base images.
+        Pull = "pull",
+        /// The instructions of the Dockerfile.
+        Steps = "steps",
+        /// Making the image's layers, and sending them.
+        ImageExport = "image_export",
+        /// Sending the manifest of an image.
+        Push = "push",
+        CacheExport = "cache_export",
+    }
 }
 
 impl Phase {
-    /// With the names in a record, in the order in which they happen.
-    pub const ALL: [(Phase, &str); 7] = [
-        (Phase::Context, "context"),
-        (Phase::CacheImport, "cache_import"),
-        (Phase::Pull, "pull"),
-        (Phase::Steps, "steps"),
-        (Phase::ImageExport, "image_export"),
-        (Phase::Push, "push"),
-        (Phase::CacheExport, "cache_export"),
-    ];
-
     /// That of the vertex of this name, without the name of its target.
     pub fn of(name: &str) -> Self {
         if cache(name).is_some() {

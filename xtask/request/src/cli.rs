@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -19,47 +20,24 @@ use pico_args::Arguments;
 use crate::bases::{self, BaseImage, Shard};
 use crate::names::is_tag_character;
 
-/// Makes enums whose values have names.
-macro_rules! choices {
-    ($($(#[$doc:meta])* $type:ident { $($value:ident $name:literal),* })*) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $type { $($value),* }
-
-        // Not every one of them is both read and written.
-        #[allow(dead_code)]
-        impl $type {
-            const NAMES: &[&str] = &[$($name),*];
-
-            pub fn name(self) -> &'static str {
-                Self::NAMES[self as usize]
-            }
-
-            fn parse(name: &str) -> Result<Self, String> {
-                Ok([$(Self::$value),*][choose(name, Self::NAMES)?])
-            }
-        }
-    )*};
-}
-
-choices! {
+base::named! {
     /// The subcommands; a build has no name.
     Command {
-        Build "", Run "run", List "list", Doctor "doctor", Matrix "matrix", Probe "probe",
-        Smoke "smoke", Api "api", Merge "merge", Summary "summary"
+        Build = "", Run = "run", List = "list", Doctor = "doctor", Matrix = "matrix", Probe = "probe",
+        Smoke = "smoke", Api = "api", Merge = "merge", Summary = "summary",
     }
     /// What caches hold: `Min` is the layers of the image itself, `Max` those of every stage.
-    Mode { Off "off", Min "min", Max "max" }
+    Mode { Off = "off", Min = "min", Max = "max" }
     /// What an image is made for. `Slim` and `Minimal` are without ACP providers.
-    Flavor { Default "default", Slim "slim", Minimal "minimal" }
+    Flavor { Default = "default", Slim = "slim", Minimal = "minimal" }
     /// What the tags that stay at one image begin with: `Content` is a digest of what goes into it.
-    TagBy { Commit "commit", Content "content" }
+    TagBy { Commit = "commit", Content = "content" }
     /// Which images are started before a push: `First` is one of each variant and base system.
-    Check { First "first", All "all", Off "off" }
+    Check { First = "first", All = "all", Off = "off" }
     /// How progress is shown, as docker calls it: `Plain` is all lines, at a terminal too; the others are
     /// the same here.
     Progress {
-        Auto "auto", Plain "plain", Tty "tty", Quiet "quiet", Silent "none", RawJson "rawjson"
+        Auto = "auto", Plain = "plain", Tty = "tty", Quiet = "quiet", Silent = "none", RawJson = "rawjson",
     }
 }
 
@@ -163,7 +141,7 @@ options! {
             NAMING, "build only part K of N";
         target: String = word, "--target" "NAME" "TARGET" ["binary"]
             REQUEST, "what the image has; list names all targets";
-        flavor: Flavor = value(Flavor::parse), "--image-flavor" "NAME" "IMAGE_FLAVOR" ["default"]
+        flavor: Flavor = value(choice), "--image-flavor" "NAME" "IMAGE_FLAVOR" ["default"]
             REQUEST, "default, slim or minimal; part of tags and cache names";
         capabilities: Vec<String> = set(capability),
             "--install-capabilities" "LIST" "INSTALL_CAPABILITIES" ["vscode,browser,docker"]
@@ -196,7 +174,7 @@ options! {
         custom_tags: Option<String> = text,
             "--custom-tags" "A,B" "CUSTOM_TAGS" ["the variant's name"]
             NAMING, "make tags of these; with only a base image, none by default";
-        tag_by: TagBy = value(TagBy::parse), "--tag-by" "WHAT" "" ["commit"]
+        tag_by: TagBy = value(choice), "--tag-by" "WHAT" "" ["commit"]
             NAMING, "begin tags with commit, or with content: a digest of what goes into the image";
         arch: Option<String> = one(arch), "--arch" "SUFFIX" "ARCH" ["none"]
             NAMING, "end tags and cache names with this";
@@ -216,7 +194,7 @@ options! {
             NAMING, "load the image into the engine; LOAD=1 too";
         allow_dirty: bool = switch, "--allow-dirty" "" "" ["off"]
             &[Build, Doctor], "push a checkout with uncommitted changes";
-        check: Option<Check> = one(Check::parse),
+        check: Option<Check> = one(choice),
             "--check" "WHICH" "" ["first for a push, else off"]
             &[Build], "start images and wait for /health before pushing: first, all or off";
         layer: Option<PathBuf> = one(path), "--layer" "DIR" "" ["none"]
@@ -231,7 +209,7 @@ options! {
             &[Run], "show the server's log once it answers";
     }
     "Cache" {
-        cache_mode: Mode = value(Mode::parse), "" "" "OPENHANDS_BUILDKIT_CACHE_MODE" ["max"]
+        cache_mode: Mode = value(choice), "" "" "OPENHANDS_BUILDKIT_CACHE_MODE" ["max"]
             CHECKING, "what caches hold: max (every stage), min (the image's layers), off";
         shared_export: bool = switch, "" "" "OPENHANDS_SHARED_REGISTRY_CACHE_EXPORT" ["off"]
             CHECKING, "1 exports the cache shared by all base images too";
@@ -268,7 +246,7 @@ options! {
             &[Build], "write a page on where the time went";
         explain: bool = switch, "--explain" "" "" ["off"]
             BUILDING, "say why steps ran";
-        progress: Option<Progress> = one(Progress::parse), "" "" "BUILDKIT_PROGRESS" ["auto"]
+        progress: Option<Progress> = one(choice), "" "" "BUILDKIT_PROGRESS" ["auto"]
             BUILDING, "auto or plain (all lines)";
         allow_partial: bool = switch, "--allow-partial" "" "" ["off"]
             &[Merge], "accept missing platforms";
@@ -640,6 +618,12 @@ fn wrapped(head: &str, indent: usize, text: &str) -> String {
         column += word.len() + 1;
     }
     rows.trim_end().to_owned() + "\n"
+}
+
+/// The value that is meant; case and surrounding blanks do not matter.
+fn choice<T: FromStr<Err = String>>(name: &str) -> Result<T, String> {
+    let value = name.trim().to_ascii_lowercase().parse();
+    value.map_err(|hint| format!("is not accepted\nhint: {hint}"))
 }
 
 /// The place in `names` of the one that is meant; case and surrounding blanks do not matter.
