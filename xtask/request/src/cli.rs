@@ -23,13 +23,16 @@ use crate::names::is_tag_character;
 base::named! {
     /// The subcommands; a build has no name.
     Command {
-        Build = "", Run = "run", List = "list", Doctor = "doctor", Matrix = "matrix", Probe = "probe",
-        Smoke = "smoke", Api = "api", Merge = "merge", Summary = "summary",
+        Build = "", Run = "run", List = "list", Doctor = "doctor", Matrix = "matrix",
+        Probe = "probe", Smoke = "smoke", Api = "api", Merge = "merge", Summary = "summary",
     }
     /// What caches hold: `Min` is the layers of the image itself, `Max` those of every stage.
     Mode { Off = "off", Min = "min", Max = "max" }
     /// What an image is made for. `Slim` and `Minimal` are without ACP providers.
     Flavor { Default = "default", Slim = "slim", Minimal = "minimal" }
+    /// What can be installed, in the order of the helper, which is not the alphabet's.
+    #[derive(PartialOrd, Ord)]
+    Capability { Vscode = "vscode", Browser = "browser", Docker = "docker" }
     /// What the tags that stay at one image begin with: `Content` is a digest of what goes into it.
     TagBy { Commit = "commit", Content = "content" }
     /// Which images are started before a push: `First` is one of each variant and base system.
@@ -37,7 +40,8 @@ base::named! {
     /// How progress is shown, as docker calls it: `Plain` is all lines, at a terminal too; the others are
     /// the same here.
     Progress {
-        Auto = "auto", Plain = "plain", Tty = "tty", Quiet = "quiet", Silent = "none", RawJson = "rawjson",
+        Auto = "auto", Plain = "plain", Tty = "tty", Quiet = "quiet", Silent = "none",
+        RawJson = "rawjson",
     }
 }
 
@@ -143,7 +147,7 @@ options! {
             REQUEST, "what the image has; list names all targets";
         flavor: Flavor = value(choice), "--image-flavor" "NAME" "IMAGE_FLAVOR" ["default"]
             REQUEST, "default, slim or minimal; part of tags and cache names";
-        capabilities: Vec<String> = set(capability),
+        capabilities: Vec<Capability> = set(choice),
             "--install-capabilities" "LIST" "INSTALL_CAPABILITIES" ["vscode,browser,docker"]
             REQUEST, "install these in base-image; an empty value installs none";
         acp_providers: Vec<String> = set(provider),
@@ -429,7 +433,7 @@ impl Flag {
     }
 
     /// A sorted set of names: the same set is the same build argument. An empty variable counts.
-    fn set(&self, words: &mut Arguments, parse: Parse<String>) -> Result<Vec<String>> {
+    fn set<T: Ord>(&self, words: &mut Arguments, parse: Parse<T>) -> Result<Vec<T>> {
         let text = match self.text(words)? {
             None if env::var_os(self.variable).is_some() => String::new(),
             text => text.unwrap_or_else(|| self.default.to_owned()),
@@ -626,15 +630,14 @@ fn choice<T: FromStr<Err = String>>(name: &str) -> Result<T, String> {
     value.map_err(|hint| format!("is not accepted\nhint: {hint}"))
 }
 
-/// The place in `names` of the one that is meant; case and surrounding blanks do not matter.
-fn choose(name: &str, names: &[&str]) -> Result<usize, String> {
-    let wanted = name.trim().to_ascii_lowercase();
-    let place = names.iter().position(|name| *name == wanted);
-    place.ok_or_else(|| format!("is not accepted\nhint: {}", use_one_of(&wanted, names)))
-}
-
 fn on_or_off(word: &str) -> Result<bool, String> {
-    Ok(choose(word, &["1", "true", "yes", "on", "0", "false", "no", "off"])? < 4)
+    let known = ["1", "true", "yes", "on", "0", "false", "no", "off"];
+    let word = word.trim().to_ascii_lowercase();
+    let place = known
+        .iter()
+        .position(|known| *known == word)
+        .ok_or_else(|| format!("is not accepted\nhint: {}", use_one_of(&word, &known)))?;
+    Ok(place < 4)
 }
 
 /// A number of digits alone: `parse` would take `+5` too.
@@ -731,11 +734,6 @@ fn reference(text: &str) -> Result<String, String> {
 fn repository(text: &str) -> Result<String, String> {
     let hint = "write it in lower case and without a tag, as in ghcr.io/openhands/agent-server";
     accepted(text, bases::is_repository(text), &format!("is not a repository\nhint: {hint}"))
-}
-
-fn capability(name: &str) -> Result<String, String> {
-    const NAMES: [&str; 3] = ["vscode", "browser", "docker"];
-    Ok(NAMES[choose(name, &NAMES)?].to_owned())
 }
 
 /// The catalog of the server that goes into the image says which providers there are.

@@ -325,9 +325,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
 
 /// The build arguments that the request decides, as text.
 fn build_args<'a>(args: &Args, facts: &'a Facts, base_image: &str) -> Vec<(&'a str, String)> {
-    // In the order of the helper, which is not the alphabet's.
-    let mut capabilities = vec!["vscode", "browser", "docker"];
-    capabilities.retain(|name| args.capabilities.iter().any(|asked| asked == name));
+    let capabilities = args.capabilities.iter().map(|capability| capability.name());
     let providers = match args.flavor {
         Flavor::Default => args.acp_providers.join(","),
         Flavor::Slim | Flavor::Minimal => String::new(),
@@ -337,7 +335,7 @@ fn build_args<'a>(args: &Args, facts: &'a Facts, base_image: &str) -> Vec<(&'a s
         ("BASE_IMAGE", base_image.to_owned()),
         ("TARGET", args.target.clone()),
         ("IMAGE_FLAVOR", args.flavor.name().to_owned()),
-        ("INSTALL_CAPABILITIES", capabilities.join(",")),
+        ("INSTALL_CAPABILITIES", capabilities.collect::<Vec<_>>().join(",")),
         ("INSTALL_ACP_PROVIDERS", providers),
         ("SERVER", server.to_owned()),
         ("OPENHANDS_BUILD_GIT_SHA", facts.source.sha.clone()),
