@@ -6,14 +6,30 @@ use crate::text;
 /// How many lines of a step's output, from the end, may say why it failed.
 const LAST_LINES: usize = 20;
 
-/// Makes the causes, each with what to do about it; empty where that is not known.
+/// By such a cause every further image of a run will fail alike, whatever the first ones did.
+const COMMON: bool = true;
+/// Such a one says nothing of the others.
+const OWN: bool = false;
+
+/// Makes the causes. Behind each stand how often it is worth to try again, whether all images have it, and
+/// what to do about it; empty where that is not known.
 macro_rules! causes {
-    ($($(#[$doc:meta])* $cause:ident $hint:literal)*) => {
+    ($($(#[$doc:meta])* $cause:ident $retries:literal $is_common:ident $hint:literal)*) => {
         /// Why something failed, as far as its error says so.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Cause { $($(#[$doc])* $cause),* }
 
         impl Cause {
+            /// How often it is worth to try again.
+            pub fn retries(self) -> usize {
+                match self { $(Cause::$cause => $retries),* }
+            }
+
+            /// True where it is [`COMMON`].
+            pub fn is_common(self) -> bool {
+                match self { $(Cause::$cause => $is_common),* }
+            }
+
             /// What to do about it, where that is known.
             pub fn hint(self) -> Option<&'static str> {
                 Some(match self { $(Cause::$cause => $hint),* }).filter(|hint| !hint.is_empty())
@@ -24,78 +40,78 @@ macro_rules! causes {
 
 causes! {
     /// Something else failed first, or an equal step of another target does the work.
-    Canceled ""
+    Canceled 2 OWN ""
     /// The command of a step failed.
-    Step ""
+    Step 0 OWN ""
     /// A network or a server that may work again in a moment.
-    Transient "check the network and the registry, then run the command again"
+    Transient 4 COMMON "check the network and the registry, then run the command again"
     /// The same, for what the command of a step fetches.
-    StepNetwork "check the network of the builder, HTTPS_PROXY, and mirrors"
+    StepNetwork 4 OWN "check the network of the builder, HTTPS_PROXY, and mirrors"
     /// The command of a step, or buildx, which fetches tokens, does not trust a server's certificate.
-    StepCertificate "name the file of the CA that signed it, as of a proxy or mirror, by \
+    StepCertificate 0 OWN "name the file of the CA that signed it, as of a proxy or mirror, by \
         SSL_CERT_FILE"
     /// The base image has no shell to run a step with.
-    NoShell "the base image has no /bin/sh: choose another, or `--target overlay`, which runs \
+    NoShell 0 OWN "the base image has no /bin/sh: choose another, or `--target overlay`, which runs \
         nothing on it"
     /// The registry allows this user no more for now.
-    Limited "`docker login` to the registry, or wait until its limit is over"
+    Limited 1 COMMON "`docker login` to the registry, or wait until its limit is over"
     /// The command of a step was killed, or got no memory.
-    Killed "give the builder more memory, or build fewer images at once by --jobs"
+    Killed 0 OWN "give the builder more memory, or build fewer images at once by --jobs"
     /// The base image, or what a step starts, is for another machine.
-    WrongPlatform "choose another base image, or --platforms; `cargo xtask engine --emulate` runs \
+    WrongPlatform 0 OWN "choose another base image, or --platforms; `cargo xtask engine --emulate` runs \
         others"
     /// The Dockerfile can't be read.
-    Syntax "fix the Dockerfile, or update Docker: it needs BuildKit 0.13, which is Docker 26 or \
+    Syntax 0 OWN "fix the Dockerfile, or update Docker: it needs BuildKit 0.13, which is Docker 26 or \
         newer"
     /// COPY or a mount names a file that is not there.
-    MissingFile "check the name in the Dockerfile, and .dockerignore"
+    MissingFile 0 OWN "check the name in the Dockerfile, and .dockerignore"
     /// A file of a context can't be read.
-    UnreadableFile "make that file readable for the user who builds"
+    UnreadableFile 0 OWN "make that file readable for the user who builds"
     /// A layer that a cache promised can't be had.
-    BrokenCache ""
+    BrokenCache 0 OWN ""
     /// Another build came between: it loaded the same tag, or shared a step, at the same moment.
-    Raced ""
+    Raced 2 OWN ""
     /// Docker's configuration names a program for logins that is not there, or fails.
-    CredentialHelper "install that credential helper, or remove credsStore and credHelpers from \
+    CredentialHelper 0 COMMON "install that credential helper, or remove credsStore and credHelpers from \
         Docker's config.json (~/.docker/config.json)"
     /// The registry does not know this user, or does not let it do this.
-    Denied "`docker login` to the registry as a user who may do this"
+    Denied 0 COMMON "`docker login` to the registry as a user who may do this"
     /// The registry does not take a blob or a manifest: some do so for a moment.
-    PushRefused "check that the repository exists and who may push to it"
+    PushRefused 3 OWN "check that the repository exists and who may push to it"
     /// The registry lets nobody change this tag.
-    TagTaken "use another tag, or --skip-existing: the registry lets nobody change this one"
+    TagTaken 0 OWN "use another tag, or --skip-existing: the registry lets nobody change this one"
     /// The registry has no such repository, and makes none.
-    NoRepository "create the repository, and check who may push to it"
+    NoRepository 0 OWN "create the repository, and check who may push to it"
     /// A proxy before the registry takes no body as large as a layer.
-    TooLarge "raise the limit for bodies in the proxy before the registry"
+    TooLarge 0 OWN "raise the limit for bodies in the proxy before the registry"
     /// The registry has no room.
-    RegistryFull "make room in the registry, or raise its quota"
+    RegistryFull 0 COMMON "make room in the registry, or raise its quota"
     /// The registry speaks HTTP.
-    PlainHttp "name the registry in insecure-registries of the engine's daemon.json, or with http \
+    PlainHttp 0 OWN "name the registry in insecure-registries of the engine's daemon.json, or with http \
         = true in the builder's buildkitd.toml"
     /// The registry speaks HTTPS, and the builder was told that it does not.
-    NotPlainHttp "the registry speaks HTTPS: remove it from insecure-registries of the engine's \
+    NotPlainHttp 0 OWN "the registry speaks HTTPS: remove it from insecure-registries of the engine's \
         daemon.json, or http = true from the builder's buildkitd.toml"
     /// The builder does not trust the registry's certificate.
-    Certificate "give the engine the registry's CA (/etc/docker/certs.d/HOST/ca.crt), or the \
+    Certificate 0 OWN "give the engine the registry's CA (/etc/docker/certs.d/HOST/ca.crt), or the \
         builder in its buildkitd.toml"
     /// A certificate or a list of packages is for another time.
-    Clock "check the clock of the builder: if it is right, what the server has is out of date"
+    Clock 0 OWN "check the clock of the builder: if it is right, what the server has is out of date"
     /// The server's certificate is for another name.
-    CertificateName "use a name of the server that its certificate is for"
-    /// The name of a host is not known.
-    NoHost "check the name of the host, and the network of the builder"
+    CertificateName 0 OWN "use a name of the server that its certificate is for"
+    /// The name of a host is not known. A resolver may answer so for a moment.
+    NoHost 2 COMMON "check the name of the host, and the network of the builder"
     /// The engine or the builder is away; perhaps it starts again.
-    NoEngine "start Docker, or the builder's machine"
+    NoEngine 4 COMMON "start Docker, or the builder's machine"
     /// The engine's proxy wants a login.
-    EngineProxy "name the proxy with its user and password in the engine's daemon.json, or by \
+    EngineProxy 0 COMMON "name the proxy with its user and password in the engine's daemon.json, or by \
         `--driver-opt env.HTTPS_PROXY=` of the builder"
     /// The proxy of a step, or of buildx, wants a login.
-    ProxyLogin "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY"
+    ProxyLogin 0 COMMON "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY"
     /// The builder has no room.
-    NoSpace "make room: `docker buildx prune`, or `cargo xtask engine --prune`"
-    NotFound "check the name of the image; a private one needs `docker login`"
-    Other ""
+    NoSpace 0 COMMON "make room: `docker buildx prune`, or `cargo xtask engine --prune`"
+    NotFound 0 OWN "check the name of the image; a private one needs `docker login`"
+    Other 0 OWN ""
 }
 
 /// Words of an error with their cause. The first row that an error contains counts. "failed to compute
@@ -406,35 +422,6 @@ impl Cause {
             None if is_network(&output) => Cause::StepNetwork,
             None => Cause::Step,
         }
-    }
-
-    /// How often it is worth to try again.
-    pub fn retries(self) -> usize {
-        match self {
-            Cause::Transient | Cause::StepNetwork | Cause::NoEngine => 4,
-            Cause::PushRefused => 3,
-            // A resolver may answer so for a moment.
-            Cause::Raced | Cause::Canceled | Cause::NoHost => 2,
-            Cause::Limited => 1,
-            _ => 0,
-        }
-    }
-
-    /// True where every further image of a run will fail alike, whatever the first ones did.
-    pub fn is_common(self) -> bool {
-        matches!(
-            self,
-            Cause::Transient
-                | Cause::Limited
-                | Cause::CredentialHelper
-                | Cause::Denied
-                | Cause::RegistryFull
-                | Cause::NoHost
-                | Cause::NoEngine
-                | Cause::EngineProxy
-                | Cause::ProxyLogin
-                | Cause::NoSpace
-        )
     }
 }
 
