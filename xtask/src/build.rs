@@ -460,7 +460,7 @@ impl Ended {
         let record = Record {
             name: image.name.clone(),
             variant: image.variant.clone(),
-            flavor: args.flavor.suffix().strip_prefix('-').map(str::to_owned),
+            flavor: args.flavor.part().map(str::to_owned),
             target: args.target.clone(),
             base_image: image.base_image.clone(),
             base_digest: image.base_digest.clone(),

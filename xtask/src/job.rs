@@ -135,11 +135,9 @@ impl<'a> Job<'a> {
     /// Opens the image's log, and returns its path.
     fn open_log(&mut self) -> Option<String> {
         let args = self.ctx.args;
-        let arch = args.arch.as_ref().map(|arch| format!("-{arch}")).unwrap_or_default();
-        let flavor = args.flavor.suffix();
-        let target = names::target_suffix(&args.target, &flavor);
+        let suffix = names::suffix(args.flavor.part(), args.arch.as_deref(), Some(&args.target));
         let folder = self.ctx.root.join("target/image/logs");
-        let path = folder.join(format!("{}{flavor}{arch}{target}.log", self.image.name));
+        let path = folder.join(format!("{}{suffix}.log", self.image.name));
         let log = fs::create_dir_all(&folder).and_then(|()| File::create(&path));
         let path = path.display().to_string();
         let log = log.inspect_err(|error| {

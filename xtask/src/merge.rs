@@ -142,9 +142,8 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
     let name = first.shown();
     let mut tags = first.manifest_tags.clone();
     if let Some(variant) = first.variant.as_ref().filter(|_| names::is_main(&first.git_ref)) {
-        let flavor = first.flavor.as_ref().map(|flavor| format!("-{flavor}")).unwrap_or_default();
-        let target = names::target_suffix(&first.target, &flavor);
-        tags.push(format!("{}:latest-{variant}{flavor}{target}", first.image));
+        let suffix = names::suffix(first.flavor.as_deref(), None, Some(&first.target));
+        tags.push(format!("{}:latest-{variant}{suffix}", first.image));
     }
     let variant = first.variant.as_ref().and_then(|name| definition.variants.get(name));
     let mut missing = match variant {

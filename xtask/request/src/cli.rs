@@ -46,9 +46,9 @@ base::named! {
 }
 
 impl Flavor {
-    /// Its part of tags and cache names, which others that have no flavors compute without one.
-    pub fn suffix(self) -> String {
-        if self == Flavor::Default { String::new() } else { format!("-{}", self.name()) }
+    /// Its name in tags and cache names, which others that have no flavors compute without one.
+    pub fn part(self) -> Option<&'static str> {
+        Some(self.name()).filter(|_| self != Flavor::Default)
     }
 }
 

@@ -101,14 +101,8 @@ impl Naming<'_> {
     /// `head-tail` with the suffixes for flavor, architecture and target. `raw` is the input that
     /// `head` or `tail` was made from, so that a digest can tell two inputs apart.
     fn tag(&self, head: &str, tail: &str, raw: &str) -> String {
-        let target = target_suffix(self.target, &self.flavor.suffix());
-        valid(format!("{head}-{tail}{}{target}", self.suffixes()), raw)
-    }
-
-    /// Jobs of different flavors or architectures must not overwrite each other's tags and caches.
-    fn suffixes(&self) -> String {
-        let arch = self.arch.map(|arch| format!("-{arch}")).unwrap_or_default();
-        self.flavor.suffix() + &arch
+        let suffix = suffix(self.flavor.part(), self.arch, Some(self.target));
+        valid(format!("{head}-{tail}{suffix}"), raw)
     }
 
     /// The caches to read, in this order, each once.
@@ -128,10 +122,10 @@ impl Naming<'_> {
 
     /// The image's cache and the shared one, without a scope, and the base image that each is for.
     fn caches(&self) -> [(String, &str); 2] {
-        let (slug, suffixes) = (slug(self.base_image), self.suffixes());
+        let (slug, suffix) = (slug(self.base_image), suffix(self.flavor.part(), self.arch, None));
         [
-            (format!("buildcache-{}-{slug}{suffixes}", self.target), self.base_image),
-            (format!("buildcache-shared-{}{suffixes}", self.target), ""),
+            (format!("buildcache-{}-{slug}{suffix}", self.target), self.base_image),
+            (format!("buildcache-shared-{}{suffix}", self.target), ""),
         ]
     }
 
@@ -152,13 +146,14 @@ impl Naming<'_> {
     }
 }
 
-/// What ends a tag of `target`, in the flavor with the suffix `flavor`: nothing for `binary`, nor
-/// where the flavor's name already says that the minimal binary is meant.
-pub fn target_suffix(target: &str, flavor: &str) -> String {
-    match (target, flavor) {
-        ("binary", _) | ("binary-minimal", "-minimal") => String::new(),
-        _ => format!("-{target}"),
-    }
+/// What ends names, so that jobs of different flavors or architectures don't overwrite each other's tags and
+/// caches. No `target` is named for `binary`, nor where the flavor already says that the minimal binary is meant.
+pub fn suffix(flavor: Option<&str>, arch: Option<&str>, target: Option<&str>) -> String {
+    let target = match (target, flavor) {
+        (Some("binary"), _) | (Some("binary-minimal"), Some("minimal")) => None,
+        _ => target,
+    };
+    [flavor, arch, target].into_iter().flatten().map(|part| format!("-{part}")).collect()
 }
 
 /// True where main's tags begin as `head` does: a custom tag may be the rest of it.
