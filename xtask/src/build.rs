@@ -332,10 +332,10 @@ fn work(ctx: &Ctx, number: usize) {
     {
         progress::warn(&format!("{error:#}"));
     }
-    ctx.progress.begin(number, &image.shown);
-    match Job::new(ctx, number, image).build() {
+    ctx.progress.begin();
+    match Job::new(ctx, image).build() {
         Ok(ended) => {
-            report::image_ended(ctx, number, image, &ended);
+            report::image_ended(ctx, image, &ended);
             let mut run = ctx.run();
             if ended.record.status.is_there() {
                 run.started.extend(image.check_key.clone());
@@ -343,7 +343,7 @@ fn work(ctx: &Ctx, number: usize) {
             run.add(number, ended);
         }
         Err(error) => {
-            ctx.progress.end(number, true, "");
+            ctx.progress.end(true, "");
             ctx.run().fail(error);
         }
     }

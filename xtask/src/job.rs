@@ -29,7 +29,6 @@ const PAUSES: [u64; 4] = [2, 5, 15, 30];
 pub struct Job<'a> {
     ctx: &'a Ctx<'a>,
     image: &'a Image,
-    number: usize,
     /// Whether it is the first of the run, which finds the builder as it was.
     is_first: bool,
     /// Whether others have been built already.
@@ -49,13 +48,12 @@ pub struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    /// Of the image `number`, before anything is done for it.
-    pub fn new(ctx: &'a Ctx<'a>, number: usize, image: &'a Image) -> Self {
+    /// Of `image`, before anything is done for it.
+    pub fn new(ctx: &'a Ctx<'a>, image: &'a Image) -> Self {
         let run = ctx.run();
         Job {
             ctx,
             image,
-            number,
             is_first: run.ended.is_empty(),
             has_success: run.has_success(),
             // Of images that begin at once, each is checked: none is pushed before one has started.
@@ -92,7 +90,7 @@ impl<'a> Job<'a> {
                     tags: image.layer_tags.clone(),
                     digest: digest(&plan::layer_name(&image.name)),
                 });
-                report::image_delivered(ctx, self.number, image);
+                report::image_delivered(ctx, image);
                 known = self.known_contents(record, &steps);
                 let is_needless = record.builder_was_empty == Some(true)
                     && !steps.is_empty()
@@ -150,11 +148,12 @@ impl<'a> Job<'a> {
     fn bake(
         &self,
         bake: &Value,
+        shown: Option<&str>,
         steps_were_shown: bool,
         deadline: Option<Instant>,
     ) -> Result<Baked> {
         let ctx = self.ctx;
-        let mut watch = ctx.progress.watch(self.number, self.log.as_ref(), steps_were_shown);
+        let mut watch = ctx.progress.watch(shown, self.log.as_ref(), steps_were_shown);
         ctx.docker.bake(bake, ctx.args, &ctx.facts.host, &mut watch, deadline)
     }
 
@@ -169,7 +168,7 @@ impl<'a> Job<'a> {
             let without = self.unread.keys().cloned().collect();
             let steps_were_shown = is_checked && self.is_checked || self.attempts > 1;
             let bake = if is_checked { image.bake(&without) } else { image.check(&without) };
-            let mut baked = self.bake(&bake, steps_were_shown, deadline)?;
+            let mut baked = self.bake(&bake, Some(&image.shown), steps_were_shown, deadline)?;
             let trace = std::mem::take(&mut baked.trace);
             let failed = self.after_bake(baked.end, &trace)?;
             self.traces.push(trace);
@@ -349,7 +348,7 @@ impl<'a> Job<'a> {
             Cache::Folder(folder) => Some(Staging::new(folder)?),
         };
         let place = staging.as_ref().map_or(cache.clone(), Staging::place);
-        let baked = self.bake(&self.image.export(&place, without), true, deadline)?;
+        let baked = self.bake(&self.image.export(&place, without), None, true, deadline)?;
         let runs = baked.trace.exports();
         let error = runs.iter().find_map(|run| run.error.clone());
         let is_complete =

@@ -34,9 +34,9 @@ pub struct Progress {
 
 struct State {
     begun: Instant,
-    /// The images that are built now: their number, and what is done for them.
-    running: Vec<(usize, String)>,
     images: usize,
+    /// How many of them are built now, and not delivered yet.
+    running: usize,
     done: usize,
     failed: usize,
     /// When the first images ended, which make what all share, and how many had ended then.
@@ -48,8 +48,8 @@ struct State {
 /// How one bake is shown.
 pub struct Watch<'a> {
     progress: &'a Progress,
-    /// The number of its image.
-    image: usize,
+    /// Its image, for people, until that is delivered.
+    image: Option<&'a str>,
     /// The image's log.
     log: Option<&'a File>,
     /// True where an earlier bake of the image has shown the steps, so that only the delivery is new.
@@ -74,8 +74,8 @@ impl Progress {
             is_terminal: status::is_terminal() && !is_plain && !ci,
             state: Mutex::new(State {
                 begun: Instant::now(),
-                running: Vec::new(),
                 images,
+                running: 0,
                 done: 0,
                 failed: 0,
                 pace: None,
@@ -84,16 +84,16 @@ impl Progress {
         }
     }
 
-    /// A bake of the image `number`, whose log is `log`.
+    /// A bake of `image`, as people call it until it is delivered, whose log is `log`.
     pub fn watch<'a>(
         &'a self,
-        number: usize,
+        image: Option<&'a str>,
         log: Option<&'a File>,
         steps_were_shown: bool,
     ) -> Watch<'a> {
         Watch {
             progress: self,
-            image: number,
+            image,
             log,
             steps_were_shown,
             canceled: None,
@@ -107,18 +107,18 @@ impl Progress {
 
     /// A bake that is shown nowhere and ends once `canceled` is true.
     pub fn silent<'a>(&'a self, canceled: &'a AtomicBool) -> Watch<'a> {
-        Watch { canceled: Some(canceled), ..self.watch(usize::MAX, None, true) }
+        Watch { canceled: Some(canceled), ..self.watch(None, None, true) }
     }
 
-    /// Notes that the image `number` is being built.
-    pub fn begin(&self, number: usize, shown: &str) {
-        self.state().running.push((number, shown.to_owned()));
+    /// Notes that an image is being built.
+    pub fn begin(&self) {
+        self.state().running += 1;
     }
 
-    /// Notes that the image `number` has ended, and in a batch shows `line`. True for the first that failed.
-    pub fn end(&self, number: usize, has_failed: bool, line: &str) -> bool {
+    /// Notes that it has ended, and in a batch shows `line`. True for the first that failed.
+    pub fn end(&self, has_failed: bool, line: &str) -> bool {
         let mut state = self.state();
-        state.running.retain(|(running, _)| *running != number);
+        state.running -= 1;
         if has_failed {
             state.failed += 1;
         } else {
@@ -147,7 +147,7 @@ impl State {
     fn batch(&self) -> String {
         let State { images, done, failed, pace, running, .. } = self;
         let ended = done + failed;
-        let line = format!("{done} of {images} done, {failed} failed, {} running", running.len());
+        let line = format!("{done} of {images} done, {failed} failed, {running} running");
         let Some((since, before)) = pace.filter(|(_, before)| ended > *before) else { return line };
         #[allow(clippy::cast_precision_loss)]
         let (built, left) = ((ended - before) as f64, images.saturating_sub(ended) as f64);
@@ -291,9 +291,8 @@ impl Watch<'_> {
         let waiting = || "waiting for the builder".to_owned();
         let seconds = state.begun.elapsed().as_secs_f64();
         let lines = if progress.is_batch {
-            let image = state.running.iter().find(|(number, _)| *number == self.image);
             let what = running.first().map_or_else(waiting, |(_, node)| text::title(&node.name));
-            let image = image.map(|(_, shown)| format!("; {shown}: {what}")).unwrap_or_default();
+            let image = self.image.map(|image| format!("; {image}: {what}")).unwrap_or_default();
             vec![text::shortened(&format!("{}{image}", state.batch()), columns().min(100))]
         } else if progress.is_terminal {
             let room = MOST.min(process::terminal_size().map_or(24, |(_, rows)| rows) - 1).max(2);
