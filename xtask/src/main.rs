@@ -4,7 +4,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
@@ -39,12 +39,13 @@ fn run() -> Result<ExitCode> {
     }
     let task = if words.is_empty() { OsString::new() } else { words.remove(0) };
     let wants_version = words.first().is_some_and(|word| word == "-V" || word == "--version");
+    let root = base::root("xtask", env!("CARGO_MANIFEST_DIR"));
     match task.to_str() {
         Some("" | "-h" | "--help") => output::write(HELP)?,
         Some("-V" | "--version") => output::write(VERSION)?,
         Some("image" | "engine") if wants_version => output::write(VERSION)?,
-        Some("image") => image::main(&root()?, words)?,
-        Some("engine") => return engine(&words),
+        Some("image") => image::main(&root, words)?,
+        Some("engine") => return engine(&root, &words),
         _ => {
             let task = task.to_string_lossy();
             let suggestion = similar::suggestion(&task, ["image", "engine"].into_iter());
@@ -57,19 +58,10 @@ fn run() -> Result<ExitCode> {
 
 /// Becomes the engine, a program of its own that cargo compiles when it is called. The command runs
 /// where the caller stands; signals, input and the exit status are the engine's.
-fn engine(words: &[OsString]) -> Result<ExitCode> {
+fn engine(root: &Path, words: &[OsString]) -> Result<ExitCode> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["run", "--package", "engine", "--manifest-path"]);
-    command.arg(root()?.join("Cargo.toml")).arg("--").args(words);
+    command.arg(root.join("Cargo.toml")).arg("--").args(words);
     Err(command.exec()).context("cannot run cargo")
-}
-
-/// The repository's root: the parent of this crate's folder. `cargo run` names the folder, which may have
-/// moved since this was compiled; within the engine's command it names the engine's.
-fn root() -> Result<PathBuf> {
-    let compiled = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let named = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
-    let folder = named.filter(|folder| folder.ends_with("xtask")).unwrap_or(compiled);
-    folder.parent().map(Path::to_owned).context("xtask is not inside a workspace")
 }

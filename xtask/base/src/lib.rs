@@ -11,3 +11,17 @@ pub mod process;
 pub mod scratch;
 pub mod similar;
 pub mod status;
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The repository's root, by the folder of the crate that runs, which is `own` below the root. `cargo run` names the
+/// folder, which may have moved since this was `compiled`; within the engine's command it names the engine's.
+pub fn root(own: &str, compiled: &str) -> PathBuf {
+    let named = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let mut folder = named.filter(|folder| folder.ends_with(own)).unwrap_or(compiled.into());
+    for _ in Path::new(own) {
+        folder.pop();
+    }
+    folder
+}

@@ -15,11 +15,11 @@ mod shared;
 
 use std::env;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use base::error::{self, usage};
 use base::{message, output, process};
 use pico_args::Arguments;
@@ -54,20 +54,12 @@ XTASK_ENGINE_KEEP_MB (20000) limits what stays: what was unused for longest is r
 
 fn main() -> ExitCode {
     let words = env::args_os().skip(1).collect();
-    let status = root().and_then(|root| engine(&root, words)).unwrap_or_else(|error| {
+    let root = base::root("xtask/engine", env!("CARGO_MANIFEST_DIR"));
+    let status = engine(&root, words).unwrap_or_else(|error| {
         message::error(&error);
         error::exit_status(&error)
     });
     ExitCode::from(status)
-}
-
-/// The repository's root. `cargo run` names this crate's folder, which may have moved since this
-/// was compiled.
-fn root() -> Result<PathBuf> {
-    let named = env::var_os("CARGO_MANIFEST_DIR");
-    let folder = named.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    let root = Path::new(&folder).ancestors().nth(2);
-    root.map(Path::to_owned).context("the engine is not inside a workspace")
 }
 
 /// Does what the `words` of the command line say, and returns the exit status; the repository's
