@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use base::digest::sha256;
 use base::error::usage;
 use base::scratch::not_written;
@@ -28,8 +28,6 @@ pub const UNKNOWN: &str = "unknown";
 pub const PACKAGES: [&str; 4] =
     ["openhands-sdk", "openhands-tools", "openhands-workspace", "openhands-agent-server"];
 
-/// How many runs at once may build from one checkout.
-const SLOTS: usize = 64;
 /// What to do about a file or folder that can't be read.
 const READABLE: &str = "hint: make it readable for this user, or have git ignore it";
 /// How git lets people trust a repository of another user.
@@ -374,7 +372,8 @@ fn text(bytes: &[u8]) -> String {
 /// named after the folder or archive that is built: buildx sends what has changed in it.
 fn slot(root: &Path, origin: &Path) -> Result<(PathBuf, File)> {
     let name = sha256(origin.as_os_str().as_bytes());
-    for number in 0..SLOTS {
+    let mut number = 0;
+    loop {
         let folder = root.join(format!("target/sdk/{}-{number}", &name[..16]));
         let lock = fs::create_dir_all(&folder);
         let lock = lock.and_then(|()| File::create(folder.with_extension("lock")));
@@ -383,8 +382,8 @@ fn slot(root: &Path, origin: &Path) -> Result<(PathBuf, File)> {
         if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
             return Ok((folder, lock));
         }
+        number += 1;
     }
-    bail!("{SLOTS} runs are building {} already", origin.display())
 }
 
 /// Unpacks the one folder in the workspace's archive. tar itself refuses paths that lead out of it.
