@@ -38,7 +38,6 @@ const DISK_CHECK: usize = 8;
 
 /// A run: what it is made with, and what came of it so far.
 pub struct Ctx<'a> {
-    pub root: &'a Path,
     pub args: &'a Args,
     pub facts: &'a Facts,
     pub builder: &'a Builder,
@@ -127,7 +126,6 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
         unread.extend([first].into_iter().chain(caches).map(|name| (name.to_owned(), why.clone())));
     }
     let ctx = Ctx {
-        root,
         args,
         facts,
         builder: &builder,

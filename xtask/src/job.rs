@@ -134,7 +134,7 @@ impl<'a> Job<'a> {
     fn open_log(&mut self) -> Option<String> {
         let args = self.ctx.args;
         let suffix = names::suffix(args.flavor.part(), args.arch.as_deref(), Some(&args.target));
-        let folder = self.ctx.root.join("target/image/logs");
+        let folder = self.ctx.docker.root.join("target/image/logs");
         let path = folder.join(format!("{}{suffix}.log", self.image.name));
         let log = fs::create_dir_all(&folder).and_then(|()| File::create(&path));
         let path = path.display().to_string();

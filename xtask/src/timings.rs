@@ -49,7 +49,7 @@ type Totals = BTreeMap<(usize, String), Total>;
 
 /// Writes the page of a run to `path`; empty for the default.
 pub fn save(ctx: &Ctx, ended: &[Ended], path: &Path, seconds: f64) -> Result<()> {
-    let default = ctx.root.join("target/image/timings.html");
+    let default = ctx.docker.root.join("target/image/timings.html");
     let path = if path.as_os_str().is_empty() { &default } else { path };
     let (mut totals, mut all) = (Totals::new(), Vec::new());
     for (image, ended) in ctx.images.iter().zip(ended) {
