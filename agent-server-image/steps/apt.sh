@@ -35,15 +35,19 @@ decode() {
     }'
 }
 
-# Copies the sources, with APT_MIRROR in place of Debian's own mirror. A password goes to a file,
-# because apt prints addresses.
+# Copies the sources, with APT_MIRROR in place of Debian's own mirror, and UBUNTU_MIRROR of Ubuntu's. A
+# password goes to a file, because apt prints addresses.
 copy_sources() {
     mkdir -p "$apt/sources" "$apt/lists/partial" "$apt/archives/partial"
     : >"$apt/sources.list"
     [ ! -f /etc/apt/sources.list ] || cp /etc/apt/sources.list "$apt"
     [ ! -d /etc/apt/sources.list.d ] || cp -RL /etc/apt/sources.list.d/. "$apt/sources"
     [ ! -f /etc/apt/auth.conf ] || cp /etc/apt/auth.conf "$apt/auth"
-    mirror=${APT_MIRROR-}
+    mirror=${APT_MIRROR-} hosts='(deb|security|ftp[.a-z]*)\.debian\.org/debian'
+    if [ -n "${UBUNTU_MIRROR-}" ] &&
+        grep -q -r -F .ubuntu.com/ "$apt/sources.list" "$apt/sources"; then
+        mirror=$UBUNTU_MIRROR hosts='([a-z]+\.)*(archive|security|ports)\.ubuntu\.com/ubuntu'
+    fi
     mirror=${mirror%/}
     [ -n "$mirror" ] || return 0
     case $mirror in
@@ -60,10 +64,10 @@ copy_sources() {
     esac
     escaped=$(printf %s "$mirror" | sed 's/[\\&,]/\\&/g')
     find "$apt/sources.list" "$apt/sources" -type f -exec sed -i -E \
-        -e "s,https?://(deb|security|ftp[.a-z]*)\.debian\.org/debian,$escaped,g" \
+        -e "s,https?://$hosts,$escaped,g" \
         -e "s,https?://security\.debian\.org/?( |$),$escaped-security\1,g" {} +
     grep -q -r -F -e "$mirror" "$apt/sources.list" "$apt/sources" ||
-        warn "APT_MIRROR is not used: it replaces Debian's mirror, which this image does not name"
+        warn "APT_MIRROR is not used: it replaces Debian's mirror, and UBUNTU_MIRROR Ubuntu's"
 }
 
 # Reads the lists. A source that can't be used is no error: perhaps nothing is needed from it. One that is

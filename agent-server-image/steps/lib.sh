@@ -6,7 +6,7 @@ umask 022
 export PATH="${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 unset PYTHONHOME PYTHONPATH PERL5LIB PERL5OPT BASH_ENV LD_LIBRARY_PATH LD_PRELOAD LD_AUDIT
 # The caller names a mirror, not the base image.
-unset APT_MIRROR
+unset APT_MIRROR UBUNTU_MIRROR
 # The same input makes the same bytes on every machine, so layers are pushed and pulled once.
 export LC_ALL=C TZ=UTC PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 SOURCE_DATE_EPOCH=315532800
 # The server would fetch a price list of models when it starts.

@@ -57,6 +57,29 @@ fn a_mirror_that_replaces_nothing_is_told() {
     assert!(said.starts_with("warning: APT_MIRROR is not used"), "{said}");
 }
 
+#[test]
+fn ubuntu_has_a_mirror_of_its_own() {
+    let folder = Folder::new("steps-ubuntu");
+    fs::create_dir_all(folder.0.join("etc/apt")).unwrap();
+    let sources = "deb http://de.archive.ubuntu.com/ubuntu/ noble main
+deb http://security.ubuntu.com/ubuntu noble-security main
+deb http://ports.ubuntu.com/ubuntu-ports noble main
+";
+    fs::write(folder.0.join("etc/apt/sources.list"), sources).unwrap();
+    let mirrors = "APT_MIRROR=http://a/debian UBUNTU_MIRROR=http://u/mirror/";
+    let script = format!("{}\n{mirrors}\ncopy_sources\ncat $apt/sources.list", step("apt.sh"));
+    let expected = "deb http://u/mirror/ noble main
+deb http://u/mirror noble-security main
+deb http://u/mirror-ports noble main
+";
+    assert_eq!(run(&folder.0, &["/run/tmp", "/etc/apt"], &script), (0, expected.to_owned()));
+    // Debian keeps its own.
+    fs::write(folder.0.join("etc/apt/sources.list"), "deb http://deb.debian.org/debian sid main\n")
+        .unwrap();
+    let expected = "deb http://a/debian sid main\n".to_owned();
+    assert_eq!(run(&folder.0, &["/run/tmp", "/etc/apt"], &script), (0, expected));
+}
+
 /// What `script` prints with the functions of `apt.sh`, where apt has left `errors`.
 fn with_errors(name: &str, errors: &str, script: &str) -> String {
     let folder = Folder::new(name);

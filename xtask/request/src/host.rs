@@ -34,8 +34,8 @@ const LOOPBACK: &str = "localhost localhost4 localhost6 localhost.localdomain \
 const LARGEST_SECRET: usize = 500 * 1024;
 
 /// The variables by which pip, uv, npm and apt know mirrors, besides those that begin with `UV_INDEX`.
-const MIRRORS: &str = "APT_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST UV_DEFAULT_INDEX \
-                       UV_EXTRA_INDEX_URL UV_INSECURE_HOST NPM_CONFIG_REGISTRY NPM_CONFIG_STRICT_SSL \
+const MIRRORS: &str = "APT_MIRROR UBUNTU_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST \
+                       UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_INSECURE_HOST NPM_CONFIG_REGISTRY NPM_CONFIG_STRICT_SSL \
                        NPM_TOKEN NODE_AUTH_TOKEN";
 
 /// A program's configuration, of which the keys that name indexes are handed on.
