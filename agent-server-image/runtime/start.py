@@ -92,6 +92,24 @@ gc.collect()
 gc.freeze()
 gc.enable()
 
+# When it starts, the server asks which tools are usable, for a part of its telemetry that it drops. That
+# imports the browser's tool: a sixth of the start, and 30 MB.
+with contextlib.suppress(ImportError, AttributeError):
+    from openhands.agent_server import server_details_router
+    from openhands.agent_server.telemetry import service
+
+    build_runtime_properties = service.build_runtime_properties
+
+    def build_without_tools(**options):
+        ask = server_details_router.list_usable_tools
+        server_details_router.list_usable_tools = list
+        try:
+            return build_runtime_properties(**options)
+        finally:
+            server_details_router.list_usable_tools = ask
+
+    service.build_runtime_properties = build_without_tools
+
 # In tmux the server's terminal starts a shell by this name only; without tmux it takes the one that
 # PATH has. Our tmux would drop what it can't load.
 tmux = shutil.which("tmux") or ""
