@@ -50,13 +50,18 @@ const BUILT: [(&str, &str); 6] = [
 ];
 
 /// Those on which it can't be.
-const FAILED: [(&str, &str, &str); 3] = [
+const FAILED: [(&str, &str, &str); 4] = [
     (
         "no-source",
         "RUN rm -r /etc/apt/sources.list.d; : >/etc/apt/sources.list",
         "use the target overlay",
     ),
     ("no-apt", "RUN rm /usr/bin/apt-get", "use the target overlay"),
+    (
+        "nothing",
+        "FROM scratch\nCOPY --from=0 /reference /",
+        "stat /bin/sh: no such file or directory",
+    ),
     ("system", "RUN ln -s /usr /workspace", "/workspace of the base image leads to /usr"),
 ];
 

@@ -203,6 +203,8 @@ fn a_session_key_rules_every_path_but_the_health_checks() {
                 );
             }
         }
+        let about = http(address, "/server_info", &[]).unwrap().1;
+        assert!(about.contains("\"terminal\""), "{target}: {about}");
         for (key, expected) in [("secret", 200), ("wrong", 401)] {
             let headers = [("X-Session-API-Key", key)];
             let status = http(address, "/api/conversations/count", &headers).unwrap().0;
