@@ -3,8 +3,10 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use crate::support::engine::signal;
 use crate::support::fake::{FakeDocker, INSPECTED};
-use crate::support::{Ended, Folder, Xtask, expected};
+use crate::support::{Ended, Folder, Xtask, events, expected};
+use serde_json::json;
 
 /// A docker on which every call fails so, but for those in `script`.
 fn failing(name: &str, script: &str, error: &str) -> FakeDocker {
@@ -144,6 +146,26 @@ fn a_signal_ends_the_build_and_leaves_no_file() {
             assert_eq!(left, 0, "{folder}");
         }
     }
+}
+
+#[test]
+fn what_was_pushed_when_a_signal_comes_is_told() {
+    let fake = FakeDocker::new("builder-pushed");
+    let export = events::done("exporting to image", (1.0, 2.0));
+    // It is stopped by the signal, and ends with an error.
+    fake.play("debian.image", &format!("{export}sleep 600\n"));
+    let mut call = fake.push(&["--check=off", "--records=records"]);
+    let build = call.0.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = fake.file("target/image/logs/debian.log");
+    while !fs::read_to_string(&log).is_ok_and(|log| log.contains("DONE")) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    signal("TERM", build.id());
+    let ended = Ended::from(build.wait_with_output().unwrap());
+    assert_eq!(ended.status, 143, "{}", ended.stderr);
+    assert!(ended.stdout.contains("-debian\n"), "{}", ended.stderr);
+    let record = &fake.records()[0];
+    assert_eq!((&record["status"], &record["pushed"]), (&json!("built"), &json!(true)));
 }
 
 #[test]

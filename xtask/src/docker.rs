@@ -207,7 +207,13 @@ impl Docker {
             watch.show(&event, place, &trace);
         }
         watch.end();
+        // A signal may come when everything was pushed.
+        let mut outputs =
+            bake["target"].as_object().into_iter().flatten().map(|(_, t)| &t["output"][0]);
+        let is_push = outputs.all(|o| o.as_str().is_some_and(|o| o.starts_with("type=image,push")));
+        let is_pushed = is_push && trace.images_exported() == targets.len();
         let end = match (process::caught(), status) {
+            (Some(_), Some(status)) if status.success() || is_pushed => End::Done,
             (Some(signal), _) => End::Stopped(signal),
             (None, None) => End::TimedOut,
             (None, Some(status)) if status.success() => End::Done,

@@ -167,6 +167,7 @@ impl<'a> Job<'a> {
         loop {
             let without = self.unread.keys().cloned().collect();
             let steps_were_shown = is_checked && self.is_checked || self.attempts > 1;
+            process::check_signals()?;
             let bake = if is_checked { image.bake(&without) } else { image.check(&without) };
             let mut baked = self.bake(&bake, Some(&image.shown), steps_were_shown, deadline)?;
             let trace = std::mem::take(&mut baked.trace);
@@ -281,6 +282,12 @@ impl<'a> Job<'a> {
                 mode: ctx.args.cache_mode.name().to_owned(),
                 ..CacheWritten::default()
             };
+            if process::caught().is_some() {
+                written.result = Some("failed".to_owned());
+                written.error = Some("the run was stopped before".to_owned());
+                all.push(written);
+                continue;
+            }
             // Everything was read from the very cache that would be written: only an engine that was empty
             // can't have had it from elsewhere, nor from a cache of which this one has all layers.
             let has_all = |own: &Content| {

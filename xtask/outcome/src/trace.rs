@@ -327,6 +327,13 @@ impl Trace {
         self.nodes.iter().find(is_pending).map(|node| node.name.as_str())
     }
 
+    /// How many images were exported as a whole.
+    pub fn images_exported(&self) -> usize {
+        let nodes = self.nodes.iter().filter(|node| node.phase() == Phase::ImageExport);
+        let is_done = |run: &Run| run.completed.is_some() && run.error.is_none();
+        nodes.filter(|node| node.runs.last().is_some_and(is_done)).count()
+    }
+
     /// How each cache export went.
     pub fn exports(&self) -> Vec<&Run> {
         let nodes = self.nodes.iter().filter(|node| node.phase() == Phase::CacheExport);
