@@ -46,6 +46,11 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
              --base-image"
         )));
     }
+    if !has_server(&args.target) {
+        let target = &args.target;
+        let hint = "`cargo xtask image list` shows which targets have one";
+        return Err(usage(format!("the target {target:?} has no server to run\nhint: {hint}")));
+    }
     let port = args.port;
     let _lock = lock(root, port)?;
     let docker = Docker::new(root, args.builder.as_deref());
