@@ -2,6 +2,7 @@
 //! of them.
 
 use std::fs;
+use std::process::Stdio;
 
 use crate::support::events::{self, failed, failed_step};
 use crate::support::fake::FakeDocker;
@@ -420,4 +421,20 @@ fn a_run_deletes_no_file_that_it_did_not_write() {
     for file in ["failed.txt", "notes/failed.txt", "target/image/failed.txt"] {
         assert_eq!(fs::read_to_string(fake.file(file)).unwrap(), "mine", "{file}");
     }
+}
+
+#[test]
+fn two_runs_of_one_name_have_a_log_each() {
+    let fake = FakeDocker::new("batch-two-logs");
+    fake.play("debian.image.1", "wait go\n");
+    let mut first = fake.push(&["--check=off"]);
+    let mut running = first.0.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while fake.begun().is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    fake.push(&["--check=off"]).succeed();
+    fake.write("go", "");
+    assert!(running.wait().unwrap().success());
+    let logs = fake.file("target/image/logs");
+    assert!(logs.join("debian.log").exists() && logs.join("debian-2.log").exists());
 }

@@ -65,3 +65,23 @@ fn a_cache_that_was_written_is_said_with_its_time() {
     // This registry cannot be asked.
     assert_eq!(written["bytes_uploaded"], Value::Null);
 }
+
+#[test]
+fn what_the_caches_of_a_batch_have_in_common_is_sent_once() {
+    let fake = FakeDocker::new("exports-batch");
+    fake.play("all.cache", &events::done("exporting cache to registry", (9.0, 11.0)));
+    // The registry has the images, and their caches once these are written.
+    let layer = |digit: &str, size: u64| json!({ "digest": format!("sha256:{}", digit.repeat(64)), "size": size });
+    let manifest = json!({ "layers": [layer("a", 5)] });
+    let cache = json!({ "layers": [layer("a", 5), layer("b", 70)] });
+    let script = format!(
+        "case \"$*\" in *--raw*@sha256:*) echo '{manifest}'; exit;; *--raw*buildcache*) echo '{cache}'; exit;; esac\n"
+    );
+    fake.write("override.sh", &script);
+    let args = ["image", "--variant=debian", "--base-image=a", "--base-image=b", "--push"];
+    let args = [&args[..], &["--check=off", "--jobs=1", "--records=records"]].concat();
+    fake.call(&args).on("x").succeed();
+    let sent = |record: &Value| record["cache_written"][0]["bytes_uploaded"].as_u64();
+    let sent = fake.records().iter().map(sent).collect::<Vec<_>>();
+    assert_eq!(sent, [Some(70), Some(0)]);
+}

@@ -340,3 +340,36 @@ fn names_of_files_command_no_terminal() {
         assert!(is_safe && !ended.stderr.contains("::add-mask::"), "{args:?}: {}", ended.stderr);
     }
 }
+
+#[test]
+fn the_first_image_that_is_built_finds_the_builder_as_it_was() {
+    let fake = FakeDocker::new("records-first-built");
+    let push = |bases: &[&str]| {
+        let bases = bases.iter().map(|base| format!("--base-image={base}")).collect::<Vec<_>>();
+        let bases = bases.iter().map(String::as_str).collect::<Vec<_>>();
+        let args = ["--check=off", "--skip-existing", "--records=records"];
+        fake.push(&[&args[..], &bases].concat()).succeed();
+    };
+    push(&["a"]);
+    fake.keep();
+    push(&["a", "b"]);
+    let records = fake.records();
+    let found = records.iter().map(|record| json!([record["status"], record["builder_was_empty"]]));
+    let expected = [json!(["built", true]), json!(["present", null]), json!(["built", true])];
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn an_image_whose_bake_cannot_start_has_failed() {
+    let fake = FakeDocker::new("records-no-start");
+    // The folder for temporary files is gone once the image was checked.
+    let script =
+        "case \"$*\" in *' bake '*) mv target/image/tmp tmp-was; echo >target/image/tmp;; esac\n";
+    fake.write("override.sh", script);
+    let ended = fake.push(&["--check=all", "--records=records"]).end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    let record = &fake.records()[0];
+    assert_eq!(record["status"], "failed", "{}", ended.stderr);
+    assert!(record["error"].as_str().unwrap().contains("target/image/tmp"), "{record:#}");
+    assert!(ended.stderr.contains("target/image/tmp"), "{}", ended.stderr);
+}

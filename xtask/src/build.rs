@@ -207,6 +207,10 @@ pub struct Run {
     errors: Vec<anyhow::Error>,
     /// The check keys of images that have started.
     pub started: BTreeSet<String>,
+    /// True once an image is being built.
+    pub has_begun: bool,
+    /// The layers of the caches that were written.
+    pub cached_layers: BTreeSet<String>,
 }
 
 impl Run {
@@ -342,7 +346,13 @@ fn work(ctx: &Ctx, number: usize) {
         }
         Err(error) => {
             ctx.progress.end(true, "");
-            ctx.run().fail(error);
+            if !error.is::<Interrupted>() {
+                let mut ended = Ended::new(ctx, image);
+                ended.record.status = Status::Failed;
+                ended.record.error = Some(format!("{error:#}"));
+                ended.cause = Some(Cause::Other);
+                ctx.run().add(number, ended);
+            }
         }
     }
 }

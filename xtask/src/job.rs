@@ -2,7 +2,9 @@
 //! its own. All that happened becomes its record.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::mem;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -50,11 +52,11 @@ pub struct Job<'a> {
 impl<'a> Job<'a> {
     /// Of `image`, before anything is done for it.
     pub fn new(ctx: &'a Ctx<'a>, image: &'a Image) -> Self {
-        let run = ctx.run();
+        let mut run = ctx.run();
         Job {
             ctx,
             image,
-            is_first: run.ended.is_empty(),
+            is_first: !mem::replace(&mut run.has_begun, true),
             has_success: run.has_success(),
             // Of images that begin at once, each is checked: none is pushed before one has started.
             is_checked: image.check_key.as_ref().is_some_and(|key| !run.started.contains(key)),
@@ -135,8 +137,19 @@ impl<'a> Job<'a> {
         let args = self.ctx.args;
         let suffix = names::suffix(args.flavor.part(), args.arch.as_deref(), Some(&args.target));
         let folder = self.ctx.docker.root.join("target/image/logs");
-        let path = folder.join(format!("{}{suffix}.log", self.image.name));
-        let log = fs::create_dir_all(&folder).and_then(|()| File::create(&path));
+        let name = format!("{}{suffix}", self.image.name);
+        let mut path = folder.join(format!("{name}.log"));
+        let open = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
+        let mut log = fs::create_dir_all(&folder).and_then(|()| open(&path));
+        // Another run may be building an image of that name.
+        let mut number = 2;
+        while log.as_ref().is_ok_and(|log| matches!(log.try_lock(), Err(TryLockError::WouldBlock)))
+        {
+            path = folder.join(format!("{name}-{number}.log"));
+            log = open(&path);
+            number += 1;
+        }
+        let log = log.and_then(|log| log.set_len(0).map(|()| log));
         let path = path.display().to_string();
         let log = log.inspect_err(|error| {
             progress::warn(&format!("the log {path} can't be written: {error}"));
@@ -157,12 +170,17 @@ impl<'a> Job<'a> {
         ctx.docker.bake(bake, ctx.args, &ctx.facts.host, &mut watch, deadline)
     }
 
+    /// How long the image may take.
+    fn limit(&self) -> Duration {
+        let platforms = u32::try_from(self.image.platforms.len().max(1)).unwrap_or(u32::MAX);
+        self.ctx.args.timeout.saturating_mul(platforms)
+    }
+
     /// Starts the image where it is checked, and delivers it, after as many tries as it takes. Caches that
     /// break the build, or keep it waiting, are left out of another try. Returns why it failed, if it did.
     fn deliver(&mut self) -> Result<Result<Baked, (String, Cause)>> {
-        let (ctx, image) = (self.ctx, self.image);
-        let platforms = u32::try_from(image.platforms.len().max(1)).unwrap_or(u32::MAX);
-        let deadline = Instant::now().checked_add(ctx.args.timeout.saturating_mul(platforms));
+        let image = self.image;
+        let deadline = Instant::now().checked_add(self.limit());
         let mut is_checked = !self.is_checked;
         loop {
             let without = self.unread.keys().cloned().collect();
@@ -170,7 +188,7 @@ impl<'a> Job<'a> {
             process::check_signals()?;
             let bake = if is_checked { image.bake(&without) } else { image.check(&without) };
             let mut baked = self.bake(&bake, Some(&image.shown), steps_were_shown, deadline)?;
-            let trace = std::mem::take(&mut baked.trace);
+            let trace = mem::take(&mut baked.trace);
             let failed = self.after_bake(baked.end, &trace)?;
             self.traces.push(trace);
             match (baked.end, failed) {
@@ -194,7 +212,7 @@ impl<'a> Job<'a> {
                     return Ok(None);
                 }
                 let what = trace.pending().map_or_else(|| "the build".to_owned(), text::title);
-                let limit = ctx.args.timeout.as_secs();
+                let limit = self.limit().as_secs();
                 let error = format!("{what}: not done within {limit} s (--timeout)");
                 return Ok(Some((error, Cause::Other)));
             }
@@ -263,7 +281,9 @@ impl<'a> Job<'a> {
         if is_exported && self.ctx.args.cache_image.is_none() {
             asked.extend(record.reference());
         }
-        self.ctx.docker.each(&asked, Docker::content)
+        let known = self.ctx.docker.each(&asked, Docker::content);
+        // Of some alone, nobody could tell what is new.
+        if known.len() == asked.len() { known } else { BTreeMap::new() }
     }
 
     /// Exports the image's caches, as long as the request allows. An export that fails is not an error.
@@ -323,16 +343,19 @@ impl<'a> Job<'a> {
                     without.extend(self.traces.iter().flat_map(Trace::hits));
                 }
             }
-            // Where the registry did not list all that it had, nobody knows what was new to it.
+            // Where the registry did not list all that it had, nobody knows what was new to it. What images
+            // have in common is sent once.
             if written.result.as_deref() == Some("done")
                 && matches!(cache, Cache::Registry(_))
                 && !known.is_empty()
                 && let Some(content) = ctx.docker.content(cache.name())
             {
                 let (mut sent, mut present) = (0, 0);
-                for (digest, size) in &content.layers {
-                    let is_known = known.values().any(|had| had.layers.contains_key(digest));
-                    *(if is_known { &mut present } else { &mut sent }) += size;
+                let mut run = ctx.run();
+                for (digest, size) in content.layers {
+                    let is_known = known.values().any(|had| had.layers.contains_key(&digest));
+                    let is_new = run.cached_layers.insert(digest) && !is_known;
+                    *(if is_new { &mut sent } else { &mut present }) += size;
                 }
                 (written.bytes_uploaded, written.bytes_present) = (Some(sent), Some(present));
             }
