@@ -120,6 +120,7 @@ causes! {
 const SIGNS: &[(&str, Cause)] = &[
     ("context canceled", Cause::Canceled),
     ("stat /bin/sh: no such file or directory", Cause::NoShell),
+    ("no matching entries in passwd file", Cause::NoShell),
     ("did not complete successfully", Cause::Step),
     ("dockerfile parse error", Cause::Syntax),
     ("failed to parse stage", Cause::Syntax),
@@ -664,6 +665,10 @@ mod tests {
             ),
             ("error from sender: lstat /a/x: operation not permitted", Cause::UnreadableFile),
             ("error from sender: failed to xattr /a/x: permission denied", Cause::UnreadableFile),
+            (
+                "process \"sh\" did not complete successfully: unable to find user root: no matching entries in passwd file",
+                Cause::NoShell,
+            ),
             ("http: server closed idle connection", Cause::Transient),
             ("Put \"https://r.io/v2/\": EOF", Cause::Transient),
             ("copy: unexpected EOF", Cause::Transient),
