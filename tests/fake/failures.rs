@@ -104,6 +104,10 @@ fn each_says_what_failed_where_and_what_to_do() {
             step("Caused by: invalid peer certificate: UnknownIssuer\n", "exit code: 2"),
         ),
         (
+            "a mirror that wants a login",
+            step("User for pypi.corp: \nEOFError: EOF when reading a line\n", "exit code: 2"),
+        ),
+        (
             "a base image without a shell",
             step(
                 "runc run failed: exec: \"/bin/sh\": stat /bin/sh: no such file or directory\n",

@@ -108,6 +108,8 @@ causes! {
         `--driver-opt env.HTTPS_PROXY=` of the builder"
     /// The proxy of a step, or of buildx, wants a login.
     ProxyLogin 0 COMMON "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY"
+    /// A mirror that a step fetches from wants a login.
+    MirrorLogin 0 OWN "put the mirror's user and password into its address, .netrc or .npmrc"
     /// The builder has no room.
     NoSpace 0 COMMON "make room: `docker buildx prune`, or `cargo xtask engine --prune`"
     NotFound 0 OWN "check the name of the image; a private one needs `docker login`"
@@ -313,6 +315,14 @@ const STEP_SIGNS: &[(&str, Cause)] = &[
     ("response 407", Cause::ProxyLogin),
     ("statuscode=407", Cause::ProxyLogin),
     ("code 407 from proxy", Cause::ProxyLogin),
+    // pip asks for the user.
+    ("eoferror: eof when reading a line", Cause::MirrorLogin),
+    ("status client error (401 ", Cause::MirrorLogin),
+    ("status client error (403 ", Cause::MirrorLogin),
+    ("code e401", Cause::MirrorLogin),
+    ("code e403", Cause::MirrorLogin),
+    ("  401  unauthorized", Cause::MirrorLogin),
+    ("  403  forbidden", Cause::MirrorLogin),
     ("(invalid for another ", Cause::Clock),
     ("certificate has expired", Cause::Clock),
     ("not yet valid", Cause::Clock),
@@ -692,6 +702,14 @@ mod tests {
             ("npm error code ENOTFOUND", Cause::StepNetwork),
             ("curl: (56) CONNECT tunnel failed, response 503", Cause::StepNetwork),
             ("407  Proxy Authentication Required", Cause::ProxyLogin),
+            ("User for pypi.corp: EOFError: EOF when reading a line", Cause::MirrorLogin),
+            ("Caused by: HTTP status client error (401 Unauthorized) for url", Cause::MirrorLogin),
+            ("Caused by: HTTP status client error (403 Forbidden) for url", Cause::MirrorLogin),
+            ("Caused by: HTTP status client error (404 Not Found) for url", Cause::Step),
+            ("npm error code E401", Cause::MirrorLogin),
+            ("npm error code E403", Cause::MirrorLogin),
+            ("E: Failed to fetch http://a/b  401  Unauthorized [IP: 1]", Cause::MirrorLogin),
+            ("E: The repository 'x' is not signed.\n  403  Forbidden", Cause::MirrorLogin),
             ("curl: (56) CONNECT tunnel failed, response 407", Cause::ProxyLogin),
             (
                 "E: Release file for http://a is not valid yet (invalid for another 2h 56min)",
