@@ -93,6 +93,10 @@ fn each_says_what_failed_where_and_what_to_do() {
                 "tls: failed to verify certificate: x509: certificate signed by unknown authority",
             ),
         ),
+        (
+            "a host that the engine's proxy refuses",
+            base("failed to do request: Head \"https://r.io/v2/a/manifests/1\": Forbidden"),
+        ),
         ("no login", push("HEAD", "blobs/sha256:0", "401 Unauthorized")),
         ("no right to push", push("POST", "blobs/uploads/", "403 Forbidden")),
         (

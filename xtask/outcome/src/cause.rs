@@ -103,11 +103,12 @@ causes! {
     NoHost 2 COMMON "check the name of the host, and the network of the builder"
     /// The engine or the builder is away; perhaps it starts again.
     NoEngine 4 COMMON "start Docker, or the builder's machine"
-    /// The engine's proxy wants a login.
-    EngineProxy 0 COMMON "name the proxy with its user and password in the engine's daemon.json, or by \
-        `--driver-opt env.HTTPS_PROXY=` of the builder"
-    /// The proxy of a step, or of buildx, wants a login.
-    ProxyLogin 0 COMMON "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY"
+    /// The engine's proxy wants a login, or refuses the host.
+    EngineProxy 0 COMMON "allow the host in the engine's proxy, or name the proxy with its user and \
+        password in the engine's daemon.json, or by `--driver-opt env.HTTPS_PROXY=` of the builder"
+    /// The proxy of a step, or of buildx, wants a login, or refuses the host.
+    ProxyLogin 0 COMMON "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY, or allow the host \
+        in the proxy"
     /// A mirror that a step fetches from wants a login.
     MirrorLogin 0 OWN "put the mirror's user and password into its address, .netrc or .npmrc"
     /// The builder has no room.
@@ -158,6 +159,8 @@ const SIGNS: &[(&str, Cause)] = &[
     ("no running buildkit pods", Cause::NoEngine),
     (" is not running", Cause::NoEngine),
     ("Proxy Authentication Required", Cause::EngineProxy),
+    // A registry's own answer has a number.
+    ("\": Forbidden", Cause::EngineProxy),
     // What only its words tell from a login that lacks something.
     ("is not allowed access", Cause::Other),
     ("read only mode", Cause::Other),
@@ -574,6 +577,8 @@ mod tests {
             ("failed to fetch oauth token: unexpected status from POST request to https://a/token: 400".to_owned(), Cause::Other),
             ("failed to fetch anonymous token: Get \"https://a/token\": tls: x509: unknown authority".to_owned(), Cause::StepCertificate),
             ("failed to do request: Head \"https://r.io/v2/\": Proxy Authentication Required".to_owned(), Cause::EngineProxy),
+            ("failed to do request: Head \"https://r.io/v2/\": Forbidden".to_owned(), Cause::EngineProxy),
+            ("failed to fetch anonymous token: Get \"https://a/token\": Forbidden".to_owned(), Cause::ProxyLogin),
             ("failed to connect to the docker API at unix:///var/run/docker.sock".to_owned(), Cause::NoEngine),
             ("failed to receive status: rpc error: code = Unavailable desc = transport is closing".to_owned(), Cause::NoEngine),
             (write("PUT", "blobs/uploads/u", "507 Insufficient Storage"), Cause::RegistryFull),
