@@ -43,6 +43,11 @@ fn a_build_that_cannot_start_says_what_is_missing() {
         "permission denied while trying to connect to the docker API at unix:///var/run/docker.sock",
     );
     add("an engine of others", &inspecting("builder-closed", &closed), &["--load"]);
+    let podmans = down.replace(
+        "Cannot connect to the Docker daemon. Is it running?",
+        "listing workers: failed to list workers: Unavailable: unable to upgrade to h2c, received 404",
+    );
+    add("podman's socket", &inspecting("builder-socket", &podmans), &["--load"]);
     let kube = "Name: kube\nDriver: kubernetes\n\nNodes:\nName: kube0\nEndpoint: kubernetes:///a\n\
                 Status: running\n\nName: kube1\nEndpoint: kubernetes:///b\n";
     let lost = format!("{kube}Error: no answer\n");

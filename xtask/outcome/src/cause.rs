@@ -502,6 +502,11 @@ pub fn engine_hint(error: &str) -> Option<&'static str> {
             "/buildx: permission denied",
             "make Docker's folder yours (`sudo chown -R $USER ~/.docker`), or set DOCKER_CONFIG",
         ),
+        (
+            "unable to upgrade to h2c",
+            "this engine is not Docker's (Podman has no BuildKit): unset DOCKER_HOST, or create a \
+             builder in a container by `docker buildx create --use`",
+        ),
         ("Permission denied (", "give ssh a key that the engine's machine accepts"),
         ("is too new. Maximum", "set DOCKER_API_VERSION to that maximum, or update the engine"),
         (
