@@ -93,6 +93,37 @@ fn a_proxy_that_steps_cannot_use_is_named_and_not_handed_on() {
     assert!(arguments.get("HTTPS_PROXY").is_none(), "{arguments:#}");
 }
 
+/// buildx copies them into each build that has no argument of the name.
+#[test]
+fn a_proxy_of_dockers_own_that_steps_cannot_use_is_named_and_kept_out() {
+    let fake = FakeDocker::new("host-docker-proxies");
+    let other = r#"{"httpProxy": "socks5://p", "httpsProxy": "http://p:1"}"#;
+    let default = r#"{"httpProxy": "http://127.0.0.1:3128", "httpsProxy": "http://[::1]:1"}"#;
+    let config = format!(r#"{{"proxies": {{"default": {default}, "tcp://d:1": {other}}}}}"#);
+    fake.write("home/.docker/config.json", &config);
+    let args = |call: Xtask| {
+        let said = call.succeed().stderr;
+        let args = fake.bakes().last().unwrap().target("debian")["args"].clone();
+        let proxies = ["http_proxy", "HTTP_PROXY", "HTTPS_PROXY"];
+        (proxies.map(|name| args[name].as_str().map(str::to_owned)), said)
+    };
+    let expect = |[lower, upper, https]: [Option<&str>; 3]| {
+        [lower, upper, https].map(|value| value.map(str::to_owned))
+    };
+    let path = fake.file("home/.docker/config.json").display().to_string();
+    let (given, said) = args(push(&fake));
+    assert_eq!(given, expect([None, Some(""), Some("")]));
+    let named = format!(": httpProxy in {path}, httpsProxy in {path}\n");
+    assert!(said.contains(&named), "{said}");
+    // Old ones look for the same case only, and BuildKit takes either.
+    let (given, said) = args(push(&fake).env("http_proxy", "http://q"));
+    assert_eq!(given, expect([Some("http://q"), Some("http://q"), Some("")]));
+    assert!(said.contains(&format!(": httpsProxy in {path}\n")), "{said}");
+    let (given, said) = args(push(&fake).env("DOCKER_HOST", "tcp://d:1"));
+    assert_eq!(given, expect([None, Some(""), None]));
+    assert!(said.contains(&format!(": httpProxy in {path}\n")), "{said}");
+}
+
 #[test]
 fn npms_variables_count_in_any_case_and_uv_may_be_told_to_read_no_file() {
     let fake = keeping("host-cases");

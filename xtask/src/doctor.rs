@@ -1,8 +1,7 @@
 //! `cargo xtask image doctor`: can a request be built on this machine, and if not, what to do? And
 //! `list`: what can be built, and how a request would name it.
 
-use std::env;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use base::{message, output, process};
@@ -15,6 +14,7 @@ use request::bases;
 use request::cli::{Args, Mode, in_engine};
 use request::definition::{self, has_server};
 use request::facts::{Builder, Facts};
+use request::host::docker_config;
 use request::plan;
 
 /// Prints a line for each thing that the request needs.
@@ -106,11 +106,7 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
 /// Whether docker knows a login for the registry of the image. Not every registry needs one.
 fn login(args: &Args) -> Result<String> {
     let (host, _) = bases::host_and_path(&args.image);
-    let folder = env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty());
-    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".docker"));
-    let path = folder.map(PathBuf::from).or_else(home).unwrap_or_default().join("config.json");
-    let config: Value =
-        serde_json::from_slice(&output::load(&path).unwrap_or_default()).unwrap_or_default();
+    let (path, config) = docker_config();
     if has_login(&config, host) {
         return Ok(format!("{host}, in {}", path.display()));
     }

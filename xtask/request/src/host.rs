@@ -11,6 +11,7 @@ use anyhow::Result;
 use base::digest::sha256;
 use base::error::usage;
 use base::{message, output};
+use serde_json::Value;
 
 use crate::cli::{quoted, switch_variable, variable};
 use crate::names::csv_field;
@@ -99,7 +100,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads the environment and the configuration of pip, uv and npm. Addresses on loopback mean another
+    /// Reads the environment and the configuration of docker, pip, uv and npm. Addresses on loopback mean another
     /// machine within a step: they are not handed on, which is said. `workspace` is that of the server,
     /// whose lock may name indexes too.
     /// Errors: a usage error for a variable that is not text, or a named CA bundle that can't be used.
@@ -107,15 +108,34 @@ impl Host {
         let mut host = Host { certificates: certificates(root)?, ..Host::default() };
         let mut refused = Vec::new();
         let mut has_proxy = false;
-        for name in PROXIES.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]) {
-            let Ok(Some(value)) = variable(&name) else { continue };
-            let is_proxy = !name.eq_ignore_ascii_case("no_proxy");
-            let is_socks = value.to_ascii_lowercase().starts_with("socks");
-            if is_proxy && (is_socks || is_loopback(&value)) {
-                refused.push(name);
-            } else {
-                has_proxy |= is_proxy;
-                host.proxies.push((name, value));
+        let (path, docker) = docker_config();
+        let engine = docker["proxies"].get(env::var("DOCKER_HOST").unwrap_or_default());
+        let dockers = engine.unwrap_or(&docker["proxies"]["default"]);
+        for upper in PROXIES {
+            let is_proxy = upper != "NO_PROXY";
+            let is_refused = |value: &str| {
+                let is_socks = value.to_ascii_lowercase().starts_with("socks");
+                is_proxy && (is_socks || is_loopback(value))
+            };
+            for name in [upper.to_owned(), upper.to_lowercase()] {
+                let Ok(Some(value)) = variable(&name) else { continue };
+                if is_refused(&value) {
+                    refused.push(name);
+                } else {
+                    has_proxy |= is_proxy;
+                    host.proxies.push((name, value));
+                }
+            }
+            let key = upper.to_lowercase().replace("_proxy", "Proxy");
+            if dockers[&key].as_str().is_some_and(is_refused) {
+                // buildx adds it where no argument has this name, old ones in this case.
+                let given = host.proxies.iter().find(|(name, _)| name.eq_ignore_ascii_case(upper));
+                if given.is_none() {
+                    refused.push(format!("{key} in {}", path.display()));
+                }
+                let value = given.map(|(_, value)| value.clone()).unwrap_or_default();
+                has_proxy = true;
+                host.proxies.push((upper.to_owned(), value));
             }
         }
         if !has_proxy {
@@ -184,6 +204,15 @@ impl Host {
     pub fn variables(&self) -> impl Iterator<Item = (String, &str)> {
         self.texts.iter().map(|(name, text)| (secret_variable(name), text.as_str()))
     }
+}
+
+/// Docker's own configuration, with its path; `Null` where there is none.
+pub fn docker_config() -> (PathBuf, Value) {
+    let folder = env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty());
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".docker"));
+    let path = folder.map(PathBuf::from).or_else(home).unwrap_or_default().join("config.json");
+    let text = output::load(&path).unwrap_or_default();
+    (path, serde_json::from_slice(&text).unwrap_or_default())
 }
 
 /// The logins in .netrc, which pip and uv read, for the hosts that `settings` or the lock of the `workspace`
