@@ -178,6 +178,10 @@ fn the_hosts_bundle_and_proxies_reach_run_steps_by_secret_and_argument() {
     assert!(print("").target().get("secret").is_none_or(|secret| *secret == json!([])));
     let refused = print(key).refused();
     assert!(refused.contains(" holds no PEM certificate\nhint: "), "{refused}");
+    let many = (0..10_000).map(|n| certificate.replace("AAAA", &format!("{n:08}")));
+    let refused = print(&many.collect::<String>()).refused();
+    let why = " KiB, and BuildKit takes 500\nhint: set SSL_CERT_FILE to a smaller bundle";
+    assert!(refused.contains(why), "{refused}");
 }
 
 #[test]

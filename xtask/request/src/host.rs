@@ -286,10 +286,11 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
         message::warn(&format!("SSL_CERT_FILE={path} is no file: took the system's certificates"));
     }
     let named = named.filter(|path| path.is_file());
-    let bundles = BUNDLES.map(PathBuf::from).to_vec();
-    for path in named.clone().map_or(bundles, |path| vec![path]) {
+    let is_chosen = named.as_ref().is_some_and(|path| !is_systems(path));
+    let systems = BUNDLES.map(PathBuf::from).into_iter().filter(|_| !is_chosen);
+    for path in named.into_iter().chain(systems) {
         let bundle = match fs::read(&path) {
-            Err(error) if named.is_some() => {
+            Err(error) if is_chosen => {
                 let path = path.display();
                 return Err(usage(format!("SSL_CERT_FILE={path} can't be read ({error})")));
             }
@@ -297,7 +298,7 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
         };
         let text = pem_certificates(&String::from_utf8_lossy(&bundle));
         if text.is_empty() {
-            if named.is_some() && !bundle.trim_ascii().is_empty() {
+            if is_chosen && !bundle.trim_ascii().is_empty() {
                 return Err(usage(format!(
                     "SSL_CERT_FILE={} holds no PEM certificate\nhint: name a bundle of PEM certificates; \
                      `openssl x509 -inform der -in FILE -out FILE.pem` converts one",
@@ -309,7 +310,7 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
         if text.len() > LARGEST_SECRET {
             let (path, size) = (path.display(), text.len() / 1024);
             let why = format!("the CA bundle {path} has {size} KiB, and BuildKit takes 500");
-            if named.is_some() {
+            if is_chosen {
                 return Err(usage(format!("{why}\nhint: set SSL_CERT_FILE to a smaller bundle")));
             }
             message::warn(&format!("{why}: not handed on; SSL_CERT_FILE can name a smaller one"));
@@ -325,6 +326,12 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
         return Ok(Some(file));
     }
     Ok(None)
+}
+
+/// True for a system's bundle by any name: cargo sets `SSL_CERT_FILE` to it where nobody has set it.
+fn is_systems(path: &Path) -> bool {
+    let path = path.canonicalize().ok();
+    path.is_some() && BUNDLES.iter().any(|known| Path::new(known).canonicalize().ok() == path)
 }
 
 /// The certificates in `bundle`, sorted.
@@ -490,7 +497,11 @@ fn expanded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONFIGURATIONS, expanded, is_loopback, joined, pem_certificates};
+    use std::path::Path;
+
+    use super::{
+        BUNDLES, CONFIGURATIONS, expanded, is_loopback, is_systems, joined, pem_certificates,
+    };
 
     #[test]
     fn addresses_on_loopback() {
@@ -574,6 +585,15 @@ mod tests {
         for text in ["a=${NOT_SET_4711}b", "${}", "${PATH", "${A=B}", "${${PATH"] {
             assert_eq!(expanded(text), text);
         }
+    }
+
+    #[test]
+    fn a_systems_bundle_is_known_by_any_name() {
+        let existing = BUNDLES.iter().filter(|path| Path::new(path).is_file());
+        for path in existing {
+            assert!(is_systems(Path::new(&format!("/etc/..{path}"))));
+        }
+        assert!(!is_systems(Path::new("/dev/null")) && !is_systems(Path::new("/nowhere")));
     }
 
     #[test]
