@@ -6,14 +6,14 @@ use std::fs::File;
 use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use base::error::Interrupted;
 use base::scratch::Scratch;
-use base::{message, process, status};
+use base::{lock, message, process, status};
 
 use crate::cache_dir::Reading;
 use crate::docker::{self, Docker, SHORT_PATIENCE};
@@ -54,7 +54,7 @@ pub struct Ctx<'a> {
 impl Ctx<'_> {
     /// What has been built so far.
     pub fn run(&self) -> MutexGuard<'_, Run> {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.run)
     }
 }
 

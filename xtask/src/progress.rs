@@ -6,11 +6,11 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use base::{message, output, process, status};
+use base::{lock, message, output, process, status};
 use outcome::cause::{self, Cause};
 use outcome::text::{self, LONGEST, Lines};
 use outcome::trace::{Event, Node, Trace, VertexEvent};
@@ -112,12 +112,12 @@ impl Progress {
 
     /// Notes that an image is being built.
     pub fn begin(&self) {
-        self.state().running += 1;
+        lock(&self.state).running += 1;
     }
 
     /// Notes that it has ended, and in a batch shows `line`. True for the first that failed.
     pub fn end(&self, has_failed: bool, line: &str) -> bool {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         state.running -= 1;
         if has_failed {
             state.failed += 1;
@@ -134,11 +134,7 @@ impl Progress {
 
     /// Notes that `count` images need not be built.
     pub fn skip(&self, count: usize) {
-        self.state().done += count;
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state).done += count;
     }
 }
 
@@ -194,7 +190,7 @@ impl Watch<'_> {
                     self.plain(place, node, &line);
                     // Many images may have the same reason, and this one may run ahead of its image.
                     if let Some(warning) = line.strip_prefix("warning: ")
-                        && self.progress.state().warned.insert(warning.to_owned())
+                        && lock(&self.progress.state).warned.insert(warning.to_owned())
                     {
                         warn(warning);
                     }
@@ -280,7 +276,7 @@ impl Watch<'_> {
         if self.canceled.is_some() || !status::is_due(progress.is_terminal, silence) {
             return;
         }
-        let state = progress.state();
+        let state = lock(&progress.state);
         let running = trace.nodes.iter().enumerate().filter(|(_, node)| node.is_running());
         // By this machine's clock: the builder's may differ.
         let running = running.map(|(place, node)| {

@@ -14,6 +14,12 @@ pub mod status;
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What `mutex` holds, also where a thread has panicked that held it.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The repository's root, by the folder of the crate that runs, which is `own` below the root. `cargo run` names the
 /// folder, which may have moved since this was `compiled`; within the engine's command it names the engine's.

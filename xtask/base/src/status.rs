@@ -3,10 +3,10 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::{message, process};
+use crate::{lock, message, process};
 
 struct State {
     /// How many lines at the bottom are to be drawn again.
@@ -27,7 +27,7 @@ pub fn is_terminal() -> bool {
 /// that much `silence`.
 pub fn is_due(is_terminal: bool, silence: Duration) -> bool {
     let pause = if is_terminal { Duration::from_millis(100) } else { silence };
-    state().last.is_none_or(|last| last.elapsed() >= pause)
+    lock(&STATE).last.is_none_or(|last| last.elapsed() >= pause)
 }
 
 /// Shows `lines`, in place of those that were shown before if this `is_terminal`.
@@ -42,7 +42,7 @@ pub fn show(lines: &[String], is_terminal: bool) {
             None => line + "\n",
         };
     }
-    let mut state = state();
+    let mut state = lock(&STATE);
     state.write(&text);
     state.last = Some(Instant::now());
     state.is_terminal = is_terminal;
@@ -56,11 +56,7 @@ pub fn clear() {
 
 /// Writes `text` in place of the lines, for good. Nobody may be there to read it.
 pub(crate) fn write(text: &str) {
-    state().write(text);
-}
-
-fn state() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&STATE).write(text);
 }
 
 impl State {

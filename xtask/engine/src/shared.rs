@@ -7,13 +7,13 @@ use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use base::process::{self, TICK};
-use base::{output, status};
+use base::{lock, output, status};
 
 /// One folder for the engines of all checkouts. Short, because the path of a socket may have no
 /// more than 108 bytes.
@@ -33,7 +33,7 @@ static TIMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Shows how far the work `what` is, beside what is done at the same time.
 pub fn progress(what: &'static str, how_far: &str) {
-    let mut doing = DOING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut doing = lock(&DOING);
     doing.insert(what, format!("{what} {how_far}"));
     let all: Vec<&str> = doing.values().map(|text| text.trim_end()).collect();
     show(&all.join(", "));
@@ -52,15 +52,15 @@ pub fn timed<T>(what: &'static str, work: impl FnOnce() -> Result<T>) -> Result<
     let started = Instant::now();
     progress(what, "");
     let result = work();
-    DOING.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+    lock(&DOING).remove(what);
     let time = format!("{what} {:.1}", started.elapsed().as_secs_f64());
-    TIMES.lock().unwrap_or_else(PoisonError::into_inner).push(time);
+    lock(&TIMES).push(time);
     result
 }
 
 /// How many seconds each work took, such as `downloading 4.1, unpacking 9.8`.
 pub fn times() -> String {
-    TIMES.lock().unwrap_or_else(PoisonError::into_inner).join(", ")
+    lock(&TIMES).join(", ")
 }
 
 /// A folder that this process owns. The lock is on the folder's own inode, so no lock file stays
