@@ -306,6 +306,27 @@ fn the_first_three_that_fail_by_one_cause_end_the_run_whatever_they_are_called()
 }
 
 #[test]
+fn steps_that_give_different_reasons_do_not_fail_alike() {
+    let fake = FakeDocker::new("batch-reasons");
+    let step = events::run("minimal 2/3", "minimal.sh");
+    let fail = |number: usize, why: &str| {
+        let text = format!("error: an earlier one\n{why}\nmake: *** Error 1\n");
+        fake.play(&format!("debian-b{number}.image"), &failed_step(&step, &text, 1));
+    };
+    for number in 0..3 {
+        fail(number, &format!("error: no apt-get {number}"));
+    }
+    for number in 3..7 {
+        fail(number, "error: no bash");
+    }
+    let ended = push(&fake, 7, &["--jobs=1"]).end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    assert_eq!(with_status(&fake, "failed"), ["b0", "b1", "b2", "b3", "b4", "b5"]);
+    assert_eq!(fake.records()[0]["error"], "minimal.sh: no apt-get 0");
+    expected::check("fake/expected/batch_reasons.txt", &expected::steady(&ended.stderr, &fake.0.0));
+}
+
+#[test]
 fn fewer_than_three_or_others_that_fail_end_nothing() {
     let fake = FakeDocker::new("batch-not-alike");
     for number in [0, 1, 3, 4, 5] {

@@ -52,6 +52,7 @@ fn each_says_what_failed_where_and_what_to_do() {
                     HTTPS client";
     let cases = [
         ("a step", step("make: *** [all] Error 2\n", "exit code: 2")),
+        ("a step with a reason", step("error: uv.lock takes x from git\n", "exit code: 1")),
         ("a hash", step(hash, "exit code: 1")),
         ("a step without memory", step("Killed\n", "exit code: 137")),
         (

@@ -198,7 +198,7 @@ pub struct Run {
     /// By their numbers in the plan.
     pub ended: BTreeMap<usize, Ended>,
     records: Option<File>,
-    /// How many of the last images failed by one cause, and at which host.
+    /// How many of the last images failed by one cause, and at which host or by which step's reason.
     alike: usize,
     last_failure: Option<(Cause, Option<String>)>,
     /// Why no further image is tried.
@@ -239,15 +239,19 @@ impl Run {
         match (ended.record.status, ended.cause) {
             (Status::Failed, Some(cause)) => {
                 let host = ended.record.error.as_deref().and_then(cause::host).map(str::to_owned);
+                let reason = ended.failure.as_ref().and_then(Failure::reason);
                 // A base image that is not there says nothing of others, unless none was there.
-                let key = Some((cause, host.filter(|_| cause.is_common())));
+                let detail =
+                    if cause == Cause::Step { reason } else { host.filter(|_| cause.is_common()) };
+                let key = Some((cause, detail));
                 self.alike = if self.last_failure == key { self.alike + 1 } else { 1 };
                 self.last_failure = key;
                 let (has_success, left) = (self.has_success(), self.queue.len());
                 let is_over = cause == Cause::Limited
                     || self.alike >= ALIKE && (cause.is_common() || !has_success);
                 if is_over && left > 0 && self.stopped.is_none() {
-                    let which = if has_success { "last" } else { "first" };
+                    let is_first = self.alike > self.ended.len();
+                    let which = if is_first { "first" } else { "last" };
                     let images = match self.alike {
                         1 => "image failed".to_owned(),
                         count => format!("{count} images failed with the same error"),

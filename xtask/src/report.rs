@@ -56,9 +56,10 @@ pub fn image_ended(ctx: &Ctx, image: &Image, ended: &Ended) {
     }
 }
 
-/// Why an image is missing: the step and how it ended, where that is known.
+/// Why an image is missing: where a step gives no reason, how it ended.
 fn why(ended: &Ended) -> String {
     if let Some(failure) = &ended.failure
+        && failure.reason().is_none()
         && let Some(end) = cause::step_end(&failure.error)
     {
         return format!("{} ended with {end}", text::title(&failure.name));

@@ -3,12 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::cause::Cause;
+use crate::cause::{self, Cause};
 use crate::record::Step;
+use crate::text;
 use crate::vertex::{self, Phase};
 
 /// How much of a step's output is kept, in bytes.
 const OUTPUT_KEPT: usize = 8192;
+
+/// How many lines of a step's output, from the end, may hold its reason: compilers write `error: ` as well.
+const REASON_LINES: usize = 5;
 
 /// Something that happened in a build.
 #[derive(Debug)]
@@ -155,6 +159,13 @@ impl Failure {
             Cause::StepNetwork if self.is_check() => Cause::Step,
             cause => cause,
         }
+    }
+
+    /// Why the command of a step failed, in its own words: scripts end by a line `error: …`.
+    pub fn reason(&self) -> Option<String> {
+        cause::step_end(&self.error)?;
+        let lines = text::last_lines(&self.output, REASON_LINES);
+        lines.iter().rev().find_map(|line| line.strip_prefix("error: ")).map(str::to_owned)
     }
 
     /// True where the server of the image was started to check it.
