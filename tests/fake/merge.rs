@@ -94,10 +94,20 @@ fn what_was_pushed_a_moment_ago_may_be_there_only_soon() {
     let ended = fake.call(&args).succeed();
     assert_eq!(ended.stderr.matches("not found; retrying in 1 s").count(), 2, "{}", ended.stderr);
     // An image that is not there at all is not asked for for long.
-    let script = "case \"$*\" in *create*) echo 'ERROR: r.io/i: not found' >&2; exit 1;; esac";
-    fake.write("override.sh", script);
+    let script = |error: &str| {
+        format!("case \"$*\" in *create*) echo 'ERROR: r.io/i: {error}' >&2; exit 1;; esac")
+    };
+    fake.write("override.sh", &script("not found"));
     let ended = fake.call(&args).end();
-    assert_eq!((ended.status, ended.stderr.matches("; retrying").count()), (1, 2));
+    assert_eq!((ended.status, ended.stderr.matches("; retrying").count()), (1, 3));
+    let hint = "hint: the registry does not show it yet, or it was deleted\n";
+    assert!(ended.stderr.ends_with(hint), "{}", ended.stderr);
+    // It is buildx that asks, and not the engine.
+    for error in ["x509: unknown authority", "http: server gave HTTP response to HTTPS client"] {
+        fake.write("override.sh", &script(error));
+        let stderr = fake.call(&args).end().stderr;
+        assert!(stderr.contains("hint: buildx asks from this machine: "), "{stderr}");
+    }
 }
 
 #[test]

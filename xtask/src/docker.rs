@@ -43,6 +43,11 @@ const PAUSES: [u64; 5] = [1, 2, 5, 10, 20];
 const OLDEST_BUILDKIT: u32 = 13;
 /// The oldest minor version of buildx 0 that writes its events as JSON.
 const OLDEST_BUILDX: u32 = 13;
+/// What to do about images that a registry does not have, though they were pushed.
+const NOT_SHOWN: &str = "the registry does not show it yet, or it was deleted";
+/// What to do about registries that buildx itself does not trust.
+const BY_BUILDX: &str = "buildx asks from this machine: name the file of the registry's CA by SSL_CERT_FILE, or \
+     create a builder in a container whose buildkitd.toml names the registry";
 /// The media type of a build cache's configuration.
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 
@@ -393,15 +398,23 @@ impl Docker {
             let stderr = String::from_utf8_lossy(&output.stderr);
             let error = said(&stderr);
             let cause = Cause::of(error);
+            // It reads what was pushed a moment ago, and buildx asks for it, not the engine.
+            let is_imagetools = args.first() == Some(&"imagetools");
             let most = match cause {
-                // What was pushed a moment ago may not be everywhere yet, and an engine may restart.
+                Cause::NotFound if is_imagetools => 3,
+                // An engine may restart.
                 Cause::NotFound | Cause::NoEngine => 2,
                 Cause::Limited => 1,
                 _ if cause.retries() > 0 => PAUSES.len(),
                 _ => 0,
             };
             let Some(&pause) = PAUSES[..most].get(tries) else {
-                let hint = cause.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+                let hint = match cause {
+                    Cause::NotFound if is_imagetools => Some(NOT_SHOWN),
+                    Cause::PlainHttp | Cause::Certificate if is_imagetools => Some(BY_BUILDX),
+                    _ => cause.hint(),
+                };
+                let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
                 let who = if cause == Cause::NoEngine { "docker" } else { "the registry" };
                 bail!("{who} refused: {error}{hint}")
             };
