@@ -185,6 +185,39 @@ fn the_hosts_bundle_and_proxies_reach_run_steps_by_secret_and_argument() {
 }
 
 #[test]
+fn what_programs_trust_besides_the_bundle_reaches_steps_too() {
+    let folder = Folder::checkout("more-certificates");
+    let certificate =
+        |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+    let path = |name: &str| folder.0.join(name);
+    let write = |name: &str, text: &str| fs::write(path(name), text).unwrap();
+    write("main", &certificate("1"));
+    write("more", &(certificate("1") + &certificate("2")));
+    write("node", &certificate("3"));
+    write("large", &(0..10_000).map(|n| certificate(&format!("{n:08}"))).collect::<String>());
+    let mut call = Xtask::within(&folder.0, &["image", "--print", "--variant=debian"]).on("x");
+    let files = [
+        ("SSL_CERT_FILE", "main"),
+        ("REQUESTS_CA_BUNDLE", "more"),
+        ("NODE_EXTRA_CA_CERTS", "node"),
+        ("PIP_CERT", "none"),
+        ("CURL_CA_BUNDLE", "large"),
+    ];
+    for (name, file) in files {
+        call = call.env(name, path(file));
+    }
+    let ended = call.succeed();
+    let file = fs::read_dir(path("target/image")).unwrap().next().unwrap().unwrap();
+    let text = fs::read_to_string(file.path()).unwrap();
+    assert_eq!(text, ["1", "2", "3"].map(certificate).concat());
+    let said = ended.stderr.replace(folder.0.to_str().unwrap(), "FOLDER");
+    let expected = "warning: the certificates in PIP_CERT=FOLDER/none are not handed on: No such file or \
+                    directory (os error 2)\nwarning: the certificates in CURL_CA_BUNDLE=FOLDER/large are \
+                    not handed on: all have more than 500 KiB, and BuildKit takes 500\n";
+    assert_eq!(said, expected);
+}
+
+#[test]
 fn capabilities_and_providers_are_arguments() {
     let arg = |call: Xtask, name: &str| call.target()["args"][name].as_str().unwrap().to_owned();
     let cases = [

@@ -28,6 +28,9 @@ const BUNDLES: [&str; 6] = [
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+/// Variables that name files of further certificates, for one program each.
+const MORE_CERTIFICATES: &str = "REQUESTS_CA_BUNDLE PIP_CERT NODE_EXTRA_CA_CERTS CURL_CA_BUNDLE \
+                                 NPM_CONFIG_CAFILE npm_config_cafile";
 /// Names that systems give their loopback.
 const LOOPBACK: &str = "localhost localhost4 localhost6 localhost.localdomain \
                         localhost4.localdomain4 localhost6.localdomain6 ip6-localhost ip6-loopback";
@@ -276,10 +279,39 @@ fn is_loopback(text: &str) -> bool {
     })
 }
 
-/// The CA bundle that this machine trusts, without comments, repeats and private keys, below `target`:
-/// the one that programs use by `SSL_CERT_FILE`, else the first in a system's place that holds any. An empty
-/// file that the variable names stands for none.
+/// The certificates that this machine trusts, without comments, repeats and private keys, below `target`:
+/// its CA bundle, and the files that [`MORE_CERTIFICATES`] name.
 fn certificates(root: &Path) -> Result<Option<PathBuf>> {
+    let mut text = bundle()?;
+    for name in MORE_CERTIFICATES.split(' ') {
+        let Some(path) = variable(name)? else { continue };
+        let why = match output::load(Path::new(&path)) {
+            Err(error) => error.to_string(),
+            Ok(more) => {
+                let all = pem_certificates(&format!("{text}{}", String::from_utf8_lossy(&more)));
+                if all.len() <= LARGEST_SECRET {
+                    text = all;
+                    continue;
+                }
+                "all have more than 500 KiB, and BuildKit takes 500".to_owned()
+            }
+        };
+        message::warn(&format!("the certificates in {name}={path} are not handed on: {why}"));
+    }
+    let file = root.join(format!("target/image/ca-{}.pem", &sha256(&text)[..16]));
+    if !text.is_empty()
+        && !file.is_file()
+        && let Err(error) = output::save(&file, &text)
+    {
+        message::warn(&format!("build steps get no certificates: {error:#}"));
+        return Ok(None);
+    }
+    Ok(Some(file).filter(|_| !text.is_empty()))
+}
+
+/// The certificates in the CA bundle of this machine: the one that programs use by `SSL_CERT_FILE`, else the
+/// first in a system's place that holds any. An empty file that the variable names stands for none.
+fn bundle() -> Result<String> {
     let named = variable("SSL_CERT_FILE")?.map(PathBuf::from);
     if let Some(path) = named.as_ref().filter(|path| !path.exists() || path.is_dir()) {
         let path = path.display();
@@ -314,18 +346,11 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
                 return Err(usage(format!("{why}\nhint: set SSL_CERT_FILE to a smaller bundle")));
             }
             message::warn(&format!("{why}: not handed on; SSL_CERT_FILE can name a smaller one"));
-            return Ok(None);
+            break;
         }
-        let file = root.join(format!("target/image/ca-{}.pem", &sha256(&text)[..16]));
-        if !file.is_file()
-            && let Err(error) = output::save(&file, &text)
-        {
-            message::warn(&format!("build steps get no certificates: {error:#}"));
-            return Ok(None);
-        }
-        return Ok(Some(file));
+        return Ok(text);
     }
-    Ok(None)
+    Ok(String::new())
 }
 
 /// True for a system's bundle by any name: cargo sets `SSL_CERT_FILE` to it where nobody has set it.
