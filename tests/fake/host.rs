@@ -37,6 +37,21 @@ fn the_first_file_that_names_indexes_counts() {
     assert_eq!(fake.lines("pip"), ["[global]", "index-url = https://b/simple"]);
 }
 
+#[test]
+fn places_that_variables_name_count_too() {
+    let fake = keeping("host-places");
+    fake.write("home/.pip/pip.conf", "[global]\nindex-url = https://user/simple\n");
+    fake.write("venv/pip.conf", "[global]\nindex-url = https://venv/simple\n");
+    fake.write("globalconfig", "registry=https://global/\n");
+    fake.write("prefix/etc/npmrc", "registry=https://prefix/\nstrict-ssl=false\n");
+    let call = || push(&fake).env("npm_config_prefix", fake.file("prefix"));
+    call().env("VIRTUAL_ENV", fake.file("venv")).succeed();
+    assert_eq!(fake.lines("pip"), ["[global]", "index-url = https://venv/simple"]);
+    assert_eq!(fake.lines("npm"), ["registry=https://prefix/", "strict-ssl=false"]);
+    call().env("NPM_CONFIG_GLOBALCONFIG", fake.file("globalconfig")).succeed();
+    assert_eq!(fake.lines("npm")[0], "registry=https://global/");
+}
+
 /// As pip, uv and npm do it themselves.
 #[test]
 fn the_configurations_of_one_program_are_joined() {

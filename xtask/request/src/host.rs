@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -45,10 +46,11 @@ const MIRRORS: &str = "APT_MIRROR UBUNTU_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_UR
 /// A program's configuration, of which the keys that name indexes are handed on.
 struct Configuration {
     secret: &'static str,
-    /// The variable that names a file in place of the user's own: the first `own` places.
+    /// The variable that names a file in place of the user's own: the places with these numbers.
     variable: &'static str,
-    own: usize,
-    /// Its usual places, those that override others first; below the user's configuration.
+    own: Range<usize>,
+    /// Its usual places, those that override others first; below the user's configuration, or the folder or
+    /// file that a variable names.
     places: &'static [&'static str],
     /// True for a key, in a section, that is handed on with its value.
     keeps: fn(&str, &str) -> bool,
@@ -58,14 +60,20 @@ const CONFIGURATIONS: [Configuration; 3] = [
     Configuration {
         secret: "pip.conf",
         variable: "PIP_CONFIG_FILE",
-        own: 2,
-        places: &["pip/pip.conf", "~/.pip/pip.conf", "/etc/pip.conf", "/etc/xdg/pip/pip.conf"],
+        own: 1..3,
+        places: &[
+            "$VIRTUAL_ENV/pip.conf",
+            "pip/pip.conf",
+            "~/.pip/pip.conf",
+            "/etc/pip.conf",
+            "/etc/xdg/pip/pip.conf",
+        ],
         keeps: |_, key| ["index-url", "extra-index-url", "trusted-host"].contains(&key),
     },
     Configuration {
         secret: "uv.toml",
         variable: "UV_CONFIG_FILE",
-        own: 3,
+        own: 0..3,
         places: &["uv/uv.toml", "/etc/xdg/uv/uv.toml", "/etc/uv/uv.toml"],
         keeps: |section, key| match section {
             "" | "[pip]" => {
@@ -78,8 +86,15 @@ const CONFIGURATIONS: [Configuration; 3] = [
     Configuration {
         secret: "npmrc",
         variable: "NPM_CONFIG_USERCONFIG",
-        own: 1,
-        places: &["~/.npmrc", "/usr/local/etc/npmrc", "/etc/npmrc"],
+        own: 0..1,
+        places: &[
+            "~/.npmrc",
+            "$NPM_CONFIG_GLOBALCONFIG",
+            "$NPM_CONFIG_PREFIX/etc/npmrc",
+            "/usr/local/etc/npmrc",
+            "/usr/etc/npmrc",
+            "/etc/npmrc",
+        ],
         keeps: |_, key| key.ends_with("registry") || key.starts_with("//") || key == "strict-ssl",
     },
 ];
@@ -377,26 +392,33 @@ impl Configuration {
         if self.secret == "uv.toml" && matches!(switch_variable("UV_NO_CONFIG"), Ok(Some(true))) {
             return None;
         }
-        let folder = |name: &str| env::var_os(name).filter(|folder| !folder.is_empty());
-        let home = folder("HOME").map(PathBuf::from);
-        let users = folder("XDG_CONFIG_HOME").map(PathBuf::from);
-        let users = users.or(home.as_ref().map(|home| home.join(".config")));
         // npm's in lower case too.
-        let named = folder(self.variable).or_else(|| folder(&self.variable.to_lowercase()));
-        let (own, others) = self.places.split_at(self.own);
-        let own = if named.is_some() { &[] } else { own };
-        let places = own.iter().chain(others).filter_map(|place| match place.strip_prefix("~/") {
-            Some(path) => Some(home.as_ref()?.join(path)),
-            None if place.starts_with('/') => Some(PathBuf::from(place)),
-            None => Some(users.as_ref()?.join(place)),
+        let folder = |name: &str| {
+            let value = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+            value(name).or_else(|| value(&name.to_lowercase())).map(PathBuf::from)
+        };
+        let home = folder("HOME");
+        let users = folder("XDG_CONFIG_HOME");
+        let users = users.or(home.as_ref().map(|home| home.join(".config")));
+        let named = folder(self.variable);
+        let places = self.places.iter().enumerate();
+        let places = places.filter(|(number, _)| named.is_none() || !self.own.contains(number));
+        let places = places.filter_map(|(_, place)| {
+            let (first, path) = place.split_once('/').unwrap_or((place, ""));
+            match (first, first.strip_prefix('$')) {
+                (_, Some(name)) if path.is_empty() => folder(name),
+                (_, Some(name)) => Some(folder(name)?.join(path)),
+                ("~", _) => Some(home.as_ref()?.join(path)),
+                // An absolute place stays as it is.
+                _ => Some(users.clone().unwrap_or_default().join(place)),
+            }
         });
-        let named = named.map(PathBuf::from);
         // So people turn all of them off.
         if named.as_ref().is_some_and(|path| path == Path::new("/dev/null")) {
             return None;
         }
         let mut entries = Vec::<Entry>::new();
-        for path in named.into_iter().chain(places).filter(|path| path.is_file()) {
+        for path in named.clone().into_iter().chain(places).filter(|path| path.is_file()) {
             let Ok(text) = output::load(&path) else { continue };
             let text = String::from_utf8_lossy(&text);
             let known = entries.len();
