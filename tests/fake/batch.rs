@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use crate::support::events::{self, failed, failed_step};
 use crate::support::fake::FakeDocker;
-use crate::support::{CACHE_MODE, Ended, Xtask, expected, shell_words};
+use crate::support::{CACHE_MODE, Ended, IMAGE, Xtask, expected, shell_words};
 use serde_json::{Value, json};
 
 /// `--base-image` for `b0` and so on.
@@ -458,4 +458,24 @@ fn two_runs_of_one_name_have_a_log_each() {
     assert!(running.wait().unwrap().success());
     let logs = fake.file("target/image/logs");
     assert!(logs.join("debian.log").exists() && logs.join("debian-2.log").exists());
+}
+
+#[test]
+fn what_many_caches_have_in_common_is_said_once() {
+    let fake = FakeDocker::new("batch-caches");
+    let why = |cache: &str| {
+        format!(
+            "unexpected status from HEAD request to https://r.io/v2/i/manifests/{cache}: 403 Forbidden"
+        )
+    };
+    for number in 0..3 {
+        let cache = format!("buildcache-binary-b{number}-x");
+        let read = events::import(&format!("{IMAGE}:{cache}"), &why(&cache));
+        fake.play(&format!("debian-b{number}.image"), &read);
+    }
+    let bases = bases(3);
+    let args = bases.iter().map(String::as_str).chain(["--check=off"]).collect::<Vec<_>>();
+    let ended = fake.push(&args).succeed();
+    assert_eq!(ended.stderr.matches("can't be read").count(), 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("; the same for 2 other caches\n"), "{}", ended.stderr);
 }

@@ -22,7 +22,7 @@ use crate::job::Job;
 use crate::progress::{self, Progress};
 use crate::{disk, report};
 use outcome::cause::{self, Cause};
-use outcome::record::{self, CacheWritten, Record, Status};
+use outcome::record::{self, CacheWritten, Layer, Record, Status};
 use outcome::trace::{Failure, Span};
 use outcome::vertex::Phase;
 use request::bases::Shard;
@@ -423,6 +423,10 @@ fn skip_present(ctx: &Ctx) {
         let mut ended = Ended::new(ctx, image);
         let record = &mut ended.record;
         (record.status, record.pushed, record.digest) = (Status::Present, true, Some(digest));
+        record.layer = image.layer_tags.first().map(|tag| Layer {
+            tags: image.layer_tags.clone(),
+            digest: found.get(tag).map(|manifest| docker::digest(manifest)),
+        });
         // An image may have been built for another branch, and its cache with it.
         if !is_by_content {
             record.cache_written = lost_caches(ctx, image);

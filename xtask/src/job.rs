@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::build::{Ctx, Ended, now, prune_limits, read_sizes};
 use crate::cache_dir::Staging;
 use crate::docker::{self, Baked, Content, Docker, End, sleep};
+use crate::progress::columns;
 use crate::{disk, progress, report};
 use outcome::cause::{self, Cause};
 use outcome::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Step, Steps};
@@ -251,7 +252,9 @@ impl<'a> Job<'a> {
         } else if self.tries < cause.retries()
             && let Some(&pause) = PAUSES.get(self.tries)
         {
-            let (shown, error) = (&self.image.shown, text::shortened(&error, 120));
+            let shown = text::shortened(&self.image.shown, 40);
+            let room = columns().saturating_sub(shown.chars().count() + 30);
+            let error = text::shortened(&error, room);
             progress::warn(&format!("{shown}: {error}; retrying in {pause} s"));
             sleep(Duration::from_secs(pause))?;
         } else {
@@ -263,12 +266,13 @@ impl<'a> Job<'a> {
 
     /// Leaves `caches` out of the next try, because of `why`; false where all of them were left out before.
     fn leave_out(&mut self, caches: BTreeSet<String>, why: &str, shown: &str) -> bool {
-        let is_new = caches.iter().any(|name| !self.unread.contains_key(name));
-        if is_new {
-            self.unread.extend(caches.into_iter().map(|name| (name, why.to_owned())));
-            progress::warn(&format!("a cache {shown}; retrying without it"));
+        let new = caches.iter().find(|name| !self.unread.contains_key(*name)).cloned();
+        self.unread.extend(caches.into_iter().map(|name| (name, why.to_owned())));
+        if let Some(name) = &new {
+            let image = &self.image.shown;
+            progress::warn(&format!("{image}: retrying without the cache {name}, which {shown}"));
         }
-        is_new
+        new.is_some()
     }
 
     /// What the registry has of the caches that were read and of the image that was pushed, before anything

@@ -1,6 +1,8 @@
 //! What a run says of its images: a line or some for people, the files of GitHub, and the error that ends
 //! it. All of it comes from records.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, anyhow};
 use base::error::Interrupted;
 use base::message::{self, cut, one_line};
@@ -116,9 +118,9 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
     later.extend(write_outputs(ctx.args, &ctx.facts.source, &records).err());
     let title = match records.as_slice() {
         [one] if one.status.is_there() => {
-            format!("Image `{}`", one.tags.first().unwrap_or(&one.name))
+            format!("Image `{}`", one.tags.first().map_or(one.shown(), String::as_str))
         }
-        [one] => format!("`{}` is not built", one.name),
+        [one] => format!("`{}` is not built", one.shown()),
         all => {
             let done = all.iter().filter(|record| record.status.is_there()).count();
             format!("{done} of {} images", all.len())
@@ -160,23 +162,23 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
             show_failure(one);
             let is_check = one.failure.as_ref().is_some_and(Failure::is_check);
             let hint = match (one.cause, &one.record.log) {
-                _ if is_check => {
-                    "the server does not start on this base image; its output is above"
-                }
+                _ if is_check => "see the server's output above",
                 (Some(Cause::Other), Some(log)) => &format!("the log says more: {log}"),
                 (cause, _) => cause.and_then(Cause::hint).unwrap_or_default(),
             };
             let hint = if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") };
-            let (name, why) = (&one.record.name, shortened(&why(one), 400));
+            let (name, why) = (one.record.shown(), shortened(&why(one), 400));
             Some(anyhow!("{name} was not built: {why}{hint}"))
         }
         (error, failed) => {
             later.extend(error);
-            let (mut stopped, mut hint) = (String::new(), "build the others with ".to_owned());
-            if let Some(skipped) = failed.iter().find(|e| e.record.status == Status::Skipped) {
-                stopped.extend(skipped.record.error.iter().map(|why| format!(": {why}")));
-                let failed = failed.iter().rev().find(|e| e.record.status == Status::Failed);
-                if let Some(last) = failed {
+            let is_skipped = |ended: &&&Ended| ended.record.status == Status::Skipped;
+            let skipped = failed.iter().filter(is_skipped).count();
+            let (mut stopped, mut hint) = (String::new(), "retry them with ".to_owned());
+            if let Some(first) = failed.iter().find(is_skipped) {
+                let told = first.record.error.as_ref().map(|why| format!(": {why}"));
+                stopped = told.unwrap_or_else(|| format!(", {skipped} skipped"));
+                if let Some(last) = failed.iter().rev().find(|ended| !is_skipped(ended)) {
                     stopped += &format!("; the last error: {}", shortened(&why(last), 100));
                     if let Some(known) = last.cause.and_then(Cause::hint) {
                         hint = format!("{known}, then run ");
@@ -185,7 +187,7 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
             }
             Some(anyhow!(
                 "{} of {} images failed{stopped}\nhint: {hint}`{}`",
-                failed.len(),
+                failed.len() - skipped,
                 ctx.images.len(),
                 retry(ctx.args, failed)
             ))
@@ -298,7 +300,7 @@ fn add_image(record: &Record, lines: &mut Vec<String>) {
         }
     }
     if !phases.is_empty() {
-        lines.push(format!("{}: {} (seconds)", record.name, phases.join(", ")));
+        lines.push(format!("{}: {} (seconds)", record.shown(), phases.join(", ")));
     }
     for read in &record.cache_read {
         let Some(how) = &read.result else { continue };
@@ -398,14 +400,17 @@ fn export_summary(ctx: &Ctx, ended: &[Ended]) -> String {
     format!("export {}{sent} ({mode}){lost}", or_unknown(seconds))
 }
 
-/// What to say of caches that could not be read or written, each once.
+/// What to say of caches that could not be read or written: once of all that have the same reason.
 fn warnings(ctx: &Ctx, ended: &[Ended]) -> Vec<String> {
-    let mut warnings = Vec::new();
+    // Reasons without the caches that they name, what is said, and the caches.
+    let mut warnings: Vec<(String, String, BTreeSet<&str>)> = Vec::new();
     for record in ended.iter().map(|ended| &ended.record) {
+        let mut found = Vec::new();
         for read in &record.cache_read {
             if let (Some("refused" | "failed"), Some(why)) = (read.result.as_deref(), &read.error) {
                 let (cache, why) = (&read.r#ref, one_line(why));
-                warnings.push(format!("the cache {cache} can't be read, and is not used: {why}"));
+                let text = format!("the cache {cache} can't be read, and is not used: {why}");
+                found.push((cache, format!("read {why}"), text));
             }
         }
         for lost in record.cache_written.iter().filter(|written| written.is_lost()) {
@@ -417,13 +422,28 @@ fn warnings(ctx: &Ctx, ended: &[Ended]) -> Vec<String> {
                 (Some(error), _) => one_line(error),
                 (None, _) => "buildx does not say why".to_owned(),
             };
-            warnings.push(format!(
-                "the image of {:?} is complete, but its cache was not written to {}: {why}",
-                record.name, lost.r#ref
-            ));
+            let (shown, cache) = (record.shown(), &lost.r#ref);
+            let text = format!(
+                "the image of {shown:?} is complete, but its cache was not written to {cache}: {why}"
+            );
+            found.push((cache, format!("write {why}"), text));
+        }
+        for (cache, why, text) in found {
+            let tag = cache.rsplit(':').next().unwrap_or_default();
+            let reason = why.replace(cache, "").replace(tag, "");
+            match warnings.iter_mut().find(|(known, ..)| *known == reason) {
+                Some((.., caches)) => {
+                    caches.insert(cache);
+                }
+                None => warnings.push((reason, text, BTreeSet::from([cache.as_str()]))),
+            }
         }
     }
-    request::cli::without_repeats(warnings)
+    let told = warnings.into_iter().map(|(_, text, caches)| match caches.len() - 1 {
+        0 => text,
+        others => format!("{text}; the same for {others} other caches"),
+    });
+    told.collect()
 }
 
 /// Seconds as people write them.

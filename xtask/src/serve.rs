@@ -121,12 +121,12 @@ pub fn smoke(root: &Path, args: &Args) -> Result<()> {
     let mut images = Vec::new();
     for record in record::read(&args.words)? {
         let Some(image) = record.reference() else {
-            message::say(&format!("{} is not started: it was not pushed", record.name));
+            message::say(&format!("{} is not started: it was not pushed", record.shown()));
             continue;
         };
         let has_digest = record.digest.as_deref().is_some_and(bases::is_digest);
         if !has_digest || !bases::is_repository(&record.image) {
-            let name = &record.name;
+            let name = record.shown();
             return Err(usage(format!("the record of {name}: {image:?} is not an image's digest")));
         }
         images.push((image, record.target));
