@@ -115,6 +115,8 @@ fn platforms_have_all_names_that_docker_takes() {
             }
         }
     }
+    let own = debian(&[]).env("DOCKER_DEFAULT_PLATFORM", "linux").target();
+    assert_eq!(own["platforms"], json!([]));
 }
 
 #[test]

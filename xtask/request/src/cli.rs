@@ -310,7 +310,9 @@ impl Args {
         args.platforms = without_repeats(named.collect());
         // What `docker run` starts is what a load has to build.
         if CHECKING.contains(&command) && args.platforms.is_empty() && !args.push() {
-            for name in split(&variable("DOCKER_DEFAULT_PLATFORM")?.unwrap_or_default()) {
+            let names = split(&variable("DOCKER_DEFAULT_PLATFORM")?.unwrap_or_default());
+            // The system alone leaves the architecture to docker.
+            for name in names.into_iter().filter(|name| !name.eq_ignore_ascii_case("linux")) {
                 let known = platform(&name).ok_or_else(|| {
                     let hint = "set it to linux/amd64 or linux/arm64, or use --platforms";
                     usage(format!("DOCKER_DEFAULT_PLATFORM {name:?} is not accepted\nhint: {hint}"))
