@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::support::workspace::Workspace;
 use crate::support::{Folder, Xtask, expected, strings};
@@ -149,6 +150,22 @@ fn the_files_that_git_would_commit_are_built_and_no_others() {
     assert_eq!(read(new), "a file");
     assert!(copy.join(link).is_symlink());
     assert_eq!(unchanged(), before);
+}
+
+#[test]
+fn a_file_of_the_same_size_and_time_is_copied_where_its_content_differs() {
+    let workspace = Workspace::new("same-time", "1.43.1");
+    let code = |text: &str| {
+        workspace.write("openhands-sdk/code.py", text);
+        let file = fs::File::open(workspace.0.0.join("openhands-sdk/code.py")).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let copy = context(&print(&workspace).target()).join("openhands-sdk/code.py");
+        (fs::read_to_string(&copy).unwrap(), copy.metadata().unwrap().modified().unwrap())
+    };
+    let [one, two] = ["one", "two"].map(code);
+    assert_eq!([one.0.as_str(), two.0.as_str()], ["one", "two"]);
+    assert_ne!(one.1, two.1, "buildx compares it as well");
+    assert_eq!(code("two"), two);
 }
 
 #[test]

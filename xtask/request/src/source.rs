@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
 use base::digest::sha256;
@@ -441,12 +441,13 @@ fn update(checkout: &Path, files: Vec<PathBuf>, folder: &Path) -> Result<()> {
     tidy(folder, &|_| true).map_err(fail)
 }
 
-/// Copies a link, or a file with its time, by which buildx finds what has changed.
+/// Copies a link, or a file whose content or mode differs. It gets a time of its own: buildx takes a file of
+/// the same size and time for unchanged, and checkouts may have one time for all of their files.
 fn copy(from: &Path, metadata: &Metadata, to: &Path) -> io::Result<()> {
     if let Ok(old) = fs::symlink_metadata(to) {
         let is_same = (old.is_file() && metadata.is_file())
             && (old.len(), git_mode(&old)) == (metadata.len(), git_mode(metadata))
-            && old.modified()? == metadata.modified()?;
+            && fs::read(from)? == fs::read(to)?;
         if is_same {
             return Ok(());
         }
@@ -457,7 +458,7 @@ fn copy(from: &Path, metadata: &Metadata, to: &Path) -> io::Result<()> {
         return symlink(fs::read_link(from)?, to);
     }
     fs::copy(from, to)?;
-    File::open(to)?.set_modified(metadata.modified()?)
+    File::open(to)?.set_modified(SystemTime::now())
 }
 
 /// Removes the files below `folder` that `is_wanted` does not want, and gives all others and the
