@@ -41,3 +41,23 @@ fn changes_that_are_not_committed_are_pushed_only_when_allowed() {
     );
     assert_eq!(server["packages"]["openhands-sdk"], "1.43.1");
 }
+
+#[test]
+fn a_checkout_is_not_clean_because_git_does_not_say() {
+    let fake = FakeDocker::new("git-says-nothing");
+    let workspace = Workspace::new("git-says-nothing", "1.43.1");
+    let git =
+        "#!/bin/sh\ncase \"$*\" in *' status '*) echo 'fatal: index file corrupt' >&2; exit 128; esac
+        PATH=${PATH#*:} exec git \"$@\"\n";
+    fake.program("git", git);
+    let root = format!("--sdk-project-root={}", workspace.path());
+    let said = fake.push(&[&root, "--check=off"]).refused();
+    let why = "has uncommitted changes (fatal: index file corrupt)";
+    assert!(said.contains(&format!("{why}\nhint: make `git status` work")), "{said}");
+    for args in [&["--load"][..], &["--push", "--allow-dirty"]] {
+        let mut call = fake.call(&["image", "--variant=debian", "--check=off"]);
+        call.0.args(args).arg(&root);
+        let said = call.succeed().stderr;
+        assert!(said.contains(&format!("{why}: taken for changed\n")), "{said}");
+    }
+}

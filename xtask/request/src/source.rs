@@ -104,7 +104,7 @@ impl Source {
             let files = git.files()?;
             let (folder, lock) = slot(root, checkout)?;
             update(checkout, files, &folder)?;
-            source.is_dirty = git.is_dirty();
+            source.is_dirty = git.is_dirty(args)?;
             source.checkout = Some(checkout.clone());
             (source.folder, source.lock) = (Some(folder), Some(lock));
         }
@@ -313,8 +313,22 @@ impl<'a> Git<'a> {
         args.iter().copied().chain(["--", "."]).chain(own).collect()
     }
 
-    fn is_dirty(&self) -> bool {
-        self.read(&self.of_folder(&["status", "--porcelain", "--untracked-files=normal"])).is_some()
+    /// Errors: a usage error for a push where git does not say it. Elsewhere that counts as dirty.
+    fn is_dirty(&self, args: &Args) -> Result<bool> {
+        let status = ["status", "--porcelain", "--untracked-files=normal"];
+        let why = match self.run(&self.of_folder(&status)) {
+            Ok(output) if output.status.success() => return Ok(!output.stdout.is_empty()),
+            Ok(output) => text(&output.stderr).replace('\n', " "),
+            Err(error) => format!("{error:#}"),
+        };
+        let folder = self.folder.display();
+        let why = format!("git does not say whether {folder} has uncommitted changes ({why})");
+        if args.push() && !args.allow_dirty {
+            let hint = "make `git status` work there, or allow changes with --allow-dirty";
+            return Err(usage(format!("{why}\nhint: {hint}")));
+        }
+        message::warn(&format!("{why}: taken for changed"));
+        Ok(true)
     }
 
     /// The files that git tracks, or neither tracks nor ignores.
