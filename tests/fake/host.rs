@@ -52,6 +52,37 @@ fn places_that_variables_name_count_too() {
     assert_eq!(fake.lines("npm")[0], "registry=https://global/");
 }
 
+/// Some steps use pip, and others uv.
+#[test]
+fn the_main_index_of_pip_is_uvs_too_and_the_other_way_round() {
+    let fake = keeping("host-alike");
+    let settings = |variables: &[(&str, &str)]| {
+        let call = variables.iter().fold(push(&fake), |call, (name, value)| call.env(name, value));
+        call.succeed();
+        fake.lines("settings").join("; ").replace("export ", "")
+    };
+    assert_eq!(
+        settings(&[("PIP_INDEX_URL", "https://a/"), ("PIP_TRUSTED_HOST", "a b")]),
+        "PIP_INDEX_URL=https://a/; PIP_TRUSTED_HOST='a b'; UV_DEFAULT_INDEX=https://a/; \
+         UV_INSECURE_HOST='a b'"
+    );
+    let loopback = ("PIP_INDEX_URL", "http://127.0.0.1/");
+    assert_eq!(
+        settings(&[("UV_DEFAULT_INDEX", "corp=https://a/"), loopback]),
+        "UV_DEFAULT_INDEX=corp=https://a/; PIP_INDEX_URL=https://a/"
+    );
+    let both = [("PIP_INDEX_URL", "https://a/"), ("UV_INDEX_URL", "https://b/")];
+    assert_eq!(settings(&both), "PIP_INDEX_URL=https://a/; UV_INDEX_URL=https://b/");
+    let pip = "[global]\nindex_url: https://a/simple\ntrusted-host =\n  a\n  b\n";
+    fake.write("home/.pip/pip.conf", pip);
+    assert_eq!(settings(&[]), "UV_DEFAULT_INDEX=https://a/simple; UV_INSECURE_HOST='a b'");
+    fs::remove_file(fake.file("home/.pip/pip.conf")).unwrap();
+    let uv = "allow-insecure-host = [\"a\", 'b']\n[[index]]\nurl = \"https://c\"\n\
+              [[index]]\nname = \"b\"\nurl = \"https://b\" # ours\ndefault=true\n";
+    fake.write("home/.config/uv/uv.toml", uv);
+    assert_eq!(settings(&[]), "PIP_INDEX_URL=https://b; PIP_TRUSTED_HOST='a b'");
+}
+
 /// As pip, uv and npm do it themselves.
 #[test]
 fn the_configurations_of_one_program_are_joined() {
@@ -76,7 +107,7 @@ fn of_a_configuration_only_what_is_on_loopback_is_left_out() {
     let ended = push(&fake).env(trusted.0, trusted.1).succeed();
     assert_eq!(fake.lines("npm"), ["registry=https://npm.corp/"]);
     assert_eq!(fake.lines("uv"), uv.lines().skip(3).collect::<Vec<_>>());
-    assert_eq!(fake.lines("settings"), ["export PIP_TRUSTED_HOST='pip.corp localhost'"]);
+    assert_eq!(fake.lines("settings")[0], "export PIP_TRUSTED_HOST='pip.corp localhost'");
     let home = fake.file("home").display().to_string();
     let left = format!(": [[index]] in {home}/.config/uv/uv.toml, @me:registry in {home}/.npmrc\n");
     assert!(ended.stderr.contains(&left), "{}", ended.stderr);
@@ -147,7 +178,7 @@ fn npms_variables_count_in_any_case_and_uv_may_be_told_to_read_no_file() {
     let call = || push(&fake).env("npm_config_userconfig", fake.file("npmrc"));
     call().env("npm_config_strict_ssl", "false").succeed();
     assert_eq!(fake.lines("npm"), ["registry=https://npm.corp/"]);
-    assert_eq!(fake.lines("settings"), ["export npm_config_strict_ssl=false"]);
+    assert_eq!(fake.lines("settings")[0], "export npm_config_strict_ssl=false");
     assert_eq!(fake.lines("uv"), ["index-url = \"https://a/simple\""]);
     call().env("UV_NO_CONFIG", "false").succeed();
     assert_eq!(fake.lines("uv"), ["index-url = \"https://a/simple\""]);

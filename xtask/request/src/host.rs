@@ -99,6 +99,13 @@ const CONFIGURATIONS: [Configuration; 3] = [
     },
 ];
 
+/// What pip and uv have alike: for each, its variables and its key. Steps use both, so where one of them has a
+/// value and the other has none, the other gets it.
+const ALIKE: [[(&str, &str); 2]; 2] = [
+    [("PIP_INDEX_URL", "index-url"), ("UV_DEFAULT_INDEX UV_INDEX_URL", "index-url")],
+    [("PIP_TRUSTED_HOST", "trusted-host"), ("UV_INSECURE_HOST", "allow-insecure-host")],
+];
+
 /// A key of a configuration with the lines of its value, or a whole table of a list.
 struct Entry {
     section: String,
@@ -183,6 +190,28 @@ impl Host {
         for configuration in CONFIGURATIONS {
             let text = configuration.read(&mut refused);
             host.texts.extend(text.map(|text| (configuration.secret, text)));
+        }
+        for [pip, uv] in ALIKE {
+            let value = |configuration: &Configuration, (names, key): (&str, &str)| {
+                let is_given = |name: &&str| !refused.iter().any(|refused| refused == name);
+                let mut given = names.split(' ').filter(is_given);
+                let text = host.texts.iter().find(|(secret, _)| *secret == configuration.secret);
+                let configured =
+                    || configuration.kept(&text?.1).iter().find_map(|entry| entry.value_of(key));
+                given.find_map(|name| variable(name).ok()?).or_else(configured)
+            };
+            let [pips, uvs, _] = &CONFIGURATIONS;
+            let (names, value) = match (value(pips, pip), value(uvs, uv)) {
+                (Some(value), None) => (uv.0, value),
+                // uv takes NAME=URL too.
+                (None, Some(value)) => match value.split_once('=') {
+                    Some((name, url)) if !name.contains('/') => (pip.0, url.to_owned()),
+                    _ => (pip.0, value),
+                },
+                _ => continue,
+            };
+            let name = names.split(' ').next().unwrap_or_default();
+            settings.push_str(&format!("export {name}={}\n", quoted(&value)));
         }
         let configurations = host.texts.iter().map(|(_, text)| text.as_str());
         let named = configurations.chain([settings.as_str()]).collect::<String>();
@@ -489,6 +518,22 @@ impl Entry {
         let names_hosts = ["trusted-host", "allow-insecure-host"].contains(&self.key.as_str());
         let mut values = self.lines.lines().map(|line| line.split(" #").next().unwrap_or_default());
         !names_hosts && values.any(is_loopback)
+    }
+
+    /// The value, or values with blanks between, if it is one for `key`, as uv's table of the default index is.
+    fn value_of(&self, key: &str) -> Option<String> {
+        let lines = self.lines.lines().map(|line| line.split(" #").next().unwrap_or_default());
+        let mut lines = lines.collect::<Vec<_>>();
+        if self.key.is_empty() {
+            let is_default = lines.iter().any(|line| line.replace(' ', "") == "default=true");
+            lines.retain(|line| is_default && key == "index-url" && line.starts_with("url"));
+        } else if self.key != key {
+            return None;
+        }
+        let text = lines.join(" ");
+        let words = text.split_once(['=', ':'])?.1.split([' ', ',']);
+        let words = words.map(|word| word.trim_matches(['[', ']', '"', '\'', '\t']));
+        Some(words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
     }
 }
 
