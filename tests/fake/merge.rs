@@ -36,12 +36,13 @@ fn both_architectures_get_one_tag_and_the_manifest_a_record() {
     });
     let merge = || fake.call(&["image", "merge", "--records=records", &files[0], &files[1]]);
     let ended = merge().succeed();
-    assert_eq!(ended.stdout, format!("{IMAGE}:0123456-debian\n{IMAGE}:latest-debian\n"));
+    let tags = ["0123456-debian", "main-debian", "latest-debian"];
+    assert_eq!(ended.stdout, tags.map(|tag| format!("{IMAGE}:{tag}\n")).concat());
     let mut created = fake.lines("calls");
     created.retain(|call| call.contains("imagetools create"));
     let digest = format!("{IMAGE}@sha256:{}", "0".repeat(64));
-    let tags = format!("--tag {IMAGE}:0123456-debian --tag {IMAGE}:latest-debian");
-    assert_eq!(created, [format!("buildx imagetools create {tags} {digest} {digest}")]);
+    let tags = tags.map(|tag| format!("--tag {IMAGE}:{tag} ")).concat();
+    assert_eq!(created, [format!("buildx imagetools create {tags}{digest} {digest}")]);
 
     assert_eq!((lines(&files[0]).len(), lines(&files[1]).len()), (1, 1));
     let [manifest] = &fake.records()[..] else { panic!("{:#?}", fake.records()) };
@@ -60,6 +61,31 @@ fn both_architectures_get_one_tag_and_the_manifest_a_record() {
 }
 
 #[test]
+fn latest_is_mains_own_image_of_the_variant() {
+    let (fake, _) = fake("merge-latest", "", &["amd64"]);
+    let latest = |key: &str, value: Value| {
+        let mut record = record("debian", "amd64", "debian:trixie-slim");
+        record[key] = value;
+        let file = write(&fake.file("amd64.jsonl"), &record);
+        let merge = ["image", "merge", "--platforms=linux/amd64", &file];
+        let tags = fake.call(&merge).succeed().stdout;
+        tags.lines().filter(|tag| tag.contains(":latest-")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let tags =
+        |names: &[&str]| json!(names.iter().map(|n| format!("{IMAGE}:{n}")).collect::<Vec<_>>());
+    assert_eq!(latest("target", json!("binary")), [format!("{IMAGE}:latest-debian")]);
+    for (key, value) in [
+        ("base_image", json!("me/experiment:1")),
+        ("manifest_tags", tags(&["main-mytag"])),
+        ("manifest_tags", tags(&["x-debian", "main-debian-source"])),
+        ("variant", json!("gone")),
+        ("variant", Value::Null),
+    ] {
+        assert_eq!(latest(key, value.clone()), [""; 0], "{key} {value}");
+    }
+}
+
+#[test]
 fn a_file_of_several_records_is_read_whole_and_later_lines_replace_earlier_ones() {
     let (fake, _) = fake("merge-lines", "", &["amd64", "arm64"]);
     let mut failed = record("debian", "amd64", "debian:trixie-slim");
@@ -73,8 +99,9 @@ fn a_file_of_several_records_is_read_whole_and_later_lines_replace_earlier_ones(
     ];
     fake.write("records", &records.map(|record| format!("{record}\n")).concat());
     let ended = fake.call(&["image", "merge", "--records=records", "records"]).succeed();
-    let tags = ["0123456-debian", "latest-debian", "0123456-java", "latest-java"];
-    let tags = tags.map(|tag| format!("{IMAGE}:{tag}\n"));
+    let tags = ["debian", "java"].map(|name| {
+        ["0123456", "main", "latest"].map(|head| format!("{IMAGE}:{head}-{name}\n")).concat()
+    });
     assert_eq!(ended.stdout, tags.concat());
     let manifests = lines(fake.file("records").to_str().unwrap()).into_iter();
     let manifests = manifests.filter(|record| record["kind"] == "manifest");
@@ -121,7 +148,7 @@ fn a_variant_that_is_not_merged_costs_no_other_and_what_is_missing_is_said() {
         .call(&["image", "merge", "--allow-partial", "--records=records", &files[0], &files[1]])
         .end();
     assert_eq!(ended.status, 1, "{}", ended.stderr);
-    assert_eq!(ended.stdout, format!("{IMAGE}:0123456-python\n{IMAGE}:latest-python\n"));
+    assert_eq!(ended.stdout, format!("{IMAGE}:0123456-python\n{IMAGE}:main-python\n"));
     let manifest = fake.records().pop().unwrap();
     assert_eq!(
         (&manifest["variant"], &manifest["missing"]),
@@ -150,7 +177,6 @@ fn docker_gets_nothing_but_references_and_digests() {
         ("digest", json!("")),
         ("digest", json!("sha256:short")),
         ("digest", Value::Null),
-        ("variant", json!("a b")),
         ("kind", json!("other")),
         ("status", json!("done")),
         ("schema", json!(1)),

@@ -27,7 +27,7 @@ pub fn record(variant: &str, arch: &str, base_image: &str) -> Value {
         "platforms": [format!("linux/{arch}")],
         "arches": [arch],
         "tags": [format!("{IMAGE}:0123456-{variant}-{arch}")],
-        "manifest_tags": [format!("{IMAGE}:0123456-{variant}")],
+        "manifest_tags": [format!("{IMAGE}:0123456-{variant}"), format!("{IMAGE}:main-{variant}")],
         "release_tags": [],
         "digest": format!("sha256:{}", "0".repeat(64)),
         "pushed": true,

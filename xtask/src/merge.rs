@@ -140,14 +140,18 @@ fn check_values(record: &Record, tags: &[String]) -> Result<()> {
 fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<Record> {
     let Some(first) = images.first() else { bail!("there is no image") };
     let name = first.shown();
+    let variant = first.variant.as_ref().and_then(|name| definition.variants.get_key_value(name));
     let mut tags = first.manifest_tags.clone();
-    if let Some(variant) = first.variant.as_ref().filter(|_| names::is_main(&first.git_ref)) {
+    if let Some((variant, own)) = variant {
         let suffix = names::suffix(first.flavor.as_deref(), None, Some(&first.target));
-        tags.push(format!("{}:latest-{variant}{suffix}", first.image));
+        let tag = |head| format!("{}:{head}-{variant}{suffix}", first.image);
+        // Another base image or custom tag makes another image than the one that users pull.
+        if first.base_image == own.base_image && tags.contains(&tag("main")) {
+            tags.push(tag("latest"));
+        }
     }
-    let variant = first.variant.as_ref().and_then(|name| definition.variants.get(name));
     let mut missing = match variant {
-        Some(variant) if args.platforms.is_empty() => variant.platforms.clone(),
+        Some((_, own)) if args.platforms.is_empty() => own.platforms.clone(),
         _ => args.platforms.clone(),
     };
     let mut platforms: Vec<String> = Vec::new();
