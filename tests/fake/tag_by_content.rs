@@ -159,6 +159,24 @@ fn an_image_is_present_if_its_inputs_are_the_same() {
 }
 
 #[test]
+fn inputs_that_cannot_be_read_are_not_called_changed() {
+    let registry = Registry::new("content-unread", &["a", "b"]);
+    let push = || registry.push(&["--base-image=a", "--base-image=b"]);
+    assert_eq!(push().status, 0);
+    for tag in registry.keep() {
+        let text = if tag.contains("-a-") { "" } else { "{}" };
+        registry.0.write(&format!("image_{}", tag.replace(['/', ':'], "_")), text);
+    }
+    let stderr = push().stderr;
+    assert!(
+        stderr.contains("rebuilding a: cannot read the inputs of the image in the registry\n"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("rebuilding b: its inputs changed\n"), "{stderr}");
+    assert_eq!(registry.with_status("built"), ["a", "b"]);
+}
+
+#[test]
 fn a_cache_that_an_image_lacks_is_said_and_strict() {
     let registry = Registry::new("content-cache", &["a"]);
     let push = |args: &[&str]| {

@@ -396,7 +396,12 @@ fn skip_present(ctx: &Ctx) {
     for (number, image, anchor) in candidates {
         let Some(manifest) = found.get(anchor) else { continue };
         if !is_by_content && inputs.get(anchor) != Some(&image.inputs) {
-            message::say(&format!("rebuilding {}: its inputs changed", image.shown));
+            let why = if inputs.contains_key(anchor) {
+                "its inputs changed"
+            } else {
+                "cannot read the inputs of the image in the registry"
+            };
+            message::say(&format!("rebuilding {}: {why}", image.shown));
             continue;
         }
         if !image.layer_tags.iter().all(|tag| found.contains_key(tag)) {

@@ -503,10 +503,11 @@ impl Docker {
         })
     }
 
-    /// The label of the image `reference` that holds a digest of what went into it.
+    /// The label of the image `reference` that holds a digest of what went into it, empty where it has none;
+    /// `None` where that can't be read.
     pub fn inputs(&self, reference: &str) -> Option<String> {
         let image = self.configuration(reference)?;
-        Some(image["config"]["Labels"][INPUTS_LABEL].as_str()?.to_owned())
+        Some(image["config"]["Labels"][INPUTS_LABEL].as_str().unwrap_or_default().to_owned())
     }
 
     /// The layers of the image `reference`, the largest first, each with what made it; `None` for a list.
