@@ -71,14 +71,28 @@ fn what_was_pushed_is_started_by_its_digest() {
 
 #[test]
 fn an_image_that_cannot_be_pulled_leaves_nothing_behind_to_be_said() {
-    let script = "case \"$*\" in run*) echo 'docker: manifest unknown.' >&2; exit 125;;
-                  rm*|inspect*) echo 'Error: No such container' >&2; exit 1;; esac";
+    let script = "case \"$*\" in pull*) [ ! -f pulled ] || exit 0; touch pulled
+            echo 'Error response from daemon: received unexpected HTTP status: 503 Busy' >&2; exit 1;;
+        run*) echo 'docker: no.' >&2; exit 125;;
+        rm*|inspect*) echo 'Error: No such container' >&2; exit 1;; esac";
     let fake = FakeDocker::with_override("smoke-pull", script);
     let file = write(&fake.file("binary.jsonl"), &record("debian", "amd64", "debian:1"));
-    let ended = fake.call(&["image", "smoke", &file]).end();
+    let smoke = || fake.call(&["image", "smoke", &file]).end();
+    let ended = smoke();
     assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
+    let mut text = ended.stderr;
+    fake.write(
+        "override.sh",
+        "case \"$*\" in pull*) echo 'ERROR: no basic auth credentials' >&2; exit 1;; esac",
+    );
+    text += &smoke().stderr;
     // Not that a container may be left behind: there was none.
-    expected::check("fake/expected/smoke_pull.txt", &expected::steady(&ended.stderr, &fake.0.0));
+    expected::check("fake/expected/smoke_pull.txt", &expected::steady(&text, &fake.0.0));
+    // What the engine has is not asked for.
+    fake.write("override.sh", &format!("case \"$*\" in image*) echo id; exit;; esac; {script}"));
+    fs::remove_file(fake.file("calls")).unwrap();
+    smoke();
+    assert!(fake.lines("calls").iter().all(|call| !call.starts_with("pull")));
 }
 
 #[test]

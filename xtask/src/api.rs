@@ -70,7 +70,9 @@ fn document(root: &Path, name: &str) -> Result<Value> {
 
 /// What the server of `image` says of its API.
 fn of_image(root: &Path, image: &str) -> Result<String> {
-    let container = Container::start(Docker::new(root, None), image, None, None)?;
+    let docker = Docker::new(root, None);
+    docker.pull(image)?;
+    let container = Container::start(docker, image, None, None)?;
     container.wait_until_healthy()?;
     container.fetch("/openapi.json")
 }

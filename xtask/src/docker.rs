@@ -33,6 +33,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const START_PATIENCE: Duration = Duration::from_secs(300);
 /// How long a request to a registry may take.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(120);
+/// How long an image may take to be pulled.
+const PULL_PATIENCE: Duration = Duration::from_secs(1800);
 /// How long a request may take that the build can do without.
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// How many of these are made at once.
@@ -363,6 +365,17 @@ impl Docker {
         self.request(&how).map(drop)
     }
 
+    /// Pulls `image`, unless the engine has it.
+    /// Errors: as [`Docker::create`].
+    pub fn pull(&self, image: &str) -> Result<()> {
+        if self.output_of(&["image", "inspect", "--format", "{{.Id}}", image]).is_empty() {
+            message::say(&format!("pulling {image}"));
+            let pulled = self.request(&["pull", "--quiet", image]);
+            pulled.with_context(|| format!("cannot pull {image}"))?;
+        }
+        Ok(())
+    }
+
     /// The platforms of the images in the list `reference`, attestations aside.
     /// Errors: as [`Docker::create`], or where `reference` is not a list.
     pub fn platforms(&self, reference: &str) -> Result<Vec<String>> {
@@ -384,24 +397,35 @@ impl Docker {
         Ok(platforms)
     }
 
-    /// What `docker buildx` prints with `args`, after as many tries as it takes.
+    /// What `docker buildx`, or for `pull` docker itself, prints with `args`, after as many tries as it takes.
     fn request(&self, args: &[&str]) -> Result<String> {
+        let is_pull = args.first() == Some(&"pull");
         let mut tries = 0;
         loop {
-            let output = output(&mut self.buildx(args), REGISTRY_PATIENCE)?.with_context(|| {
-                format!("the registry has not answered for {} s", REGISTRY_PATIENCE.as_secs())
+            let (mut docker, patience) = if is_pull {
+                (self.command(args), PULL_PATIENCE)
+            } else {
+                (self.buildx(args), REGISTRY_PATIENCE)
+            };
+            // What is pulled is started on the engine's own platform.
+            let output = output(docker.env_remove("DOCKER_DEFAULT_PLATFORM"), patience)?;
+            let output = output.with_context(|| {
+                format!("the registry has not answered for {} s", patience.as_secs())
             })?;
             if output.status.success() {
                 return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
             }
-            self.version()?;
+            if !is_pull {
+                self.version()?;
+            }
             let stderr = String::from_utf8_lossy(&output.stderr);
             let error = said(&stderr);
             let cause = Cause::of(error);
-            // It reads what was pushed a moment ago, and buildx asks for it, not the engine.
+            // buildx asks itself, not the engine, and for what was pushed a moment ago.
             let is_imagetools = args.first() == Some(&"imagetools");
+            let was_pushed = is_imagetools || args.iter().any(|arg| arg.contains("@sha256:"));
             let most = match cause {
-                Cause::NotFound if is_imagetools => 3,
+                Cause::NotFound if was_pushed => 3,
                 // An engine may restart.
                 Cause::NotFound | Cause::NoEngine => 2,
                 Cause::Limited => 1,
@@ -410,7 +434,7 @@ impl Docker {
             };
             let Some(&pause) = PAUSES[..most].get(tries) else {
                 let hint = match cause {
-                    Cause::NotFound if is_imagetools => Some(NOT_SHOWN),
+                    Cause::NotFound if was_pushed => Some(NOT_SHOWN),
                     Cause::PlainHttp | Cause::Certificate if is_imagetools => Some(BY_BUILDX),
                     _ => cause.hint(),
                 };

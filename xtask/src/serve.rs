@@ -140,7 +140,9 @@ pub fn smoke(root: &Path, args: &Args) -> Result<()> {
             message::say(&format!("{image} is not started: {target:?} has no server"));
             continue;
         }
-        let server = Container::start(Docker::new(root, None), &image, None, None)?;
+        let docker = Docker::new(root, None);
+        docker.pull(&image)?;
+        let server = Container::start(docker, &image, None, None)?;
         server.wait_until_healthy().with_context(|| image.clone())?;
         output::write(image)?;
     }

@@ -415,7 +415,8 @@ impl Cause {
         if is_network(error) {
             return Cause::Transient;
         }
-        if error.contains("not found") { Cause::NotFound } else { Cause::Other }
+        let is_missing = error.contains("not found") || error.contains("manifest unknown");
+        if is_missing { Cause::NotFound } else { Cause::Other }
     }
 
     /// The same for a step, whose command printed `output` last.
@@ -593,6 +594,7 @@ mod tests {
             ("read tcp 1.2.3.4: connection reset by peer".to_owned(), Cause::Transient),
             ("http2: server sent GOAWAY and closed the connection".to_owned(), Cause::Transient),
             ("docker.io/library/x:1: not found".to_owned(), Cause::NotFound),
+            ("Error response from daemon: manifest unknown".to_owned(), Cause::NotFound),
             ("failed to calculate checksum of ref a: \"/x\": not found".to_owned(), Cause::MissingFile),
         ] {
             assert_eq!(Cause::of(&error), cause, "{error}");
