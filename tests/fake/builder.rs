@@ -4,6 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::support::engine::signal;
+use crate::support::events::failed;
 use crate::support::fake::{FakeDocker, INSPECTED};
 use crate::support::{Ended, Folder, Xtask, events, expected};
 use serde_json::json;
@@ -171,6 +172,22 @@ fn what_was_pushed_when_a_signal_comes_is_told() {
     assert!(ended.stdout.contains("-debian\n"), "{}", ended.stderr);
     let record = &fake.records()[0];
     assert_eq!((&record["status"], &record["pushed"]), (&json!("built"), &json!(true)));
+}
+
+#[test]
+fn onbuild_triggers_are_announced_and_named_where_one_fails() {
+    let fake = FakeDocker::new("builder-triggers");
+    fake.put("node:onbuild", "{}");
+    fake.write("image_node_onbuild", r#"{ "config": { "OnBuild": ["COPY package.json /"] } }"#);
+    let copy = "[base 2/2] COPY package.json /";
+    let missing = "failed to calculate checksum of ref a::b: \"/package.json\": not found";
+    fake.play("all.image", &failed(copy, missing));
+    let ended = fake.push(&["--check=off", "--base-image=node:onbuild"]).end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    let warning = "warning: the base image node:onbuild has ONBUILD triggers: ";
+    assert!(ended.stderr.contains(warning), "{}", ended.stderr);
+    let hint = "hint: the step is an ONBUILD trigger of the base image: ";
+    assert!(ended.stderr.contains(hint), "{}", ended.stderr);
 }
 
 #[test]

@@ -65,6 +65,8 @@ causes! {
         newer"
     /// COPY or a mount names a file that is not there.
     MissingFile 0 OWN "check the name in the Dockerfile, and .dockerignore"
+    /// An ONBUILD trigger of the base image failed.
+    Trigger 0 OWN "the step is an ONBUILD trigger of the base image: choose one without triggers"
     /// A file of a context can't be read.
     UnreadableFile 0 OWN "make that file readable for the user who builds"
     /// A layer that a cache promised can't be had.

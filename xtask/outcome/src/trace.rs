@@ -155,6 +155,7 @@ impl Failure {
             Cause::Denied if error.contains("failed to fetch oauth token") => Cause::Denied,
             // Most registries say of an image that is not there that the user may not see it.
             Cause::Denied | Cause::NoRepository if is_base => Cause::NotFound,
+            Cause::Step | Cause::MissingFile if vertex::is_trigger(&self.name) => Cause::Trigger,
             // What a server prints that does not start is not of this step's network.
             Cause::StepNetwork if self.is_check() => Cause::Step,
             cause => cause,

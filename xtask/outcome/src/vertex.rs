@@ -67,6 +67,15 @@ pub fn is_base(name: &str) -> bool {
     name.contains("internal] load metadata for ") || base(name).is_some()
 }
 
+/// True for an ONBUILD trigger of the base image: a step of the stage `base` that is not the Dockerfile's.
+pub fn is_trigger(name: &str) -> bool {
+    let step = instruction(name).filter(|_| is_step(name));
+    step.is_some_and(|(place, what)| {
+        let is_own = what.starts_with("FROM ") || what == "WORKDIR /";
+        !is_own && place.rsplit(' ').nth(1) == Some("base")
+    })
+}
+
 /// The name of a vertex without that of its target. With several `targets`, buildx puts this into the
 /// brackets that the name starts with, or before it in brackets of its own.
 pub fn without_target(targets: &[String], name: &str) -> String {
@@ -112,6 +121,16 @@ mod tests {
         }
         assert_eq!(cache("importing cache manifest from r.io/i:c"), Some("r.io/i:c"));
         assert_eq!(base("[builder 1/2] FROM r.io/a@sha256:b"), Some("r.io/a@sha256:b"));
+        for (name, is) in [
+            ("[base 2/3] COPY package.json /", true),
+            ("[linux/arm64 base 2/3] RUN npm ci", true),
+            ("[base 3/3] WORKDIR /", false),
+            ("[base 1/3] FROM r.io/a@sha256:b", false),
+            ("[base internal] load metadata for r.io/a", false),
+            ("[tools-base 2/3] RUN x", false),
+        ] {
+            assert_eq!(is_trigger(name), is, "{name}");
+        }
         let targets = ["a".to_owned(), "a_check".to_owned()];
         assert_eq!(without_target(&targets, "[a_check one 1/2] RUN x"), "[one 1/2] RUN x");
         assert_eq!(without_target(&targets, "[a] exporting to image"), "exporting to image");
