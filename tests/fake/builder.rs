@@ -175,6 +175,21 @@ fn what_was_pushed_when_a_signal_comes_is_told() {
 }
 
 #[test]
+fn docker_finds_its_folders_where_the_caller_stands() {
+    let script = "echo \"$DOCKER_CONFIG $DOCKER_CERT_PATH $BUILDX_CONFIG\" >>folders";
+    let fake = FakeDocker::with_override("builder-folders", script);
+    fs::create_dir(fake.file("here")).unwrap();
+    let call = fake.push(&["--check=off"]).env("DOCKER_CONFIG", "a").env("BUILDX_CONFIG", "../c");
+    let mut call = call.env("DOCKER_CERT_PATH", "/b");
+    call.0.current_dir(fake.file("here"));
+    call.succeed();
+    let here = fake.file("here").canonicalize().unwrap();
+    let expected = format!("{0}/a /b {0}/../c", here.display());
+    let folders = fake.lines("folders");
+    assert!(!folders.is_empty() && folders.iter().all(|f| *f == expected), "{folders:?}");
+}
+
+#[test]
 fn onbuild_triggers_are_announced_and_named_where_one_fails() {
     let fake = FakeDocker::new("builder-triggers");
     fake.put("node:onbuild", "{}");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -127,21 +127,31 @@ impl Docker {
         Docker { plugin: path.filter(|path| Path::new(path).is_file()), ..self.clone() }
     }
 
+    /// A call of `program` in `root`, which finds docker's folders where the caller stands.
+    fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        for name in ["DOCKER_CONFIG", "DOCKER_CERT_PATH", "BUILDX_CONFIG"] {
+            let folder = env::var_os(name).and_then(|folder| path::absolute(folder).ok());
+            command.envs(folder.map(|folder| (name, folder)));
+        }
+        command.current_dir(&self.root);
+        command
+    }
+
     /// `docker` with these arguments.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut docker = Command::new("docker");
-        docker.args(args).current_dir(&self.root);
+        let mut docker = self.program("docker");
+        docker.args(args);
         docker
     }
 
     /// `docker buildx` with these arguments, for the builder.
     pub fn buildx(&self, args: &[&str]) -> Command {
         let mut buildx = match &self.plugin {
-            Some(plugin) => Command::new(plugin),
+            Some(plugin) => self.program(plugin),
             None => self.command(&["buildx"]),
         };
         buildx.args(self.builder.iter().flat_map(|name| ["--builder", name])).args(args);
-        buildx.current_dir(&self.root);
         buildx
     }
 
