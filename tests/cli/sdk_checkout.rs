@@ -209,3 +209,39 @@ fn a_checkout_that_lacks_a_part_is_refused() {
         + &workspace(|w| fs::remove_dir_all(w.0.0.join(".git")).unwrap());
     expected::check("cli/expected/broken_checkouts.txt", &text);
 }
+
+#[test]
+fn git_that_refuses_a_repository_is_told_with_what_helps() {
+    let workspace = Workspace::new("refused", "1.43.1");
+    let path = workspace.path();
+    let said = |call: Xtask, parts: &[&str]| {
+        // Nothing of this machine's configuration, which may trust all folders.
+        let ended = call.env("HOME", "/nowhere").end();
+        let (_, error) = ended.stderr.split_once("error: ").unwrap_or_default();
+        assert!(ended.status == 2 && parts.iter().all(|part| error.contains(part)), "{ended:?}");
+    };
+    let trust = format!("\nhint: `git config --global --add safe.directory {path}`\n");
+    let stranger = print(&workspace).env("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1");
+    said(stranger, &["another user owns it", &trust]);
+
+    let tree = Folder::new("worktree");
+    let add = ["worktree", "add", "--force", "--quiet", "--detach", tree.0.to_str().unwrap()];
+    workspace.git(&add);
+    let git = |name: &str| workspace.0.0.join(".git").join(name);
+    fs::rename(git("worktrees"), git("elsewhere")).unwrap();
+    let root = format!("--sdk-project-root={}", tree.0.display());
+    let call = Xtask::new(&["image", "--print", "--variant=debian", &root]);
+    said(call, &["is not there", "\nhint: it is a worktree or a submodule; use a clone"]);
+
+    let index = fs::read(git("index")).unwrap();
+    fs::write(git("index"), "no index").unwrap();
+    said(print(&workspace), &["is broken (", "\nhint: clone it again\n"]);
+    fs::write(git("index"), index).unwrap();
+    let head = fs::read(git("HEAD")).unwrap();
+    fs::remove_file(git("HEAD")).unwrap();
+    said(print(&workspace), &["is broken (", "\nhint: clone it again\n"]);
+    fs::write(git("HEAD"), head).unwrap();
+    workspace.git(&["config", "core.repositoryFormatVersion", "1"]);
+    workspace.git(&["config", "extensions.ofTomorrow", "1"]);
+    said(print(&workspace), &["git is too old", "oftomorrow)", "\nhint: update git\n"]);
+}

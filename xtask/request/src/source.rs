@@ -262,8 +262,11 @@ impl<'a> Git<'a> {
             }
             Err(error) => git.refusal = Some(error.to_string()),
         }
-        if git.is_checkout && git.head.is_some() && git.read(&["ls-files", "uv.lock"]).is_none() {
-            (git.head, git.is_around) = (None, true);
+        if git.is_checkout && git.head.is_some() {
+            let tracked = git.run(&["ls-files", "uv.lock"]);
+            if tracked.is_ok_and(|git| git.status.success() && git.stdout.is_empty()) {
+                (git.head, git.is_around) = (None, true);
+            }
         }
         git
     }
@@ -347,7 +350,7 @@ impl<'a> Git<'a> {
         let paths = listed.stdout.split(|&byte| byte == 0).filter(|path| !path.is_empty());
         let paths = paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect::<Vec<_>>();
         if !paths.iter().any(|path| path == Path::new("uv.lock")) {
-            return Err(usage(refusal(self.folder, "the repository around it ignores uv.lock")));
+            return Err(usage(no_files(self.folder, "the repository around it ignores uv.lock")));
         }
         Ok(paths)
     }
@@ -365,15 +368,32 @@ fn refusal(folder: &Path, error: &str) -> String {
             "git does not trust {shown:?}: another user owns it\nhint: `{SAFE} {root}`"
         );
     }
-    let repository = folder.ancestors().map(|above| above.join(".git")).find(|git| git.exists());
-    if repository.is_some_and(|git| git.is_file()) {
-        return format!(
+    if error.contains("unknown repository extension") || error.contains("Expected git repo version")
+    {
+        let why = error.split_whitespace().collect::<Vec<_>>().join(" ");
+        return format!("git is too old for the repository of {shown:?} ({why})\nhint: update git");
+    }
+    let mut above = folder.ancestors().map(|above| above.join(".git"));
+    let Some(repository) = above.find(|git| git.exists()) else { return no_files(folder, first) };
+    let is_file = repository.is_file();
+    let head = if is_file { repository } else { repository.join("HEAD") };
+    match File::open(&head) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            unreadable(&head, &error).to_string()
+        }
+        _ if is_file => format!(
             "the repository of {shown:?} is not there ({first})\nhint: it is a worktree or a submodule; \
              use a clone, or mount the repository too"
-        );
+        ),
+        _ => format!("the repository of {shown:?} is broken ({first})\nhint: clone it again"),
     }
+}
+
+/// What to do about a folder whose files git does not know.
+fn no_files(folder: &Path, why: &str) -> String {
+    let shown = folder.to_string_lossy();
     format!(
-        "git does not say which files belong to {shown:?} ({first})\nhint: `git init` it, or pass what \
+        "git does not say which files belong to {shown:?} ({why})\nhint: `git init` it, or pass what \
          `uv build --sdist` makes of it by --prebuilt-sdist"
     )
 }
