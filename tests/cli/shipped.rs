@@ -1,7 +1,9 @@
 //! What the shipped `agent-server-image/` must offer. All other plans are tested on the fixture, so
 //! that a variant more breaks no test.
 
-use crate::support::Xtask;
+use std::process::Command;
+
+use crate::support::{Folder, Xtask, root};
 use serde_json::Value;
 
 #[test]
@@ -34,4 +36,24 @@ fn it_offers_the_variants_and_the_targets_that_clients_name() {
         let print = Xtask::shipped(&["image", "--print", "--target", target]).definition();
         assert_eq!(print["target"]["python"]["target"], target, "python is the default");
     }
+}
+
+/// Shells take a CR for part of a word, and so do digests.
+#[test]
+fn a_clone_with_line_ends_of_windows_has_none() {
+    if !root().join(".git").exists() {
+        return;
+    }
+    let clone = Folder::new("autocrlf");
+    let git = |args: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(&clone.0).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let from = root();
+    git(&["clone", "-q", "-c", "core.autocrlf=true", from.to_str().unwrap(), "."]);
+    let files = git(&["ls-files", "--eol"]);
+    let bad = files.lines().filter(|line| line.contains("w/crlf") || line.contains("w/mixed"));
+    assert_eq!(bad.collect::<Vec<_>>(), [""; 0]);
+    assert!(files.contains("w/lf"));
 }
