@@ -385,6 +385,9 @@ fn refusal(folder: &Path, error: &str) -> String {
             "the repository of {shown:?} is not there ({first})\nhint: it is a worktree or a submodule; \
              use a clone, or mount the repository too"
         ),
+        _ if error.contains("Permission denied") => {
+            format!("git can't read the repository of {shown:?} ({first})\n{READABLE}")
+        }
         _ => format!("the repository of {shown:?} is broken ({first})\nhint: clone it again"),
     }
 }
