@@ -53,6 +53,11 @@ fn both_architectures_get_one_tag_and_the_manifest_a_record() {
     assert_eq!(manifest["missing"], json!([]));
     assert_eq!(manifest["tags"], json!(ended.stdout.lines().collect::<Vec<_>>()));
     merge().succeed();
+    // It was not built: what its images took is in their records.
+    for key in ["attempts", "cache_mode", "started", "finished", "builder"] {
+        assert_eq!(manifest[key], Value::Null, "{key}");
+    }
+    assert_eq!((&manifest["pushed"], &manifest["variant"]), (&json!(true), &json!("debian")));
     assert_eq!(fake.records().len(), 2);
     // Without the flag no file is written.
     fs::remove_file(fake.file("records")).unwrap();

@@ -187,17 +187,20 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
         message::warn(&format!("{lacking}: its tags will hold the others alone"));
     }
     Ok(Record {
+    // Only what names it: what its images took, and from where, is in their records.
+    let first = first.clone();
         kind: Kind::Manifest,
         status: Status::Built,
         platforms,
         arches: images.iter().flat_map(|record| record.arches.clone()).collect(),
         tags,
         missing,
-        digest: None,
-        bytes: None,
-        main_bytes: None,
-        step_list: Vec::new(),
-        ..first.clone()
+        tags,
+        manifest_tags: first.manifest_tags,
+        release_tags: first.release_tags,
+        pushed: true,
+        server: first.server,
+        ..Record::default()
     })
 }
 
