@@ -1,6 +1,7 @@
 //! `image merge`: images of several architectures become one.
 
-use std::fs;
+use std::fs::{self, File};
+use std::process::Command;
 
 use crate::support::fake::FakeDocker;
 use crate::support::record::{record, write};
@@ -160,6 +161,15 @@ fn a_variant_that_is_not_merged_costs_no_other_and_what_is_missing_is_said() {
         (&json!("python"), &json!(["linux/arm64"]))
     );
     expected::check("fake/expected/merge_partial.txt", &expected::steady(&ended.stderr, &fake.0.0));
+    // A manifest is recorded although its tags can't be printed, and neither error hides the other.
+    fs::remove_file(fake.file("records")).unwrap();
+    let args = ["image", "merge", "--allow-partial", "--records=records", &files[0], &files[1]];
+    let mut merge = fake.call(&args);
+    merge.0.stdout(File::options().write(true).open("/dev/full").unwrap());
+    let said = merge.end().stderr;
+    assert_eq!(fake.records().len(), 1, "{said}");
+    assert!(said.contains("warning: cannot write to standard output"), "{said}");
+    assert!(said.contains("error: \"debian\" is not merged"), "{said}");
     // That the records can't be written hides nothing.
     let full = ["image", "merge", "--allow-partial", "--records=/dev/full", &files[0], &files[1]];
     let said = fake.call(&full).end().stderr;

@@ -63,7 +63,7 @@ pub fn probe(root: &Path, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Pushes the manifests of the images in records, reads them back, prints their tags and records them.
+/// Pushes the manifests of the images in records, reads them back, records them and prints their tags.
 /// Errors: a usage error for images that do not go together, or for a wrong value; the registry refuses.
 pub fn merge(root: &Path, args: &Args) -> Result<()> {
     let docker = Docker::new(root, args.builder.as_deref());
@@ -100,8 +100,9 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
         let pushed = pushed.with_context(|| format!("{:?} is not merged", manifest.shown()));
         let told = pushed.and_then(|digest| {
             manifest.digest = digest;
-            manifest.tags.iter().try_for_each(output::write)?;
-            records.as_ref().map_or(Ok(()), |file| record::append(file, &manifest))
+            let recorded = records.as_ref().map_or(Ok(()), |file| record::append(file, &manifest));
+            let printed = manifest.tags.iter().try_for_each(output::write);
+            message::ended_by([recorded, printed].into_iter().filter_map(Result::err))
         });
         match told {
             Err(error) if error.is::<Interrupted>() => {
@@ -186,14 +187,22 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
         ensure!(args.allow_partial, usage(format!("{lacking}\nhint: {hint}")));
         message::warn(&format!("{lacking}: its tags will hold the others alone"));
     }
-    Ok(Record {
     // Only what names it: what its images took, and from where, is in their records.
     let first = first.clone();
+    Ok(Record {
         kind: Kind::Manifest,
         status: Status::Built,
+        name: first.name,
+        variant: first.variant,
+        flavor: first.flavor,
+        target: first.target,
+        base_image: first.base_image,
+        image: first.image,
+        git_ref: first.git_ref,
+        sha: first.sha,
+        short_sha: first.short_sha,
         platforms,
         arches: images.iter().flat_map(|record| record.arches.clone()).collect(),
-        tags,
         missing,
         tags,
         manifest_tags: first.manifest_tags,
