@@ -64,6 +64,18 @@ fn images_of_one_name_on_two_base_images_are_two() {
 }
 
 #[test]
+fn a_later_manifest_with_more_platforms_replaces_the_earlier_one() {
+    let folder = Folder::new("remerged");
+    let files = [("amd64", json!(["linux/arm64"])), ("arm64", json!([]))].map(|(name, missing)| {
+        let mut manifest = record("debian", name, "debian:trixie-slim");
+        (manifest["kind"], manifest["missing"]) = (json!("manifest"), missing);
+        write(&folder.0.join(name), &manifest)
+    });
+    let text = summary(&[&files[0], &files[1]]);
+    assert!(text.contains("All tags (1)") && !text.contains("**Missing:**"), "{text}");
+}
+
+#[test]
 fn an_update_replaces_its_part_and_leaves_every_other_byte() {
     let folder = Folder::new("update");
     let info = write(&folder.0.join("a.jsonl"), &record("debian", "amd64", "debian:trixie-slim"));

@@ -294,7 +294,9 @@ pub fn read(files: &[OsString]) -> Result<Vec<Record>> {
             let record = Record::read(&json).map_err(wrong)?;
             let identity = |r: &Record| {
                 let texts = [&r.name, &r.target, &r.image, &r.base_image].map(String::clone);
-                (r.kind, r.flavor.clone(), r.platforms.clone(), texts)
+                // A manifest may be made again when there are more images for it.
+                let platforms = (r.kind == Kind::Image).then(|| r.platforms.clone());
+                (r.kind, r.flavor.clone(), platforms, texts)
             };
             match records.iter_mut().find(|known| identity(known) == identity(&record)) {
                 Some(known) => *known = record,
