@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::fake::FakeDocker;
 use crate::support::record::{record, write};
-use crate::support::{IMAGE, expected, sha256};
+use crate::support::{Ended, IMAGE, expected, sha256};
 use serde_json::{Value, json};
 
 /// A docker whose registry gives every list this manifest.
@@ -53,12 +53,12 @@ fn both_architectures_get_one_tag_and_the_manifest_a_record() {
     assert_eq!(manifest["platforms"], json!(["linux/amd64", "linux/arm64"]));
     assert_eq!(manifest["missing"], json!([]));
     assert_eq!(manifest["tags"], json!(ended.stdout.lines().collect::<Vec<_>>()));
-    merge().succeed();
     // It was not built: what its images took is in their records.
     for key in ["attempts", "cache_mode", "started", "finished", "builder"] {
         assert_eq!(manifest[key], Value::Null, "{key}");
     }
     assert_eq!((&manifest["pushed"], &manifest["variant"]), (&json!(true), &json!("debian")));
+    merge().succeed();
     assert_eq!(fake.records().len(), 2);
     // Without the flag no file is written.
     fs::remove_file(fake.file("records")).unwrap();
@@ -175,6 +175,24 @@ fn a_variant_that_is_not_merged_costs_no_other_and_what_is_missing_is_said() {
     let said = fake.call(&full).end().stderr;
     assert!(said.contains("warning: the file of --records can't be written"), "{said}");
     assert!(said.contains("error: \"debian\" is not merged"), "{said}");
+}
+
+#[test]
+fn a_full_disk_leaves_no_half_record() {
+    let (fake, _) = fake("merge-full", "", &["amd64"]);
+    let file = write(&fake.file("amd64.jsonl"), &record("debian", "amd64", "debian:1"));
+    // The next record crosses the limit of 4 KiB.
+    let earlier = format!("{}\n", "x".repeat(4000));
+    fake.write("records", &earlier);
+    let call = fake.call(&["image", "merge", "--allow-partial", "--records=records", &file]).0;
+    let variables = call.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$@\"", "bash"]).arg(call.get_program());
+    limited.args(call.get_args()).env_clear().envs(variables).current_dir(&fake.0.0);
+    let ended = Ended::from(limited.output().unwrap());
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("File too large"), "{}", ended.stderr);
+    assert_eq!(fs::read_to_string(fake.file("records")).unwrap(), earlier);
 }
 
 #[test]

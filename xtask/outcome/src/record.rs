@@ -260,12 +260,16 @@ pub fn open(path: &Path) -> Result<File> {
     opened.with_context(|| format!("--records {:?} can't be written", path.to_string_lossy()))
 }
 
-/// Appends `record` to `file` in one call, so that no line is ever half written by a run that is killed.
+/// Appends `record` to `file` in one call, so that no line is ever half written by a run that is killed. A
+/// full disk may take half a line, which is taken back: the next one would follow it.
 pub fn append(mut file: &File, record: &Record) -> Result<()> {
     let mut json = record.json();
     json["schema"] = json!(SCHEMA);
     let line = without_credentials(&format!("{json}\n"));
-    file.write_all(line.as_bytes()).context("the file of --records can't be written")
+    let before = file.metadata().ok().filter(fs::Metadata::is_file);
+    let written = file.write_all(line.as_bytes());
+    let written = written.inspect_err(|_| drop(before.map(|before| file.set_len(before.len()))));
+    written.context("the file of --records can't be written")
 }
 
 /// The records in the files that are named. A later line replaces an earlier one of the same image; a shard
