@@ -151,6 +151,26 @@ fn the_builds_error_is_shown_also_where_records_cannot_be_written() {
 }
 
 #[test]
+fn the_builds_error_and_status_come_before_those_of_the_output() {
+    let fake = FakeDocker::new("records-stdout");
+    fake.play("debian-b1.image", &failed("[one 1/2] RUN x", "exit code: 2"));
+    let bases = ["--base-image=b0", "--base-image=b1", "--check=off", "--jobs=1"];
+    let ended = |args: &[&str]| {
+        let mut call = fake.push(&[args, &["--target=overlay"]].concat());
+        call.0.stdout(File::options().write(true).open("/dev/full").unwrap());
+        call.end()
+    };
+    let said = ended(&bases);
+    assert_eq!(said.status, 1);
+    let is_error = |line: &&str| line.starts_with("error: ");
+    let error = said.stderr.lines().find(is_error).unwrap();
+    assert!(!error.contains("standard output"), "{}", said.stderr);
+    assert!(said.stderr.contains("warning: cannot write to standard output"), "{}", said.stderr);
+    let said = ended(&bases[..1]);
+    assert!(said.stderr.contains("error: cannot write to standard output"), "{}", said.stderr);
+}
+
+#[test]
 fn records_that_cannot_be_written_are_found_out_before_the_build() {
     let fake = FakeDocker::new("records-unwritable");
     let call = fake.push(&["--records=/proc/nope/x"]);

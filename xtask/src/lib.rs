@@ -131,13 +131,13 @@ fn build_images(root: &Path, args: &Args) -> Result<()> {
         return output::write(format_args!("{:#}", plan::print(&images)));
     }
     let mut records = Vec::new();
-    let ended = build::run(root, args, &mut records);
+    let built = build::run(root, args, &mut records);
     // An image that was pushed is there, whatever happened to the others or to a cache. At a terminal, the
     // lines of a batch have named those of its images.
+    let mut printed = Ok(());
     if !(records.len() > 1 && io::stdout().is_terminal()) {
-        for record in records.iter().filter(|record| record.status.is_there()) {
-            record.all_tags().try_for_each(output::write)?;
-        }
+        let mut there = records.iter().filter(|record| record.status.is_there());
+        printed = there.try_for_each(|record| record.all_tags().try_for_each(output::write));
     }
-    ended
+    message::ended_by([built, printed].into_iter().filter_map(Result::err))
 }
