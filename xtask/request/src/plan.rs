@@ -105,8 +105,10 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     }
     let choices = choices(args, &facts.definition)?;
     let mut images = Vec::new();
+    let writer = choices.iter().map(|choice| &choice.name).min();
     for choice in &choices {
-        images.push(image(args, facts, choice, choices.len() == 1, images.is_empty()));
+        let is_writer = writer == Some(&choice.name);
+        images.push(image(args, facts, choice, choices.len() == 1, is_writer));
     }
     check_unique(&images)?;
     // Only now, so that tags, names and the writer of the shared cache are the same in every shard, and a
@@ -121,7 +123,7 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     Ok(images)
 }
 
-fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: bool) -> Image {
+fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer: bool) -> Image {
     let (source, base_image) = (&facts.source, choice.base_image);
     let own_tag = if choice.is_named { std::slice::from_ref(choice.built_as) } else { &[] };
     let given = args.custom_tags.as_deref().map(split);
@@ -149,7 +151,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_first: 
     let folder = Vec::from_iter(folder.map(Cache::Folder));
     let (cache_read, mut cache_written) = match (args.push(), args.ci) {
         // One image writes the shared cache, or all would write the same tag at once.
-        (true, _) => (naming.caches_read(), naming.caches_written(args.shared_export && is_first)),
+        (true, _) => (naming.caches_read(), naming.caches_written(args.shared_export && is_writer)),
         // A fork's pull request reads what others wrote and writes nothing.
         (false, true) => (naming.caches_read(), Vec::new()),
         (false, false) => (folder.clone(), folder),
