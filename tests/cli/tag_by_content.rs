@@ -30,6 +30,11 @@ fn tags_hold_the_inputs_where_the_commit_stood() {
     for args in [["--install-capabilities="], ["--base-image=debian:12"], ["--image-flavor=slim"]] {
         assert_ne!(tags(&one, &args)[0], first[0], "{args:?}");
     }
+    // Of the words for bake, only those that add to the image, however they are written.
+    assert_eq!(tags(&one, &["--", "--debug", "--allow", "network.host"]), first);
+    let with = tags(&one, &["--", "--provenance=false"]);
+    assert_eq!(tags(&one, &["--", "--debug", "--provenance", "false"]), with);
+    assert_ne!(with, first);
     fs::write(checkout.0.join("agent-server-image/lock/requirements.txt"), "other==1").unwrap();
     assert_ne!(tags(&one, &[])[0], first[0]);
 }

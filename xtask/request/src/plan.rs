@@ -2,6 +2,7 @@
 //! called once; nobody edits what it returns. `--print` shows it, and every bake is taken from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 
 use anyhow::Result;
 use base::digest::sha256;
@@ -181,7 +182,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
         "stage": args.target,
         "args": build_args.iter().filter(is_input).collect::<Vec<_>>(),
         "labels": labels.iter().filter(is_input).collect::<Vec<_>>(),
-        "bake_args": args.bake_args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>(),
+        "bake_args": attestations(&args.bake_args),
     });
     let mut inputs = sha256(inputs.to_string());
     definition::merge(&mut bake, json!({ "args": literals(build_args) }));
@@ -323,6 +324,21 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
             "type=cacheonly".to_owned()
         },
     }
+}
+
+/// Those of the arguments for bake that add to an image, each as one word.
+fn attestations(bake_args: &[OsString]) -> Vec<String> {
+    let mut args = bake_args.iter().map(|arg| arg.to_string_lossy().into_owned());
+    let mut found = Vec::new();
+    while let Some(mut arg) = args.next() {
+        if !arg.contains('=') && arg != "--debug" {
+            arg = format!("{arg}={}", args.next().unwrap_or_default());
+        }
+        found.extend(
+            Some(arg).filter(|arg| !arg.starts_with("--allow") && !arg.starts_with("--debug")),
+        );
+    }
+    found
 }
 
 /// The build arguments that the request decides, as text.
