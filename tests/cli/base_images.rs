@@ -276,6 +276,7 @@ fn a_cut_is_the_same_in_any_order() {
 fn of_all_shards_one_writes_the_shared_cache() {
     // Jobs that list the same base images in different orders agree on it, too.
     let (_folder, path) = file("writer", "d\nc\nb\na\ne");
+    let (_other, reversed) = file("writer-reversed", "e\na\nb\nc\nd");
     let writers = |shard: &Value| {
         let targets = shard["target"].as_object().unwrap().values();
         let shared = |entry: &&str| entry.contains("buildcache-shared-");
@@ -304,6 +305,16 @@ fn a_shard_has_the_tags_and_the_cache_folders_of_the_whole() {
     assert_eq!(target["cache-from"], json!(["type=local,src=/cache/python-a_tag_1"]));
     let variants = Xtask::print(&["--variant=all", "--shard=2/3"]).definition();
     assert_eq!(names(&variants), ["golang"]);
+}
+
+#[test]
+fn a_wrong_request_is_refused_by_every_shard() {
+    for shard in ["--shard=1/3", "--shard=3/3"] {
+        let args =
+            ["image", "--push", "--base-image=a", "--base-image=b", "--custom-tags=x", shard];
+        let said = Xtask::new(&args).on("x").refused();
+        assert!(said.contains("would both be"), "{said}");
+    }
 }
 
 #[test]

@@ -79,12 +79,12 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let file = args.records.as_deref().map(record::open).transpose()?;
     facts.source.check(args)?;
     let count = facts.count;
+    // What is wrong with the request is said before anything is asked, also by an empty shard.
+    plan::plan(args, &facts)?;
     if let Some(Shard { number, of }) = args.shard.filter(|shard| shard.number > count) {
         message::say(&format!("shard {number}/{of} is empty; nothing to build"));
         return report::write_outputs(args, &facts.source, &[]);
     }
-    // What is wrong with the request is said before anything is asked.
-    plan::plan(args, &facts)?;
 
     // All that is asked of docker and of registries, at once.
     let docker = Docker::new(root, args.builder.as_deref());

@@ -105,8 +105,8 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
         }
     }
     let choices = choices(args, &facts.definition)?;
-    let mut images = Vec::new();
     let writer = choices.iter().map(|choice| &choice.name).min();
+    let mut images = Vec::new();
     for choice in &choices {
         let is_writer = writer == Some(&choice.name);
         images.push(image(args, facts, choice, choices.len() == 1, is_writer));
