@@ -76,6 +76,22 @@ fn a_later_manifest_with_more_platforms_replaces_the_earlier_one() {
 }
 
 #[test]
+fn a_load_is_not_pulled_targets_have_rows_and_layers_their_tags() {
+    let folder = Folder::new("loads");
+    let files = ["binary", "source"].map(|target| {
+        let mut loaded = record("debian", "amd64", "debian:trixie-slim");
+        (loaded["target"], loaded["pushed"]) = (json!(target), json!(false));
+        loaded["layer"] = json!({ "tags": [format!("{target}:layer")], "digest": null });
+        write(&folder.0.join(target), &loaded)
+    });
+    let text = summary(&[&files[0], &files[1]]);
+    assert!(text.contains("docker run") && !text.contains("docker pull"), "{text}");
+    assert!(!text.contains("multi-architecture"), "{text}");
+    assert!(text.contains("\n| `debian` |") && text.contains("\n| `debian source` |"), "{text}");
+    assert!(text.contains("\nbinary:layer\n") && text.contains("\nsource:layer\n"), "{text}");
+}
+
+#[test]
 fn an_update_replaces_its_part_and_leaves_every_other_byte() {
     let folder = Folder::new("update");
     let info = write(&folder.0.join("a.jsonl"), &record("debian", "amd64", "debian:trixie-slim"));

@@ -69,16 +69,19 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
     for record in &images {
         let first = record.manifest_tags.first().map_or("", String::as_str);
         let tag = first.strip_prefix(bases::repository(first)).unwrap_or_default();
-        let row = (record.variant.as_deref().unwrap_or_default(), &record.base_image);
+        let target = Some(record.target.as_str()).filter(|target| *target != "binary");
+        let kind = [record.variant.as_deref(), record.flavor.as_deref(), target];
+        let kind = kind.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let row = (kind, &record.base_image);
         let (arches, _) = rows.entry(row).or_insert((BTreeSet::new(), tag.trim_start_matches(':')));
         let size = record.bytes.map(|size| format!(" {}", bytes(size))).unwrap_or_default();
         arches.extend(record.arches.iter().map(|arch| format!("{}{size}", code(arch))));
     }
     text.push_str("\n| Variant | Architectures | Base image | Tag |\n|---|---|---|---|\n");
-    for ((variant, base_image), (arches, tag)) in rows {
+    for ((kind, base_image), (arches, tag)) in rows {
         let arches = arches.into_iter().collect::<Vec<_>>().join(", ");
-        let (variant, base_image, tag) = (code(variant), package(base_image), code(tag));
-        text.push_str(&format!("| {variant} | {arches} | {base_image} | {tag} |\n"));
+        let (kind, base_image, tag) = (code(&kind), package(base_image), code(tag));
+        text.push_str(&format!("| {kind} | {arches} | {base_image} | {tag} |\n"));
     }
     for record in manifests.iter().filter(|record| !record.missing.is_empty()) {
         let (name, missing) = (code(record.shown()), code(&record.missing.join(", ")));
@@ -89,10 +92,14 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
     let first = |records: &[&Record]| {
         let is_default = |variant: &String| default.contains(variant);
         let of_default = records.iter().find(|r| r.variant.as_ref().is_some_and(is_default));
-        of_default.or(records.first())?.tags.first().map(|tag| plain(tag))
+        let record = of_default.or(records.first())?;
+        record.tags.first().map(|tag| (plain(tag), record.pushed))
     };
-    if let Some(tag) = first(&manifests).or_else(|| first(&images)) {
-        let pull = fenced("bash", &format!("docker pull {tag}"));
+    if let Some((tag, is_pushed)) = first(&manifests).or_else(|| first(&images)) {
+        if is_pushed {
+            let pull = fenced("bash", &format!("docker pull {tag}"));
+            text.push_str(&format!("**Pull**\n{pull}\n\n"));
+        }
         let run = format!(
             "export SESSION_API_KEY=$(openssl rand -hex 16)\n\
              docker run --detach --rm -p 127.0.0.1:8000:8000 -e SESSION_API_KEY \\\n  {tag}\n\
@@ -100,10 +107,10 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
              http://127.0.0.1:8000/api/conversations/count"
         );
         let run = fenced("bash", &run);
-        text.push_str(&format!("**Pull**\n{pull}\n\n**Run**\n{run}\n\n"));
+        text.push_str(&format!("**Run**\n{run}\n\n"));
     }
     let all = || images.iter().chain(&manifests);
-    let tags = all().flat_map(|record| &record.tags).map(|tag| plain(tag)).collect::<Vec<_>>();
+    let tags = all().flat_map(|record| record.all_tags()).map(|tag| plain(tag)).collect::<Vec<_>>();
     let title = format!("All tags ({})", tags.len());
     text.push_str(&folded(&title, &fenced("", &tags.join("\n"))));
     let rows = all().map(|record| row(record)).collect::<String>();
@@ -112,10 +119,12 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
          |---|---|---|---|---|{rows}"
     );
     text.push_str(&folded("Digests, sizes, times", &facts));
-    text.push_str(
-        "Tags without an architecture are multi-architecture manifests: docker pulls the image \
-         that fits the machine. Tags that name an architecture hold that one alone.\n",
-    );
+    if !manifests.is_empty() {
+        text.push_str(
+            "Tags without an architecture are multi-architecture manifests: docker pulls the image \
+             that fits the machine. Tags that name an architecture hold that one alone.\n",
+        );
+    }
     text + END
 }
 
