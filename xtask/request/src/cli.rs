@@ -136,7 +136,7 @@ options! {
         variant: Vec<String> = list, "--variant" "NAME" "VARIANT" ["python"]
             &[Build, Run, List, Doctor, Matrix],
             "variants: repeat it, or a,b, or all (matrix: default all)";
-        base_image: Vec<String> = typed, "--base-image" "REF" "BASE_IMAGE" ["the variant's"]
+        base_image: Vec<String> = typed, "--base-image" "REF" "BASE_IMAGE" ["the variant's base image"]
             REQUEST, "build on this image; repeat it for several";
         base_images_file: Option<String> = text, "--base-images" "FILE" "" ["none"]
             NAMING,
@@ -144,7 +144,7 @@ options! {
         shard: Option<Shard> = one(Shard::parse), "--shard" "K/N" "" ["all"]
             NAMING, "build only part K of N";
         target: String = word, "--target" "NAME" "TARGET" ["binary"]
-            REQUEST, "what the image has; list names all targets";
+            REQUEST, "the stage to build; `image list` names all";
         flavor: Flavor = value(choice), "--image-flavor" "NAME" "IMAGE_FLAVOR" ["default"]
             REQUEST, "default, slim or minimal; part of tags and cache names";
         capabilities: Vec<Capability> = set(choice),
@@ -159,7 +159,7 @@ options! {
         prebuilt_sdist: Option<PathBuf> = one(path),
             "--prebuilt-sdist" "FILE" "PREBUILT_SDIST" ["none: the pinned release"]
             REQUEST, "build the SDK workspace in this archive (uv build --sdist)";
-        platforms: Vec<String> = list, "--platforms" "LIST" "PLATFORMS" ["the engine's own"]
+        platforms: Vec<String> = list, "--platforms" "LIST" "PLATFORMS" ["the engine's; matrix, merge: the variant's"]
             &[Build, Run, List, Doctor, Matrix, Merge], "such as linux/amd64,linux/arm64";
         builder_image: Option<String> = one(reference),
             "--builder-image" "REF" "BUILDER_IMAGE" ["as in docker-bake.json"]
@@ -184,11 +184,11 @@ options! {
             NAMING, "end tags and cache names with this";
         versioned_tag: bool = switch, "--versioned-tag" "" "VERSIONED_TAG" ["off"]
             NAMING, "add the tags X, X.Y and X.Y.Z";
-        sha: Option<String> = text, "" "" "SDK_SHA" ["git's, else unknown"]
+        sha: Option<String> = text, "" "" "SDK_SHA" ["from git, else unknown"]
             NAMING, "the commit";
-        git_ref: Option<String> = text, "" "" "SDK_REF" ["git's, else unknown"]
+        git_ref: Option<String> = text, "" "" "SDK_REF" ["from git, else unknown"]
             NAMING, "the branch or git tag";
-        version: Option<String> = text, "" "" "SDK_VERSION" ["as in the openhands-sdk built"]
+        version: Option<String> = text, "" "" "SDK_VERSION" ["openhands-sdk's in the image"]
             NAMING, "the version of release tags";
     }
     "Where to" {
@@ -256,7 +256,7 @@ options! {
             &[Merge], "accept missing platforms";
         update: Option<PathBuf> = one(path), "--update" "FILE" "" ["none"]
             &[Summary], "replace the summary in this file";
-        openapi: Option<String> = text, "--openapi" "FILE" "" ["as the image has it"]
+        openapi: Option<String> = text, "--openapi" "FILE" "" ["the image's own document"]
             &[Api], "the OpenAPI document to check";
         baseline: Option<String> = text, "--baseline" "REF" "" ["none"]
             &[Api], "compare with this image, or with a file that ends in .json";
@@ -584,7 +584,7 @@ pub fn quoted(word: &str) -> String {
 pub fn help(command: Command, short: bool) -> String {
     let own = TABLE.iter().filter(|flag| flag.commands.contains(&command)).collect::<Vec<_>>();
     let mut help = String::new();
-    if !short {
+    if !short && !own.is_empty() {
         help += "\nOptions and variables, with [VARIABLE; default]:\n";
     }
     for group in own.chunk_by(|one, other| one.heading == other.heading) {

@@ -173,7 +173,7 @@ pub fn short_sha(sha: &str) -> &str {
     sha.char_indices().nth(7).map_or(sha, |(end, _)| &sha[..end])
 }
 
-pub fn is_main(git_ref: &str) -> bool {
+fn is_main(git_ref: &str) -> bool {
     ["main", MAIN].contains(&git_ref)
 }
 
