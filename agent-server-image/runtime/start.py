@@ -16,6 +16,9 @@ def first_of(*paths):
     return next(filter(os.path.exists, paths), None)
 
 
+# Processes that `multiprocessing` spawns would start a server as well.
+del __file__
+
 # What our programs can't load, and the agent's commands should.
 set_aside = {name: os.environ.pop(f"OH_{name}", "") for name in ("LD_PRELOAD", "LD_AUDIT")}
 os.environ.update({name: value for name, value in set_aside.items() if value})
@@ -51,10 +54,15 @@ if others:
         file=sys.stderr,
     )
 
+if os.path.exists("/acp-node/bin/claude-agent-acp") and not first_of(
+    "/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"
+):
+    print("Claude Code needs glibc, which this base image does not have.", file=sys.stderr)
+
 # The rest too does nothing on a Debian with `ca-certificates`. This OpenSSL knows only Debian's
 # places of certificates.
 known = ssl.get_default_verify_paths()
-if not (known.cafile or known.capath):
+if not (known.cafile or known.capath and os.listdir(known.capath)):
     os.environ["SSL_CERT_FILE"] = (
         first_of(
             "/etc/ssl/certs/ca-certificates.crt",

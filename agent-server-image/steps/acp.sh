@@ -28,6 +28,7 @@ ln -s /openhands/node/bin/node "/out$node"
 while read -r name path; do
     # This one is a stub, which a script of its package would replace.
     [ "$name" != opencode ] || path=$(echo node_modules/opencode-linux-*/bin/opencode)
+    [ -e "$path" ] || fail "npm has no $name for $(uname -m): leave it out of INSTALL_ACP_PROVIDERS"
     sed -i "1s|^#!/usr/bin/env \(-S \)\?node|#!$node|" "$path"
     chmod 755 "$path"
     ln -s "/acp-node/providers/$path" "/out/acp-node/bin/$name"

@@ -17,7 +17,9 @@ mkdir -p $work/venv
 ln -s $work/venv $venv
 uv venv --quiet --allow-existing --python /agent-server/python/bin/python3 $venv
 uv pip sync --quiet --python $venv --require-hashes "$@" /run/others.txt
-echo /agent-server/packages >"$(echo $venv/lib/python3.*/site-packages)/openhands.pth"
+# Before what somebody installs later: that may need another release of them.
+echo 'import sys; sys.path.insert(0, "/agent-server/packages")' \
+    >"$(echo $venv/lib/python3.*/site-packages)/openhands.pth"
 # Columns of tracebacks mark nothing where the line is not shown.
 /opt/build/bin/python -X no_debug_ranges /run/trim.py /run/trim.txt /agent-server $work/sources
 rm $venv

@@ -31,6 +31,11 @@ warn() {
     echo "warning: $*" >&2
 }
 
+# True for a switch that nobody has turned on.
+is_off() {
+    case $1 in '' | 0 | false | no | off) ;; *) return 1 ;; esac
+}
+
 # The caller's mirrors and their passwords: files that exist as long as the step runs.
 secrets=/run/secrets
 # shellcheck disable=SC1091
@@ -65,6 +70,7 @@ same_time() {
 make_portable() {
     home=$1
     shift
+    command -v patchelf >/dev/null || fail "patchelf is not in PATH"
     mkdir -p "/out$home/lib"
     for program in "$@"; do
         loader=$(patchelf --print-interpreter "$program" 2>/dev/null) || continue

@@ -10,7 +10,7 @@ if ! apt_install ca-certificates git 'tini?' tmux; then
     fail "apt can't install git and tmux on ${release:-the base image}; $remedy"
 fi
 [ -e /usr/bin/tini ] || ln -sf /agent-server/bin/tini /usr/bin
-[ -z "${UPGRADE_PACKAGES-}" ] || run_apt get upgrade --yes
+is_off "${UPGRADE_PACKAGES-}" || run_apt get upgrade --yes
 
 # The user is written by hand: a base image may lack adduser, hold the name under another number, or
 # the number under another name. It comes ahead of all others but root, so that 10001 reads as
@@ -57,6 +57,8 @@ for folder in /home/openhands /home/openhands/.openhands /workspace /workspace/p
     chown 10001:10001 "$folder/."
     chmod 1777 "$folder/."
 done
+# As useradd does: installers add to profiles that exist.
+[ ! -d /etc/skel ] || cp -Rn /etc/skel/. /home/openhands
 # What a link there leads to is meant for the agent as well, unless it is the system.
 set --
 for link in /workspace/* /workspace/project/*; do

@@ -9,7 +9,7 @@ cd /run/manifests
 /opt/build/bin/python /run/indexes.py >/requirements/indexes
 set -- --all-packages --no-default-groups --no-emit-workspace
 ! grep -q '^boto3 *=' openhands-sdk/pyproject.toml || set -- "$@" --extra boto3
-[ -z "${ENABLE_VERTEX-}" ] || set -- "$@" --extra vertex
+is_off "${ENABLE_VERTEX-}" || set -- "$@" --extra vertex
 uv export --quiet --no-cache --locked --python /opt/build/bin/python --no-annotate --no-header \
     --output-file /requirements/others.txt "$@"
 # Packages are installed by their hashes.

@@ -5,7 +5,7 @@
 mkdir /requirements
 cd /requirements
 set -- /run/requirements.txt
-[ -z "${ENABLE_VERTEX-}" ] || set -- "$@" /run/vertex.txt
+is_off "${ENABLE_VERTEX-}" || set -- "$@" /run/vertex.txt
 awk '/^[^ #]/ { file = /^openhands-/ ? "server.txt" : "others.txt" }
     /^[^ #]/ || /^ *--hash/ { print >file }' "$@"
 : >indexes

@@ -46,7 +46,11 @@ fn the_entry_point_is_the_server_under_tini_as_its_own_user() {
     }
     // All targets have one entry point.
     let args = ["--host", "0.0.0.0", "--port", "60000"];
-    Container::start(&["--publish=127.0.0.1::60000"], images(&engine)[0].1, &args).serve(60000);
+    let options = ["--publish=127.0.0.1::60000"];
+    let container = Container::start(&options, images(&engine)[0].1, &args);
+    container.serve(60000);
+    let health = ["inspect", "--format", "{{.State.Health.Status}}", &container.0];
+    container.wait(|| docker(&health) == "healthy");
 }
 
 #[test]
