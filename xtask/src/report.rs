@@ -1,7 +1,7 @@
 //! What a run says of its images: a line or some for people, the files of GitHub, and the error that ends
 //! it. All of it comes from records.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use base::error::Interrupted;
@@ -400,10 +400,10 @@ fn export_summary(ctx: &Ctx, ended: &[Ended]) -> String {
     format!("export {}{sent} ({mode}){lost}", or_unknown(seconds))
 }
 
-/// What to say of caches that could not be read or written: once of all that have the same reason.
+/// What to say of caches that could not be read or written; of many that have the same reason, once.
 fn warnings(ctx: &Ctx, ended: &[Ended]) -> Vec<String> {
-    // Reasons without the caches that they name, what is said, and the caches.
-    let mut warnings: Vec<(String, String, BTreeSet<&str>)> = Vec::new();
+    // Reasons without the caches that they name, and what is said of each cache.
+    let mut warnings: Vec<(String, BTreeMap<&str, String>)> = Vec::new();
     for record in ended.iter().map(|ended| &ended.record) {
         let mut found = Vec::new();
         for read in &record.cache_read {
@@ -431,19 +431,24 @@ fn warnings(ctx: &Ctx, ended: &[Ended]) -> Vec<String> {
         for (cache, why, text) in found {
             let tag = cache.rsplit(':').next().unwrap_or_default();
             let reason = why.replace(cache, "").replace(tag, "");
-            match warnings.iter_mut().find(|(known, ..)| *known == reason) {
-                Some((.., caches)) => {
-                    caches.insert(cache);
-                }
-                None => warnings.push((reason, text, BTreeSet::from([cache.as_str()]))),
+            match warnings.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, texts)) => drop(texts.insert(cache, text)),
+                None => warnings.push((reason, BTreeMap::from([(cache.as_str(), text)]))),
             }
         }
     }
-    let told = warnings.into_iter().map(|(_, text, caches)| match caches.len() - 1 {
-        0 => text,
-        others => format!("{text}; the same for {others} other caches"),
-    });
-    told.collect()
+    let mut told = Vec::new();
+    for (_, texts) in warnings {
+        let count = texts.len();
+        let mut texts = texts.into_values();
+        match texts.next() {
+            Some(first) if count > SHOWN => {
+                told.push(format!("{first}; the same for {} other caches", count - 1));
+            }
+            first => told.extend(first.into_iter().chain(texts)),
+        }
+    }
+    told
 }
 
 /// Seconds as people write them.
