@@ -57,8 +57,8 @@ for folder in /home/openhands /home/openhands/.openhands /workspace /workspace/p
     chown 10001:10001 "$folder/."
     chmod 1777 "$folder/."
 done
-# As useradd does: installers add to profiles that exist.
-[ ! -d /etc/skel ] || cp -Rn /etc/skel/. /home/openhands
+# As useradd does: installers add to profiles that exist. Some versions fail where a file is there.
+[ ! -d /etc/skel ] || cp -Rn /etc/skel/. /home/openhands 2>/dev/null || :
 # What a link there leads to is meant for the agent as well, unless it is the system.
 set --
 for link in /workspace/* /workspace/project/*; do
