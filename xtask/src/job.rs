@@ -266,13 +266,14 @@ impl<'a> Job<'a> {
 
     /// Leaves `caches` out of the next try, because of `why`; false where all of them were left out before.
     fn leave_out(&mut self, caches: BTreeSet<String>, why: &str, shown: &str) -> bool {
-        let new = caches.iter().find(|name| !self.unread.contains_key(*name)).cloned();
-        self.unread.extend(caches.into_iter().map(|name| (name, why.to_owned())));
-        if let Some(name) = &new {
+        let is_new = caches.iter().any(|name| !self.unread.contains_key(name));
+        if is_new {
+            self.unread.extend(caches.into_iter().map(|name| (name, why.to_owned())));
+            // The caches are named in the end.
             let image = &self.image.shown;
-            progress::warn(&format!("{image}: retrying without the cache {name}, which {shown}"));
+            progress::warn(&format!("{image}: a cache {shown}; retrying without it"));
         }
-        new.is_some()
+        is_new
     }
 
     /// What the registry has of the caches that were read and of the image that was pushed, before anything
