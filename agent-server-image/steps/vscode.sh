@@ -29,6 +29,13 @@ rm node_modules/.package-lock.json
 mv node_modules "$root"
 cd "$root"
 
+# TypeScript is where the extensions seek it; their own script takes off what they do not use.
+mkdir extensions/node_modules
+mv node_modules/typescript extensions/node_modules
+rm node_modules/.bin/tsc node_modules/.bin/tsserver
+node extensions/postinstall.mjs >/dev/null
+rm -r extensions/node_modules/typescript/lib/*/
+
 # What is for other systems, for those who develop the packages, or needs an account.
 system=linux-$(node -p process.arch)
 rm -r extensions/copilot extensions/microsoft-authentication extensions/*.json extensions/*.mjs
