@@ -21,6 +21,18 @@ print(provider.stdout.readline().decode())
 provider.kill()
 "#;
 
+/// Loads what VS Code's Git imports, and prints its names and the server of TypeScript.
+const MODULES: &str = r#"
+const { createRequire, isBuiltin } = require("node:module");
+const extensions = "/openhands/.openvscode-server/extensions";
+const main = `${extensions}/git/dist/main.js`;
+const imports = /\b(?:from|import|import\(|require\()\s*["']([@\w][^"'\s]*)["']/g;
+const names = [...fs.readFileSync(main, "utf8").matchAll(imports)].map((found) => found[1]);
+const others = names.filter((name) => name !== "vscode" && !isBuiltin(name));
+others.forEach(createRequire(main));
+console.log(...others, require.resolve(`${extensions}/node_modules/typescript/lib/tsserver.js`));
+"#;
+
 /// Serves a page whose script computes a number, and prints what a browser makes of it.
 const BROWSE: &str = r"
 mkdir -p /tmp/site && cd /tmp/site
@@ -71,6 +83,9 @@ fn an_agent_finds_all_that_binary_promises() {
     container.wait(|| http(vscode, "/", &[]).is_ok());
     assert_eq!([status(vscode, "/"), status(vscode, "/?tkn=wrong")], [403, 403]);
     assert!([200, 302].contains(&status(vscode, "/?tkn=secret")));
+
+    let modules = container.exec(&["/openhands/node/bin/node", "-e", MODULES]);
+    assert!(modules.contains("@vscode/fs-copyfile"), "{modules}");
 
     for provider in [&["claude-agent-acp"][..], &["codex-acp"], &["gemini", "--acp"]] {
         let python = ["/agent-server/.venv/bin/python", "-c", INITIALIZE];
