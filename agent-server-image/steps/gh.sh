@@ -9,8 +9,5 @@ mkdir -p "/out$home/bin" /out/usr/local/bin
 cp /usr/bin/gh "/out$home/bin"
 make_portable "$home" "/out$home/bin/gh"
 ln -s "$home/bin/gh" /out/usr/local/bin
-# For `overlay`, where the base's own comes first.
-mkdir /tools
-ln -s "$home/bin/gh" /tools
 cp /opt/build/bin/uv /opt/build/bin/uvx /out/usr/local/bin
-same_time /out /tools
+same_time /out

@@ -102,6 +102,8 @@ fn an_agent_finds_all_that_binary_promises() {
     let programs = "npx uv uvx gh cc curl jq sudo git tmux docker code";
     let found = bash(&format!("for name in {programs}; do command -v $name; done"));
     assert_eq!(found.lines().count(), programs.split(' ').count(), "{found}");
+    // It brings its own C library, for older base images.
+    assert!(bash("gh --version && ls /openhands/gh/lib").contains("libc.so.6"));
     assert_eq!(bash("cat /etc/docker/daemon.json | jq .mtu"), "1450");
     for script in ["agent.py", "everything.py"] {
         clients::run(script, image, "binary");

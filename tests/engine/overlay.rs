@@ -213,7 +213,6 @@ fn check_commands(server: &Server, base: &Base) {
     let versions = server.run("git --version; tmux -V");
     assert!(versions.starts_with("git version ") && versions.contains("\ntmux "), "{versions}");
     assert_eq!(server.run("command -v git"), base.git, "{}", base.name);
-    assert!(server.run("gh --version").starts_with("gh version "), "{}", base.name);
     let loaded = server.run("cat /proc/self/maps");
     let libc = loaded.lines().find(|line| line.contains("/libc")).unwrap_or_default();
     assert!(libc.contains(base.libc) && libc.is_empty() == base.libc.is_empty(), "{loaded}");
