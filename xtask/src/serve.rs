@@ -46,11 +46,12 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
              --base-image"
         )));
     }
-    if !has_server(&args.target) {
-        let target = &args.target;
-        let hint = "`cargo xtask image list` shows which targets have one";
-        return Err(usage(format!("the target {target:?} has no server to run\nhint: {hint}")));
-    }
+    // No wrong request: it can be built.
+    ensure!(
+        has_server(&args.target),
+        "the target {:?} has no server to run\nhint: `cargo xtask image list` shows which targets have one",
+        args.target
+    );
     let port = args.port;
     let _lock = lock(root, port)?;
     let docker = Docker::new(root, args.builder.as_deref());
