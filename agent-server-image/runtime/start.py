@@ -62,7 +62,8 @@ if os.path.exists("/acp-node/bin/claude-agent-acp") and not first_of(
 # The rest too does nothing on a Debian with `ca-certificates`. This OpenSSL knows only Debian's
 # places of certificates.
 known = ssl.get_default_verify_paths()
-if not (known.cafile or known.capath and os.listdir(known.capath)):
+readable = known.capath and os.access(known.capath, os.R_OK)
+if not (known.cafile or readable and os.listdir(known.capath)):
     os.environ["SSL_CERT_FILE"] = (
         first_of(
             "/etc/ssl/certs/ca-certificates.crt",
