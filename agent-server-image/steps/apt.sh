@@ -65,7 +65,7 @@ copy_sources() {
     escaped=$(printf %s "$mirror" | sed 's/[\\&,]/\\&/g')
     find "$apt/sources.list" "$apt/sources" -type f -exec sed -i -E \
         -e "s,https?://$hosts,$escaped,g" \
-        -e "s,https?://security\.debian\.org/?( |$),$escaped-security\1,g" {} +
+        -e "s,https?://security\.debian\.org/?([[:space:]]|$),$escaped-security\1,g" {} +
     grep -q -r -F -e "$mirror" "$apt/sources.list" "$apt/sources" ||
         warn "APT_MIRROR is not used: it replaces Debian's mirror, and UBUNTU_MIRROR Ubuntu's"
 }
@@ -81,17 +81,25 @@ update_lists() {
         grep -q 'list of sources could not be read' "$apt/errors" || break
         sed -n -E -e "s/^E: (Malformed (entry|line)|Type '[^']*' is not known on line) ([0-9]+) in \
 (list file|source list) ([^ ]+).*/\3 \5/p" -e t -e "s/^E: (Malformed (entry|stanza)|Type '[^']*' is not \
-known on stanza) [0-9]+ in (sources file|source list) ([^ ]+).*/1,\$ \4/p" "$apt/errors" >"$apt/wrong"
-        # Where it names none, the distribution's own are enough.
-        [ -s "$apt/wrong" ] || for file in "$apt"/sources/*; do
-            case ${file##*/} in debian* | ubuntu* | \*) continue ;; esac
-            printf '1,$ %s\n' "$file" >>"$apt/wrong"
-        done
-        while read -r lines file; do
+known on stanza) ([0-9]+) in (sources file|source list) ([^ ]+).*/\3 \5/p" "$apt/errors" >"$apt/wrong"
+        # Where it names none, the distribution's own are enough, and of these the newer file.
+        if [ ! -s "$apt/wrong" ]; then
+            grep -l -s '^[^#]' "$apt"/sources/* "$apt/sources.list" | sed 's/^/1,$ /' >"$apt/all" || :
+            grep -v -E '/((debian|ubuntu)[^/]*|sources\.list)$' "$apt/all" >"$apt/wrong" ||
+                { grep -q -E '/(debian|ubuntu)\.sources$' "$apt/all" &&
+                    grep -v -E '/(debian|ubuntu)\.sources$' "$apt/all" >"$apt/wrong"; } || break
+        fi
+        while read -r number file; do
             name=${file#"$apt/"}
             case $name in sources/*) name=sources.list.d/${name#*/} ;; esac
             warn "skipped the package source /etc/apt/$name"
-            sed -i "${lines}s/^/#/" "$file"
+            case $number$name in
+                1,* | *.list) sed -i "${number}s/^/#/" "$file" ;;
+                *)
+                    sed '/^#/d' "$file" | awk -v RS= -v ORS='\n\n' "NR != $number" >"$apt/rest"
+                    mv "$apt/rest" "$file"
+                    ;;
+            esac
         done <"$apt/wrong"
         run_apt get "$@" update 2>"$apt/errors" || :
         cat "$apt/errors" >&2
@@ -106,9 +114,9 @@ known on stanza) [0-9]+ in (sources file|source list) ([^ ]+).*/1,\$ \4/p" "$apt
 use_archive() {
     grep -q '^E: .*//[^ ]*\(debian\|ubuntu\)[^ ]* .*not have a Release file' "$apt/errors" || return 1
     find "$apt/sources.list" "$apt/sources" -type f -exec sed -i -E \
-        -e 's,https?://security\.debian\.org/?( |$),http://archive.debian.org/debian-security\1,g' \
-        -e 's,https?://[^/ ]+/(debian|debian-security)/?( |$),http://archive.debian.org/\1\2,g' \
-        -e 's,https?://[^/ ]+/ubuntu(-ports)?/?( |$),http://old-releases.ubuntu.com/ubuntu\2,g' {} +
+        -e 's,https?://security\.debian\.org/?([[:space:]]|$),http://archive.debian.org/debian-security\1,g' \
+        -e 's,https?://[^/ ]+/(debian|debian-security)/?([[:space:]]|$),http://archive.debian.org/\1\2,g' \
+        -e 's,https?://[^/ ]+/ubuntu(-ports)?/?([[:space:]]|$),http://old-releases.ubuntu.com/ubuntu\2,g' {} +
     update_lists -o Acquire::Check-Valid-Until=false
 }
 

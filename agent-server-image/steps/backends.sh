@@ -6,8 +6,8 @@
 cd /run/manifests
 /opt/build/bin/python /run/indexes.py >/run/tmp/indexes
 set --
-while read -r index; do
-    set -- "$@" --index "$index"
+while read -r option index; do
+    set -- "$@" "$option" "$index"
 done </run/tmp/indexes
 # Nothing has a hash here: a name that the workspace's own indexes have comes from nowhere else, unless
 # they lack the version.

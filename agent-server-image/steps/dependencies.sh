@@ -5,8 +5,8 @@
 export UV_BUILD_CONSTRAINT=/run/build-requirements.txt
 set --
 # Hashes hold, so another index can give nothing else.
-while read -r index; do
-    set -- "$@" --index "$index"
+while read -r option index; do
+    set -- "$@" "$option" "$index"
 done </run/indexes
 [ $# = 0 ] || set -- --index-strategy unsafe-best-match "$@"
 # Installed in memory, if there is a gigabyte: what does not stay never reaches the disk, which takes

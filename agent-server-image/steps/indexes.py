@@ -1,5 +1,5 @@
-"""Prints the indexes that uv.lock takes packages from, PyPI aside, one a line: NAME=URL where the
-workspace names the index, so that uv finds its password, otherwise URL."""
+"""Prints uv's option for each index that uv.lock takes packages from, PyPI aside, one a line. An index
+that the workspace names keeps its name, by which uv finds its password, and a user in its address."""
 
 import pathlib
 import re
@@ -24,9 +24,16 @@ manifests = [*sorted(here.glob("*/pyproject.toml")), here / "pyproject.toml"]
 settings = [read(path).get("tool", {}).get("uv", {}) for path in manifests]
 settings += map(read, here.glob("uv.toml"))
 indexes = [index for setting in settings for index in setting.get("index", [])]
+# A page of links is no index.
+pages = [page for setting in settings for page in setting.get("find-links", [])]
+indexes += [{"url": page, "format": "flat"} for page in pages]
 # The last one counts: what is at the root goes before what a member says.
-names = {bare(index["url"]): index["name"] for index in indexes if "name" in index}
+known = {bare(index["url"]): index for index in sorted(indexes, key=lambda index: "name" in index)}
 for url in sorted(urls):
     if bare(url) != PYPI:
-        name = names.get(bare(url))
-        print(f"{name}={url}" if name else url)
+        index = known.get(bare(url), {"url": url})
+        if index.get("format") == "flat":
+            print("--find-links", index["url"])
+        else:
+            name = index.get("name")
+            print("--index", f"{name}={index['url']}" if name else index["url"])

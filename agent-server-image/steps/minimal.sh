@@ -43,7 +43,7 @@ done
 # Any user may write to the home and the workspace: nobody here knows whom `docker run --user` names.
 # A new volume takes the owner and mode of the folder that it covers. What a base image has in its
 # workspace belongs to the agent.
-mkdir -p /tmp
+mkdir -p /tmp || fail "/tmp of the base image is no folder"
 chmod 1777 /tmp/.
 for folder in /home/openhands /home/openhands/.openhands /workspace /workspace/project; do
     target=$(readlink -m "$folder")
@@ -53,7 +53,7 @@ for folder in /home/openhands /home/openhands/.openhands /workspace /workspace/p
             fail "$folder of the base image leads to $target, which is the system's"
             ;;
     esac
-    mkdir -p "$target"
+    mkdir -p "$target" || fail "$folder of the base image is no folder"
     chown 10001:10001 "$folder/."
     chmod 1777 "$folder/."
 done

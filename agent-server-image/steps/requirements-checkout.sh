@@ -10,8 +10,14 @@ cd /run/manifests
 set -- --all-packages --no-default-groups --no-emit-workspace
 ! grep -q '^boto3 *=' openhands-sdk/pyproject.toml || set -- "$@" --extra boto3
 is_off "${ENABLE_VERTEX-}" || set -- "$@" --extra vertex
-uv export --quiet --no-cache --locked --python /opt/build/bin/python --no-annotate --no-header \
+if ! uv export --quiet --no-cache --locked --python /opt/build/bin/python --no-annotate --no-header \
     --output-file /requirements/others.txt "$@"
+then
+    path=$(sed -n -E 's/^source = \{ (path|directory) = "([^"]*)".*/\2/p' uv.lock | paste -sd ' ')
+    [ -z "$path" ] || fail "uv.lock takes packages from $path, but only manifests are read here: name a \
+release or the URL of an archive"
+    exit 1
+fi
 # Packages are installed by their hashes.
 git=$(sed -n 's/^\([^ ]*\) @ git+.*/\1/p' /requirements/others.txt | paste -sd ' ')
 [ -z "$git" ] ||

@@ -114,28 +114,47 @@ deb https://download.docker.example/linux/debian buster stable\n";
 
 #[test]
 fn of_sources_the_wrong_lines_alone_are_skipped() {
-    for (error, place) in [
-        ("Malformed entry 2 in list file FILE (Component)", "2"),
-        ("Malformed line 2 in source list FILE (type)", "2"),
-        ("Type '-e' is not known on line 2 in source list FILE", "2"),
-        ("Malformed entry 1 in sources file FILE (URI parse)", "1,$"),
-        ("Malformed stanza 1 in source list FILE (type)", "1,$"),
-        ("Type 'x' is not known on stanza 1 in source list FILE", "1,$"),
+    let lines = ("a.list", "one\ntwo\nthree\n", "one\n#two\nthree\n");
+    let stanzas = ("a.sources", "# a\n\none\n\n#b\ntwo\ntwo\n\nthree\n", "one\n\nthree\n\n");
+    for (error, (name, text, rest)) in [
+        ("Malformed entry 2 in list file FILE (Component)", lines),
+        ("Malformed line 2 in source list FILE (type)", lines),
+        ("Type '-e' is not known on line 2 in source list FILE", lines),
+        ("Malformed entry 2 in sources file FILE (URI parse)", stanzas),
+        ("Malformed stanza 2 in source list FILE (type)", stanzas),
+        ("Type 'x' is not known on stanza 2 in source list FILE", stanzas),
     ] {
         // The second reading of the lists finds no fault.
-        let script = "printf 'one\\ntwo\\n' >sources/a
+        let script = format!(
+            "printf %s '{text}' >sources/{name}
 mv errors first
-run_apt() { [ ! -f first ] || { sed \"s,FILE,$apt/sources/a,\" first >&2; rm first; }; }
-update_lists 2>&1 | grep -v ^E: ; cat sources/a";
-        let error = format!("E: {error}\nE: The list of sources could not be read.\n");
-        let lines = if place == "2" { "one\n#two\n" } else { "#one\n#two\n" };
-        let skipped = "warning: skipped the package source /etc/apt/sources.list.d/a\n";
-        assert_eq!(
-            with_errors("steps-wrong", &error, script),
-            format!("{skipped}{lines}"),
-            "{error}"
+run_apt() {{ [ ! -f first ] || {{ sed \"s,FILE,$apt/sources/{name},\" first >&2; rm first; }}; }}
+update_lists 2>&1 | grep -v ^E: ; cat sources/{name}"
         );
+        let error = format!("E: {error}\nE: The list of sources could not be read.\n");
+        let skipped =
+            format!("warning: skipped the package source /etc/apt/sources.list.d/{name}\n");
+        let expected = format!("{skipped}{rest}");
+        assert_eq!(with_errors("steps-wrong", &error, &script), expected, "{error}");
     }
+}
+
+#[test]
+fn sources_that_do_not_go_together_are_skipped_until_they_do() {
+    let error = "E: Conflicting values set for option Signed-By regarding source X\n\
+                 E: The list of sources could not be read.\n";
+    // Apt finds no fault once those of the distribution are alone.
+    let script =
+        "for name in debian.sources debian-more.list corp.list; do echo x >sources/$name; done
+echo x >sources.list
+run_apt() { [ -z \"$(grep -l '^x' sources.list sources/*.list)\" ] || cat first >&2; }
+mv errors first
+update_lists 2>&1 | grep -v ^E:; grep -h . sources.list sources/*";
+    let skipped = ["list.d/corp.list", "list.d/debian-more.list", "list"];
+    let skipped =
+        skipped.map(|n| format!("warning: skipped the package source /etc/apt/sources.{n}\n"));
+    let expected = format!("{}#x\n#x\n#x\nx\n", skipped.concat());
+    assert_eq!(with_errors("steps-conflict", error, script), expected);
 }
 
 #[test]
@@ -161,6 +180,7 @@ fn indexes_keep_the_names_that_any_manifest_gives_them() {
         fs::write(folder.0.join(name), text).unwrap();
     };
     let hosts = ["pypi.org/simple", "root/simple", "uv/simple", "member/simple", "nameless/simple"];
+    let hosts = [&hosts[..], &["flat/wheels", "links/page"]].concat();
     let package =
         |host: &&str| format!("[[package]]\nsource = {{ registry = \"https://{host}\" }}\n");
     write("uv.lock", &hosts.iter().map(package).collect::<String>());
@@ -171,13 +191,15 @@ fn indexes_keep_the_names_that_any_manifest_gives_them() {
         index("c", "https://me:pw@member/simple"),
     ];
     write("pyproject.toml", &format!("[[tool.uv.{root_index}"));
-    write("uv.toml", &format!("[[{uv}"));
+    let flat = "[[index]]\nname = \"f\"\nurl = \"https://flat/wheels/\"\nformat = \"flat\"\n";
+    write("uv.toml", &format!("find-links = [\"https://links/page\"]\n[[{uv}{flat}"));
     write("sdk/pyproject.toml", &format!("[[tool.uv.{member}"));
     let mut python = Command::new("python3");
     python.arg(root().join("agent-server-image/steps/indexes.py")).current_dir(&folder.0);
     let output = python.output().unwrap();
-    let expected = "c=https://member/simple\nhttps://nameless/simple\na=https://root/simple\n\
-                    b=https://uv/simple\n";
+    let expected = "--find-links https://flat/wheels/\n--find-links https://links/page\n\
+                    --index c=https://me:pw@member/simple\n--index https://nameless/simple\n\
+                    --index a=https://me@root/simple/\n--index b=https://uv/simple\n";
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
         expected,
