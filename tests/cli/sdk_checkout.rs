@@ -244,4 +244,14 @@ fn git_that_refuses_a_repository_is_told_with_what_helps() {
     workspace.git(&["config", "core.repositoryFormatVersion", "1"]);
     workspace.git(&["config", "extensions.ofTomorrow", "1"]);
     said(print(&workspace), &["git is too old", "oftomorrow)", "\nhint: update git\n"]);
+    // What git says at the edge of a mount, for which root would be needed.
+    let mount =
+        "#!/bin/sh\necho 'fatal: not a git repository (or any parent up to mount point /mnt)' >&2
+echo 'Stopping at filesystem boundary (GIT_DISCOVERY_ACROSS_FILESYSTEM not set).' >&2\nexit 128\n";
+    let programs = Folder::new("git-of-a-mount");
+    let git = programs.0.join("git");
+    fs::write(&git, mount).unwrap();
+    fs::set_permissions(&git, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", programs.0.display());
+    said(print(&workspace).env("PATH", path), &["GIT_DISCOVERY_ACROSS_FILESYSTEM=1 where"]);
 }

@@ -63,6 +63,8 @@ fn a_build_that_cannot_start_says_what_is_missing() {
     add("an old engine", &inspecting("builder-old", &old), &["--push"]);
     let old = INSPECTED.replace("BuildKit version: v0.13.2", "Buildkit: v0.9.3");
     add("an older engine and buildx", &inspecting("builder-older", &old), &["--push"]);
+    let debian_12 = INSPECTED.replace("v0.13.2", "v0.8+unknown");
+    add("the engine of Debian 12", &inspecting("builder-debian-12", &debian_12), &["--push"]);
     let ubuntu = "*version*) echo github.com/docker/buildx 0.12.1 0.12.1-0ubuntu1; exit;;";
     let fake = failing("builder-old-buildx", ubuntu, "unknown flag: --debug");
     add("an old buildx", &fake, &["--push"]);

@@ -81,6 +81,13 @@ fn the_main_index_of_pip_is_uvs_too_and_the_other_way_round() {
               [[index]]\nname = \"b\"\nurl = \"https://b\" # ours\ndefault=true\n";
     fake.write("home/.config/uv/uv.toml", uv);
     assert_eq!(settings(&[]), "PIP_INDEX_URL=https://b; PIP_TRUSTED_HOST='a b'");
+    let inline = "index = [{ url = \"https://c\" }, { name = \"my-b\", url = \"https://b/?d\", default = true }]";
+    fake.write("home/.config/uv/uv.toml", inline);
+    assert_eq!(settings(&[]), "PIP_INDEX_URL='https://b/?d'");
+    // What uv reads from variables of the index's name is in the address that pip gets.
+    let login = [("UV_INDEX_MY_B_USERNAME", "me"), ("UV_INDEX_MY_B_PASSWORD", "p@ss/")];
+    let settings = settings(&login);
+    assert!(settings.contains("; PIP_INDEX_URL='https://me:p%40ss%2F@b/?d'"), "{settings}");
 }
 
 /// As pip, uv and npm do it themselves.

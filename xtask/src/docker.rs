@@ -644,10 +644,11 @@ fn node<'a>(
     None
 }
 
-/// True where `version`, such as `v0.12.1`, is one of 0 with a minor version before `oldest`. Packagers may
-/// give none, which reads as 0.0.
+/// True where `version`, such as `v0.12.1` or `v0.8+unknown`, is one of 0 with a minor version before
+/// `oldest`. Packagers may give none, which reads as 0.0.
 fn is_older(version: &str, oldest: u32) -> bool {
-    let mut numbers = version.trim().trim_start_matches('v').split('.').map(str::parse::<u32>);
+    let numbers = version.trim().trim_start_matches('v').split(['.', '+', '-']);
+    let mut numbers = numbers.map(str::parse::<u32>);
     let (major, minor) = (numbers.next(), numbers.next());
     matches!((major, minor), (Some(Ok(0)), Some(Ok(minor))) if (1..oldest).contains(&minor))
 }

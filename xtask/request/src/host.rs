@@ -7,6 +7,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use base::digest::sha256;
@@ -32,9 +33,10 @@ const BUNDLES: [&str; 6] = [
 /// Variables that name files of further certificates, for one program each.
 const MORE_CERTIFICATES: &str = "REQUESTS_CA_BUNDLE PIP_CERT NODE_EXTRA_CA_CERTS CURL_CA_BUNDLE \
                                  NPM_CONFIG_CAFILE npm_config_cafile";
-/// Names that systems give their loopback.
+/// Names that systems give their loopback, besides those in this file.
 const LOOPBACK: &str = "localhost localhost4 localhost6 localhost.localdomain \
                         localhost4.localdomain4 localhost6.localdomain6 ip6-localhost ip6-loopback";
+const HOSTS: &str = "/etc/hosts";
 /// The largest secret that `BuildKit` takes, in bytes.
 const LARGEST_SECRET: usize = 500 * 1024;
 
@@ -203,9 +205,9 @@ impl Host {
             let [pips, uvs, _] = &CONFIGURATIONS;
             let (names, value) = match (value(pips, pip), value(uvs, uv)) {
                 (Some(value), None) => (uv.0, value),
-                // uv takes NAME=URL too.
+                // uv takes NAME=URL too, and its login from variables of that name.
                 (None, Some(value)) => match value.split_once('=') {
-                    Some((name, url)) if !name.contains('/') => (pip.0, url.to_owned()),
+                    Some((name, url)) if !name.contains('/') => (pip.0, with_login(name, url)),
                     _ => (pip.0, value),
                 },
                 _ => continue,
@@ -250,6 +252,27 @@ impl Host {
     /// The variables that hold the secrets, for docker.
     pub fn variables(&self) -> impl Iterator<Item = (String, &str)> {
         self.texts.iter().map(|(name, text)| (secret_variable(name), text.as_str()))
+    }
+}
+
+/// The address of uv's index `name`, with the login that uv's variables have for it.
+fn with_login(name: &str, url: &str) -> String {
+    let name = name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let part = |kind: &str| {
+        let value = env::var(format!("UV_INDEX_{name}_{kind}")).ok()?;
+        let encode = |byte: u8| match byte {
+            b'-' | b'.' | b'_' => char::from(byte).to_string(),
+            _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        };
+        Some(value.bytes().map(encode).collect::<String>())
+    };
+    let user = part("USERNAME").unwrap_or_default();
+    match (url.split_once("://"), part("PASSWORD")) {
+        (Some((scheme, rest)), Some(password)) if !rest.contains('@') => {
+            format!("{scheme}://{user}:{password}@{rest}")
+        }
+        _ => url.to_owned(),
     }
 }
 
@@ -319,8 +342,27 @@ fn is_loopback(text: &str) -> bool {
                 || is_v4 && (host.starts_with("127.") || host == "0" && address != "0")
                 || host.ends_with(".localhost")
                 || LOOPBACK.split(' ').any(|known| known == host)
+                || own_names().contains(host)
         })
     })
+}
+
+/// The names that this machine's [`HOSTS`] gives its loopback, its own often among them.
+fn own_names() -> &'static BTreeSet<String> {
+    static NAMES: OnceLock<BTreeSet<String>> = OnceLock::new();
+    NAMES.get_or_init(|| names_of_loopback(&fs::read_to_string(HOSTS).unwrap_or_default()))
+}
+
+fn names_of_loopback(hosts: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for line in hosts.lines() {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let ip = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+        if ip.is_some_and(|ip| ip.is_loopback()) {
+            names.extend(words.map(str::to_lowercase));
+        }
+    }
+    names
 }
 
 /// The certificates that this machine trusts, without comments, repeats and private keys, below `target`:
@@ -520,21 +562,35 @@ impl Entry {
         !names_hosts && values.any(is_loopback)
     }
 
-    /// The value, or values with blanks between, if it is one for `key`, as uv's table of the default index is.
+    /// The value, or values with blanks between, if it is one for `key`; of uv's default index NAME=URL, if it
+    /// has a name.
     fn value_of(&self, key: &str) -> Option<String> {
         let lines = self.lines.lines().map(|line| line.split(" #").next().unwrap_or_default());
-        let mut lines = lines.collect::<Vec<_>>();
-        if self.key.is_empty() {
-            let is_default = lines.iter().any(|line| line.replace(' ', "") == "default=true");
-            lines.retain(|line| is_default && key == "index-url" && line.starts_with("url"));
-        } else if self.key != key {
+        let text = lines.collect::<Vec<_>>().join("\n");
+        if self.section == "[[index]]" || self.key == "index" {
+            return default_index(&text).filter(|_| key == "index-url");
+        }
+        if self.key != key {
             return None;
         }
-        let text = lines.join(" ");
+        let text = text.replace('\n', " ");
         let words = text.split_once(['=', ':'])?.1.split([' ', ',']);
         let words = words.map(|word| word.trim_matches(['[', ']', '"', '\'', '\t']));
         Some(words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
     }
+}
+
+/// The default one of uv's tables of indexes, as NAME=URL if it has a name.
+fn default_index(tables: &str) -> Option<String> {
+    tables.split('{').find_map(|table| {
+        let value = |key: &str| {
+            let mut pairs = table.split(['\n', ',', '}']).filter_map(|pair| pair.split_once('='));
+            let value = pairs.find(|(name, _)| name.trim() == key)?.1;
+            Some(value.trim().trim_matches(['"', '\'']))
+        };
+        let url = value("url").filter(|_| value("default") == Some("true"))?;
+        Some(value("name").map_or(url.to_owned(), |name| format!("{name}={url}")))
+    })
 }
 
 /// A configuration of `entries`, each section once.
@@ -592,8 +648,16 @@ mod tests {
     use std::path::Path;
 
     use super::{
-        BUNDLES, CONFIGURATIONS, expanded, is_loopback, is_systems, joined, pem_certificates,
+        BUNDLES, CONFIGURATIONS, expanded, is_loopback, is_systems, joined, names_of_loopback,
+        pem_certificates,
     };
+
+    #[test]
+    fn a_machine_gives_its_loopback_names() {
+        let hosts = "127.0.0.1\tlocalhost\n# 127.0.0.1 no\n127.0.1.1 Box box.corp # own\n10.0.0.1 other\n::1 six\n";
+        let names = names_of_loopback(hosts).into_iter().collect::<Vec<_>>();
+        assert_eq!(names, ["box", "box.corp", "localhost", "six"]);
+    }
 
     #[test]
     fn addresses_on_loopback() {

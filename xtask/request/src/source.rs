@@ -373,6 +373,12 @@ fn refusal(folder: &Path, error: &str) -> String {
         let why = error.split_whitespace().collect::<Vec<_>>().join(" ");
         return format!("git is too old for the repository of {shown:?} ({why})\nhint: update git");
     }
+    if error.contains("GIT_DISCOVERY_ACROSS_FILESYSTEM") {
+        return format!(
+            "git looks for the repository of {shown:?} on its own file system alone\nhint: set \
+             GIT_DISCOVERY_ACROSS_FILESYSTEM=1 where the one above is meant"
+        );
+    }
     let mut above = folder.ancestors().map(|above| above.join(".git"));
     let Some(repository) = above.find(|git| git.exists()) else { return no_files(folder, first) };
     let is_file = repository.is_file();
