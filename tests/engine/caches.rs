@@ -143,7 +143,7 @@ fn a_cache_folder_does_not_grow_and_two_builds_may_use_it() {
     call(0, "records").succeed();
     let size = blobs();
     // As a run that was killed leaves it.
-    fs::create_dir_all(folder.join(".partial-1-0/blobs")).unwrap();
+    fs::create_dir_all(folder.join(".partial/xtask-0/blobs")).unwrap();
     for number in 1..6 {
         call(number, "records").succeed();
     }

@@ -7,7 +7,6 @@ use crate::support::fake::FakeDocker;
 fn with_free(name: &str, free: &str) -> FakeDocker {
     let script = "case \"$*\" in
         info*) printf '{\"DockerRootDir\":\"/\",\"Name\":\"%s\"}' \"$(uname -n)\"; exit;;
-        *prune*--help) echo --max-used-space; exit;;
         *prune*) echo \"$*\" >> order; exit;;
         esac";
     let fake = FakeDocker::with_override(name, script);
@@ -30,7 +29,7 @@ fn prunes(name: &str, free: &str, threshold: &str, keep: &str) -> Vec<String> {
 #[test]
 fn a_batch_prunes_the_build_cache_where_that_is_wanted() {
     let (little, enough) = ("4000000", "50000000");
-    let prune = "buildx prune --all --force --max-used-space=7gb";
+    let prune = "buildx prune --all --force --keep-storage=7gb";
     assert_eq!(prunes("disk-full", little, "70", "7"), [prune, prune]);
     assert_eq!(prunes("disk-free", enough, "71", "7"), [""; 0]);
     assert_eq!(prunes("disk-own", little, "", ""), [""; 0]);

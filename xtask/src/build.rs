@@ -78,20 +78,19 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let mut facts = Facts::read(root, args)?;
     let file = args.records.as_deref().map(record::open).transpose()?;
     facts.source.check(args)?;
-    let count = facts.count;
     // What is wrong with the request is said before anything is asked, also by an empty shard.
-    plan::plan(args, &facts)?;
-    if let Some(Shard { number, of }) = args.shard.filter(|shard| shard.number > count) {
+    let count = plan::plan(args, &facts)?.len();
+    if let (0, Some(Shard { number, of })) = (count, args.shard) {
         message::say(&format!("shard {number}/{of} is empty; nothing to build"));
         return report::write_outputs(args, &facts.source, &[]);
     }
 
     // All that is asked of docker and of registries, at once.
     let docker = Docker::new(root, args.builder.as_deref());
-    let reads_caches = args.push() || args.ci || args.cache_dir.is_some();
+    let reads_caches = args.push || args.ci || args.cache_dir.is_some();
     let is_compared = facts.definition.has_check && args.check() == Check::First && count > 1;
     let (builder, was_empty, known) = thread::scope(|scope| {
-        let known = scope.spawn(|| docker.bases(&facts.needed, args.push(), is_compared));
+        let known = scope.spawn(|| docker.bases(&facts.needed, args.push, is_compared));
         let was_empty = scope.spawn(|| if reads_caches { docker.is_empty() } else { None });
         let builder = docker.inspect();
         (builder, was_empty.join().unwrap_or_default(), known.join().unwrap_or_default())
@@ -99,9 +98,6 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let builder = Builder { was_empty, ..builder? };
     process::check_signals()?;
     builder.check_platforms(&args.platforms)?;
-    if args.strict_cache && writes_caches(args) {
-        builder.check_cache_export()?;
-    }
     (facts.builder, facts.bases) = (Some(builder.clone()), known);
     let facts = &facts;
     let images = &plan::plan(args, facts)?;
@@ -111,7 +107,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
             "the base image {reference} has ONBUILD triggers: they run in this build, on the image's own files"
         ));
     }
-    warn_of_request(args, &builder, images);
+    warn_of_request(args, &builder, images)?;
     let docker = &if images.len() > DISK_CHECK { docker.for_many() } else { docker };
     // `BuildKit` waits forever for a cache, and so does whatever it builds after that. One cache is asked
     // for and stands for all, as they are in one repository.
@@ -161,13 +157,10 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     result
 }
 
-fn writes_caches(args: &Args) -> bool {
-    args.cache_mode != Mode::Off && (args.push() || args.cache_dir.is_some())
-}
-
 /// Says what of a request people may not have meant.
-fn warn_of_request(args: &Args, builder: &Builder, images: &[Image]) {
-    if !args.push()
+/// Errors: `--strict-cache`, and no cache can be written.
+fn warn_of_request(args: &Args, builder: &Builder, images: &[Image]) -> Result<()> {
+    if !args.push
         && args.platforms.len() > 1
         && let Some(own) = images.first().and_then(|image| image.platforms.first())
     {
@@ -176,12 +169,16 @@ fn warn_of_request(args: &Args, builder: &Builder, images: &[Image]) {
             args.platforms.join(", ")
         ));
     }
-    if writes_caches(args)
+    if args.cache_mode != Mode::Off
+        && (args.push || args.cache_dir.is_some())
         && let Err(error) = builder.check_cache_export()
     {
+        if args.strict_cache {
+            return Err(error);
+        }
         message::warn(&error.to_string().replace("\nhint: ", "; "));
     }
-    for image in images.iter().filter(|image| args.push() && !image.has_own_base) {
+    for image in images.iter().filter(|image| args.push && !image.has_own_base) {
         if let Some(variant) = &image.variant {
             message::warn(&format!(
                 "the tags of the variant {variant:?} will name an image on {}, which is not its own base image",
@@ -189,6 +186,7 @@ fn warn_of_request(args: &Args, builder: &Builder, images: &[Image]) {
             ));
         }
     }
+    Ok(())
 }
 
 /// What a run has built so far.
@@ -281,7 +279,7 @@ fn build_all(ctx: &Ctx) {
         ctx.run().fail(error);
         return;
     }
-    let is_first_alone = ctx.args.push() && is_many && waiting.len() == images.len();
+    let is_first_alone = ctx.args.push && is_many && waiting.len() == images.len();
     let first = if is_first_alone { waiting.pop_front() } else { None };
     ctx.run().queue = waiting;
     let (is_enough, is_over) = (AtomicBool::new(false), AtomicBool::new(false));

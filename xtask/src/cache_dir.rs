@@ -5,15 +5,15 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
+use base::scratch::Scratch;
 
 use request::names::Cache;
 use request::plan::Image;
 
-/// What the names of staging folders begin with.
-const STAGING: &str = ".partial-";
+/// Where an export is written to first, in the cache folder.
+const STAGING: &str = ".partial";
 const INDEX: &str = "index.json";
 /// Where the blobs of an OCI layout lie, each named by its digest.
 const BLOBS: &str = "blobs/sha256";
@@ -55,32 +55,29 @@ impl Reading {
     }
 }
 
-/// A folder that an export is written to first, removed when this is dropped.
+/// A folder that an export is written to first, in the cache folder.
 pub struct Staging {
-    /// The cache folder.
     folder: PathBuf,
-    path: PathBuf,
+    scratch: Scratch,
 }
 
 impl Staging {
     /// For the cache folder `folder`, whose blobs need not be written once more.
     pub fn new(folder: &str) -> Result<Self> {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let folder = PathBuf::from(folder);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{STAGING}{}-{number}", std::process::id()));
-        let staged = path.join(BLOBS);
+        let scratch = Scratch::within(&folder.join(STAGING))?;
+        let staged = scratch.0.join(BLOBS);
         named(&folder, "used", |_| fs::create_dir_all(&staged))?;
         for blob in entries(&folder.join(BLOBS)).unwrap_or_default() {
             // On a file system without links it is written once more.
             let _ = fs::hard_link(blob.path(), staged.join(blob.file_name()));
         }
-        Ok(Staging { folder, path })
+        Ok(Staging { folder, scratch })
     }
 
     /// Where to write to.
     pub fn place(&self) -> Cache {
-        Cache::Folder(self.path.to_string_lossy().into_owned())
+        Cache::Folder(self.scratch.0.to_string_lossy().into_owned())
     }
 
     /// Takes over what was written: blobs first, then the index that names them.
@@ -88,17 +85,11 @@ impl Staging {
         named(&self.folder, "written", |folder| {
             let blobs = folder.join(BLOBS);
             fs::create_dir_all(&blobs)?;
-            for blob in entries(&self.path.join(BLOBS))? {
+            for blob in entries(&self.scratch.0.join(BLOBS))? {
                 fs::rename(blob.path(), blobs.join(blob.file_name()))?;
             }
-            fs::rename(self.path.join(INDEX), folder.join(INDEX))
+            fs::rename(self.scratch.0.join(INDEX), folder.join(INDEX))
         })
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -114,11 +105,9 @@ fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
 
 /// Removes blobs that nothing names, and staging folders of runs that were killed.
 fn remove_stale(folder: &Path) -> io::Result<()> {
-    for entry in entries(folder)? {
-        if entry.file_name().to_string_lossy().starts_with(STAGING) {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
+    // Of runs that were killed.
+    let _ = fs::remove_dir_all(folder.join(STAGING));
+
     let index = fs::read_to_string(folder.join(INDEX));
     let (Ok(index), Ok(mut stale)) = (index, entries(&folder.join(BLOBS))) else { return Ok(()) };
     let mut manifests = vec![index];

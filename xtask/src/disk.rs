@@ -86,9 +86,7 @@ pub fn prune_if_full(docker: &Docker, threshold: u64, keep: u64) -> Result<()> {
 /// Prunes the build cache to `keep` GB.
 /// Errors: as [`Disk::of`].
 pub fn prune(docker: &Docker, keep: u64) -> Result<()> {
-    let help = printed(docker.buildx(&["prune", "--help"]), SHORT_PATIENCE)?.unwrap_or_default();
-    let is_new = help.contains("--max-used-space");
-    let limit = format!("{}={keep}gb", if is_new { "--max-used-space" } else { "--keep-storage" });
+    let limit = format!("--keep-storage={keep}gb");
     let prune = docker.buildx(&["prune", "--all", "--force", &limit]);
     if printed(prune, PRUNE_PATIENCE)?.is_none() {
         message::warn("the build cache could not be pruned; going on without that");

@@ -120,11 +120,8 @@ impl Docker {
         }
         let format =
             "{{range .ClientInfo.Plugins}}{{if eq .Name \"buildx\"}}{{.Path}}{{end}}{{end}}";
-        let mut info = self.command(&["info", "--format", format]);
-        let info = process::output(&mut info, SHORT_PATIENCE).ok().flatten();
-        let path =
-            info.and_then(|info| Some(String::from_utf8(info.stdout).ok()?.trim().to_owned()));
-        Docker { plugin: path.filter(|path| Path::new(path).is_file()), ..self.clone() }
+        let path = self.output_of(&["info", "--format", format]).trim().to_owned();
+        Docker { plugin: Some(path).filter(|path| Path::new(path).is_file()), ..self.clone() }
     }
 
     /// A call of `program` in `root`, which finds docker's folders where the caller stands.
@@ -271,11 +268,8 @@ impl Docker {
             let hint = cause::engine_hint(error).unwrap_or(&hint);
             bail!("{node} of the builder {name:?} does not answer: {error}\nhint: {hint}");
         }
-        for line in text.lines().map(str::trim) {
-            let version = line.strip_prefix("BuildKit version:");
-            // Older versions of buildx name it so.
-            let version =
-                version.or_else(|| line.strip_prefix("Buildkit:")).unwrap_or_default().trim();
+        // Older versions of buildx use the other name.
+        for version in fields(&text, "BuildKit version").chain(fields(&text, "Buildkit")) {
             ensure!(
                 !is_older(version, OLDEST_BUILDKIT),
                 "the builder {name:?} has BuildKit {version}, which is too old\nhint: update to Docker 26 or \
@@ -320,22 +314,19 @@ impl Docker {
         let output = answer(&mut self.command(&["buildx", "version"]), PATIENCE)?;
         let stdout = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let all = format!("{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+        let (first, engine) = (all.trim().lines().next().unwrap_or_default(), in_engine(""));
         ensure!(
             !["podman", "buildah", "nerdctl"].iter().any(|name| all.contains(name)),
-            "this `docker` is not Docker's and has no `buildx bake` ({})\nhint: install Docker's client \
-             and buildx, or run {}",
-            all.trim().lines().next().unwrap_or_default(),
-            in_engine("")
+            "this `docker` is not Docker's and has no `buildx bake` ({first})\nhint: install Docker's client \
+             and buildx, or run {engine}"
         );
         ensure!(
             !all.contains(" WSL "),
-            "{}\nhint: turn on the WSL integration for this distribution in Docker Desktop's settings",
-            all.trim().lines().next().unwrap_or_default()
+            "{first}\nhint: turn on the WSL integration for this distribution in Docker Desktop's settings"
         );
         ensure!(
             output.status.success(),
-            "docker has no buildx plugin\nhint: install docker-buildx-plugin (Debian's docker-buildx), or run {}",
-            in_engine("")
+            "docker has no buildx plugin\nhint: install docker-buildx-plugin (Debian's docker-buildx), or run {engine}"
         );
         Ok(stdout)
     }

@@ -69,7 +69,7 @@ fn docker(root: &Path, args: &Args) -> Result<(bool, Option<Builder>)> {
     report("docker", Ok(client.to_owned()))?;
     // A builder may be elsewhere, but an image is loaded here.
     let errors = String::from_utf8_lossy(&output.stderr);
-    let mut works = report("engine", engine(&info, &errors))? || args.push();
+    let mut works = report("engine", engine(&info, &errors))? || args.push;
     if let Ok(Some(disk)) = Disk::of(&info) {
         works &= report("disk", disk.space())?;
     }
@@ -111,7 +111,7 @@ fn login(args: &Args) -> Result<String> {
         return Ok(format!("{host}, in {}", path.display()));
     }
     ensure!(
-        !args.push(),
+        !args.push,
         "not logged in to {host} ({})\nhint: `docker login {host}`, unless it takes pushes without; \
          `cargo xtask image probe` tries one",
         path.display()

@@ -86,7 +86,7 @@ impl<'a> Job<'a> {
         match delivered {
             Ok(baked) => {
                 record.status = Status::Built;
-                record.pushed = ctx.args.push();
+                record.pushed = ctx.args.push;
                 let digest = |target: &str| baked.digest(target).map(str::to_owned);
                 record.digest = digest(&image.name);
                 record.layer = (!image.layer_tags.is_empty()).then(|| Layer {

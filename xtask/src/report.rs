@@ -138,7 +138,7 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
     let failed = ended.iter().filter(|ended| !ended.record.status.is_there()).collect::<Vec<_>>();
     let first = match (error, failed.as_slice()) {
         (Some(error), _) if is_stopped => {
-            if is_batch && ctx.args.push() {
+            if is_batch && ctx.args.push {
                 message::say(&format!("`{}` continues this batch", retry(ctx.args, &failed)));
             }
             Some(error)
@@ -146,7 +146,7 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
         (Some(error), []) => {
             let tags = records.iter().filter_map(|record| Some(record.tags.first()?.as_str()));
             let tags = shortened(&tags.collect::<Vec<_>>().join(", "), 200);
-            let how = if ctx.args.push() { "pushed" } else { "loaded" };
+            let how = if ctx.args.push { "pushed" } else { "loaded" };
             Some(error.context(format!("{tags}: {how}, but a later step failed")))
         }
         (None, []) => {
@@ -211,7 +211,7 @@ fn retry(args: &Args, failed: &[&Ended]) -> String {
     };
     let mut is_piped = args.base_images_file.as_deref() == Some("-");
     let mut kept = flags.to_vec();
-    if args.push() {
+    if args.push {
         if !flags.iter().any(|word| word == "--skip-existing") {
             kept.push("--skip-existing".to_owned());
         }

@@ -83,8 +83,8 @@ macro_rules! options {
             pub base_images: Vec<BaseImage>,
             /// Words that are not flags: files or an image, for the subcommands that take some.
             pub words: Vec<OsString>,
-            /// The arguments behind `--`, for bake.
-            pub bake_args: Vec<OsString>,
+            /// The arguments behind `--`, for bake, each with its value in one word.
+            pub bake_args: Vec<String>,
         }
 
         const TABLE: &[Flag] = &[$($(Flag {
@@ -192,7 +192,7 @@ options! {
             NAMING, "the version of release tags";
     }
     "Where to" {
-        push_flag: bool = switch, "--push" "" "" ["default in CI"]
+        push: bool = switch, "--push" "" "" ["default in CI"]
             NAMING, "push the image; PUSH=1 too";
         load_flag: bool = switch, "--load" "" "" ["default outside CI"]
             NAMING, "load the image into the engine; LOAD=1 too";
@@ -287,15 +287,14 @@ impl Args {
                 return Err(unexpected(&word, command));
             }
         }
-        check_bake_args(&bake_args, command)?;
-        args.bake_args = bake_args;
+        args.bake_args = read_bake_args(bake_args, command)?;
         for name in ["CI", "GITHUB_ACTIONS"] {
             args.ci |= variable(name)?.is_some_and(|word| on_or_off(&word) != Ok(false));
         }
         if NAMING.contains(&command) {
             args.settle_delivery()?;
         }
-        if args.skip_existing && !args.push() {
+        if args.skip_existing && !args.push {
             return Err(usage("--skip-existing is for a push\nhint: add --push"));
         }
         if args.layer_tag.is_some() && args.layer.is_none() {
@@ -309,7 +308,7 @@ impl Args {
         let named = named.map(|name| platform(&name).map_or(name, str::to_owned));
         args.platforms = without_repeats(named.collect());
         // What `docker run` starts is what a load has to build.
-        if CHECKING.contains(&command) && args.platforms.is_empty() && !args.push() {
+        if CHECKING.contains(&command) && args.platforms.is_empty() && !args.push {
             let names = split(&variable("DOCKER_DEFAULT_PLATFORM")?.unwrap_or_default());
             // The system alone leaves the architecture to docker.
             for name in names.into_iter().filter(|name| !name.eq_ignore_ascii_case("linux")) {
@@ -323,9 +322,9 @@ impl Args {
         Ok(args)
     }
 
-    /// Flags override variables, and a request without either pushes in CI only.
+    /// Flags override variables, and a request without either pushes in CI only. Without `push` it loads.
     fn settle_delivery(&mut self) -> Result<()> {
-        let (push, load) = match (self.push_flag, self.load_flag) {
+        let (push, load) = match (self.push, self.load_flag) {
             (false, false) => (switch_variable("PUSH")?, switch_variable("LOAD")?),
             (push, load) => (Some(push), Some(load)),
         };
@@ -333,7 +332,7 @@ impl Args {
             let both = "--push and --load (or PUSH and LOAD) are both set\nhint: choose one";
             return Err(usage(both));
         }
-        self.push_flag = push.unwrap_or(self.ci) && load != Some(true);
+        self.push = push.unwrap_or(self.ci) && load != Some(true);
         Ok(())
     }
 
@@ -366,14 +365,9 @@ impl Args {
         Ok(())
     }
 
-    /// True for a push, false for a load.
-    pub fn push(&self) -> bool {
-        self.push_flag
-    }
-
     /// A load is not checked by default: whoever loads an image starts it next.
     pub fn check(&self) -> Check {
-        self.check.unwrap_or(if self.push() { Check::First } else { Check::Off })
+        self.check.unwrap_or(if self.push { Check::First } else { Check::Off })
     }
 }
 
@@ -510,30 +504,31 @@ fn split_at_dashes(words: Vec<OsString>) -> Result<(Arguments, Vec<OsString>)> {
 
 /// Behind `--`, only what changes nothing that is delivered: anything else would make the image, its
 /// check and its cache three different builds.
-fn check_bake_args(bake_args: &[OsString], command: Command) -> Result<()> {
-    let mut args = bake_args.iter().map(|arg| arg.to_string_lossy());
-    while let Some(arg) = args.next() {
+fn read_bake_args(words: Vec<OsString>, command: Command) -> Result<Vec<String>> {
+    let mut words = words.into_iter().map(|word| word.to_string_lossy().into_owned());
+    let mut args = Vec::new();
+    while let Some(word) = words.next() {
         if !BUILDING.contains(&command) {
-            return Err(unexpected(&arg, command));
+            return Err(unexpected(&word, command));
         }
-        let name = arg.split('=').next().unwrap_or_default();
-        match (name, arg.split_once('=').map(|(_, value)| value)) {
+        match word.split_once('=').map_or((&*word, None), |(name, value)| (name, Some(value))) {
             ("--provenance" | "--sbom" | "--allow", Some(_))
-            | ("--debug", None | Some("1" | "true" | "0" | "false")) => {}
-            ("--provenance" | "--sbom" | "--allow", None) => {
-                if args.next().is_none_or(|value| value.starts_with('-')) {
-                    return Err(usage(format!("{name} behind `--` needs a value")));
-                }
+            | ("--debug", None | Some("1" | "true" | "0" | "false")) => args.push(word),
+            (name @ ("--provenance" | "--sbom" | "--allow"), None) => {
+                let value = words.next().filter(|value| !value.starts_with('-'));
+                let value =
+                    value.ok_or_else(|| usage(format!("{name} behind `--` needs a value")))?;
+                args.push(format!("{name}={value}"));
             }
             _ => {
                 return Err(usage(format!(
-                    "{arg:?} behind `--` is not accepted\nhint: use --provenance, --sbom, --allow or \
+                    "{word:?} behind `--` is not accepted\nhint: use --provenance, --sbom, --allow or \
                      --debug; other settings have flags of their own"
                 )));
             }
         }
     }
-    Ok(())
+    Ok(args)
 }
 
 /// The error for `word`, which `command` does not take: it says what was probably meant.

@@ -20,8 +20,7 @@ pub struct Facts {
     pub definition: Definition,
     pub source: Source,
     pub host: Host,
-    /// How many images the request has, and the base images that they are built of.
-    pub count: usize,
+    /// The base images that the images are built of.
     pub needed: BTreeSet<String>,
     /// A digest of the image's folder, and one of the layer's, where names or labels need them.
     pub files: String,
@@ -37,7 +36,7 @@ impl Facts {
     pub fn read(root: &Path, args: &Args) -> Result<Self> {
         let definition = Definition::read(root)?;
         check_name("target", &args.target, definition::targets())?;
-        let has_inputs = args.push() || args.tag_by != TagBy::Commit;
+        let has_inputs = args.push || args.tag_by != TagBy::Commit;
         let choices = choices(args, &definition)?;
         let mut needed = BTreeSet::new();
         for choice in &choices {
@@ -53,8 +52,6 @@ impl Facts {
                 needed.extend(given.as_deref().or(own).map(str::to_owned));
             }
         }
-        let count = choices.len();
-
         let source = Source::resolve(root, args)?;
         let host = Host::read(root, source.folder.as_deref())?;
         if let Some(folder) = &args.layer
@@ -77,7 +74,7 @@ impl Facts {
             layer_files = args.layer.as_deref().map(digest).transpose()?;
         }
         let (builder, bases) = (None, BTreeMap::new());
-        Ok(Facts { definition, source, host, count, needed, files, layer_files, builder, bases })
+        Ok(Facts { definition, source, host, needed, files, layer_files, builder, bases })
     }
 }
 

@@ -2,7 +2,6 @@
 //! called once; nobody edits what it returns. `--print` shows it, and every bake is taken from it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 
 use anyhow::Result;
 use base::digest::sha256;
@@ -150,7 +149,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
     let folder =
         folder.map(|folder| if is_alone { folder } else { format!("{folder}/{}", choice.name) });
     let folder = Vec::from_iter(folder.map(Cache::Folder));
-    let (cache_read, mut cache_written) = match (args.push(), args.ci) {
+    let (cache_read, mut cache_written) = match (args.push, args.ci) {
         // One image writes the shared cache, or all would write the same tag at once.
         (true, _) => (naming.caches_read(), naming.caches_written(args.shared_export && is_writer)),
         // A fork's pull request reads what others wrote and writes nothing.
@@ -172,6 +171,8 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
         let of_base = name == "org.opencontainers.image.base.digest";
         !OF_COMMIT.contains(&name) && !name.to_ascii_lowercase().ends_with("_proxy") && !of_base
     };
+    let is_attestation =
+        |arg: &&String| arg.starts_with("--provenance") || arg.starts_with("--sbom");
     let own = bake.as_object().into_iter().flatten();
     let own = own.filter(|(key, _)| !NO_INPUTS.contains(&key.as_str()));
     let inputs = json!({
@@ -182,7 +183,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
         "stage": args.target,
         "args": build_args.iter().filter(is_input).collect::<Vec<_>>(),
         "labels": labels.iter().filter(is_input).collect::<Vec<_>>(),
-        "bake_args": attestations(&args.bake_args),
+        "bake_args": args.bake_args.iter().filter(is_attestation).collect::<Vec<_>>(),
     });
     let mut inputs = sha256(inputs.to_string());
     definition::merge(&mut bake, json!({ "args": literals(build_args) }));
@@ -201,7 +202,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
     }
     let platforms = match (args.platforms.as_slice(), &facts.builder) {
         // An engine runs its own platform, and older ones can't load another.
-        (asked @ [_, _, ..], Some(builder)) if !args.push() => {
+        (asked @ [_, _, ..], Some(builder)) if !args.push => {
             let own = builder.runs.iter().find(|own| asked.contains(own));
             own.or(asked.first()).into_iter().cloned().collect()
         }
@@ -223,10 +224,10 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
     };
     let tags = references(naming.tags());
     let own_platforms = if args.platforms.is_empty() { &[] } else { platforms.as_slice() };
-    let output = if args.push() { "type=registry" } else { "type=docker" };
+    let output = if args.push { "type=registry" } else { "type=docker" };
     let secrets = facts.host.secrets();
     let secrets = secrets.iter().map(|secret| literal(secret)).collect::<Vec<_>>();
-    if facts.builder.is_some() && (args.push() || is_by_content) {
+    if facts.builder.is_some() && (args.push || is_by_content) {
         labels.push((INPUTS_LABEL, inputs.clone()));
     }
     let read = cache_read.iter().map(|cache| literal(&cache.read_entry()));
@@ -271,7 +272,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
     // On containerd's store Docker's own builder can push by itself, without unpacking the image.
     let stores =
         driver == "docker" && facts.builder.as_ref().is_some_and(|builder| builder.exports_cache);
-    let output = match (args.push(), stores) {
+    let output = match (args.push, stores) {
         // Docker's own builder would unpack every image first, and its base with it, and an older buildx
         // have the engine push it once more. An empty value is true for BuildKit and says nothing to
         // buildx.
@@ -324,21 +325,6 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
             "type=cacheonly".to_owned()
         },
     }
-}
-
-/// Those of the arguments for bake that add to an image, each as one word.
-fn attestations(bake_args: &[OsString]) -> Vec<String> {
-    let mut args = bake_args.iter().map(|arg| arg.to_string_lossy().into_owned());
-    let mut found = Vec::new();
-    while let Some(mut arg) = args.next() {
-        if !arg.contains('=') && arg != "--debug" {
-            arg = format!("{arg}={}", args.next().unwrap_or_default());
-        }
-        found.extend(
-            Some(arg).filter(|arg| !arg.starts_with("--allow") && !arg.starts_with("--debug")),
-        );
-    }
-    found
 }
 
 /// The build arguments that the request decides, as text.
@@ -502,8 +488,11 @@ impl Image {
     /// Its target without the caches in `unread`, and with none to write: that is a bake of its own.
     fn without_caches(&self, unread: &BTreeSet<String>) -> Value {
         let mut target = self.target.clone();
+        let is_out = |cache: &&Cache| unread.iter().any(|name| cache.is_read_as(name));
+        let out = self.cache_read.iter().filter(is_out).map(|cache| literal(&cache.read_entry()));
+        let out = out.collect::<Vec<_>>();
         if let Some(read) = target["cache-from"].as_array_mut() {
-            read.retain(|entry| !unread.iter().any(|name| is_read_as(entry, name)));
+            read.retain(|entry| !out.contains(entry));
         }
         target["cache-to"] = json!([]);
         target
@@ -514,16 +503,6 @@ impl Image {
         let layer = self.layer.iter().map(|layer| (layer_name(&self.name), layer.clone()));
         [(self.name.clone(), target)].into_iter().chain(layer).collect()
     }
-}
-
-/// True where the `cache-from` entry may be the cache that an import vertex calls `name`. `BuildKit` names
-/// a folder by the digest of its index, so any folder may be meant.
-fn is_read_as(entry: &Value, name: &str) -> bool {
-    let text = entry.to_string();
-    let is_reference =
-        text.contains(&format!("ref={name}\"")) || text.contains(&format!("ref={name},"));
-    let is_folder = text.contains("type=local") || entry["type"] == "local";
-    is_reference || entry["ref"] == name || name.starts_with("local:") && is_folder
 }
 
 /// Delivers what `target` makes without a name.

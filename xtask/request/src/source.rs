@@ -109,7 +109,7 @@ impl Source {
             (source.folder, source.lock) = (Some(folder), Some(lock));
         }
         if let Some(folder) = &source.folder
-            && (args.push() || args.tag_by == TagBy::Content)
+            && (args.push || args.tag_by == TagBy::Content)
         {
             // The Dockerfile sets the modes of what it copies.
             source.files = Some(digest(folder, None, false)?);
@@ -119,7 +119,7 @@ impl Source {
 
     /// Errors: a usage error for a push of changes that are not committed.
     pub fn check(&self, args: &Args) -> Result<()> {
-        if !args.push() {
+        if !args.push {
             return Ok(());
         }
         if let Some(checkout) =
@@ -301,7 +301,7 @@ impl<'a> Git<'a> {
             || self.read(&["symbolic-ref", "--quiet", "HEAD"]).filter(|_| !self.is_around);
         let git_ref = git_ref.or_else(own_ref);
         if let (None, Some(refusal)) = (&sha, &self.refusal) {
-            if args.push() {
+            if args.push {
                 return Err(usage(format!("{refusal}, or name the commit by SDK_SHA")));
             }
             message::warn(&refusal.replace("\nhint: ", ": "));
@@ -326,7 +326,7 @@ impl<'a> Git<'a> {
         };
         let folder = self.folder.display();
         let why = format!("git does not say whether {folder} has uncommitted changes ({why})");
-        if args.push() && !args.allow_dirty {
+        if args.push && !args.allow_dirty {
             let hint = "make `git status` work there, or allow changes with --allow-dirty";
             return Err(usage(format!("{why}\nhint: {hint}")));
         }
