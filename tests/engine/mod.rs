@@ -43,7 +43,7 @@ fn images(engine: &Engine) -> [(&'static str, &'static str); 3] {
 /// The image of `target` in that flavor on `debian:trixie-slim`.
 fn image(engine: &Engine, target: &str, flavor: &str) -> String {
     let image = engine.image("server");
-    let args = ["image", "--variant=debian", "--target", target, "--push", "--image", &image];
+    let args = ["image", "--variant=debian", "--target", target, "--load", "--image", &image];
     let args = [&args[..], &["--image-flavor", flavor]].concat();
     let call = Xtask::shipped(&args).in_engine(engine).on("refs/heads/x");
     let ended = call.env(CACHE_MODE, "off").succeed();
