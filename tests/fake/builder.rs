@@ -205,6 +205,8 @@ fn onbuild_triggers_are_announced_and_named_where_one_fails() {
     assert!(ended.stderr.contains(warning), "{}", ended.stderr);
     let hint = "hint: the step is an ONBUILD trigger of the base image: ";
     assert!(ended.stderr.contains(hint), "{}", ended.stderr);
+    let doctor = fake.call(&["image", "doctor", "--push", "--base-image=node:onbuild"]).end();
+    assert!(doctor.stderr.contains(warning), "{}{}", doctor.stdout, doctor.stderr);
 }
 
 #[test]

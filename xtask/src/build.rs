@@ -102,11 +102,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let facts = &facts;
     let images = &plan::plan(args, facts)?;
     facts.source.announce();
-    for (reference, _) in facts.bases.iter().filter(|(_, base)| base.has_triggers) {
-        message::warn(&format!(
-            "the base image {reference} has ONBUILD triggers: they run in this build, on the image's own files"
-        ));
-    }
+    facts.warn_of_triggers();
     warn_of_request(args, &builder, images)?;
     let docker = &if images.len() > DISK_CHECK { docker.for_many() } else { docker };
     // `BuildKit` waits forever for a cache, and so does whatever it builds after that. One cache is asked

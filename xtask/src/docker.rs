@@ -38,7 +38,7 @@ const PULL_PATIENCE: Duration = Duration::from_secs(1800);
 /// How long a request may take that the build can do without.
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// How many of these are made at once.
-const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 8;
 /// Seconds before a request that failed for a transient reason is made again.
 const PAUSES: [u64; 5] = [1, 2, 5, 10, 20];
 /// The oldest minor version of `BuildKit` 0 that reads the Dockerfile.

@@ -8,7 +8,7 @@ use base::{message, output, process};
 use serde_json::Value;
 
 use crate::disk::{Disk, INFO};
-use crate::docker::{Docker, PATIENCE, answer};
+use crate::docker::{AT_ONCE, Docker, PATIENCE, answer};
 use outcome::cause;
 use request::bases;
 use request::cli::{Args, Mode, in_engine};
@@ -20,11 +20,16 @@ use request::plan;
 /// Prints a line for each thing that the request needs.
 /// Errors: something is missing without which it can't be built.
 pub fn doctor(root: &Path, args: &Args) -> Result<()> {
-    let (mut works, builder) = docker(root, args)?;
+    let asked = Docker::new(root, args.builder.as_deref());
+    let (mut works, builder) = docker(&asked, args)?;
     report("login", login(args))?;
     match Facts::read(root, args) {
         Ok(facts) => {
-            let facts = Facts { builder, ..facts };
+            let is_asked = works && facts.needed.len() <= AT_ONCE;
+            let needed = Some(&facts.needed).filter(|_| is_asked);
+            let bases = needed.map(|needed| asked.bases(needed, args.push, false));
+            let facts = Facts { builder, bases: bases.unwrap_or_default(), ..facts };
+            facts.warn_of_triggers();
             let server = facts.source.check(args).map(|()| facts.source.describe());
             works &= report("server", server)?;
             // What is well here says nothing that the other lines do not say. It warns of what can't be
@@ -52,8 +57,7 @@ fn report(subject: &str, found: Result<String>) -> Result<bool> {
 }
 
 /// Docker and what belongs to it. Returns whether the request can be built by it, and the builder.
-fn docker(root: &Path, args: &Args) -> Result<(bool, Option<Builder>)> {
-    let docker = Docker::new(root, args.builder.as_deref());
+fn docker(docker: &Docker, args: &Args) -> Result<(bool, Option<Builder>)> {
     let output = match answer(&mut docker.command(&INFO), PATIENCE) {
         Ok(output) => output,
         Err(error) => return Ok((report("docker", Err(error))?, None)),

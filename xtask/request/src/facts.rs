@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use base::error::usage;
+use base::message;
 
 use crate::cli::{Args, TagBy, in_engine};
 use crate::definition::{self, Definition, FOLDER, check_name};
@@ -75,6 +76,16 @@ impl Facts {
         }
         let (builder, bases) = (None, BTreeMap::new());
         Ok(Facts { definition, source, host, needed, files, layer_files, builder, bases })
+    }
+
+    /// Names the base images whose triggers will run.
+    pub fn warn_of_triggers(&self) {
+        for (reference, _) in self.bases.iter().filter(|(_, base)| base.has_triggers) {
+            message::warn(&format!(
+                "the base image {reference} has ONBUILD triggers: they run in this build, on the image's own \
+                 files"
+            ));
+        }
     }
 }
 
