@@ -191,6 +191,13 @@ fn docker_finds_its_folders_where_the_caller_stands() {
     assert!(!folders.is_empty() && folders.iter().all(|f| *f == expected), "{folders:?}");
 }
 
+/// buildx itself gives each node 20 s.
+#[test]
+fn a_builder_that_answers_late_is_waited_for() {
+    let script = "case \"$*\" in *'buildx inspect') sleep 12;; esac";
+    FakeDocker::with_override("builder-late", script).push(&["--check=off"]).succeed();
+}
+
 #[test]
 fn onbuild_triggers_are_announced_and_named_where_one_fails() {
     let fake = FakeDocker::new("builder-triggers");
