@@ -52,7 +52,9 @@ pub fn main(root: &Path, args: &Args) -> Result<()> {
 /// The `OpenAPI` document in the file of that name, or else of the image.
 fn document(root: &Path, name: &str) -> Result<Value> {
     let path = Path::new(name);
-    let is_file = path.is_file() || path.extension().is_some_and(|extension| extension == "json");
+    // Whatever a shell's `<(…)` gives is read, too.
+    let is_file = path.exists() && !path.is_dir()
+        || path.extension().is_some_and(|extension| extension == "json");
     let wrong = |why: String| usage(format!("{name:?}: {why}"));
     let text = if is_file {
         let text = output::load(path).map_err(|error| wrong(format!("{error}")))?;

@@ -232,11 +232,17 @@ impl Run {
         }
         match (ended.record.status, ended.cause) {
             (Status::Failed, Some(cause)) => {
-                let host = ended.record.error.as_deref().and_then(cause::host).map(str::to_owned);
-                let reason = ended.failure.as_ref().and_then(Failure::reason);
+                let error = ended.record.error.as_deref().unwrap_or_default();
+                let failure = ended.failure.as_ref();
                 // A base image that is not there says nothing of others, unless none was there.
-                let detail =
-                    if cause == Cause::Step { reason } else { host.filter(|_| cause.is_common()) };
+                let detail = match cause {
+                    Cause::Step => {
+                        let step = || Some(failure?.name.clone());
+                        failure.and_then(Failure::reason).or_else(step)
+                    }
+                    Cause::Other => Some(without_names(error, &ended.record)),
+                    _ => cause::host(error).filter(|_| cause.is_common()).map(str::to_owned),
+                };
                 let key = Some((cause, detail));
                 self.alike = if self.last_failure == key { self.alike + 1 } else { 1 };
                 self.last_failure = key;
@@ -259,6 +265,15 @@ impl Run {
         }
         self.ended.insert(number, ended);
     }
+}
+
+/// The words of `error` that say the same of every image: no names, numbers and digests.
+fn without_names(error: &str, record: &Record) -> String {
+    let own = |word: &&str| {
+        let is_name = [&record.name, &record.base_image].iter().any(|name| word.contains(&***name));
+        !is_name && !word.contains(|c: char| c.is_ascii_digit() || c == '/')
+    };
+    error.split_whitespace().filter(own).collect::<Vec<_>>().join(" ")
 }
 
 /// Builds all images, `--jobs` at once. Of many that are pushed the first one is built alone, so that the
@@ -342,15 +357,14 @@ fn work(ctx: &Ctx, number: usize) {
             }
             run.add(number, ended);
         }
+        Err(error) if error.is::<Interrupted>() => drop(ctx.progress.end(true, "")),
         Err(error) => {
-            ctx.progress.end(true, "");
-            if !error.is::<Interrupted>() {
-                let mut ended = Ended::new(ctx, image);
-                ended.record.status = Status::Failed;
-                ended.record.error = Some(format!("{error:#}"));
-                ended.cause = Some(Cause::Other);
-                ctx.run().add(number, ended);
-            }
+            let mut ended = Ended::new(ctx, image);
+            ended.record.status = Status::Failed;
+            ended.record.error = Some(format!("{error:#}"));
+            ended.cause = Some(Cause::Other);
+            report::image_ended(ctx, image, &ended);
+            ctx.run().add(number, ended);
         }
     }
 }
@@ -383,6 +397,17 @@ fn skip_present(ctx: &Ctx) {
         message::warn(&format!("cannot resolve base image {base}; rebuilding images that use it"));
     }
     let found = ctx.docker.each(&asked, Docker::manifest);
+    if process::caught().is_some() {
+        return;
+    }
+    if found.is_empty()
+        && let Some(why) = asked.first().and_then(|tag| ctx.docker.silence(tag))
+    {
+        message::warn(&format!(
+            "the registry does not say which images it has, so all are built: {why}"
+        ));
+        return;
+    }
     let anchors = candidates.iter().map(|(_, _, anchor)| *anchor);
     let anchors = anchors.filter(|tag| found.contains_key(*tag) && !is_by_content).cloned();
     let inputs = ctx.docker.each(&anchors.collect(), Docker::inputs);

@@ -105,9 +105,14 @@ fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
 
 /// Removes blobs that nothing names, and staging folders of runs that were killed.
 fn remove_stale(folder: &Path) -> io::Result<()> {
-    // Of runs that were killed.
-    let _ = fs::remove_dir_all(folder.join(STAGING));
-
+    let staging = folder.join(STAGING);
+    for entry in entries(&staging).unwrap_or_default() {
+        if entry.file_name().to_string_lossy().starts_with("xtask-") {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    // It stays unless it is empty now.
+    let _ = fs::remove_dir(staging);
     let index = fs::read_to_string(folder.join(INDEX));
     let (Ok(index), Ok(mut stale)) = (index, entries(&folder.join(BLOBS))) else { return Ok(()) };
     let mut manifests = vec![index];

@@ -576,6 +576,17 @@ impl Docker {
         None
     }
 
+    /// Why the registry does not say whether it has `reference`; `None` where it says so.
+    pub fn silence(&self, reference: &str) -> Option<String> {
+        let Ok(Some(output)) = self.inspect_raw(reference, SHORT_PATIENCE) else {
+            return Some(format!("no answer within {} s", SHORT_PATIENCE.as_secs()));
+        };
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let is_clear = output.status.success()
+            || matches!(Cause::of(said(&stderr)), Cause::NotFound | Cause::NoRepository);
+        (!is_clear).then(|| said(&stderr).to_owned())
+    }
+
     fn manifest_json(&self, reference: &str) -> Option<Value> {
         serde_json::from_slice(&self.manifest(reference)?).ok()
     }

@@ -11,7 +11,7 @@ use crate::disk::{Disk, INFO};
 use crate::docker::{AT_ONCE, Docker, PATIENCE, answer};
 use outcome::cause;
 use request::bases;
-use request::cli::{Args, Mode, in_engine};
+use request::cli::{Args, Mode, TagBy, in_engine};
 use request::definition::{self, has_server};
 use request::facts::{Builder, Facts};
 use request::host::docker_config;
@@ -158,6 +158,12 @@ pub fn list(root: &Path, args: &Args) -> Result<()> {
         text.push_str(&format!("  {name:<18} {server}{mark}\n"));
     }
     text.push_str("\nTags of this request:\n");
+    if args.tag_by == TagBy::Content {
+        message::warn(
+            "a build adds the digests of base images and the platform to what tags are made of: its tags \
+             differ from these",
+        );
+    }
     for image in &images {
         text.push_str(&format!("  {}:\n", image.shown));
         text.extend(image.all_tags().map(|tag| format!("    {tag}\n")));

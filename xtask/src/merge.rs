@@ -96,13 +96,22 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
     // A problem of one manifest is not a reason to keep back the others.
     let mut errors = Vec::new();
     for (mut manifest, images) in manifests.into_iter().zip(groups.values()) {
-        let pushed = push(&docker, &manifest, images);
+        let digests = images.iter().filter_map(|record| record.digest.as_ref());
+        let sources = digests.map(|digest| format!("{}@{digest}", manifest.image));
+        let pushed = docker.create(&manifest.tags, &sources.collect::<Vec<_>>());
         let pushed = pushed.with_context(|| format!("{:?} is not merged", manifest.shown()));
-        let told = pushed.and_then(|digest| {
-            manifest.digest = digest;
+        let told = pushed.and_then(|()| {
+            // What was pushed is told, whatever comes of reading it back.
+            let read = read_back(&docker, &manifest);
+            let read = read.with_context(|| {
+                format!("{:?} was pushed, but not found as it should be", manifest.shown())
+            });
+            manifest.digest = read.as_ref().ok().cloned().flatten();
             let recorded = records.as_ref().map_or(Ok(()), |file| record::append(file, &manifest));
             let printed = manifest.tags.iter().try_for_each(output::write);
-            message::ended_by([recorded, printed].into_iter().filter_map(Result::err))
+            message::ended_by(
+                [read.map(drop), recorded, printed].into_iter().filter_map(Result::err),
+            )
         });
         match told {
             Err(error) if error.is::<Interrupted>() => {
@@ -128,7 +137,8 @@ fn check_values(record: &Record, tags: &[String]) -> Result<()> {
         format!("the manifest tag {tag:?} is not one of the image {image:?}")
     } else {
         match digest {
-            Some(digest) if is_digest(digest) => return Ok(()),
+            Some(digest) if is_digest(digest) && record.pushed => return Ok(()),
+            Some(digest) if is_digest(digest) => "it was not pushed".to_owned(),
             Some(digest) => format!("{digest:?} is not a digest"),
             None => "the image's digest is not known".to_owned(),
         }
@@ -213,11 +223,8 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
     })
 }
 
-/// Pushes `manifest`, made of `images`, and returns its digest once it has been read back.
-fn push(docker: &Docker, manifest: &Record, images: &[Record]) -> Result<Option<String>> {
-    let digests = images.iter().filter_map(|record| record.digest.as_ref());
-    let sources = digests.map(|digest| format!("{}@{digest}", manifest.image));
-    docker.create(&manifest.tags, &sources.collect::<Vec<_>>())?;
+/// The digest of `manifest`, whose tags hold what they should.
+fn read_back(docker: &Docker, manifest: &Record) -> Result<Option<String>> {
     let expected = manifest.platforms.iter().collect::<BTreeSet<_>>();
     for tag in &manifest.tags {
         let platforms = docker.platforms(tag)?;

@@ -131,9 +131,10 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
     if let Some(path) = &ctx.args.timings {
         later.extend(timings::save(ctx, ended, path, seconds).err());
     }
-    let all = ctx.images.iter().zip(ended);
-    for (image, ended) in all.filter(|(_, ended)| ended.record.status == Status::Built) {
-        later.extend(ctx.last.save(image, ended).err());
+    let mut built = ctx.images.iter().zip(ended).filter(|(_, e)| e.record.status == Status::Built);
+    // Only the next build's comparisons need it.
+    if let Some(error) = built.find_map(|(image, e)| ctx.last.save(image, e).err()) {
+        message::warn(&format!("{error:#}"));
     }
     let failed = ended.iter().filter(|ended| !ended.record.status.is_there()).collect::<Vec<_>>();
     let first = match (error, failed.as_slice()) {
@@ -200,7 +201,8 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
 /// `--skip-existing`; else the one that was typed, for the variants or base images that failed. Where
 /// images have names of their own, these are in the list alone, so all of it is built again.
 fn retry(args: &Args, failed: &[&Ended]) -> String {
-    let words = std::env::args().skip(1).collect::<Vec<_>>();
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let words = words.collect::<Vec<_>>();
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let (flags, behind) = words.split_at(end);
     let failed = failed.iter().map(|ended| &ended.record).collect::<Vec<_>>();
@@ -209,9 +211,14 @@ fn retry(args: &Args, failed: &[&Ended]) -> String {
         let mut listed = args.base_images.iter().filter(|base| !base.custom_tags.is_empty());
         listed.any(|base| base.reference == record.base_image)
     };
-    let mut is_piped = args.base_images_file.as_deref() == Some("-");
+    let list = args.base_images_file.as_deref().unwrap_or_default();
+    let mut is_piped = list == "-";
     let mut kept = flags.to_vec();
     if args.push {
+        // Elsewhere than in CI it is not the default.
+        if !flags.iter().any(|word| word == "--push") {
+            kept.push("--push".to_owned());
+        }
         if !flags.iter().any(|word| word == "--skip-existing") {
             kept.push("--skip-existing".to_owned());
         }
@@ -230,8 +237,12 @@ fn retry(args: &Args, failed: &[&Ended]) -> String {
         }
     }
     let words = kept.iter().chain(behind).map(|word| quoted(word)).collect::<Vec<_>>();
-    // A list that was read from standard input is gone.
-    format!("cargo xtask {}{}", words.join(" "), if is_piped { " < LIST" } else { "" })
+    let mut words = words.join(" ");
+    // A list that was read from standard input, or of a shell's `<(…)`, is gone.
+    if list.starts_with("/dev/") {
+        words = words.replace(list, "LIST");
+    }
+    format!("cargo xtask {words}{}", if is_piped { " < LIST" } else { "" })
 }
 
 /// `words` without the flags `names` and their values.

@@ -93,7 +93,10 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
         let is_default = |variant: &String| default.contains(variant);
         let of_default = records.iter().find(|r| r.variant.as_ref().is_some_and(is_default));
         let record = of_default.or(records.first())?;
-        record.tags.first().map(|tag| (plain(tag), record.pushed))
+        // People paste it into a shell.
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@+[]".contains(c);
+        let tag = record.tags.first()?.replace(|c| !is_plain(c), "?");
+        Some((tag, record.pushed))
     };
     if let Some((tag, is_pushed)) = first(&manifests).or_else(|| first(&images)) {
         if is_pushed {
@@ -149,9 +152,9 @@ fn folded(title: &str, content: &str) -> String {
     format!("<details><summary>{title}</summary>\n\n{content}\n\n</details>\n\n")
 }
 
-/// `value` on one line, without what could start HTML or end this summary.
+/// `value` on one line, without what could start HTML, end this summary or command a runner.
 fn plain(value: &str) -> String {
-    value.replace(|c: char| c.is_control() || "<>\u{2028}\u{2029}".contains(c), "?")
+    message::one_line(value).replace(['<', '>'], "?")
 }
 
 /// `value` as code in a cell of a table; a dash for none.

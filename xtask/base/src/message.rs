@@ -135,10 +135,9 @@ pub fn without_credentials(text: &str) -> String {
         let mut from = 0;
         while let Some(at) = lower[from..].find(sign) {
             from += at + sign.len();
-            let ends = |c: char| c.is_whitespace() || "\"'<>&,;".contains(c);
             // In JSON, a backslash stands before a quotation mark.
-            let ends = [text[from..].find(ends), text[from..].find("\\\"")];
-            let end = ends.into_iter().flatten().min().map_or(text.len(), |end| from + end);
+            let ends = |c: char| c.is_whitespace() || "\\\"'<>&,;".contains(c);
+            let end = text[from..].find(ends).map_or(text.len(), |end| from + end);
             for text in [&mut text, &mut lower] {
                 text.replace_range(from..end, "***");
             }

@@ -257,7 +257,13 @@ impl Record {
 pub fn open(path: &Path) -> Result<File> {
     let opened = path.parent().map_or(Ok(()), fs::create_dir_all);
     let opened = opened.and_then(|()| OpenOptions::new().create(true).append(true).open(path));
-    opened.with_context(|| format!("--records {:?} can't be written", path.to_string_lossy()))
+    // An editor may have left the last line without an end.
+    let ended = opened.and_then(|mut file| {
+        let is_open = file.metadata()?.is_file()
+            && fs::read(path).is_ok_and(|text| text.last().is_some_and(|&byte| byte != b'\n'));
+        if is_open { file.write_all(b"\n").map(|()| file) } else { Ok(file) }
+    });
+    ended.with_context(|| format!("--records {:?} can't be written", path.to_string_lossy()))
 }
 
 /// Appends `record` to `file` in one call, so that no line is ever half written by a run that is killed. A
@@ -266,14 +272,17 @@ pub fn append(mut file: &File, record: &Record) -> Result<()> {
     let mut json = record.json();
     json["schema"] = json!(SCHEMA);
     let line = without_credentials(&format!("{json}\n"));
+    // Another run may append to it, too.
+    let _ = file.lock();
     let before = file.metadata().ok().filter(fs::Metadata::is_file);
     let written = file.write_all(line.as_bytes());
     let written = written.inspect_err(|_| drop(before.map(|before| file.set_len(before.len()))));
+    let _ = file.unlock();
     written.context("the file of --records can't be written")
 }
 
-/// The records in the files that are named. A later line replaces an earlier one of the same image; a shard
-/// may have had no image, so its file may be empty.
+/// The records in the files that are named. A later line replaces an earlier one of the same image, unless the
+/// image was not tried again; a shard may have had no image, so its file may be empty.
 /// Errors: a usage error for files that can't be read, or hold no record, or anything but records.
 pub fn read(files: &[OsString]) -> Result<Vec<Record>> {
     if files.is_empty() {
@@ -303,6 +312,7 @@ pub fn read(files: &[OsString]) -> Result<Vec<Record>> {
                 (r.kind, r.flavor.clone(), platforms, texts)
             };
             match records.iter_mut().find(|known| identity(known) == identity(&record)) {
+                Some(_) if record.status == Status::Skipped => {}
                 Some(known) => *known = record,
                 None => records.push(record),
             }

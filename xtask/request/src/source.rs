@@ -114,6 +114,7 @@ impl Source {
             // The Dockerfile sets the modes of what it copies.
             source.files = Some(digest(folder, None, false)?);
         }
+        process::check_signals()?;
         Ok(source)
     }
 
@@ -278,8 +279,11 @@ impl<'a> Git<'a> {
         for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"] {
             git.env_remove(name);
         }
-        let output = process::output(&mut git, PATIENCE)
-            .map_err(|error| anyhow!("git can't be run ({error:#})\nhint: install git"))?;
+        let output = process::output(&mut git, PATIENCE);
+        // At a terminal git gets the signal as well, and fails.
+        process::check_signals()?;
+        let output =
+            output.map_err(|error| anyhow!("git can't be run ({error:#})\nhint: install git"))?;
         output.context("git does not answer")
     }
 
@@ -291,6 +295,7 @@ impl<'a> Git<'a> {
     /// The commit and the ref of what is built. GitHub's variables name those of the workflow's own
     /// repository, so they count only where HEAD is that commit, or where there is no git to ask.
     fn commit(&self, args: &Args) -> Result<(String, String)> {
+        process::check_signals()?;
         let mut github = (variable("GITHUB_SHA")?, variable("GITHUB_REF")?);
         if self.is_checkout && (self.head.is_some() || self.is_around) && github.0 != self.head {
             github = (None, None);
@@ -324,6 +329,7 @@ impl<'a> Git<'a> {
             Ok(output) => text(&output.stderr).replace('\n', " "),
             Err(error) => format!("{error:#}"),
         };
+        process::check_signals()?;
         let folder = self.folder.display();
         let why = format!("git does not say whether {folder} has uncommitted changes ({why})");
         if args.push && !args.allow_dirty {
