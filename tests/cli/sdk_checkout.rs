@@ -244,6 +244,18 @@ fn git_that_refuses_a_repository_is_told_with_what_helps() {
     workspace.git(&["config", "core.repositoryFormatVersion", "1"]);
     workspace.git(&["config", "extensions.ofTomorrow", "1"]);
     said(print(&workspace), &["git is too old", "oftomorrow)", "\nhint: update git\n"]);
+    // A signal is no answer of git's.
+    let programs = Folder::new("git-of-a-signal");
+    let git = programs.0.join("git");
+    fs::write(&git, "#!/bin/sh\nkill -INT $PPID; sleep 1; exit 128\n").unwrap();
+    fs::set_permissions(&git, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", programs.0.display());
+    for args in [&["list"][..], &["--print"], &["--push"]] {
+        let root = ["--sdk-project-root", workspace.path()];
+        let ended = Xtask::new(&[&["image"], args, &root].concat()).env("PATH", &path).end();
+        let said = (ended.status, ended.stdout.as_str(), ended.stderr.as_str());
+        assert_eq!(said, (130, "", "error: stopped by signal 2\n"), "{args:?}");
+    }
     // What git says at the edge of a mount, for which root would be needed.
     let mount =
         "#!/bin/sh\necho 'fatal: not a git repository (or any parent up to mount point /mnt)' >&2

@@ -32,6 +32,10 @@ fn no_value_breaks_the_table_or_adds_html() {
     assert!(!text.contains("<script"), "{text}");
     let row = text.lines().find(|line| line.starts_with("| `a")).unwrap();
     assert_eq!(row.matches('|').count(), 5, "{row}");
+    let commands = ["::add-mask::x", "##[stop-commands]z"];
+    (info["tags"], info["server"]["description"]) = (json!([commands[0]]), json!(commands[1]));
+    let other = summary(&[&write(&folder.0.join("b.jsonl"), &info)]);
+    assert!(commands.iter().all(|command| !other.contains(command)), "{other}");
     let fences = text.lines().filter(|line| line.starts_with("```")).collect::<Vec<_>>();
     assert_eq!(fences.len(), 6, "{text}");
     assert!(fences[4].starts_with("`````"), "{text}");

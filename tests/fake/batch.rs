@@ -267,6 +267,39 @@ fn the_advice_asks_for_a_list_that_was_piped_where_it_is_needed() {
 }
 
 #[test]
+fn unknown_errors_are_the_same_only_where_their_words_are() {
+    for (errors, tried) in [(["strange thing"; 4], 3), (["odd", "queer", "weird", "fishy"], 4)] {
+        let fake = FakeDocker::new("batch-unknown");
+        for (number, error) in errors.iter().enumerate() {
+            fake.play(
+                &format!("debian-b{number}.image"),
+                &events::refused(&format!("{error}: b{number}:1 @3")),
+            );
+        }
+        let ended = push(&fake, 4, &["--jobs=1"]).end();
+        assert_eq!(
+            (ended.status, with_status(&fake, "failed").len()),
+            (1, tried),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn an_image_whose_bake_cannot_start_says_why() {
+    let fake = FakeDocker::new("batch-no-folder");
+    let folder = fake.file("target/image/tmp");
+    let folder = folder.display();
+    let script = format!("case \"$*\" in *bake*) rm -r {folder}; : >{folder};; esac");
+    fake.write("override.sh", &script);
+    let ended = push(&fake, 2, &["--jobs=1"]).end();
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    let line = "failed b1: cannot write to ";
+    assert!(ended.stderr.lines().any(|said| said.starts_with(line)), "{}", ended.stderr);
+}
+
+#[test]
 fn the_advice_after_a_failed_push_leaves_out_what_is_there() {
     let fake = FakeDocker::new("batch-advice-push");
     fake.write("list", "b0 one\nb1 two # the second\nb2 three\n");

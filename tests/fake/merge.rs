@@ -196,6 +196,31 @@ fn a_full_disk_leaves_no_half_record() {
 }
 
 #[test]
+fn what_was_pushed_is_told_whatever_comes_of_reading_it_back() {
+    let script = "case \"$*\" in *--raw*) echo ERROR: 401 Unauthorized >&2; exit 1;; esac";
+    let fake = FakeDocker::with_override("merge-unread", script);
+    let file = write(&fake.file("a.jsonl"), &record("debian", "amd64", "debian:trixie-slim"));
+    let args = ["image", "merge", "--allow-partial", "--records=records", &file];
+    let ended = fake.call(&args).end();
+    assert_eq!((ended.status, ended.stdout.lines().count()), (1, 3), "{}", ended.stderr);
+    let said = "error: \"debian\" was pushed, but not found as it should be: ";
+    assert!(ended.stderr.contains(said), "{}", ended.stderr);
+    assert_eq!(fake.records()[0]["digest"], Value::Null);
+}
+
+#[test]
+fn an_image_that_was_not_tried_again_keeps_its_record() {
+    let (fake, _) = fake("merge-continued", "", &["amd64"]);
+    let built = record("debian", "amd64", "debian:trixie-slim");
+    let mut skipped = built.clone();
+    (skipped["status"], skipped["pushed"], skipped["digest"]) =
+        (json!("skipped"), json!(false), Value::Null);
+    fake.write("records", &format!("{built}\n{skipped}\n"));
+    let ended = fake.call(&["image", "merge", "--allow-partial", "records"]).succeed();
+    assert_eq!(ended.stdout.lines().count(), 3);
+}
+
+#[test]
 fn docker_gets_nothing_but_references_and_digests() {
     let fake = FakeDocker::new("merge-values");
     let mut text = String::new();
@@ -210,6 +235,7 @@ fn docker_gets_nothing_but_references_and_digests() {
         ("digest", json!("")),
         ("digest", json!("sha256:short")),
         ("digest", Value::Null),
+        ("pushed", json!(false)),
         ("kind", json!("other")),
         ("status", json!("done")),
         ("schema", json!(1)),

@@ -82,6 +82,16 @@ fn a_new_commit_with_the_same_inputs_builds_nothing_and_a_changed_base_is_not_mi
 }
 
 #[test]
+fn a_registry_that_does_not_answer_is_not_one_without_images() {
+    let script = "case \"$*\" in *--raw*) echo ERROR: 401 Unauthorized >&2; exit 1;; esac";
+    let fake = FakeDocker::with_override("present-silent", script);
+    let ended = fake.push(&["--check=off", "--skip-existing"]).succeed();
+    let said = "does not say which images it has, so all are built: 401 Unauthorized";
+    assert!(ended.stderr.contains(said), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("are in the registry"), "{}", ended.stderr);
+}
+
+#[test]
 fn an_image_on_a_base_that_is_not_known_is_built() {
     let registry = Registry::new("content-unknown", &["b"]);
     registry.push_by_content("1", "x", &[]);

@@ -95,7 +95,7 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
         let record = of_default.or(records.first())?;
         // People paste it into a shell.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@+[]".contains(c);
-        let tag = record.tags.first()?.replace(|c| !is_plain(c), "?");
+        let tag = message::one_line(record.tags.first()?).replace(|c| !is_plain(c), "?");
         Some((tag, record.pushed))
     };
     if let Some((tag, is_pushed)) = first(&manifests).or_else(|| first(&images)) {
