@@ -101,6 +101,9 @@ gc.collect()
 gc.freeze()
 gc.enable()
 
+# Custom tools may be there. Behind what is ours, it replaces nothing.
+sys.path += filter(None, os.environ.get("PYTHONPATH", "").split(":"))
+
 # When it starts, the server asks which tools are usable, for a part of its telemetry that it drops. That
 # imports the browser's tool: a sixth of the start, and 30 MB.
 with contextlib.suppress(ImportError, AttributeError):

@@ -25,7 +25,8 @@ fi
 find "$packages" -type d -exec chmod 755 {} +
 find "$packages" -type f -exec chmod 644 {} +
 # Sources stay beside the bytecode: tracebacks show their lines.
-/opt/build/bin/python -m compileall -q -s /out --invalidation-mode unchecked-hash "$packages"
+/opt/build/bin/python -m compileall -q -s /out --invalidation-mode unchecked-hash "$packages" ||
+    warn "some modules can't be compiled, as templates"
 
 # The launcher comes with the server's own package.
 if [ -e /run/start.py ]; then

@@ -14,6 +14,11 @@ if ! uv export --quiet --no-cache --locked --python /opt/build/bin/python --no-a
     --output-file /requirements/others.txt "$@"
 then
     path=$(sed -n -E 's/^source = \{ (path|directory) = "([^"]*)".*/\2/p' uv.lock | paste -sd ' ')
+    members=$(sed -n '/^members = \[/,/\]/s/^ *"\([^"]*\)".*/\1/p' uv.lock)
+    for member in $members; do
+        [ -d "$member" ] || grep -q "^name *= *[\"']${member}[\"']" pyproject.toml || fail "uv.lock is for a workspace with $member, and the server's is built \
+of its four packages: take $member out of the members"
+    done
     [ -z "$path" ] || fail "uv.lock takes packages from $path, but only manifests are read here: name a \
 release or the URL of an archive"
     exit 1

@@ -21,6 +21,16 @@ import sys
 # What bytecode begins with that is not compared with its source.
 UNCHECKED = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little")
 
+# Prints why a library does not load.
+LOAD = """
+import ctypes, sys
+for path in sys.argv[1:]:
+    try:
+        ctypes.CDLL(path)
+    except OSError as error:
+        print(error)
+"""
+
 
 def read(path):
     """The patterns of each sign."""
@@ -43,22 +53,36 @@ def found(folder, patterns):
 
 
 def leave_out(folder, patterns):
+    """Returns the names of what goes."""
     kept = found(folder, patterns["+"])
+    names = set()
     for path in sorted(found(folder, patterns["-"]) - kept):
+        module = path.with_suffix(".py")
+        if path.suffix == ".pyi" and module.is_file() and b"attach_stub" in module.read_bytes():
+            # It reads this when it is imported.
+            continue
         if path.is_dir():
+            names |= {inner.name for inner in path.rglob("*")}
             shutil.rmtree(path)
         else:
+            names.add(path.name)
             path.unlink(missing_ok=True)
+    return names
 
 
-def strip(folder):
-    """Removes what debuggers read, and makes sure that all libraries still load."""
+def strip(folder, left_out):
+    """Removes what debuggers read, and makes sure that all libraries still load, but for those that need
+    one that was never there."""
     libraries = sorted(path for path in folder.rglob("*.so*") if path.is_file())
     for library in libraries:
         if b".debug_info" in library.read_bytes():
             subprocess.check_call(["strip", "--strip-debug", library])
-    load = "import ctypes, sys; [ctypes.CDLL(path) for path in sys.argv[1:]]"
-    subprocess.check_call([folder.parents[2] / "bin/python", "-c", load, *libraries])
+    command = [folder.parents[2] / "bin/python", "-c", LOAD, *libraries]
+    failed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    for line in failed.splitlines():
+        missing, _, why = line.partition(": cannot open shared object file")
+        if not why or missing in left_out:
+            sys.exit(f"trim: {line}")
 
 
 def compile_all(modules, as_source, uncompiled, home, sources):
@@ -130,8 +154,7 @@ def main():
     [packages] = home.glob(".venv/lib/python3.*/site-packages")
     [library] = home.glob("python/lib/python3.*")
     (home / ".venv/.lock").unlink(missing_ok=True)
-    leave_out(packages, patterns)
-    strip(packages)
+    strip(packages, leave_out(packages, patterns))
     as_source = found(packages, patterns["="])
     uncompiled = found(packages, patterns["~"])
     todo = [group for folder in (packages, library) for group in groups(folder)]

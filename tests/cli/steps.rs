@@ -230,3 +230,34 @@ fn a_package_from_git_is_named() {
         assert_eq!((status, text.as_str()), expected);
     }
 }
+
+#[test]
+fn what_a_lock_has_besides_the_four_packages_is_named_where_uv_refuses_it() {
+    let members =
+        "[manifest]\nmembers = [\n    \"all\",\n    \"openhands-sdk\",\n    \"MORE\",\n]\n";
+    for (lock, expected) in [
+        (
+            members.replace("MORE", "openhands-cli"),
+            "workspace with openhands-cli, and the server's",
+        ),
+        (
+            "source = { path = \"vendor/a.whl\" }\n".to_owned(),
+            "takes packages from vendor/a.whl, but only manifests",
+        ),
+        (members.replace("    \"MORE\",\n", ""), ""),
+    ] {
+        let folder = Folder::new("steps-lock");
+        let manifests = folder.0.join("run/manifests");
+        fs::create_dir_all(manifests.join("openhands-sdk")).unwrap();
+        fs::write(manifests.join("openhands-sdk/pyproject.toml"), "").unwrap();
+        fs::write(manifests.join("pyproject.toml"), "[project]\nname = \"all\"\n").unwrap();
+        fs::write(manifests.join("uv.lock"), lock).unwrap();
+        let script = step("requirements-checkout.sh").replace("/opt/build/bin/python", ":");
+        let script = format!("uv() {{ return 1; }}\n{script}");
+        let (status, text) = run(&folder.0, &["/requirements", "/run/manifests"], &script);
+        assert!(
+            status == 1 && text.contains(expected) && text.is_empty() == expected.is_empty(),
+            "{text}"
+        );
+    }
+}

@@ -5,6 +5,7 @@
 # The same packages give the same bytes on every machine: each file has the same time, and what
 # tells of the machine or of the moment is removed.
 set -eu
+umask 022
 folder=$1 programs=$2
 shift 2
 mount -n -t tmpfs -o mode=755 tmpfs "$folder/root"

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
+use base::message;
 
 use crate::sandbox::{Programs, run, run_anyway};
 use crate::shared::MAX_ENGINES;
@@ -77,7 +78,17 @@ pub fn up(programs: &Programs, number: u8, range: &str) -> Result<()> {
         "table ip xtask_engine_{number} {{ chain out {{ type nat hook postrouting priority srcnat; \
          ip saddr {range} ip daddr != {range} masquerade; }}; }}"
     );
-    run("letting containers out", programs.command("nft").arg(rules)).map(drop)
+    run("letting containers out", programs.command("nft").arg(rules))?;
+    // No table of ours can let through what another one drops.
+    let chains = run_anyway(programs.command("nft").args(["list", "chains"]));
+    let drops = |line: &str| line.contains("hook forward") && line.contains("policy drop");
+    if chains.lines().any(drops) {
+        message::warn(&format!(
+            "a firewall of this host drops what is forwarded, so containers may have no network: allow \
+             what comes from {bridge} and goes there, or `iptables -P FORWARD ACCEPT`"
+        ));
+    }
+    Ok(())
 }
 
 /// Removes the bridge and the table of the engine with this number, and the bridges of networks

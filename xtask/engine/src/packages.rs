@@ -1,6 +1,7 @@
 //! The programs: Debian packages, fetched with the host's apt but a configuration of our own, and
 //! unpacked without being installed.
 
+use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,12 @@ pub const RELEASE: &str = "trixie";
 const PACKAGES: &str = "?essential docker-buildx docker-cli docker-registry docker.io iproute2 \
                         nftables tini";
 
+/// Debian's keys where a host has them.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The package of the keys, below the mirror: that of Ubuntu may be too old for our release.
+const KEYS: &str = "pool/main/d/debian-archive-keyring/debian-archive-keyring_2025.1_all.deb";
+const KEYS_DIGEST: &str = "SHA256:9ea7778e443144ca490668737a8ab22dd3e748bb99e805e22ec055abeb3c7fac";
+const MIRROR: &str = "http://deb.debian.org/debian";
 
 /// For every apt here. It fetches no descriptions, and stops at the first index that is missing.
 const APT_CONF: &str = r#"
@@ -35,19 +41,10 @@ APT::Sandbox::User "root";
 Debug::NoLocking "true";
 "#;
 
-/// For all packages but one: our own source, and a host on which nothing is installed.
+/// Our own source, and a host on which nothing is installed.
 const DEBIAN_CONF: &str = r#"
 APT::Update::Error-Mode "any";
 Dir::State::status "status";
-"#;
-
-/// For that one: the host's sources and packages, but not its pins and hooks.
-const HOST_CONF: &str = r#"
-Dir::Etc "/etc/apt";
-Dir::Etc::Main "/dev/null";
-Dir::Etc::Parts "/dev/null";
-Dir::Etc::Preferences "/dev/null";
-Dir::Etc::PreferencesParts "/dev/null";
 "#;
 
 /// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them. The
@@ -129,25 +126,25 @@ pub struct Apt {
 impl Apt {
     /// One for `release` and `arch`, with its package lists.
     pub fn new(folder: PathBuf, release: &str, arch: &str) -> Result<Apt> {
+        let mirror = env::var("APT_MIRROR").unwrap_or_default();
+        let mirror = if mirror.is_empty() { MIRROR } else { mirror.trim_end_matches('/') };
         let conf = format!("{DEBIAN_CONF}APT::Architecture \"{arch}\";\n");
         let apt = Apt::configured(folder, release, &conf)?;
         let mut keys = PathBuf::from(KEYRING);
         // As on Ubuntu.
         if !keys.exists() {
-            let host = Apt::configured(apt.folder.join("host"), "", HOST_CONF)?;
-            // A third party's source may be out of reach; only the package matters.
-            let _ = run("downloading the host's package lists", host.get().arg("update"));
-            let mut download = host.get();
-            download.current_dir(host.archives()).args(["download", "debian-archive-keyring"]);
-            run("downloading the package debian-archive-keyring", &mut download)?;
-            unpack(&host.fetched()?, &host.folder)?;
-            keys = host.folder.join(&KEYRING[1..]);
+            let package = apt.folder.join("keys.deb");
+            let mut download = apt.call("/usr/lib/apt/apt-helper");
+            download.args(["download-file", &format!("{mirror}/{KEYS}")]).arg(&package);
+            run("downloading Debian's keys", download.arg(KEYS_DIGEST))?;
+            unpack(&[package], &apt.folder)?;
+            keys = apt.folder.join(&KEYRING[1..]);
         }
-        let from = format!("deb [signed-by={}] http://deb.debian.org", keys.display());
-        let mut sources = format!("{from}/debian {release} main\n");
+        fs::copy(keys, apt.folder.join("etc/apt/trusted.gpg.d/debian.gpg"))?;
+        let mut sources = format!("deb {mirror} {release} main\n");
         if release == RELEASE {
-            sources += &format!("{from}/debian {release}-updates main\n");
-            sources += &format!("{from}/debian-security {release}-security main\n");
+            sources += &format!("deb {mirror} {release}-updates main\n");
+            sources += &format!("deb {mirror}-security {release}-security main\n");
         }
         fs::write(apt.folder.join("etc/apt/sources.list"), sources)?;
         fs::write(apt.folder.join("var/lib/apt/status"), "")?;
@@ -158,9 +155,10 @@ impl Apt {
     }
 
     fn configured(folder: PathBuf, release: &str, conf: &str) -> Result<Apt> {
-        for part in ["etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists/partial"] {
-            fs::create_dir_all(folder.join(part))?;
+        for part in ["apt.conf.d", "preferences.d", "trusted.gpg.d"] {
+            fs::create_dir_all(folder.join("etc/apt").join(part))?;
         }
+        fs::create_dir_all(folder.join("var/lib/apt/lists/partial"))?;
         let apt = Apt { folder, release: release.to_owned() };
         fs::create_dir_all(apt.archives().join("partial"))?;
         // How the host's apt reaches the network, proxies included.
@@ -233,8 +231,14 @@ impl Apt {
     }
 
     fn get(&self) -> Command {
-        let mut apt = private("apt-get");
-        apt.arg("--quiet").env("APT_CONFIG", self.folder.join("apt.conf"));
+        let mut apt = self.call("apt-get");
+        apt.arg("--quiet");
+        apt
+    }
+
+    fn call(&self, program: &str) -> Command {
+        let mut apt = private(program);
+        apt.env("APT_CONFIG", self.folder.join("apt.conf"));
         apt.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
         // A killed one leaves files there.
         apt.env("TMPDIR", &self.folder);
