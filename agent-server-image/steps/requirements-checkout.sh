@@ -16,8 +16,9 @@ then
     path=$(sed -n -E 's/^source = \{ (path|directory) = "([^"]*)".*/\2/p' uv.lock | paste -sd ' ')
     members=$(sed -n '/^members = \[/,/\]/s/^ *"\([^"]*\)".*/\1/p' uv.lock)
     for member in $members; do
-        [ -d "$member" ] || grep -q "^name *= *[\"']${member}[\"']" pyproject.toml || fail "uv.lock is for a workspace with $member, and the server's is built \
-of its four packages: take $member out of the members"
+        [ -d "$member" ] || grep -q "^name *= *[\"']${member}[\"']" pyproject.toml ||
+            fail "uv.lock is for a workspace with $member, and the server's is built of its four \
+packages: take $member out of the members"
     done
     [ -z "$path" ] || fail "uv.lock takes packages from $path, but only manifests are read here: name a \
 release or the URL of an archive"
