@@ -1,6 +1,5 @@
 //! A real engine and a registry: `cargo xtask engine -- cargo test -- --include-ignored`.
 
-mod architectures;
 mod bases;
 mod batch;
 mod broken_batch;
