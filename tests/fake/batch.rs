@@ -325,6 +325,19 @@ fn the_advice_after_a_failed_push_leaves_out_what_is_there() {
 }
 
 #[test]
+fn the_advice_of_a_ci_run_pushes_anywhere_and_names_no_pipe() {
+    let fake = FakeDocker::new("batch-advice-ci");
+    fake.play("debian-b1.image", &no_base("b1"));
+    fake.write("list", "b0\nb1\n");
+    let args = ["image", "--variant=debian", "--base-images=/dev/fd/0", "--check=off"];
+    let mut call = fake.call(&args).on("x").env("CI", "true").env(CACHE_MODE, "off");
+    call.0.stdin(fs::File::open(fake.file("list")).unwrap());
+    let ended = call.end();
+    let advice = "`cargo xtask image --variant=debian --base-images=LIST --check=off --push --skip-existing`";
+    assert!(ended.status == 1 && ended.stderr.contains(advice), "{}", ended.stderr);
+}
+
+#[test]
 fn the_first_three_that_fail_by_one_cause_end_the_run_whatever_they_are_called() {
     let fake = FakeDocker::new("batch-alike");
     for number in 0..60 {
