@@ -270,7 +270,7 @@ impl Run {
 /// The words of `error` that say the same of every image: no names, numbers and digests.
 fn without_names(error: &str, record: &Record) -> String {
     let own = |word: &&str| {
-        let is_name = [&record.name, &record.base_image].iter().any(|name| word.contains(&***name));
+        let is_name = word.contains(&record.name) || word.contains(&record.base_image);
         !is_name && !word.contains(|c: char| c.is_ascii_digit() || c == '/')
     };
     error.split_whitespace().filter(own).collect::<Vec<_>>().join(" ")

@@ -25,11 +25,11 @@ pub fn doctor(root: &Path, args: &Args) -> Result<()> {
     report("login", login(args))?;
     match Facts::read(root, args) {
         Ok(facts) => {
-            let is_asked = works && facts.needed.len() <= AT_ONCE;
-            let needed = Some(&facts.needed).filter(|_| is_asked);
-            let bases = needed.map(|needed| asked.bases(needed, args.push, false));
-            let facts = Facts { builder, bases: bases.unwrap_or_default(), ..facts };
-            facts.warn_of_triggers();
+            let mut facts = Facts { builder, ..facts };
+            if works && facts.needed.len() <= AT_ONCE {
+                facts.bases = asked.bases(&facts.needed, args.push, false);
+                facts.warn_of_triggers();
+            }
             let server = facts.source.check(args).map(|()| facts.source.describe());
             works &= report("server", server)?;
             // What is well here says nothing that the other lines do not say. It warns of what can't be

@@ -260,10 +260,9 @@ fn with_login(name: &str, url: &str) -> String {
     let name = name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     let part = |kind: &str| {
         let value = env::var(format!("UV_INDEX_{name}_{kind}")).ok()?;
-        let encode = |byte: u8| match byte {
-            b'-' | b'.' | b'_' => char::from(byte).to_string(),
-            _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
+        let encode = |byte: u8| {
+            let is_plain = byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            if is_plain { char::from(byte).to_string() } else { format!("%{byte:02X}") }
         };
         Some(value.bytes().map(encode).collect::<String>())
     };
