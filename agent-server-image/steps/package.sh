@@ -26,7 +26,7 @@ find "$packages" -type d -exec chmod 755 {} +
 find "$packages" -type f -exec chmod 644 {} +
 # Sources stay beside the bytecode: tracebacks show their lines.
 /opt/build/bin/python -m compileall -q -s /out --invalidation-mode unchecked-hash "$packages" ||
-    warn "some modules can't be compiled, as templates"
+    warn "modules that are not Python, such as templates, stay as they are"
 
 # The launcher comes with the server's own package.
 if [ -e /run/start.py ]; then
