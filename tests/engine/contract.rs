@@ -49,8 +49,7 @@ fn the_entry_point_is_the_server_under_tini_as_its_own_user() {
     let options = ["--publish=127.0.0.1::60000"];
     let container = Container::start(&options, images(&engine)[0].1, &args);
     container.serve(60000);
-    let health = ["inspect", "--format", "{{.State.Health.Status}}", &container.0];
-    container.wait(|| docker(&health) == "healthy");
+    container.wait_until_healthy();
 }
 
 #[test]
@@ -58,8 +57,7 @@ fn the_entry_point_is_the_server_under_tini_as_its_own_user() {
 fn the_health_check_asks_port_8000_and_logs_are_json() {
     let engine = Engine::get();
     for (target, _, container) in servers(&engine) {
-        let health = ["inspect", "--format", "{{.State.Health.Status}}", &container.0];
-        container.wait(|| docker(&health) == "healthy");
+        container.wait_until_healthy();
         let logs = container.logs();
         let is_json = |line: &str| serde_json::from_str::<Value>(line).is_ok();
         assert!(logs.lines().any(is_json), "{target}: {logs}");

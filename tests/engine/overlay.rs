@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use crate::engine::{clients, give};
 use crate::support::engine::{Engine, docker, http};
-use crate::support::server::{KEY, Server, wait_until};
+use crate::support::server::{KEY, Server};
 use crate::support::{CACHE_MODE, SHA, Xtask};
 use serde_json::json;
 
@@ -184,8 +184,7 @@ fn the_server_and_its_tools_work_on_every_base() {
         if CLIENT_ON.contains(&base.name) {
             clients::run("agent.py", image, "overlay");
         }
-        let health = ["inspect", "--format", "{{.State.Health.Status}}", &server.container];
-        wait_until(base.name, || docker(&health) == "healthy");
+        server.container.wait_until_healthy();
     }
     // Our programs can't load this, and the agent's commands keep it.
     let musl = BASES.iter().position(|base| base.name == "alpine-like").unwrap();

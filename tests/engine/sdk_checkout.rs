@@ -79,7 +79,7 @@ fn version_of(server: &Server, package: &str) -> String {
 
 /// What the server's Python prints.
 fn python(server: &Server, code: &str) -> String {
-    docker(&["exec", &server.container, PYTHON, "-c", code])
+    server.container.exec(&[PYTHON, "-c", code])
 }
 
 /// A label of an image in the engine.

@@ -3,44 +3,29 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::container::Container;
 use super::engine::{docker, http, send};
 
 /// The header that the server wants.
 pub const KEY: (&str, &str) = ("X-Session-API-Key", "secret");
 
-/// A container with the server; removed with whatever it still does.
+/// A container with the server.
 pub struct Server {
-    pub container: String,
+    pub container: Container,
     pub address: SocketAddr,
 }
 
 impl Server {
     /// Starts `image` with `args` for docker, and waits until the server is healthy.
     pub fn start(image: &str, args: &[&str]) -> Self {
-        let run = ["run", "--detach", "--publish=127.0.0.1::8000", "--env=SESSION_API_KEY=secret"];
-        let container = docker(&[&run[..], args, &[image]].concat());
-        let address = docker(&["port", &container, "8000/tcp"]).parse().unwrap();
-        let server = Server { container, address };
-        wait_until(image, || {
-            server.check_runs();
-            http(address, "/health", &[]).is_ok_and(|answer| answer.0 == 200)
-        });
-        server
-    }
-
-    /// Fails with the end of the log if the server has ended.
-    fn check_runs(&self) {
-        let is_running = docker(&["inspect", "--format={{.State.Running}}", &self.container]);
-        if is_running != "true" {
-            let log = Command::new("docker").args(["logs", "--tail=20", &self.container]).output();
-            panic!("{log:?}");
-        }
+        let options = ["--publish=127.0.0.1::8000", "--env=SESSION_API_KEY=secret"];
+        let container = Container::start(&[&options[..], args].concat(), image, &[]);
+        let address = container.serve(8000);
+        Server { container, address }
     }
 
     /// The JSON that a path returns.
@@ -64,7 +49,7 @@ impl Server {
         let names = calls.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>();
         let tools = names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
         let model = model(calls);
-        let gateway = ["inspect", "--format", "{{.NetworkSettings.Gateway}}", &self.container];
+        let gateway = ["inspect", "--format", "{{.NetworkSettings.Gateway}}", &self.container.0];
         let url = format!("http://{}:{}/v1", docker(&gateway), model.port());
         let llm = json!({"usage_id": "a", "model": "openai/a", "api_key": "a", "base_url": url});
         let text = json!([{"type": "text", "text": "Go"}]);
@@ -77,7 +62,7 @@ impl Server {
             }),
         );
         let path = format!("/api/conversations/{}", conversation["id"].as_str().unwrap());
-        wait_until("a conversation", || self.get(&path)["execution_status"] == "finished");
+        self.container.wait(|| self.get(&path)["execution_status"] == "finished");
         let events = self.get(&format!("{path}/events/search"));
         let events = events["items"].as_array().unwrap().iter();
         let observations = events.filter(|event| event["kind"] == "ObservationEvent");
@@ -92,24 +77,10 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        docker(&["rm", "--force", "--volumes", &self.container]);
-    }
-}
-
 /// A port that nobody listens on.
 pub fn free_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port().to_string()
-}
-
-pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(300);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} takes too long");
-        thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// The address of a language model that uses these tools, one after the other, and is done.
