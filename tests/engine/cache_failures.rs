@@ -649,14 +649,16 @@ fn eight_runs_at_once_write_only_whole_caches() {
     case.check_clean();
     let caches = case.caches();
     for (record, base) in built.iter().zip(&bases) {
-        for tag in record["tags"].as_array().unwrap() {
-            let (_, tag) = tag.as_str().unwrap().rsplit_once(':').unwrap();
-            case.engine.check_complete(&case.name, tag);
-            assert_eq!(record["digest"], engine.digest(&case.name, tag));
-            let image = format!("{}:{tag}", engine.image(&case.name));
-            // Its status tells, whatever becomes of its output.
-            engine.docker(&["run", "--rm", "--pull=always", &image, "grep", "-Fqx", base, "/base"]);
+        let tags = record["tags"].as_array().unwrap();
+        let tag = |tag: &Value| tag.as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
+        for tag in tags.iter().map(tag) {
+            assert_eq!(record["digest"], engine.digest(&case.name, &tag));
         }
+        let tag = tag(&tags[0]);
+        case.engine.check_complete(&case.name, &tag);
+        let image = format!("{}:{tag}", engine.image(&case.name));
+        // Its status tells, whatever becomes of its output.
+        engine.docker(&["run", "--rm", "--pull=always", &image, "grep", "-Fqx", base, "/base"]);
         let written = record["cache_written"].as_array().unwrap();
         assert_eq!(written.len(), 2, "{record:#}");
         for cache in written.iter().filter(|cache| cache["result"] == "done") {

@@ -9,6 +9,7 @@ mod capabilities;
 mod clients;
 mod contract;
 mod doctor;
+mod emulated;
 mod engine_command;
 mod overlay;
 mod publish;

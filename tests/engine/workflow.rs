@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::engine::{checkout, own_base};
 use crate::support::engine::{Engine, docker};
 use crate::support::proxy::{Answer, Proxy};
-use crate::support::{CACHE_MODE, Ended, Folder, SHA, Xtask, records, strings, workflow_steps};
+use crate::support::{CACHE_MODE, Ended, Folder, SHA, Xtask, workflow_steps};
 use serde_json::{Value, json};
 
 /// Without a server, so that nothing has to start on the other architecture.
@@ -175,30 +175,6 @@ fn check_pipeline(pipeline: &Pipeline, summary: &Ended) {
         };
         assert_eq!(found.collect::<BTreeSet<_>>(), BTreeSet::from(["amd64", "arm64"].map(single)));
     }
-}
-
-#[test]
-#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
-fn one_run_builds_both_architectures_under_one_tag() {
-    let engine = Engine::get();
-    let folder = Folder::new("both");
-    let file = folder.0.join("records");
-    let image = engine.image("both");
-    let args = ["image", "--variant=debian", "--push", "--platforms=linux/amd64,linux/arm64"];
-    let rest = ["--target", TARGET, "--image", &image, "--records", file.to_str().unwrap()];
-    // Emulated, npm would take many minutes.
-    let fewer = ["--install-acp-providers="];
-    let call = Xtask::shipped(&[&args[..], &rest, &fewer].concat()).in_engine(&engine);
-    let ended = call.on("x").env(CACHE_MODE, "off").succeed();
-    let tag = ended.stdout.lines().next().unwrap().strip_prefix(&format!("{image}:")).unwrap();
-    let [record] = &records(&file)[..] else { panic!("not one record") };
-    assert_eq!(record["digest"], engine.digest("both", tag));
-    assert_eq!(record["platforms"], json!(["linux/amd64", "linux/arm64"]));
-    assert_eq!(strings(&record["tags"]), ended.stdout.lines().collect::<Vec<_>>());
-    let manifest = engine.manifest("both", tag);
-    let platforms = manifest["manifests"].as_array().unwrap().iter();
-    let platforms = platforms.map(|entry| entry["platform"]["architecture"].clone());
-    assert_eq!(platforms.collect::<Vec<_>>(), ["amd64", "arm64"]);
 }
 
 #[test]

@@ -1,0 +1,32 @@
+//! Another architecture than the machine's. Its steps keep one core busy for minutes, so the name of this
+//! file lets it run in the middle of all tests, beside those that count no steps.
+
+use serde_json::json;
+
+use crate::support::engine::Engine;
+use crate::support::{CACHE_MODE, Folder, Xtask, records, strings};
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn one_run_builds_both_architectures_under_one_tag() {
+    let engine = Engine::get();
+    let folder = Folder::new("both");
+    let file = folder.0.join("records");
+    let image = engine.image("both");
+    let args = ["image", "--variant=debian", "--push", "--platforms=linux/amd64,linux/arm64"];
+    let rest =
+        ["--target=base-image-minimal", "--image", &image, "--records", file.to_str().unwrap()];
+    // Emulated, npm would take many minutes.
+    let fewer = ["--install-acp-providers="];
+    let call = Xtask::shipped(&[&args[..], &rest, &fewer].concat()).in_engine(&engine);
+    let ended = call.on("x").env(CACHE_MODE, "off").succeed();
+    let tag = ended.stdout.lines().next().unwrap().strip_prefix(&format!("{image}:")).unwrap();
+    let [record] = &records(&file)[..] else { panic!("not one record") };
+    assert_eq!(record["digest"], engine.digest("both", tag));
+    assert_eq!(record["platforms"], json!(["linux/amd64", "linux/arm64"]));
+    assert_eq!(strings(&record["tags"]), ended.stdout.lines().collect::<Vec<_>>());
+    let manifest = engine.manifest("both", tag);
+    let platforms = manifest["manifests"].as_array().unwrap().iter();
+    let platforms = platforms.map(|entry| entry["platform"]["architecture"].clone());
+    assert_eq!(platforms.collect::<Vec<_>>(), ["amd64", "arm64"]);
+}
