@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::engine::{DOCKERFILE, checkout, images, own_base};
+use crate::engine::{DOCKERFILE, NO_PROVIDERS, checkout, images, own_base};
 use crate::support::engine::{Engine, docker};
 use crate::support::{CACHE_MODE, Ended, Folder, SHA, SHARED_CACHE, Xtask, records, root};
 use serde_json::Value;
@@ -169,7 +169,7 @@ fn a_cache_folder_does_not_grow_and_two_builds_may_use_it() {
 
 /// A build of the shipped `source-minimal`, and its record in `file`.
 fn build(engine: &Engine, args: &[&str], file: &Path) -> (Ended, Value) {
-    let always = ["image", "--variant=debian", "--target=source-minimal"];
+    let always = ["image", "--variant=debian", "--target=source-minimal", NO_PROVIDERS];
     let rest = ["--records", file.to_str().unwrap()];
     let call = Xtask::shipped(&[&always[..], &rest, args].concat()).in_engine(engine);
     let ended = call.on("refs/heads/x").env("SDK_SHA", OTHER_SHA).succeed();
@@ -219,7 +219,7 @@ fn a_checkout_of_other_modes_owner_times_and_place_is_the_same_image() {
     let build = |checkout: &Path, name: &str, variables: &[(&str, &str)]| {
         let file = strict.0.join(name);
         let args = ["image", "--variant=debian", "--target=overlay", "--push", "--check=off"];
-        let fewer = ["--install-capabilities=", "--install-acp-providers="];
+        let fewer = ["--install-capabilities=", NO_PROVIDERS];
         let rest = ["--image", &image, "--records", file.to_str().unwrap()];
         let args = [&args[..], &fewer, &rest].concat();
         let call = Xtask::within(checkout, &args).in_engine(&engine).on("refs/heads/x");
@@ -248,7 +248,7 @@ fn on_another_base_only_the_steps_on_it_run() {
     fs::write(folder.0.join("Dockerfile"), dockerfile).unwrap();
     docker(&["build", "--quiet", "--push", "--tag", &base, folder.0.to_str().unwrap()]);
     let image = engine.image("another-base");
-    let args = ["--push", "--image", &image, "--base-image", &base, "--check=off"];
+    let args = ["--load", "--image", &image, "--base-image", &base];
     let (_, record) = build(&engine, &args, &folder.0.join("records"));
     let ran = ran(&record).into_iter().filter(|name| name.contains("] RUN "));
     let stages = ran.map(|name| name.trim_start_matches('[').split(' ').next().unwrap());

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use crate::engine::clients;
+use crate::engine::{NO_PROVIDERS, clients};
 use crate::fake::timings;
 use crate::support::container::Container;
 use crate::support::engine::{Engine, docker, http};
@@ -67,7 +67,7 @@ fn status(address: SocketAddr, path: &str) -> u16 {
 fn an_agent_finds_all_that_binary_promises() {
     let engine = Engine::get();
     let image = engine.image("all");
-    let args = ["image", "--variant=debian", "--push", "--image", &image];
+    let args = ["image", "--variant=debian", "--load", "--image", &image];
     let call = Xtask::shipped(&args).in_engine(&engine).on("refs/heads/x");
     let ended = call.env(CACHE_MODE, "off").end();
     assert_eq!(ended.status, 0, "{}", ended.stderr);
@@ -139,8 +139,8 @@ fn what_is_not_asked_for_is_not_built() {
     let image = engine.image("fewer");
     let folder = Folder::new("fewer");
     let file = folder.0.join("records");
-    let fewer = ["--install-capabilities=", "--install-acp-providers="];
-    let args = ["image", "--variant=debian", "--push", "--target=base-image", "--image", &image];
+    let fewer = ["--install-capabilities=", NO_PROVIDERS];
+    let args = ["image", "--variant=debian", "--load", "--target=base-image", "--image", &image];
     let args = [&args[..], &fewer, &["--records", file.to_str().unwrap()]].concat();
     let call = Xtask::shipped(&args).in_engine(&engine).on("refs/heads/x");
     let ended = call.env(CACHE_MODE, "off").succeed();

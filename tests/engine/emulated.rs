@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use crate::engine::NO_PROVIDERS;
 use crate::support::engine::Engine;
 use crate::support::{CACHE_MODE, Folder, Xtask, records, strings};
 
@@ -17,8 +18,8 @@ fn one_run_builds_both_architectures_under_one_tag() {
     let rest =
         ["--target=base-image-minimal", "--image", &image, "--records", file.to_str().unwrap()];
     // Emulated, npm would take many minutes.
-    let fewer = ["--install-acp-providers="];
-    let call = Xtask::shipped(&[&args[..], &rest, &fewer].concat()).in_engine(&engine);
+    let args = [&args[..], &rest, &[NO_PROVIDERS]].concat();
+    let call = Xtask::shipped(&args).in_engine(&engine);
     let ended = call.on("x").env(CACHE_MODE, "off").succeed();
     let tag = ended.stdout.lines().next().unwrap().strip_prefix(&format!("{image}:")).unwrap();
     let [record] = &records(&file)[..] else { panic!("not one record") };

@@ -6,7 +6,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::engine::{clients, give};
+use crate::engine::{NO_PROVIDERS, clients, give};
 use crate::support::engine::{Engine, docker, http};
 use crate::support::server::{KEY, Server};
 use crate::support::{CACHE_MODE, SHA, Xtask};
@@ -74,7 +74,7 @@ fn built(engine: &Engine) -> &'static Built {
         let args = ["image", "--variant=debian", "--target=overlay", "--push", "--image", &image];
         // What an agent works with is the same layers on every base, and large. An image that is
         // started needs its base's layers.
-        let fewer = ["--install-capabilities=", "--install-acp-providers=", "--check=off"];
+        let fewer = ["--install-capabilities=", NO_PROVIDERS, "--check=off"];
         let bases = references.map(|reference| format!("--base-image={reference}"));
         let args = args.into_iter().chain(fewer).chain(bases.iter().map(String::as_str));
         let args = args.collect::<Vec<_>>();

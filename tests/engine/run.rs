@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
+use crate::engine::NO_PROVIDERS;
 use crate::support::Xtask;
 use crate::support::engine::{Engine, docker, http};
 use crate::support::server::free_port;
@@ -15,8 +16,8 @@ fn run_starts_the_server_and_removes_it_on_a_signal() {
     for signal in ["TERM", "INT"] {
         let port = free_port();
         let args = ["image", "run", "--variant=debian", "--target=source-minimal", "--port", &port];
-        let mut call =
-            Xtask::shipped(&[&args[..], &["--image", &image]].concat()).in_engine(&engine);
+        let mut call = Xtask::shipped(&[&args[..], &["--image", &image, NO_PROVIDERS]].concat())
+            .in_engine(&engine);
         let mut run = call.0.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
         let address = lines.next().unwrap();

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
+use crate::engine::NO_PROVIDERS;
 use crate::support::engine::{Engine, docker, http};
 use crate::support::sdk::Sdk;
 use crate::support::server::{Server, free_port};
@@ -22,7 +23,7 @@ const TITLE: &str = "\"OpenHands Agent Server\"";
 /// A build of what `args` name.
 fn call(engine: &Engine, name: &str, target: &str, args: &[&str]) -> Xtask {
     let image = engine.image(name);
-    let always = ["image", "--variant=debian", "--target", target, "--image", &image];
+    let always = ["image", "--variant=debian", "--target", target, "--image", &image, NO_PROVIDERS];
     Xtask::shipped(&[&always[..], args].concat()).in_engine(engine)
 }
 
@@ -199,7 +200,7 @@ fn run_serves_the_edit() {
     let checkout = Sdk::get(&engine).checkout("run");
     checkout.edit(DETAILS, TITLE, "\"Edited and running\"");
     let image = engine.image("run");
-    let args = ["image", "run", "--variant=debian", "--target=source-minimal"];
+    let args = ["image", "run", "--variant=debian", "--target=source-minimal", NO_PROVIDERS];
     let port = free_port();
     let rest = ["--port", &port, "--image", &image, "--sdk-project-root", checkout.path()];
     let mut call = Xtask::shipped(&[&args[..], &rest].concat()).in_engine(&engine);
