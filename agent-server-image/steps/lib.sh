@@ -40,12 +40,16 @@ is_off() {
 secrets=/run/secrets
 # shellcheck disable=SC1091
 [ ! -s "$secrets/settings" ] || . "$secrets/settings"
-[ ! -s "$secrets/pip.conf" ] || export PIP_CONFIG_FILE="$secrets/pip.conf"
-[ ! -s "$secrets/npmrc" ] || export NPM_CONFIG_USERCONFIG="$secrets/npmrc"
-if [ -s "$secrets/uv.toml" ]; then
-    export UV_CONFIG_FILE="$secrets/uv.toml"
-else
-    export UV_NO_CONFIG=1
+# Of these, npm's own registries and passwords, and nothing that is for the caller's machine.
+if [ -s "$secrets/npmrc" ]; then
+    export NPM_CONFIG_USERCONFIG=/run/tmp/npmrc
+    grep -E '^ *([^ #;=]*registry|//[^=]*|strict-ssl) *= *[^ ]' "$secrets/npmrc" \
+        >"$NPM_CONFIG_USERCONFIG" || :
+fi
+export UV_NO_CONFIG=1
+if [ -e /run/mirrors.py ]; then
+    mirrors=$(python3 /run/mirrors.py)
+    eval "$mirrors"
 fi
 
 # The caller's certificates are added to those that the image has. Programs that drop root before

@@ -3,16 +3,51 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::Xtask;
 use crate::support::fake::FakeDocker;
+use crate::support::{Xtask, root};
 
 /// A docker that keeps the secrets of a bake in files.
 fn keeping(name: &str) -> FakeDocker {
-    let script = "case \"$*\" in *' bake '*) printf %s \"${XTASK_SECRET_PIP_CONF-}\" >pip
-        printf %s \"${XTASK_SECRET_SETTINGS-}\" >settings
-        printf %s \"${XTASK_SECRET_UV_TOML-}\" >uv
-        printf %s \"${XTASK_SECRET_NPMRC-}\" >npm;; esac\n";
+    let script = "case \"$*\" in *' bake '*) mkdir -p secrets tmp
+        printf %s \"${XTASK_SECRET_PIP_CONF-}\" >secrets/pip.conf
+        printf %s \"${XTASK_SECRET_SETTINGS-}\" >secrets/settings
+        printf %s \"${XTASK_SECRET_UV_TOML-}\" >secrets/uv.toml
+        printf %s \"${XTASK_SECRET_NPMRC-}\" >secrets/npmrc;; esac\n";
     FakeDocker::with_override(name, script)
+}
+
+/// What `script` prints in a step that has these secrets.
+fn in_step(fake: &FakeDocker, script: &str) -> String {
+    let step = |name: &str| {
+        let text = fs::read_to_string(root().join("agent-server-image/steps").join(name)).unwrap();
+        text.replace("/run/", &format!("{}/", fake.0.0.display()))
+    };
+    fake.write("mirrors.py", &step("mirrors.py"));
+    let settings = fake.lines("secrets/settings").join("\n");
+    fake.write(
+        "secrets/settings",
+        &settings.replace("/run/tmp", &fake.file("tmp").display().to_string()),
+    );
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{}\n{script}", step("lib.sh"))]);
+    let output = shell.env_clear().env("PATH", std::env::var("PATH").unwrap()).output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The variables of pip and uv that name indexes, in a step.
+fn indexes(fake: &FakeDocker) -> String {
+    let script = "env | grep -E '^(PIP|UV)_.*(INDEX|HOST)' | sort | paste -sd ';'";
+    in_step(fake, script).trim_end().replace(';', "; ")
+}
+
+fn pip_index(fake: &FakeDocker) -> String {
+    in_step(fake, "printf %s ${PIP_INDEX_URL-}")
+}
+
+/// The .npmrc of a step.
+fn npmrc(fake: &FakeDocker) -> String {
+    in_step(fake, "cat ${NPM_CONFIG_USERCONFIG-/dev/null}")
 }
 
 fn push(fake: &FakeDocker) -> Xtask {
@@ -27,14 +62,14 @@ fn the_first_file_that_names_indexes_counts() {
     fake.write("home/.config/pip/pip.conf", "[global]\ntimeout = 3\n");
     fake.write("home/.pip/pip.conf", "[global]\nindex-url = https://a/simple\n");
     push(&fake).succeed();
-    assert_eq!(fake.lines("pip"), ["[global]", "index-url = https://a/simple"]);
+    assert_eq!(pip_index(&fake), "https://a/simple");
     for named in ["/dev/null".into(), fake.file("home/.config/pip/pip.conf")] {
         push(&fake).env("PIP_CONFIG_FILE", named).succeed();
-        assert!(fake.lines("pip").is_empty(), "the file that is named is the only one");
+        assert_eq!(indexes(&fake), "", "the file that is named is the only one");
     }
     fake.write("home/.config/pip/pip.conf", "[global]\nindex-url = https://b/simple\n");
     push(&fake).succeed();
-    assert_eq!(fake.lines("pip"), ["[global]", "index-url = https://b/simple"]);
+    assert_eq!(pip_index(&fake), "https://b/simple");
 }
 
 #[test]
@@ -46,10 +81,10 @@ fn places_that_variables_name_count_too() {
     fake.write("prefix/etc/npmrc", "registry=https://prefix/\nstrict-ssl=false\n");
     let call = || push(&fake).env("npm_config_prefix", fake.file("prefix"));
     call().env("VIRTUAL_ENV", fake.file("venv")).succeed();
-    assert_eq!(fake.lines("pip"), ["[global]", "index-url = https://venv/simple"]);
-    assert_eq!(fake.lines("npm"), ["registry=https://prefix/", "strict-ssl=false"]);
+    assert_eq!(pip_index(&fake), "https://venv/simple");
+    assert_eq!(npmrc(&fake), "registry=https://prefix/\nstrict-ssl=false\n");
     call().env("NPM_CONFIG_GLOBALCONFIG", fake.file("globalconfig")).succeed();
-    assert_eq!(fake.lines("npm")[0], "registry=https://global/");
+    assert!(npmrc(&fake).ends_with("registry=https://global/\n"), "the last one counts");
 }
 
 /// Some steps use pip, and others uv.
@@ -59,35 +94,33 @@ fn the_main_index_of_pip_is_uvs_too_and_the_other_way_round() {
     let settings = |variables: &[(&str, &str)]| {
         let call = variables.iter().fold(push(&fake), |call, (name, value)| call.env(name, value));
         call.succeed();
-        fake.lines("settings").join("; ").replace("export ", "")
+        indexes(&fake)
     };
-    assert_eq!(
-        settings(&[("PIP_INDEX_URL", "https://a/"), ("PIP_TRUSTED_HOST", "a b")]),
-        "PIP_INDEX_URL=https://a/; PIP_TRUSTED_HOST='a b'; UV_DEFAULT_INDEX=https://a/; \
-         UV_INSECURE_HOST='a b'"
-    );
+    let both = "PIP_INDEX_URL=https://a/; PIP_TRUSTED_HOST=a b; UV_DEFAULT_INDEX=https://a/; \
+                UV_INSECURE_HOST=a b";
+    assert_eq!(settings(&[("PIP_INDEX_URL", "https://a/"), ("PIP_TRUSTED_HOST", "a b")]), both);
     let loopback = ("PIP_INDEX_URL", "http://127.0.0.1/");
     assert_eq!(
         settings(&[("UV_DEFAULT_INDEX", "corp=https://a/"), loopback]),
-        "UV_DEFAULT_INDEX=corp=https://a/; PIP_INDEX_URL=https://a/"
+        "PIP_INDEX_URL=https://a/; UV_DEFAULT_INDEX=corp=https://a/"
     );
-    let both = [("PIP_INDEX_URL", "https://a/"), ("UV_INDEX_URL", "https://b/")];
-    assert_eq!(settings(&both), "PIP_INDEX_URL=https://a/; UV_INDEX_URL=https://b/");
-    let pip = "[global]\nindex_url: https://a/simple\ntrusted-host =\n  a\n  b\n";
+    let given = [("PIP_INDEX_URL", "https://a/"), ("UV_INDEX_URL", "https://b/")];
+    assert_eq!(settings(&given), "PIP_INDEX_URL=https://a/; UV_INDEX_URL=https://b/");
+    let pip = "[global]\nindex_url: https://a/\ntrusted-host =\n  a\n  b\n";
     fake.write("home/.pip/pip.conf", pip);
-    assert_eq!(settings(&[]), "UV_DEFAULT_INDEX=https://a/simple; UV_INSECURE_HOST='a b'");
+    assert_eq!(settings(&[]), both);
     fs::remove_file(fake.file("home/.pip/pip.conf")).unwrap();
     let uv = "allow-insecure-host = [\"a\", 'b']\n[[index]]\nurl = \"https://c\"\n\
               [[index]]\nname = \"b\"\nurl = \"https://b\" # ours\ndefault=true\n";
     fake.write("home/.config/uv/uv.toml", uv);
-    assert_eq!(settings(&[]), "PIP_INDEX_URL=https://b; PIP_TRUSTED_HOST='a b'");
+    assert_eq!(settings(&[]), "PIP_INDEX_URL=https://b; PIP_TRUSTED_HOST=a b");
     let inline = "index = [{ url = \"https://c\" }, { name = \"my-b\", url = \"https://b/?d\", default = true }]";
     fake.write("home/.config/uv/uv.toml", inline);
-    assert_eq!(settings(&[]), "PIP_INDEX_URL='https://b/?d'");
+    assert_eq!(settings(&[]), "PIP_INDEX_URL=https://b/?d");
     // What uv reads from variables of the index's name is in the address that pip gets.
     let login = [("UV_INDEX_MY_B_USERNAME", "me"), ("UV_INDEX_MY_B_PASSWORD", "p@ss/")];
     let settings = settings(&login);
-    assert!(settings.contains("; PIP_INDEX_URL='https://me:p%40ss%2F@b/?d'"), "{settings}");
+    assert!(settings.starts_with("PIP_INDEX_URL=https://me:p%40ss%2F@b/?d; "), "{settings}");
 }
 
 /// As pip, uv and npm do it themselves.
@@ -98,9 +131,30 @@ fn the_configurations_of_one_program_are_joined() {
     let legacy = "[install]\nuser = no\n[global]\nIndex_Url = https://a/simple\ntrusted-host = b\n";
     fake.write("home/.pip/pip.conf", legacy);
     push(&fake).succeed();
-    let expected =
-        ["[global]", "trusted-host = pip.corp localhost", "Index_Url = https://a/simple"];
-    assert_eq!(fake.lines("pip"), expected);
+    let expected = "PIP_INDEX_URL=https://a/simple; PIP_TRUSTED_HOST=pip.corp localhost; ";
+    assert!(indexes(&fake).starts_with(expected), "{}", indexes(&fake));
+}
+
+#[test]
+fn of_a_configuration_only_indexes_reach_steps() {
+    let fake = keeping("host-keys");
+    fake.write(
+        "home/.config/pip/pip.conf",
+        "[global]\ntarget = /nowhere\ncert = /nowhere\nno-index = yes\n",
+    );
+    let uv = "cache-dir = '/nowhere'\nindex-url = \"https://a/é\"\n[pip]\nsystem = true\n\
+              [[index]]\nname = \"b\"\nurl = 'https://b\\'\nignore-error-codes = [401, 403]\n";
+    fake.write("home/.config/uv/uv.toml", uv);
+    fake.write(
+        "home/.npmrc",
+        "prefix=/nowhere\ncafile = /nowhere\n @a:registry = https://a/\nomit[]=dev\n",
+    );
+    push(&fake).succeed();
+    assert_eq!(indexes(&fake), "PIP_INDEX_URL=https://a/é");
+    let expected = "index-url = \"https://a/é\"\nindex = [{name = \"b\", url = \"https://b\\\\\", \
+                    ignore-error-codes = [401, 403]}]\n";
+    assert_eq!(in_step(&fake, "cat $UV_CONFIG_FILE; env | grep nowhere || :"), expected);
+    assert_eq!(npmrc(&fake), " @a:registry = https://a/\n");
 }
 
 #[test]
@@ -112,26 +166,27 @@ fn of_a_configuration_only_what_is_on_loopback_is_left_out() {
     fake.write("home/.config/uv/uv.toml", uv);
     let trusted = ("PIP_TRUSTED_HOST", "pip.corp localhost\r");
     let ended = push(&fake).env(trusted.0, trusted.1).succeed();
-    assert_eq!(fake.lines("npm"), ["registry=https://npm.corp/"]);
-    assert_eq!(fake.lines("uv"), uv.lines().skip(3).collect::<Vec<_>>());
-    assert_eq!(fake.lines("settings")[0], "export PIP_TRUSTED_HOST='pip.corp localhost'");
+    assert_eq!(npmrc(&fake), "registry=https://npm.corp/\n");
+    let kept = "index = [{url = \"https://pip.corp/simple\"}]\n";
+    assert_eq!(in_step(&fake, "cat $UV_CONFIG_FILE"), kept);
+    assert_eq!(in_step(&fake, "echo $PIP_TRUSTED_HOST"), "pip.corp localhost\n");
     let home = fake.file("home").display().to_string();
-    let left = format!(": [[index]] in {home}/.config/uv/uv.toml, @me:registry in {home}/.npmrc\n");
+    let left = format!(": line 2 of {home}/.config/uv/uv.toml, line 2 of {home}/.npmrc\n");
     assert!(ended.stderr.contains(&left), "{}", ended.stderr);
 }
 
 #[test]
 fn a_token_that_npmrc_takes_from_a_variable_reaches_steps_and_no_log() {
     let fake = keeping("host-npmrc");
-    let npmrc = "registry=https://npm.corp/\n//npm.corp/:_authToken=${CORP_NPM_TOKEN}\n";
-    fake.write("home/.npmrc", npmrc);
+    let text = "registry=https://npm.corp/\n//npm.corp/:_authToken=${CORP_NPM_TOKEN}\n";
+    fake.write("home/.npmrc", text);
     let ended = push(&fake).env("CORP_NPM_TOKEN", r"s3cret;#\").succeed();
     fake.write("printed", &format!("{ended:?}"));
-    let expected = ["registry=https://npm.corp/", "//npm.corp/:_authToken=s3cret\\;\\#\\\\"];
-    assert_eq!(fake.lines("npm"), expected);
     let grep = Command::new("grep").args(["-rl", "s3cret"]).arg(&fake.0.0).output().unwrap();
     let files = String::from_utf8(grep.stdout).unwrap();
-    assert_eq!(files.trim(), fake.file("npm").display().to_string());
+    assert_eq!(files.trim(), fake.file("secrets/npmrc").display().to_string());
+    let expected = "registry=https://npm.corp/\n//npm.corp/:_authToken=s3cret\\;\\#\\\\\n";
+    assert_eq!(npmrc(&fake), expected);
 }
 
 #[test]
@@ -184,13 +239,12 @@ fn npms_variables_count_in_any_case_and_uv_may_be_told_to_read_no_file() {
     fake.write("home/.config/uv/uv.toml", "index-url = \"https://a/simple\"\n");
     let call = || push(&fake).env("npm_config_userconfig", fake.file("npmrc"));
     call().env("npm_config_strict_ssl", "false").succeed();
-    assert_eq!(fake.lines("npm"), ["registry=https://npm.corp/"]);
-    assert_eq!(fake.lines("settings")[0], "export npm_config_strict_ssl=false");
-    assert_eq!(fake.lines("uv"), ["index-url = \"https://a/simple\""]);
-    call().env("UV_NO_CONFIG", "false").succeed();
-    assert_eq!(fake.lines("uv"), ["index-url = \"https://a/simple\""]);
-    call().env("UV_NO_CONFIG", "1").succeed();
-    assert!(fake.lines("uv").is_empty());
+    assert_eq!(npmrc(&fake), "registry=https://npm.corp/\n");
+    assert_eq!(in_step(&fake, "echo $npm_config_strict_ssl"), "false\n");
+    for (no_config, index) in [("", "https://a/simple"), ("false", "https://a/simple"), ("1", "")] {
+        call().env("UV_NO_CONFIG", no_config).succeed();
+        assert_eq!(pip_index(&fake), index, "UV_NO_CONFIG={no_config}");
+    }
 }
 
 #[test]
@@ -200,14 +254,10 @@ fn logins_in_netrc_are_handed_on_for_the_hosts_of_mirrors_alone() {
                  password it's\n\ndefault login anonymous password x\n";
     fake.write("home/.netrc", netrc);
     push(&fake).succeed();
-    assert!(fake.lines("settings").is_empty());
+    assert_eq!(in_step(&fake, "echo ${NETRC-none}"), "none\n");
     fake.write("home/.config/pip/pip.conf", "[global]\nindex-url = https://pip.corp/simple\n");
     push(&fake).succeed();
-    let script = fs::read_to_string(fake.file("settings")).unwrap();
-    let script = script.replace("/run/tmp", fake.0.0.to_str().unwrap()) + "cat $NETRC";
-    let shell = Command::new("sh").args(["-ec", &script]).output().unwrap();
-    let said = String::from_utf8(shell.stdout).unwrap();
-    assert_eq!(said, "machine pip.corp\nlogin me\npassword it's\n");
+    assert_eq!(in_step(&fake, "cat $NETRC"), "machine pip.corp\nlogin me\npassword it's\n");
 }
 
 #[test]
