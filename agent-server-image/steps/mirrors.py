@@ -24,8 +24,12 @@ def pip_conf(text):
 
 
 def uv_toml(text):
-    document = tomllib.loads(text)
-    return document | document.get("pip", {})
+    found = tomllib.loads(text)
+    found |= found.get("pip", {})
+    # Addresses on the caller's loopback were cut out.
+    found["index"] = [index for index in found.get("index", []) if index.get("url")]
+    found["extra-index-url"] = [url for url in found.get("extra-index-url", []) if url]
+    return found
 
 
 def read(name, parse, keys):
@@ -43,7 +47,8 @@ def read(name, parse, keys):
             value = found.get(key)
             if isinstance(value, list):
                 value += values.get(key, [])
-            values |= {key: value} if value else {}
+            if value:
+                values[key] = value
     return values
 
 
@@ -71,12 +76,11 @@ def main_index(env, uv):
 
 
 pip, uv = read("pip.conf", pip_conf, PIP), read("uv.toml", uv_toml, UV)
-# Addresses on the caller's loopback were cut out.
-uv["index"] = [index for index in uv.get("index", []) if index.get("url")]
-path = pathlib.Path("/run/tmp/uv.toml")
-path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in uv.items()))
 env = {f"PIP_{key.upper().replace('-', '_')}": value for key, value in pip.items()} | os.environ
-env["UV_CONFIG_FILE"] = str(path)
+if uv:
+    env["UV_CONFIG_FILE"] = "/run/tmp/uv.toml"
+    text = "".join(f"{key} = {toml(value)}\n" for key, value in uv.items())
+    pathlib.Path(env["UV_CONFIG_FILE"]).write_text(text)
 index, hosts = main_index(env, uv), " ".join(uv.get("allow-insecure-host", []))
 for pips, uvs, value in (
     ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", index),

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use base::error::usage;
 use base::similar::use_one_of;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::source::{PACKAGES, Package};
 
@@ -19,7 +19,7 @@ const DOCKERFILE: &str = "agent-server-image/Dockerfile";
 const REQUIREMENTS: &str = "agent-server-image/lock/requirements.txt";
 
 /// The stages that can be built for use, with the stage below that runs the last steps on the base
-/// image, and whether the target has the server. The Dockerfile's other stages are its own affair.
+/// image, and whether the target has the server.
 const TARGETS: [(&str, Option<&str>, bool); 9] = [
     ("binary", Some("base-image"), true),
     ("binary-minimal", Some("base-image-minimal"), true),
@@ -71,15 +71,19 @@ impl Definition {
         let targets = targets.context("\"target\" must be an object of targets")?;
         let mut variants = BTreeMap::new();
         for name in targets.keys().filter(|name| !name.starts_with('_')) {
-            variants.insert(name.clone(), Variant::read(targets, name)?);
+            let bake = resolve(targets, name, 0)?;
+            let base_image = bake["args"]["BASE_IMAGE"].as_str().filter(|image| !image.is_empty());
+            let base_image = base_image
+                .with_context(|| format!("\"target.{name}.args.BASE_IMAGE\" must name an image"))?
+                .to_owned();
+            let platforms = strings(&bake["platforms"])
+                .with_context(|| format!("\"target.{name}.platforms\" must list platforms"))?;
+            variants.insert(name.clone(), Variant { base_image, platforms, bake });
         }
         let default_variants = strings(&bake["group"]["default"]["targets"])
             .filter(|names| !names.is_empty() && names.iter().all(|n| variants.contains_key(n)))
             .context("\"group.default.targets\" must list targets of this file")?;
-        let has_check = dockerfile.lines().any(|line| {
-            let line = line.to_ascii_lowercase();
-            line.starts_with("from ") && line.split_whitespace().last() == Some(CHECK)
-        });
+        let has_check = dockerfile.lines().any(|line| line.split(" AS ").nth(1) == Some(CHECK));
         Ok(Definition { variants, default_variants, has_check })
     }
 
@@ -121,39 +125,22 @@ pub fn check_name<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a st
     Err(usage(format!("unknown {kind} {name:?}\nhint: {}", use_one_of(name, &known))))
 }
 
-impl Variant {
-    fn read(targets: &Map<String, Value>, name: &str) -> Result<Self> {
-        let bake = resolve(targets, name, 0)?;
-        let base_image = bake["args"]["BASE_IMAGE"].as_str().filter(|image| !image.is_empty());
-        let base_image = base_image
-            .with_context(|| format!("\"target.{name}.args.BASE_IMAGE\" must name an image"))?;
-        let platforms = strings(&bake["platforms"])
-            .with_context(|| format!("\"target.{name}.platforms\" must list platforms"))?;
-        Ok(Variant { base_image: base_image.to_owned(), platforms, bake })
-    }
-}
-
 /// The lists that bake appends to those of a parent. It replaces all others.
 const APPENDED: [&str; 6] =
     ["annotations", "attest", "cache-from", "entitlements", "secret", "ssh"];
 
-/// The target `name` with what it inherits, as bake merges it: later parents over earlier ones, its
-/// own attributes over all. It is resolved here, so that what `--print` shows has one target for
-/// each image and no others.
+/// The target `name` with what it inherits, as bake merges it: later parents over earlier ones, its own
+/// attributes over all. So what `--print` shows has one target for each image and no others.
 fn resolve(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Value> {
     ensure!(depth <= targets.len(), "\"target.{name}\" inherits from itself");
-    let own = targets.get(name).and_then(Value::as_object);
-    let mut own = own
-        .with_context(|| format!("\"target.{name}\" is inherited from but is not an object"))?
-        .clone();
-    let mut resolved = Value::Object(Map::new());
-    if let Some(parents) = own.remove("inherits") {
-        let parents = strings(&parents);
-        for parent in
-            parents.with_context(|| format!("\"target.{name}.inherits\" must list targets"))?
-        {
-            merge(&mut resolved, resolve(targets, &parent, depth + 1)?);
-        }
+    let own = targets.get(name).and_then(Value::as_object).cloned();
+    let mut own =
+        own.with_context(|| format!("\"target.{name}\" is inherited from but is not an object"))?;
+    let parents = strings(&own.remove("inherits").unwrap_or(json!([])))
+        .with_context(|| format!("\"target.{name}.inherits\" must list targets"))?;
+    let mut resolved = json!({});
+    for parent in parents {
+        merge(&mut resolved, resolve(targets, &parent, depth + 1)?);
     }
     merge(&mut resolved, Value::Object(own));
     Ok(resolved)
@@ -185,9 +172,9 @@ pub fn pinned_packages(root: &Path) -> Vec<Package> {
     let pinned = |name: &str| {
         let version = requirements.lines().find_map(|line| {
             // Extras may stand between, as in `openhands-sdk[boto3]==1.58.2`.
-            let (extras, pin) = line.strip_prefix(name)?.split_once("==")?;
-            let is_own = extras.is_empty() || extras.starts_with('[');
-            pin.split_whitespace().next().filter(|_| is_own).map(str::to_owned)
+            let (package, pin) = line.split_once("==")?;
+            let version = pin.split_whitespace().next()?;
+            (package.split('[').next() == Some(name)).then(|| version.to_owned())
         });
         Package { name: name.to_owned(), version }
     };

@@ -38,9 +38,8 @@ impl Facts {
         let definition = Definition::read(root)?;
         check_name("target", &args.target, definition::targets())?;
         let has_inputs = args.push || args.tag_by != TagBy::Commit;
-        let choices = choices(args, &definition)?;
         let mut needed = BTreeSet::new();
-        for choice in &choices {
+        for choice in choices(args, &definition)? {
             for platform in &args.platforms {
                 let platforms = choice.variant.platforms.iter().map(String::as_str);
                 check_name("platform", platform, platforms)?;
@@ -58,13 +57,9 @@ impl Facts {
         if let Some(folder) = &args.layer
             && let Err(error) = fs::metadata(folder.join("Dockerfile"))
         {
+            ensure!(error.kind() == ErrorKind::NotFound, source::unreadable(folder, &error));
             let name = folder.to_string_lossy();
-            return Err(match error.kind() {
-                ErrorKind::NotFound => {
-                    usage(format!("--layer {name:?}: there is no Dockerfile in it"))
-                }
-                _ => source::unreadable(folder, &error),
-            });
+            return Err(usage(format!("--layer {name:?}: there is no Dockerfile in it")));
         }
         let (mut files, mut layer_files) = (String::new(), None);
         if has_inputs {

@@ -144,9 +144,7 @@ fn proxies(refused: &mut Vec<String>) -> Result<Vec<(String, String)>> {
     for upper in PROXIES {
         let is_refused = |value: &str| {
             let is_socks = value.to_ascii_lowercase().starts_with("socks");
-            let has_scheme = value.contains("://");
-            let is_local = is_loopback(value) || !has_scheme && is_loopback(&format!("://{value}"));
-            upper != "NO_PROXY" && (is_socks || is_local)
+            upper != "NO_PROXY" && (is_socks || is_loopback(value))
         };
         for name in [upper.to_owned(), upper.to_lowercase()] {
             match variable(&name)? {
@@ -183,7 +181,7 @@ fn settings(refused: &mut Vec<String>) -> Result<String> {
             continue;
         }
         let Some(value) = variable(&name)? else { continue };
-        if words(&value).any(is_loopback) {
+        if on_loopback(&value).next().is_some() {
             refused.push(name);
         } else {
             settings.push_str(&format!("export {name}={}\n", quoted(&value)));
@@ -210,9 +208,9 @@ fn configuration(secret: &str, places: &str, refused: &mut Vec<String>) -> Strin
     for place in places.split(' ') {
         let path = match place.split_once('/') {
             None => value(place),
-            // uv then reads no other.
-            Some(("HOME" | "XDG_CONFIG_HOME", _)) if named.is_some() => None,
+            // All of uv's.
             Some(_) if named.is_some() && is_uvs => None,
+            Some(("HOME" | "XDG_CONFIG_HOME", _)) if named.is_some() => None,
             Some(("", _)) => Some(place.to_owned()),
             Some((name, rest)) => value(name).map(|folder| format!("{folder}/{rest}")),
         };
@@ -229,9 +227,9 @@ fn configuration(secret: &str, places: &str, refused: &mut Vec<String>) -> Strin
                 continue;
             }
             let mut kept = line.to_owned();
-            for word in words(code).filter(|word| is_loopback(word)) {
+            for address in on_loopback(code) {
                 refused.push(format!("line {} of {}", number + 1, path.display()));
-                kept = kept.replace(word, "");
+                kept = kept.replace(address, "");
             }
             configuration.push_str(&format!("{kept}\n"));
         }
@@ -254,13 +252,14 @@ fn expanded(text: &str) -> String {
     })
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| c.is_whitespace() || ",\"'".contains(c))
+/// The words of `text` with an address on the loopback of whoever uses it; NAME=URL is one.
+fn on_loopback(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| c.is_whitespace() || ",\"'".contains(c));
+    words.filter(|word| word.contains("://") && is_loopback(word))
 }
 
-/// True for an address on the loopback of whoever uses it. NAME=URL is one too.
-fn is_loopback(word: &str) -> bool {
-    let Some((_, rest)) = word.split_once("://") else { return false };
+fn is_loopback(address: &str) -> bool {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = place.rsplit('@').next().unwrap_or_default();
     let host = match host.strip_prefix('[') {
