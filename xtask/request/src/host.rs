@@ -334,8 +334,8 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
         let why = format!("the certificates in {name}={path} are not handed on: {why}");
         if is_chosen {
             return Err(usage(format!(
-                "{why}\nhint: set SSL_CERT_FILE to a smaller bundle, of PEM certificates: `openssl x509 \
-                 -inform der -in FILE -out FILE.pem` converts one"
+                "{why}\nhint: set SSL_CERT_FILE to a smaller bundle, or to a readable one of PEM \
+                 certificates; `openssl x509 -inform der -in FILE -out FILE.pem` converts one"
             )));
         }
         message::warn(&why);
