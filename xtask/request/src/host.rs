@@ -19,12 +19,11 @@ use crate::names::csv_field;
 /// In upper case; the lower case of each counts too.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
-/// Where systems keep their CA bundle: Debian, Fedora, SUSE, `OpenELEC`, RHEL 7, Alpine and macOS.
-const BUNDLES: [&str; 6] = [
+/// Where systems keep their CA bundle: Debian, Fedora, SUSE, RHEL 7, Alpine and macOS.
+const BUNDLES: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/cacert.pem",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
@@ -216,7 +215,8 @@ fn configuration(secret: &str, places: &str, refused: &mut Vec<String>) -> Strin
         };
         let Some(path) = path.map(PathBuf::from).filter(|path| path.is_file()) else { continue };
         let text = output::load(&path).unwrap_or_default();
-        let mut text = String::from_utf8_lossy(&text).into_owned();
+        // No variable can hold a NUL.
+        let mut text = String::from_utf8_lossy(&text).replace('\0', "");
         if secret == "npmrc" {
             text = expanded(&text);
         }
