@@ -2,6 +2,7 @@
 //! called once; nobody edits what it returns. `--print` shows it, and every bake is taken from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use base::digest::sha256;
@@ -24,7 +25,7 @@ pub struct Image {
     pub variant: Option<String>,
     /// The variant that it is built as, also where only a base image was asked for.
     pub built_as: String,
-    /// Whether its base image is the variant's own.
+    /// True where its base image is the variant's own.
     pub has_own_base: bool,
     pub base_image: String,
     pub base_digest: Option<String>,
@@ -49,11 +50,9 @@ pub struct Image {
     /// A base image whose digest is not known, so that `inputs` has its name alone.
     pub unknown_base: Option<String>,
     mode: Mode,
-    /// Its bake target and its layer's, as `--print` shows them.
+    /// Its bake target without caches, and its layer's.
     target: Value,
     layer: Option<Value>,
-    /// How the image and its layer are delivered, which only the builder decides.
-    output: String,
     /// Where a check leaves the image for the push.
     check_output: String,
 }
@@ -64,6 +63,8 @@ pub const INPUTS_LABEL: &str = "dev.openhands.inputs";
 /// How layers are compressed. A third of the time of the default level, 6, is saved by 2 % more bytes.
 const COMPRESSION: &str = "compression=gzip,compression-level=4,force-compression=true";
 
+const CACHE_ONLY: &str = "type=cacheonly";
+
 /// The build context that a layer stands on.
 const FINISHED: &str = "finished-image";
 
@@ -71,7 +72,7 @@ const FINISHED: &str = "finished-image";
 const PROVIDERS: [&str; 6] = ["claude-code", "codex", "gemini-cli", "kimi-code", "opencode", "pi"];
 
 /// What the bake file says that does not reach the image, or that a run decides.
-const NO_INPUTS: [&str; 6] = ["cache-from", "cache-to", "output", "platforms", "tags", "target"];
+const NO_INPUTS: [&str; 5] = ["cache-from", "cache-to", "output", "platforms", "tags"];
 
 /// Labels and arguments of the commit, which change without anything in the image.
 pub const OF_COMMIT: [&str; 6] = [
@@ -124,31 +125,29 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
 }
 
 fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer: bool) -> Image {
-    let (source, base_image) = (&facts.source, choice.base_image);
-    let own_tag = if choice.is_named { std::slice::from_ref(choice.built_as) } else { &[] };
+    let (source, base_image, builder) = (&facts.source, choice.base_image, facts.builder.as_ref());
+    let variant = choice.is_named.then(|| choice.built_as.clone());
     let given = args.custom_tags.as_deref().map(split);
-    let custom_tags = match choice.custom_tags {
-        [] => given.as_deref().unwrap_or(own_tag),
-        listed => listed,
-    };
-    let version = args.version.as_deref().map_or_else(|| source.version(), str::trim);
+    let given = given.unwrap_or_else(|| variant.iter().cloned().collect());
+    let version = args.version.as_deref().unwrap_or_else(|| source.version());
     let mut naming = Naming {
         cache_image: args.cache_image.as_deref().unwrap_or(&args.image),
         sha: &source.sha,
         git_ref: &source.git_ref,
         version: args.versioned_tag.then_some(version),
         base_image,
-        custom_tags,
+        custom_tags: if choice.custom_tags.is_empty() { &given } else { choice.custom_tags },
         flavor: args.flavor,
         arch: args.arch.as_deref(),
         target: &args.target,
     };
 
-    let folder = args.cache_dir.as_ref().map(|folder| folder.to_string_lossy().into_owned());
     // An export replaces a folder's index, so each image needs its own folder.
-    let folder =
-        folder.map(|folder| if is_alone { folder } else { format!("{folder}/{}", choice.name) });
-    let folder = Vec::from_iter(folder.map(Cache::Folder));
+    let own_folder = |folder: &PathBuf| {
+        let folder = if is_alone { folder.clone() } else { folder.join(&choice.name) };
+        Cache::Folder(folder.to_string_lossy().into_owned())
+    };
+    let folder = Vec::from_iter(args.cache_dir.as_ref().map(own_folder));
     let (cache_read, mut cache_written) = match (args.push, args.ci) {
         // One image writes the shared cache, or all would write the same tag at once.
         (true, _) => (naming.caches_read(), naming.caches_written(args.shared_export && is_writer)),
@@ -156,51 +155,11 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
         (false, true) => (naming.caches_read(), Vec::new()),
         (false, false) => (folder.clone(), folder),
     };
-    if args.cache_mode == Mode::Off
-        || facts.builder.as_ref().is_some_and(|builder| !builder.exports_cache)
-    {
+    if args.cache_mode == Mode::Off || builder.is_some_and(|builder| !builder.exports_cache) {
         cache_written.clear();
     }
 
-    let base = facts.bases.get(base_image);
-    let mut bake = choice.variant.bake.clone();
-    let build_args = build_args(args, facts, base_image);
-    let mut labels = labels(facts, base_image, version);
-    // What goes into the image by the request; the digest does not have what a run adds to it.
-    let is_input = |&&(name, _): &&(&str, String)| {
-        let of_base = name == "org.opencontainers.image.base.digest";
-        !OF_COMMIT.contains(&name) && !name.to_ascii_lowercase().ends_with("_proxy") && !of_base
-    };
-    let is_attestation =
-        |arg: &&String| arg.starts_with("--provenance") || arg.starts_with("--sbom");
-    let own = bake.as_object().into_iter().flatten();
-    let own = own.filter(|(key, _)| !NO_INPUTS.contains(&key.as_str()));
-    let inputs = json!({
-        "files": facts.files,
-        "server": source.files,
-        "layer": facts.layer_files,
-        "bake": own.collect::<BTreeMap<_, _>>(),
-        "stage": args.target,
-        "args": build_args.iter().filter(is_input).collect::<Vec<_>>(),
-        "labels": labels.iter().filter(is_input).collect::<Vec<_>>(),
-        "bake_args": args.bake_args.iter().filter(is_attestation).collect::<Vec<_>>(),
-    });
-    let mut inputs = sha256(inputs.to_string());
-    definition::merge(&mut bake, json!({ "args": literals(build_args) }));
-    // `BUILDER_IMAGE` and the like are bases as well.
-    let mut known = Vec::new();
-    let mut unknown_base = None;
-    for (name, reference) in bake["args"].as_object().into_iter().flatten() {
-        if name.ends_with("_IMAGE") {
-            let reference = reference.as_str().unwrap_or_default();
-            let digest = facts.bases.get(reference).map(|base| &base.digest);
-            if digest.is_none() {
-                unknown_base.get_or_insert(reference.to_owned());
-            }
-            known.push((digest, reference));
-        }
-    }
-    let platforms = match (args.platforms.as_slice(), &facts.builder) {
+    let platforms = match (args.platforms.as_slice(), builder) {
         // An engine runs its own platform, and older ones can't load another.
         (asked @ [_, _, ..], Some(builder)) if !args.push => {
             let own = builder.runs.iter().find(|own| asked.contains(own));
@@ -209,45 +168,55 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
         ([], Some(builder)) => builder.runs.iter().take(1).cloned().collect(),
         (asked, _) => asked.to_vec(),
     };
+    let base = facts.bases.get(base_image);
+    let mut target = choice.variant.bake.clone();
+    let made_of = json!({
+        "target": args.target,
+        "args": build_args(args, facts, base_image),
+        "labels": labels(facts, base_image, version),
+    });
+    definition::merge(&mut target, literal(made_of));
+    let unknown_base = bases(&target).find(|base| !facts.bases.contains_key(*base));
+    let unknown_base = unknown_base.map(str::to_owned);
     let is_by_content = args.tag_by == TagBy::Content;
     // All architectures of a multi-arch tag share one name, so the digest leaves the platform out.
     let in_digest = if is_by_content && args.arch.is_some() { &[] } else { platforms.as_slice() };
-    if facts.builder.is_some() {
-        inputs = sha256(json!([inputs, known, in_digest]).to_string());
-    }
+    let inputs = inputs(args, facts, &target, in_digest);
     if is_by_content {
         naming.sha = inputs.get(..40).unwrap_or_default();
     }
+    if builder.is_some() && (args.push || is_by_content) {
+        target["labels"][INPUTS_LABEL] = json!(inputs);
+    }
 
-    let references = |tags: Vec<String>| -> Vec<String> {
-        tags.into_iter().map(|tag| format!("{}:{tag}", args.image)).collect()
+    // On containerd's store Docker's own builder can push by itself, without unpacking the image.
+    let driver = builder.map_or("", |builder| &builder.driver);
+    let stores = driver == "docker" && builder.is_some_and(|builder| builder.exports_cache);
+    let output = match (builder, args.push) {
+        (None, true) => "type=registry".to_owned(),
+        // Docker's own builder would unpack every image first, and its base with it, and an older buildx
+        // have the engine push it once more. An empty value is true for BuildKit and says nothing to
+        // buildx.
+        (_, true) if stores => format!("type=image,push=,store=false,{COMPRESSION}"),
+        (_, true) => format!("type=registry,{COMPRESSION}"),
+        // The image stays on this machine: what is compressed would be decompressed at once.
+        (_, false) if stores || driver == "docker-container" => {
+            "type=docker,compression=uncompressed".to_owned()
+        }
+        (_, false) => "type=docker".to_owned(),
+    };
+    let references = |tags: Vec<String>| {
+        tags.iter().map(|tag| format!("{}:{tag}", args.image)).collect::<Vec<_>>()
     };
     let tags = references(naming.tags());
-    let own_platforms = if args.platforms.is_empty() { &[] } else { platforms.as_slice() };
-    let output = if args.push { "type=registry" } else { "type=docker" };
-    let secrets = facts.host.secrets();
-    let secrets = secrets.iter().map(|secret| literal(secret)).collect::<Vec<_>>();
-    if facts.builder.is_some() && (args.push || is_by_content) {
-        labels.push((INPUTS_LABEL, inputs.clone()));
-    }
-    let read = cache_read.iter().map(|cache| literal(&cache.read_entry()));
-    let written = cache_written.iter().map(|cache| literal(&cache.write_entry(args.cache_mode)));
-    let asked = json!({
-        "target": args.target,
-        "platforms": own_platforms,
-        "tags": tags,
+    let delivered = literal(json!({
+        "platforms": if args.platforms.is_empty() { &[] } else { platforms.as_slice() },
         "output": [output],
-        "labels": literals(labels),
-        "secret": secrets,
-        "cache-from": read.collect::<Vec<_>>(),
-        "cache-to": written.collect::<Vec<_>>(),
-    });
-    definition::merge(&mut bake, asked);
-    if let Some(folder) = &source.folder {
-        let folder = literal(&folder.to_string_lossy());
-        definition::merge(&mut bake, json!({ "contexts": { "sdk": folder } }));
-    }
-
+        "secret": facts.host.secrets(),
+    }));
+    definition::merge(&mut target, delivered.clone());
+    let sdk = source.folder.as_ref().map(|folder| json!({ "sdk": folder.to_string_lossy() }));
+    definition::merge(&mut target, literal(json!({ "contexts": sdk, "tags": tags })));
     let mut layer_tags = Vec::new();
     let layer = args.layer.as_ref().map(|folder| {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -255,35 +224,17 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
         let tags = naming.tags().into_iter();
         let tags = tags.map(|tag| names::valid(format!("{tag}-{suffix}"), &tag));
         layer_tags = references(tags.collect());
-        let mut layer_args = literals(facts.host.proxies.clone());
-        layer_args.insert("BASE_IMAGE".to_owned(), json!(FINISHED));
-        json!({
-            "context": literal(&folder.to_string_lossy()),
+        let mut args = proxies(facts);
+        args["BASE_IMAGE"] = json!(FINISHED);
+        let mut layer = literal(json!({
+            "context": folder.to_string_lossy(),
             "contexts": { FINISHED: format!("target:{}", choice.name) },
-            "args": layer_args,
-            "platforms": own_platforms,
+            "args": args,
             "tags": layer_tags,
-            "output": [output],
-            "secret": secrets,
-            "cache-to": [],
-        })
+        }));
+        definition::merge(&mut layer, delivered);
+        layer
     });
-    let driver = facts.builder.as_ref().map_or("", |builder| &builder.driver);
-    // On containerd's store Docker's own builder can push by itself, without unpacking the image.
-    let stores =
-        driver == "docker" && facts.builder.as_ref().is_some_and(|builder| builder.exports_cache);
-    let output = match (args.push, stores) {
-        // Docker's own builder would unpack every image first, and its base with it, and an older buildx
-        // have the engine push it once more. An empty value is true for BuildKit and says nothing to
-        // buildx.
-        (true, true) => format!("type=image,push=,store=false,{COMPRESSION}"),
-        (true, false) => format!("type=registry,{COMPRESSION}"),
-        // The image stays on this machine: what is compressed would be decompressed at once.
-        (false, stores) if stores || driver == "docker-container" => {
-            "type=docker,compression=uncompressed".to_owned()
-        }
-        (false, _) => "type=docker".to_owned(),
-    };
     let system = base.and_then(|base| base.system.as_deref()).unwrap_or(base_image);
     let check_key = match args.check() {
         _ if !(facts.definition.has_check && definition::has_server(&args.target)) => None,
@@ -291,15 +242,15 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
         Check::First => Some(format!("{} {system}", choice.built_as)),
         Check::Off => None,
     };
-    let shown = match (choice.is_named, args.base_images.len()) {
-        (true, 0) => choice.built_as.clone(),
-        (true, _) => format!("{} on {base_image}", choice.built_as),
-        (false, _) => base_image.to_owned(),
-    };
+    let check_output = format!("type=image,store=false,{COMPRESSION}");
     Image {
         name: choice.name.clone(),
-        shown,
-        variant: choice.is_named.then(|| choice.built_as.clone()),
+        shown: match &variant {
+            Some(name) if args.base_images.is_empty() => name.clone(),
+            Some(name) => format!("{name} on {base_image}"),
+            None => base_image.to_owned(),
+        },
+        variant,
         built_as: choice.built_as.clone(),
         has_own_base: base_image == choice.variant.base_image,
         base_image: base_image.to_owned(),
@@ -316,60 +267,91 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
         inputs,
         unknown_base,
         mode: args.cache_mode,
-        target: bake,
+        target,
         layer,
-        output,
-        check_output: if stores {
-            format!("type=image,store=false,{COMPRESSION}")
-        } else {
-            "type=cacheonly".to_owned()
-        },
+        check_output: if stores { check_output } else { CACHE_ONLY.to_owned() },
     }
 }
 
-/// The build arguments that the request decides, as text.
-fn build_args<'a>(args: &Args, facts: &'a Facts, base_image: &str) -> Vec<(&'a str, String)> {
+/// The digest of what goes into the image of a bake target: not what a run adds to it.
+fn inputs(args: &Args, facts: &Facts, target: &Value, platforms: &[String]) -> String {
+    let mut bake = target.clone();
+    for key in NO_INPUTS {
+        bake[key].take();
+    }
+    let is_input = |name: &String| {
+        !OF_COMMIT.contains(&name.as_str()) && !name.to_ascii_lowercase().ends_with("_proxy")
+    };
+    for key in ["args", "labels"] {
+        if let Some(named) = bake[key].as_object_mut() {
+            named.retain(|name, _| is_input(name));
+        }
+    }
+    let digests = bases(target).map(|base| facts.bases.get(base).map(|base| &base.digest));
+    let is_attestation =
+        |arg: &&String| arg.starts_with("--provenance") || arg.starts_with("--sbom");
+    let inputs = json!({
+        "files": facts.files,
+        "server": facts.source.files,
+        "layer": facts.layer_files,
+        "bake": bake,
+        "bases": digests.collect::<Vec<_>>(),
+        "platforms": platforms,
+        "bake_args": args.bake_args.iter().filter(is_attestation).collect::<Vec<_>>(),
+    });
+    sha256(inputs.to_string())
+}
+
+/// The images that a bake target is built on: `BUILDER_IMAGE` and the like are bases as well.
+fn bases(target: &Value) -> impl Iterator<Item = &str> {
+    let args = target["args"].as_object().into_iter().flatten();
+    args.filter(|(name, _)| name.ends_with("_IMAGE")).filter_map(|(_, image)| image.as_str())
+}
+
+/// The build arguments that the request decides.
+fn build_args(args: &Args, facts: &Facts, base_image: &str) -> Value {
     let capabilities = args.capabilities.iter().map(|capability| capability.name());
     let providers = match args.flavor {
         Flavor::Default => args.acp_providers.join(","),
         Flavor::Slim | Flavor::Minimal => String::new(),
     };
-    let server = if facts.source.folder.is_some() { "checkout" } else { "release" };
-    let mut all = vec![
-        ("BASE_IMAGE", base_image.to_owned()),
-        ("TARGET", args.target.clone()),
-        ("IMAGE_FLAVOR", args.flavor.name().to_owned()),
-        ("INSTALL_CAPABILITIES", capabilities.collect::<Vec<_>>().join(",")),
-        ("INSTALL_ACP_PROVIDERS", providers),
-        ("SERVER", server.to_owned()),
-        ("OPENHANDS_BUILD_GIT_SHA", facts.source.sha.clone()),
-        ("OPENHANDS_BUILD_GIT_REF", facts.source.git_ref.clone()),
-    ];
-    all.extend(args.builder_image.clone().map(|image| ("BUILDER_IMAGE", image)));
-    all.extend(args.tools_image.clone().map(|image| ("TOOLS_IMAGE", image)));
-    all.extend(args.vertex.then(|| ("ENABLE_VERTEX", "1".to_owned())));
-    all.extend(args.upgrade_packages.then(|| ("UPGRADE_PACKAGES", "1".to_owned())));
-    all.extend(facts.host.proxies.iter().map(|(name, value)| (name.as_str(), value.clone())));
-    all
+    let mut build_args = json!({
+        "BASE_IMAGE": base_image,
+        "TARGET": args.target,
+        "IMAGE_FLAVOR": args.flavor.name(),
+        "INSTALL_CAPABILITIES": capabilities.collect::<Vec<_>>().join(","),
+        "INSTALL_ACP_PROVIDERS": providers,
+        "SERVER": if facts.source.folder.is_some() { "checkout" } else { "release" },
+        "OPENHANDS_BUILD_GIT_SHA": facts.source.sha,
+        "OPENHANDS_BUILD_GIT_REF": facts.source.git_ref,
+        "BUILDER_IMAGE": args.builder_image,
+        "TOOLS_IMAGE": args.tools_image,
+        "ENABLE_VERTEX": args.vertex.then_some("1"),
+        "UPGRADE_PACKAGES": args.upgrade_packages.then_some("1"),
+    });
+    definition::merge(&mut build_args, proxies(facts));
+    build_args
+}
+
+/// Proxies are build arguments that no layer depends on.
+fn proxies(facts: &Facts) -> Value {
+    facts.host.proxies.iter().cloned().collect()
 }
 
 /// The labels that differ from run to run, of what is known; the bake file has the others.
-fn labels<'a>(facts: &Facts, base_image: &str, version: &str) -> Vec<(&'a str, String)> {
+fn labels(facts: &Facts, base_image: &str, version: &str) -> Value {
     let source = &facts.source;
     let known = |text: &str| Some(text.to_owned()).filter(|text| text != UNKNOWN);
-    let base = facts.bases.get(base_image);
-    let dirty = source.checkout.as_ref().map(|_| source.is_dirty.to_string());
-    let labels = [
-        ("org.opencontainers.image.version", known(version)),
-        ("org.opencontainers.image.revision", known(&source.sha)),
-        ("org.opencontainers.image.ref.name", known(&source.git_ref)),
-        ("org.opencontainers.image.created", source.created.clone()),
-        ("org.opencontainers.image.base.name", Some(base_image.to_owned())),
-        ("org.opencontainers.image.base.digest", base.map(|base| base.digest.clone())),
-        ("dev.openhands.packages", Some(source.package_list())),
-        ("dev.openhands.dirty", dirty),
-    ];
-    labels.into_iter().filter_map(|(name, text)| Some((name, text?))).collect()
+    json!({
+        "org.opencontainers.image.version": known(version),
+        "org.opencontainers.image.revision": known(&source.sha),
+        "org.opencontainers.image.ref.name": known(&source.git_ref),
+        "org.opencontainers.image.created": source.created,
+        "org.opencontainers.image.base.name": base_image,
+        "org.opencontainers.image.base.digest": facts.bases.get(base_image).map(|base| &base.digest),
+        "dev.openhands.packages": source.package_list(),
+        "dev.openhands.dirty": source.checkout.as_ref().map(|_| source.is_dirty.to_string()),
+    })
 }
 
 /// The variants of a request, each on each of its base images.
@@ -381,7 +363,12 @@ pub(crate) fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<
     let mut choices: Vec<Choice> = Vec::new();
     for (built_as, variant) in definition.chosen(&args.variant)? {
         let mut add = |base_image: &'a str, custom_tags: &'a [String]| {
-            let name = if is_named { built_as.clone() } else { target_name(built_as, base_image) };
+            // Bake takes neither dots nor `+`.
+            let unnamed = || {
+                let name = format!("{built_as}-{}", names::slug(base_image));
+                names::valid(name, base_image).replace('.', "_")
+            };
+            let name = if is_named { built_as.clone() } else { unnamed() };
             choices.push(Choice { name, built_as, variant, is_named, base_image, custom_tags });
         };
         if args.base_images.is_empty() {
@@ -421,12 +408,6 @@ fn check_unique(images: &[Image]) -> Result<()> {
     Ok(())
 }
 
-/// A name for the bake target of `variant` on `base_image`. Bake takes neither dots nor `+`.
-fn target_name(variant: &str, base_image: &str) -> String {
-    let name = names::valid(format!("{variant}-{}", names::slug(base_image)), base_image);
-    name.replace('.', "_")
-}
-
 /// The name of the target of the layer on the image `name`.
 pub fn layer_name(name: &str) -> String {
     format!("{name}_layer")
@@ -434,7 +415,12 @@ pub fn layer_name(name: &str) -> String {
 
 /// `images` as one bake definition, as `--print` shows it.
 pub fn print(images: &[Image]) -> Value {
-    bake(images.iter().flat_map(|image| image.with_layer(image.target.clone())))
+    bake(images.iter().flat_map(|image| {
+        let mut target = image.cached(&BTreeSet::new());
+        let written = image.cache_written.iter().map(|cache| cache.write_entry(image.mode));
+        target["cache-to"] = written.map(|entry| literal(json!(entry))).collect();
+        image.with_layer(target)
+    }))
 }
 
 impl Image {
@@ -452,49 +438,43 @@ impl Image {
     /// The bake that delivers the image, and its layer. Caches in `without` are not read, by the names
     /// that `BuildKit`'s import vertices have.
     pub fn bake(&self, without: &BTreeSet<String>) -> Value {
-        let mut targets = self.with_layer(self.without_caches(without));
-        for (_, target) in &mut targets {
-            target["output"] = json!([self.output]);
-        }
-        bake(targets)
+        bake(self.with_layer(self.cached(without)))
     }
 
     /// The bake that starts the image, and meanwhile makes what a push then sends.
     pub fn check(&self, without: &BTreeSet<String>) -> Value {
-        let mut image = self.without_caches(without);
-        deliver(&mut image, &self.check_output);
-        let mut check = image.clone();
-        check["target"] = json!(CHECK);
-        deliver(&mut check, "type=cacheonly");
+        let check = self.unnamed(without, json!({ "target": CHECK }));
+        let image = self.unnamed(without, json!({ "output": [self.check_output] }));
         bake([(format!("{}_check", self.name), check), (self.name.clone(), image)])
     }
 
     /// The bake that runs the steps on the base, and keeps nothing; `None` where there are none.
     pub fn steps_on_base(&self, without: &BTreeSet<String>) -> Option<Value> {
-        let mut image = self.without_caches(without);
-        image["target"] = json!(definition::stage_below(image["target"].as_str()?)?);
-        deliver(&mut image, "type=cacheonly");
-        Some(bake([(self.name.clone(), image)]))
+        let stage = definition::stage_below(self.target["target"].as_str()?)?;
+        Some(bake([(self.name.clone(), self.unnamed(without, json!({ "target": stage })))]))
     }
 
     /// The bake that writes one of the image's caches to the place `to`, and nothing else.
     pub fn export(&self, to: &Cache, without: &BTreeSet<String>) -> Value {
-        let mut image = self.without_caches(without);
-        deliver(&mut image, "type=cacheonly");
-        image["cache-to"] = json!([literal(&to.export_entry(self.mode))]);
-        bake([(self.name.clone(), image)])
+        let written = json!({ "cache-to": [to.export_entry(self.mode)] });
+        bake([(self.name.clone(), self.unnamed(without, written))])
     }
 
     /// Its target without the caches in `unread`, and with none to write: that is a bake of its own.
-    fn without_caches(&self, unread: &BTreeSet<String>) -> Value {
+    fn cached(&self, unread: &BTreeSet<String>) -> Value {
         let mut target = self.target.clone();
-        let is_out = |cache: &&Cache| unread.iter().any(|name| cache.is_read_as(name));
-        let out = self.cache_read.iter().filter(is_out).map(|cache| literal(&cache.read_entry()));
-        let out = out.collect::<Vec<_>>();
-        if let Some(read) = target["cache-from"].as_array_mut() {
-            read.retain(|entry| !out.contains(entry));
-        }
-        target["cache-to"] = json!([]);
+        let is_read = |cache: &&Cache| !unread.iter().any(|name| cache.is_read_as(name));
+        let read = self.cache_read.iter().filter(is_read).map(Cache::read_entry);
+        let caches = json!({ "cache-from": read.collect::<Vec<_>>(), "cache-to": [] });
+        definition::merge(&mut target, literal(caches));
+        target
+    }
+
+    /// Its target with these `changes`, delivered nowhere unless they say so.
+    fn unnamed(&self, unread: &BTreeSet<String>, changes: Value) -> Value {
+        let mut target = self.cached(unread);
+        definition::merge(&mut target, json!({ "tags": [], "output": [CACHE_ONLY] }));
+        definition::merge(&mut target, literal(changes));
         target
     }
 
@@ -505,12 +485,6 @@ impl Image {
     }
 }
 
-/// Delivers what `target` makes without a name.
-fn deliver(target: &mut Value, output: &str) {
-    target["tags"] = json!([]);
-    target["output"] = json!([output]);
-}
-
 /// A bake of `targets`, by name, as buildx gets it on standard input.
 fn bake(targets: impl IntoIterator<Item = (String, Value)>) -> Value {
     let (names, all): (Vec<_>, Map<_, _>) =
@@ -518,14 +492,18 @@ fn bake(targets: impl IntoIterator<Item = (String, Value)>) -> Value {
     json!({ "group": { "default": { "targets": names } }, "target": all })
 }
 
-/// `text` as bake writes it. Bake reads every string as a template: a branch name may hold `${`.
-fn literal(text: &str) -> Value {
-    json!(text.replace("${", "$${").replace("%{", "%%{"))
-}
-
-/// Names and values as bake writes them.
-fn literals<N: Into<String>>(pairs: Vec<(N, String)>) -> Map<String, Value> {
-    pairs.into_iter().map(|(name, value)| (name.into(), literal(&value))).collect()
+/// `value` as bake writes it, without what is null. Bake reads every string as a template: a branch name
+/// may hold `${`.
+fn literal(value: Value) -> Value {
+    match value {
+        Value::String(text) => json!(text.replace("${", "$${").replace("%{", "%%{")),
+        Value::Array(items) => items.into_iter().map(literal).collect(),
+        Value::Object(map) => {
+            let known = map.into_iter().filter(|(_, value)| !value.is_null());
+            known.map(|(name, value)| (name, literal(value))).collect()
+        }
+        value => value,
+    }
 }
 
 /// The architecture of a platform as tags and jobs name it: `linux/arm64` is `arm64`.
