@@ -71,18 +71,8 @@ const FINISHED: &str = "finished-image";
 /// The providers of the pinned release's catalog. A checkout's own catalog may have others.
 const PROVIDERS: [&str; 6] = ["claude-code", "codex", "gemini-cli", "kimi-code", "opencode", "pi"];
 
-/// What the bake file says that does not reach the image, or that a run decides.
-const NO_INPUTS: [&str; 5] = ["cache-from", "cache-to", "output", "platforms", "tags"];
-
-/// Labels and arguments of the commit, which change without anything in the image.
-pub const OF_COMMIT: [&str; 6] = [
-    "OPENHANDS_BUILD_GIT_SHA",
-    "OPENHANDS_BUILD_GIT_REF",
-    "org.opencontainers.image.revision",
-    "org.opencontainers.image.ref.name",
-    "org.opencontainers.image.created",
-    "dev.openhands.dirty",
-];
+/// Arguments of the commit, which change without anything in the image.
+pub const OF_COMMIT: [&str; 2] = ["OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"];
 
 /// A variant on a base image.
 pub(crate) struct Choice<'a> {
@@ -105,13 +95,21 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
         }
     }
     let choices = choices(args, &facts.definition)?;
-    let writer = choices.iter().map(|choice| &choice.name).min();
-    let mut images = Vec::new();
-    for choice in &choices {
-        let is_writer = writer == Some(&choice.name);
-        images.push(image(args, facts, choice, choices.len() == 1, is_writer));
+    let images = choices.iter().map(|choice| image(args, facts, &choices, choice));
+    let mut images = images.collect::<Vec<_>>();
+    // The second would silently replace the first in the registry or in the definition.
+    let mut owners = BTreeMap::<_, &Image>::new();
+    for image in &images {
+        for name in [&image.name].into_iter().chain(image.all_tags()) {
+            if let Some(first) = owners.insert(name, image) {
+                return Err(usage(format!(
+                    "the images {} and {} would both be {name}\nhint: leave out --variant, --custom-tags or \
+                     one of the base images",
+                    first.shown, image.shown
+                )));
+            }
+        }
     }
-    check_unique(&images)?;
     // Only now, so that tags, names and the writer of the shared cache are the same in every shard, and a
     // request is refused by all jobs of a run or by none. The cut depends on the names alone: jobs that
     // list the same base images in different orders still miss none. Neighbours, which are often much
@@ -124,8 +122,10 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     Ok(images)
 }
 
-fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer: bool) -> Image {
+fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Image {
     let (source, base_image, builder) = (&facts.source, choice.base_image, facts.builder.as_ref());
+    let base = facts.bases.get(base_image);
+    let exports_cache = builder.is_none_or(|builder| builder.exports_cache);
     let variant = choice.is_named.then(|| choice.built_as.clone());
     let given = args.custom_tags.as_deref().map(split);
     let given = given.unwrap_or_else(|| variant.iter().cloned().collect());
@@ -144,44 +144,58 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
 
     // An export replaces a folder's index, so each image needs its own folder.
     let own_folder = |folder: &PathBuf| {
-        let folder = if is_alone { folder.clone() } else { folder.join(&choice.name) };
+        let folder = if choices.len() == 1 { folder.clone() } else { folder.join(&choice.name) };
         Cache::Folder(folder.to_string_lossy().into_owned())
     };
     let folder = Vec::from_iter(args.cache_dir.as_ref().map(own_folder));
+    // One image writes the shared cache, or all would write the same tag at once.
+    let is_writer = || choices.iter().all(|other| choice.name <= other.name);
     let (cache_read, mut cache_written) = match (args.push, args.ci) {
-        // One image writes the shared cache, or all would write the same tag at once.
-        (true, _) => (naming.caches_read(), naming.caches_written(args.shared_export && is_writer)),
+        (true, _) => {
+            (naming.caches_read(), naming.caches_written(args.shared_export && is_writer()))
+        }
         // A fork's pull request reads what others wrote and writes nothing.
         (false, true) => (naming.caches_read(), Vec::new()),
         (false, false) => (folder.clone(), folder),
     };
-    if args.cache_mode == Mode::Off || builder.is_some_and(|builder| !builder.exports_cache) {
+    if args.cache_mode == Mode::Off || !exports_cache {
         cache_written.clear();
     }
 
-    let platforms = match (args.platforms.as_slice(), builder) {
+    let asked = &args.platforms;
+    let platforms = match builder {
         // An engine runs its own platform, and older ones can't load another.
-        (asked @ [_, _, ..], Some(builder)) if !args.push => {
-            let own = builder.runs.iter().find(|own| asked.contains(own));
+        Some(builder) if !args.push || asked.is_empty() => {
+            let own = builder.runs.iter().find(|own| asked.is_empty() || asked.contains(own));
             own.or(asked.first()).into_iter().cloned().collect()
         }
-        ([], Some(builder)) => builder.runs.iter().take(1).cloned().collect(),
-        (asked, _) => asked.to_vec(),
+        _ => asked.clone(),
     };
-    let base = facts.bases.get(base_image);
+
     let mut target = choice.variant.bake.clone();
-    let made_of = json!({
-        "target": args.target,
-        "args": build_args(args, facts, base_image),
-        "labels": labels(facts, base_image, version),
-    });
-    definition::merge(&mut target, literal(made_of));
-    let unknown_base = bases(&target).find(|base| !facts.bases.contains_key(*base));
-    let unknown_base = unknown_base.map(str::to_owned);
+    definition::merge(&mut target, inputs(args, facts, base_image, version));
+    // `BUILDER_IMAGE` and the like are bases as well.
+    let bases = target["args"].as_object().into_iter().flatten();
+    let bases = bases.filter(|(name, _)| name.ends_with("_IMAGE"));
+    let bases = bases.filter_map(|(_, reference)| reference.as_str());
+    let digests = bases.map(|base| (base, facts.bases.get(base).map(|base| &base.digest)));
+    let digests = digests.collect::<BTreeMap<_, _>>();
+    let unknown_base = digests.iter().find(|(_, digest)| digest.is_none());
+    let unknown_base = unknown_base.map(|(base, _)| (*base).to_owned());
     let is_by_content = args.tag_by == TagBy::Content;
-    // All architectures of a multi-arch tag share one name, so the digest leaves the platform out.
-    let in_digest = if is_by_content && args.arch.is_some() { &[] } else { platforms.as_slice() };
-    let inputs = inputs(args, facts, &target, in_digest);
+    let is_attestation =
+        |arg: &&String| arg.starts_with("--provenance") || arg.starts_with("--sbom");
+    let inputs = json!({
+        "files": facts.files,
+        "server": source.files,
+        "layer": facts.layer_files,
+        "bake": target,
+        "bases": digests,
+        // All architectures of a multi-arch tag share one name, so the digest leaves the platform out.
+        "platforms": if is_by_content && args.arch.is_some() { &[] } else { platforms.as_slice() },
+        "bake_args": args.bake_args.iter().filter(is_attestation).collect::<Vec<_>>(),
+    });
+    let inputs = sha256(inputs.to_string());
     if is_by_content {
         naming.sha = inputs.get(..40).unwrap_or_default();
     }
@@ -191,7 +205,7 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
 
     // On containerd's store Docker's own builder can push by itself, without unpacking the image.
     let driver = builder.map_or("", |builder| &builder.driver);
-    let stores = driver == "docker" && builder.is_some_and(|builder| builder.exports_cache);
+    let stores = driver == "docker" && exports_cache;
     let output = match (builder, args.push) {
         (None, true) => "type=registry".to_owned(),
         // Docker's own builder would unpack every image first, and its base with it, and an older buildx
@@ -205,18 +219,18 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
         }
         (_, false) => "type=docker".to_owned(),
     };
+    let delivered = literal(json!({
+        "platforms": if asked.is_empty() { &[] } else { platforms.as_slice() },
+        "output": [output],
+        "secret": facts.host.secrets(),
+    }));
     let references = |tags: Vec<String>| {
         tags.iter().map(|tag| format!("{}:{tag}", args.image)).collect::<Vec<_>>()
     };
     let tags = references(naming.tags());
-    let delivered = literal(json!({
-        "platforms": if args.platforms.is_empty() { &[] } else { platforms.as_slice() },
-        "output": [output],
-        "secret": facts.host.secrets(),
-    }));
     definition::merge(&mut target, delivered.clone());
-    let sdk = source.folder.as_ref().map(|folder| json!({ "sdk": folder.to_string_lossy() }));
-    definition::merge(&mut target, literal(json!({ "contexts": sdk, "tags": tags })));
+    definition::merge(&mut target, of_run(facts));
+    target["tags"] = json!(tags);
     let mut layer_tags = Vec::new();
     let layer = args.layer.as_ref().map(|folder| {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -273,85 +287,61 @@ fn image(args: &Args, facts: &Facts, choice: &Choice, is_alone: bool, is_writer:
     }
 }
 
-/// The digest of what goes into the image of a bake target: not what a run adds to it.
-fn inputs(args: &Args, facts: &Facts, target: &Value, platforms: &[String]) -> String {
-    let mut bake = target.clone();
-    for key in NO_INPUTS {
-        bake[key].take();
-    }
-    let is_input = |name: &String| {
-        !OF_COMMIT.contains(&name.as_str()) && !name.to_ascii_lowercase().ends_with("_proxy")
-    };
-    for key in ["args", "labels"] {
-        if let Some(named) = bake[key].as_object_mut() {
-            named.retain(|name, _| is_input(name));
-        }
-    }
-    let digests = bases(target).map(|base| facts.bases.get(base).map(|base| &base.digest));
-    let is_attestation =
-        |arg: &&String| arg.starts_with("--provenance") || arg.starts_with("--sbom");
-    let inputs = json!({
-        "files": facts.files,
-        "server": facts.source.files,
-        "layer": facts.layer_files,
-        "bake": bake,
-        "bases": digests.collect::<Vec<_>>(),
-        "platforms": platforms,
-        "bake_args": args.bake_args.iter().filter(is_attestation).collect::<Vec<_>>(),
-    });
-    sha256(inputs.to_string())
-}
-
-/// The images that a bake target is built on: `BUILDER_IMAGE` and the like are bases as well.
-fn bases(target: &Value) -> impl Iterator<Item = &str> {
-    let args = target["args"].as_object().into_iter().flatten();
-    args.filter(|(name, _)| name.ends_with("_IMAGE")).filter_map(|(_, image)| image.as_str())
-}
-
-/// The build arguments that the request decides.
-fn build_args(args: &Args, facts: &Facts, base_image: &str) -> Value {
+/// What of a bake target goes into the image.
+fn inputs(args: &Args, facts: &Facts, base_image: &str, version: &str) -> Value {
     let capabilities = args.capabilities.iter().map(|capability| capability.name());
     let providers = match args.flavor {
         Flavor::Default => args.acp_providers.join(","),
         Flavor::Slim | Flavor::Minimal => String::new(),
     };
-    let mut build_args = json!({
-        "BASE_IMAGE": base_image,
-        "TARGET": args.target,
-        "IMAGE_FLAVOR": args.flavor.name(),
-        "INSTALL_CAPABILITIES": capabilities.collect::<Vec<_>>().join(","),
-        "INSTALL_ACP_PROVIDERS": providers,
-        "SERVER": if facts.source.folder.is_some() { "checkout" } else { "release" },
-        "OPENHANDS_BUILD_GIT_SHA": facts.source.sha,
-        "OPENHANDS_BUILD_GIT_REF": facts.source.git_ref,
-        "BUILDER_IMAGE": args.builder_image,
-        "TOOLS_IMAGE": args.tools_image,
-        "ENABLE_VERTEX": args.vertex.then_some("1"),
-        "UPGRADE_PACKAGES": args.upgrade_packages.then_some("1"),
-    });
-    definition::merge(&mut build_args, proxies(facts));
-    build_args
+    literal(json!({
+        "target": args.target,
+        "args": {
+            "BASE_IMAGE": base_image,
+            "TARGET": args.target,
+            "IMAGE_FLAVOR": args.flavor.name(),
+            "INSTALL_CAPABILITIES": capabilities.collect::<Vec<_>>().join(","),
+            "INSTALL_ACP_PROVIDERS": providers,
+            "SERVER": if facts.source.folder.is_some() { "checkout" } else { "release" },
+            "BUILDER_IMAGE": args.builder_image,
+            "TOOLS_IMAGE": args.tools_image,
+            "ENABLE_VERTEX": args.vertex.then_some("1"),
+            "UPGRADE_PACKAGES": args.upgrade_packages.then_some("1"),
+        },
+        "labels": {
+            "org.opencontainers.image.version": known(version),
+            "org.opencontainers.image.base.name": base_image,
+            "org.opencontainers.image.base.digest": facts.bases.get(base_image).map(|base| &base.digest),
+            "dev.openhands.packages": facts.source.package_list(),
+        },
+    }))
 }
 
-/// Proxies are build arguments that no layer depends on.
+/// What of a bake target is of this run and its commit, and leaves the image's content as it is.
+fn of_run(facts: &Facts) -> Value {
+    let source = &facts.source;
+    let mut args = proxies(facts);
+    for (name, value) in OF_COMMIT.into_iter().zip([&source.sha, &source.git_ref]) {
+        args[name] = json!(value);
+    }
+    literal(json!({
+        "args": args,
+        "labels": {
+            "org.opencontainers.image.revision": known(&source.sha),
+            "org.opencontainers.image.ref.name": known(&source.git_ref),
+            "org.opencontainers.image.created": source.created,
+            "dev.openhands.dirty": source.checkout.as_ref().map(|_| source.is_dirty.to_string()),
+        },
+        "contexts": source.folder.as_ref().map(|folder| json!({ "sdk": folder.to_string_lossy() })),
+    }))
+}
+
 fn proxies(facts: &Facts) -> Value {
     facts.host.proxies.iter().cloned().collect()
 }
 
-/// The labels that differ from run to run, of what is known; the bake file has the others.
-fn labels(facts: &Facts, base_image: &str, version: &str) -> Value {
-    let source = &facts.source;
-    let known = |text: &str| Some(text.to_owned()).filter(|text| text != UNKNOWN);
-    json!({
-        "org.opencontainers.image.version": known(version),
-        "org.opencontainers.image.revision": known(&source.sha),
-        "org.opencontainers.image.ref.name": known(&source.git_ref),
-        "org.opencontainers.image.created": source.created,
-        "org.opencontainers.image.base.name": base_image,
-        "org.opencontainers.image.base.digest": facts.bases.get(base_image).map(|base| &base.digest),
-        "dev.openhands.packages": source.package_list(),
-        "dev.openhands.dirty": source.checkout.as_ref().map(|_| source.is_dirty.to_string()),
-    })
+fn known(text: &str) -> Option<&str> {
+    Some(text).filter(|text| *text != UNKNOWN)
 }
 
 /// The variants of a request, each on each of its base images.
@@ -362,20 +352,15 @@ pub(crate) fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<
         args.base_images.is_empty() || args.base_images.len() == 1 && !args.variant.is_empty();
     let mut choices: Vec<Choice> = Vec::new();
     for (built_as, variant) in definition.chosen(&args.variant)? {
-        let mut add = |base_image: &'a str, custom_tags: &'a [String]| {
+        let own = args.base_images.is_empty().then_some((variant.base_image.as_str(), &[][..]));
+        let given = args.base_images.iter();
+        let given = given.map(|base| (base.reference.as_str(), base.custom_tags.as_slice()));
+        for (base_image, custom_tags) in own.into_iter().chain(given) {
+            let name = format!("{built_as}-{}", names::slug(base_image));
             // Bake takes neither dots nor `+`.
-            let unnamed = || {
-                let name = format!("{built_as}-{}", names::slug(base_image));
-                names::valid(name, base_image).replace('.', "_")
-            };
-            let name = if is_named { built_as.clone() } else { unnamed() };
+            let name = names::valid(name, base_image).replace('.', "_");
+            let name = if is_named { built_as.clone() } else { name };
             choices.push(Choice { name, built_as, variant, is_named, base_image, custom_tags });
-        };
-        if args.base_images.is_empty() {
-            add(&variant.base_image, &[]);
-        }
-        for base in &args.base_images {
-            add(&base.reference, &base.custom_tags);
         }
     }
     // Names that are alike, as those of `a.b` and `a_b` are, end in a digest. The others keep the name
@@ -388,24 +373,6 @@ pub(crate) fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<
         choice.name = names::with_digest(&choice.name, choice.base_image);
     }
     Ok(choices)
-}
-
-/// A tag names one image, and a target's name one target: the second would silently replace the first in
-/// the registry or in the definition.
-fn check_unique(images: &[Image]) -> Result<()> {
-    let mut owners = BTreeMap::<_, &Image>::new();
-    for image in images {
-        for name in [&image.name].into_iter().chain(image.all_tags()) {
-            if let Some(first) = owners.insert(name, image) {
-                return Err(usage(format!(
-                    "the images {:?} on {} and {:?} on {} would both be {name}\nhint: leave out \
-                     --variant, --custom-tags or one of the base images",
-                    first.name, first.base_image, image.name, image.base_image
-                )));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The name of the target of the layer on the image `name`.
