@@ -95,6 +95,12 @@ fn a_flag_beats_its_variable_and_the_variable_beats_the_default() {
 }
 
 #[test]
+fn the_helpers_default_base_image_is_the_variant_python() {
+    let target = Xtask::print(&[]).env("BASE_IMAGE", "python-node-runtime").target();
+    assert_eq!(target["args"]["BASE_IMAGE"], "example/python:3");
+}
+
+#[test]
 fn platforms_have_all_names_that_docker_takes() {
     let names = [
         (

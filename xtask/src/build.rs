@@ -124,7 +124,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
         docker,
         images,
         unread,
-        progress: Progress::new(args.progress, args.ci, images.len()),
+        progress: Progress::new(args.progress.as_deref(), args.ci, images.len()),
         last: Last::new(root, args, &facts.source),
         run: Mutex::new(Run { records: file, ..Run::default() }),
     };

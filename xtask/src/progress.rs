@@ -15,7 +15,6 @@ use outcome::cause::{self, Cause};
 use outcome::text::{self, LONGEST, Lines};
 use outcome::trace::{Event, Node, Trace, VertexEvent};
 use outcome::vertex::{self, Phase};
-use request::cli;
 
 /// Work that is not a step is shown where it took so many seconds.
 const LONG: f64 = 1.0;
@@ -66,8 +65,8 @@ pub struct Watch<'a> {
 
 impl Progress {
     /// For a run of `images` images. In the log of a CI job every frame of a terminal would stay.
-    pub fn new(style: Option<cli::Progress>, ci: bool, images: usize) -> Self {
-        let is_plain = style == Some(cli::Progress::Plain);
+    pub fn new(style: Option<&str>, ci: bool, images: usize) -> Self {
+        let is_plain = style == Some("plain");
         Progress {
             is_batch: images > 1,
             is_plain,

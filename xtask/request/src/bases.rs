@@ -177,14 +177,13 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Reads `K/N`. An error is the end of a sentence on the value.
+    /// Reads `K/N`. An error is the hint on what is accepted.
     pub fn parse(text: &str) -> Result<Self, String> {
         let part = |text| usize::try_from(digits(text)?).ok();
         let parts = text.split_once('/').and_then(|(k, n)| Some((part(k)?, part(n)?)));
-        let (number, of) = parts.filter(|(number, of)| (1..=*of).contains(number)).ok_or(
-            "is not a part of a run\nhint: write K/N, the part and how many there are, as in 1/4 up \
-             to 4/4",
-        )?;
+        let (number, of) = parts
+            .filter(|(number, of)| (1..=*of).contains(number))
+            .ok_or("write K/N, the part and how many there are, as in 1/4 up to 4/4")?;
         Ok(Shard { number, of })
     }
 }
