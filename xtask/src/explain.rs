@@ -17,7 +17,7 @@ use outcome::text;
 use outcome::trace::Span;
 use request::cli::Args;
 use request::definition::FOLDER;
-use request::plan::{Image, OF_COMMIT};
+use request::plan::Image;
 use request::source::Source;
 
 /// In bytes: of larger files only the size is compared, since reading them would take too long.
@@ -102,10 +102,8 @@ impl Last {
             if let Some(at) = value.rfind('@').filter(|_| name.to_lowercase().ends_with("_proxy")) {
                 value.replace_range(..at, "***");
             }
-            if !OF_COMMIT.contains(&name.as_str()) {
-                let value = format!("{:?}", without_credentials(&value));
-                parts.insert(format!("build argument {name}"), value);
-            }
+            let value = format!("{:?}", without_credentials(&value));
+            parts.insert(format!("build argument {name}"), value);
         }
         parts
     }

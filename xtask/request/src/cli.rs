@@ -348,7 +348,6 @@ impl Flag {
         self.parse(self.text(typed)?.as_deref().unwrap_or(self.default), parse)
     }
 
-    /// What [`Flag::text`] finds, as `parse` reads it.
     fn one<T>(&self, typed: &Typed, parse: Parse<T>) -> Result<Option<T>> {
         self.text(typed)?.map(|text| self.parse(&text, parse)).transpose()
     }

@@ -50,9 +50,9 @@ pub struct Image {
     /// A base image whose digest is not known, so that `inputs` has its name alone.
     pub unknown_base: Option<String>,
     mode: Mode,
-    /// Its bake target without caches, and its layer's.
+    /// Its bake target without caches, and its layer's with the name of that.
     target: Value,
-    layer: Option<Value>,
+    layer: Option<(String, Value)>,
     /// Where a check leaves the image for the push.
     check_output: String,
 }
@@ -63,23 +63,15 @@ pub const INPUTS_LABEL: &str = "dev.openhands.inputs";
 /// How layers are compressed. A third of the time of the default level, 6, is saved by 2 % more bytes.
 const COMPRESSION: &str = "compression=gzip,compression-level=4,force-compression=true";
 
-const CACHE_ONLY: &str = "type=cacheonly";
-
-/// The build context that a layer stands on.
-const FINISHED: &str = "finished-image";
-
 /// The providers of the pinned release's catalog. A checkout's own catalog may have others.
 const PROVIDERS: [&str; 6] = ["claude-code", "codex", "gemini-cli", "kimi-code", "opencode", "pi"];
-
-/// Arguments of the commit, which change without anything in the image.
-pub const OF_COMMIT: [&str; 2] = ["OPENHANDS_BUILD_GIT_SHA", "OPENHANDS_BUILD_GIT_REF"];
 
 /// A variant on a base image.
 pub(crate) struct Choice<'a> {
     name: String,
     built_as: &'a String,
     pub variant: &'a Variant,
-    /// Whether the variant was asked for, and not only a base image.
+    /// True where the variant was asked for, and not only a base image.
     is_named: bool,
     pub base_image: &'a str,
     /// Those that a list gives this image alone.
@@ -89,10 +81,8 @@ pub(crate) struct Choice<'a> {
 /// The images of a run, or of the shard of one that was asked for.
 /// Errors: a usage error for a name that there is not, and for a tag that two images would get.
 pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
-    if facts.source.folder.is_none() {
-        for provider in &args.acp_providers {
-            check_name("ACP provider", provider, PROVIDERS.into_iter())?;
-        }
+    for provider in args.acp_providers.iter().filter(|_| facts.source.folder.is_none()) {
+        check_name("ACP provider", provider, PROVIDERS.into_iter())?;
     }
     let choices = choices(args, &facts.definition)?;
     let images = choices.iter().map(|choice| image(args, facts, &choices, choice));
@@ -110,10 +100,9 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
             }
         }
     }
-    // Only now, so that tags, names and the writer of the shared cache are the same in every shard, and a
-    // request is refused by all jobs of a run or by none. The cut depends on the names alone: jobs that
-    // list the same base images in different orders still miss none. Neighbours, which are often much
-    // alike, go to different shards.
+    // Only now, so that tags, names, errors and the writer of the shared cache are the same in every shard.
+    // The names alone decide: jobs that list the same base images in different orders still miss none.
+    // Neighbours, which are often much alike, go to different shards.
     if let Some(shard) = args.shard {
         let names = images.iter().map(|image| image.name.clone()).collect::<BTreeSet<_>>();
         let own = names.iter().skip(shard.number - 1).step_by(shard.of).collect::<BTreeSet<_>>();
@@ -175,13 +164,11 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
     let mut target = choice.variant.bake.clone();
     definition::merge(&mut target, inputs(args, facts, base_image, version));
     // `BUILDER_IMAGE` and the like are bases as well.
-    let bases = target["args"].as_object().into_iter().flatten();
-    let bases = bases.filter(|(name, _)| name.ends_with("_IMAGE"));
-    let bases = bases.filter_map(|(_, reference)| reference.as_str());
-    let digests = bases.map(|base| (base, facts.bases.get(base).map(|base| &base.digest)));
-    let digests = digests.collect::<BTreeMap<_, _>>();
-    let unknown_base = digests.iter().find(|(_, digest)| digest.is_none());
-    let unknown_base = unknown_base.map(|(base, _)| (*base).to_owned());
+    let values = target["args"].as_object().into_iter().flatten();
+    let bases = values.filter_map(|(_, value)| facts.needed.get(value.as_str()?));
+    let bases = bases.map(|base| (base, facts.bases.get(base).map(|base| &base.digest)));
+    let bases = bases.collect::<BTreeMap<_, _>>();
+    let unknown_base = bases.iter().find(|base| base.1.is_none()).map(|base| (*base.0).clone());
     let is_by_content = args.tag_by == TagBy::Content;
     let is_attestation =
         |arg: &&String| arg.starts_with("--provenance") || arg.starts_with("--sbom");
@@ -190,7 +177,7 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         "server": source.files,
         "layer": facts.layer_files,
         "bake": target,
-        "bases": digests,
+        "bases": bases,
         // All architectures of a multi-arch tag share one name, so the digest leaves the platform out.
         "platforms": if is_by_content && args.arch.is_some() { &[] } else { platforms.as_slice() },
         "bake_args": args.bake_args.iter().filter(is_attestation).collect::<Vec<_>>(),
@@ -208,9 +195,8 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
     let stores = driver == "docker" && exports_cache;
     let output = match (builder, args.push) {
         (None, true) => "type=registry".to_owned(),
-        // Docker's own builder would unpack every image first, and its base with it, and an older buildx
-        // have the engine push it once more. An empty value is true for BuildKit and says nothing to
-        // buildx.
+        // Docker's own builder would unpack every image and its base first, and an older buildx push it
+        // twice. An empty value is true for BuildKit and says nothing to buildx.
         (_, true) if stores => format!("type=image,push=,store=false,{COMPRESSION}"),
         (_, true) => format!("type=registry,{COMPRESSION}"),
         // The image stays on this machine: what is compressed would be decompressed at once.
@@ -223,31 +209,43 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         "platforms": if asked.is_empty() { &[] } else { platforms.as_slice() },
         "output": [output],
         "secret": facts.host.secrets(),
+        "args": facts.host.proxies.iter().cloned().collect::<Value>(),
     }));
     let references = |tags: Vec<String>| {
         tags.iter().map(|tag| format!("{}:{tag}", args.image)).collect::<Vec<_>>()
     };
     let tags = references(naming.tags());
     definition::merge(&mut target, delivered.clone());
-    definition::merge(&mut target, of_run(facts));
-    target["tags"] = json!(tags);
+    let of_commit = literal(json!({
+        "args": {
+            "OPENHANDS_BUILD_GIT_SHA": source.sha,
+            "OPENHANDS_BUILD_GIT_REF": source.git_ref,
+        },
+        "labels": {
+            "org.opencontainers.image.revision": known(&source.sha),
+            "org.opencontainers.image.ref.name": known(&source.git_ref),
+            "org.opencontainers.image.created": source.created,
+            "dev.openhands.dirty": source.checkout.as_ref().map(|_| source.is_dirty.to_string()),
+        },
+        "contexts": source.folder.as_ref().map(|folder| json!({ "sdk": folder.to_string_lossy() })),
+        "tags": tags,
+    }));
+    definition::merge(&mut target, of_commit);
     let mut layer_tags = Vec::new();
     let layer = args.layer.as_ref().map(|folder| {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let suffix = args.layer_tag.as_deref().unwrap_or(&name);
-        let tags = naming.tags().into_iter();
-        let tags = tags.map(|tag| names::valid(format!("{tag}-{suffix}"), &tag));
-        layer_tags = references(tags.collect());
-        let mut args = proxies(facts);
-        args["BASE_IMAGE"] = json!(FINISHED);
+        let with_suffix = |tag: &String| names::valid(format!("{tag}-{suffix}"), tag);
+        layer_tags = references(naming.tags().iter().map(with_suffix).collect());
         let mut layer = literal(json!({
             "context": folder.to_string_lossy(),
-            "contexts": { FINISHED: format!("target:{}", choice.name) },
-            "args": args,
+            "contexts": { "finished-image": format!("target:{}", choice.name) },
+            "args": { "BASE_IMAGE": "finished-image" },
             "tags": layer_tags,
+            "cache-to": [],
         }));
         definition::merge(&mut layer, delivered);
-        layer
+        (layer_name(&choice.name), layer)
     });
     let system = base.and_then(|base| base.system.as_deref()).unwrap_or(base_image);
     let check_key = match args.check() {
@@ -256,7 +254,7 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         Check::First => Some(format!("{} {system}", choice.built_as)),
         Check::Off => None,
     };
-    let check_output = format!("type=image,store=false,{COMPRESSION}");
+    let stored = format!("type=image,store=false,{COMPRESSION}");
     Image {
         name: choice.name.clone(),
         shown: match &variant {
@@ -283,7 +281,7 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         mode: args.cache_mode,
         target,
         layer,
-        check_output: if stores { check_output } else { CACHE_ONLY.to_owned() },
+        check_output: if stores { stored } else { "type=cacheonly".to_owned() },
     }
 }
 
@@ -315,29 +313,6 @@ fn inputs(args: &Args, facts: &Facts, base_image: &str, version: &str) -> Value 
             "dev.openhands.packages": facts.source.package_list(),
         },
     }))
-}
-
-/// What of a bake target is of this run and its commit, and leaves the image's content as it is.
-fn of_run(facts: &Facts) -> Value {
-    let source = &facts.source;
-    let mut args = proxies(facts);
-    for (name, value) in OF_COMMIT.into_iter().zip([&source.sha, &source.git_ref]) {
-        args[name] = json!(value);
-    }
-    literal(json!({
-        "args": args,
-        "labels": {
-            "org.opencontainers.image.revision": known(&source.sha),
-            "org.opencontainers.image.ref.name": known(&source.git_ref),
-            "org.opencontainers.image.created": source.created,
-            "dev.openhands.dirty": source.checkout.as_ref().map(|_| source.is_dirty.to_string()),
-        },
-        "contexts": source.folder.as_ref().map(|folder| json!({ "sdk": folder.to_string_lossy() })),
-    }))
-}
-
-fn proxies(facts: &Facts) -> Value {
-    facts.host.proxies.iter().cloned().collect()
 }
 
 fn known(text: &str) -> Option<&str> {
@@ -396,9 +371,10 @@ impl Image {
         self.tags.iter().chain(&self.layer_tags)
     }
 
-    /// Its build arguments, with their values as bake reads them.
+    /// Its build arguments but for those of the commit, with their values as bake reads them.
     pub fn build_args(&self) -> BTreeMap<String, String> {
         let args = self.target["args"].as_object().into_iter().flatten();
+        let args = args.filter(|(name, _)| !name.starts_with("OPENHANDS_BUILD_GIT_"));
         args.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
     }
 
@@ -440,15 +416,14 @@ impl Image {
     /// Its target with these `changes`, delivered nowhere unless they say so.
     fn unnamed(&self, unread: &BTreeSet<String>, changes: Value) -> Value {
         let mut target = self.cached(unread);
-        definition::merge(&mut target, json!({ "tags": [], "output": [CACHE_ONLY] }));
+        definition::merge(&mut target, json!({ "tags": [], "output": ["type=cacheonly"] }));
         definition::merge(&mut target, literal(changes));
         target
     }
 
     /// Its `target` and its layer's, by name.
-    fn with_layer(&self, target: Value) -> Vec<(String, Value)> {
-        let layer = self.layer.iter().map(|layer| (layer_name(&self.name), layer.clone()));
-        [(self.name.clone(), target)].into_iter().chain(layer).collect()
+    fn with_layer(&self, target: Value) -> impl Iterator<Item = (String, Value)> {
+        [(self.name.clone(), target)].into_iter().chain(self.layer.clone())
     }
 }
 
