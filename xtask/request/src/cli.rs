@@ -285,7 +285,11 @@ type Typed = BTreeMap<&'static str, Vec<String>>;
 /// Errors: a usage error for what `command` does not take, and for a flag in place of a value, as an
 /// unquoted empty variable leaves it.
 fn sorted(command: Command, words: &[OsString]) -> Result<(Typed, Vec<OsString>, Vec<String>)> {
-    let mut words = words.iter().map(|word| word.to_string_lossy().into_owned());
+    let words = words.iter().map(|word| {
+        let why = || usage(format!("the argument {:?} is not UTF-8", word.to_string_lossy()));
+        word.to_str().ok_or_else(why)
+    });
+    let mut words = words.collect::<Result<Vec<_>>>()?.into_iter();
     let takes_words = matches!(command, Command::Smoke | Api | Merge | Summary);
     let (mut typed, mut others, mut bake_args) = (Typed::new(), Vec::new(), Vec::new());
     while let Some(word) = words.next() {
@@ -297,21 +301,21 @@ fn sorted(command: Command, words: &[OsString]) -> Result<(Typed, Vec<OsString>,
             others.push(word.into());
             continue;
         }
-        let (name, given) =
-            word.split_once('=').map_or((&*word, None), |(name, value)| (name, Some(value)));
+        let mut parts = word.splitn(2, '=');
+        let (name, given) = (parts.next().unwrap_or_default(), parts.next());
         let mut own = TABLE.iter().filter(|flag| flag.commands.contains(&command));
         let flag = own.find(|flag| flag.name() == name && name.starts_with('-'));
-        let flag = flag.ok_or_else(|| unexpected(&word, command))?;
+        let flag = flag.ok_or_else(|| unexpected(word, command))?;
         let value = match given {
-            Some(value) => value.to_owned(),
-            None if flag.names[0] == name => "1".to_owned(),
-            None if flag.names[0].contains('[') => String::new(),
+            Some(value) => value,
+            None if flag.names[0] == name => "1",
+            None if flag.names[0].contains('[') => "",
             None => words.next().filter(|next| !next.starts_with("--")).ok_or_else(|| {
                 let hint = format!("write {name}=VALUE where a value begins with dashes");
                 usage(format!("{name} needs a value\nhint: {hint}"))
             })?,
         };
-        typed.entry(flag.name()).or_default().push(value);
+        typed.entry(flag.name()).or_default().push(value.to_owned());
     }
     Ok((typed, others, bake_args))
 }
@@ -407,9 +411,9 @@ pub(crate) fn switch_variable(name: &str) -> Result<Option<bool>> {
 
 /// Behind `--`, only what changes nothing that is delivered: anything else would make the image, its
 /// check and its cache three different builds.
-fn read_bake_args(mut words: impl Iterator<Item = String>) -> Result<Vec<String>> {
+fn read_bake_args<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Vec<String>> {
     let mut args = Vec::new();
-    while let Some(mut word) = words.next() {
+    while let Some(word) = words.next() {
         let name = word.split('=').next().unwrap_or_default();
         if !["--provenance", "--sbom", "--allow", "--debug"].contains(&name) {
             return Err(usage(format!(
@@ -417,12 +421,13 @@ fn read_bake_args(mut words: impl Iterator<Item = String>) -> Result<Vec<String>
                  other settings have flags of their own"
             )));
         }
+        let mut arg = word.to_owned();
         if name == word && name != "--debug" {
             let value = words.next().filter(|value| !value.starts_with('-'));
-            let value = value.ok_or_else(|| usage(format!("{word} behind `--` needs a value")))?;
-            word = format!("{word}={value}");
+            arg += "=";
+            arg += value.ok_or_else(|| usage(format!("{name} behind `--` needs a value")))?;
         }
-        args.push(word);
+        args.push(arg);
     }
     Ok(args)
 }
@@ -432,7 +437,8 @@ fn unexpected(word: &str, command: Command) -> anyhow::Error {
     let name = word.split('=').next().unwrap_or_default();
     let own = TABLE.iter().filter(|flag| flag.commands.contains(&command)).map(Flag::name);
     let suggestion = suggestion(name, own);
-    let hint = match TABLE.iter().find(|flag| flag.name() == name) {
+    let mut flags = TABLE.iter().filter(|flag| flag.names[0].starts_with('-'));
+    let hint = match flags.find(|flag| flag.name() == name) {
         Some(other) => format!("it belongs to `{}`", call(other.commands[0])),
         // The helper has this flag.
         None if name == "--build-ctx-only" => "--print shows what buildx would get".to_owned(),
