@@ -28,6 +28,7 @@ transcripts! {
     help_of_image
     help_of_subcommands
     lists_of_base_images
+    old_flags
     plan
     shards
     subcommands

@@ -49,7 +49,8 @@ const SUBCOMMANDS: [(Command, &str, &str); 10] = [
 /// Errors: a usage error for a wrong request; any other error for a build or a container that failed.
 pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
     let asks = |flag: &str| words.iter().take_while(|word| *word != "--").any(|word| word == flag);
-    let mut wants_help = asks("-h") || asks("--help");
+    let asks_short = asks("-h");
+    let mut wants_help = asks_short || asks("--help");
     if wants_help {
         words.retain(|word| word != "-h" && word != "--help");
     }
@@ -68,7 +69,8 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
     };
     let command = subcommand.0;
     if wants_help {
-        return output::write(help(subcommand).trim_end());
+        let is_short = asks_short && command == Command::Build;
+        return output::write(help(subcommand, is_short).trim_end());
     }
     let args = Args::read(command, &words)?;
     // Not before the request is read, which may take as long as somebody types a list.
@@ -94,7 +96,7 @@ fn subcommand(words: &mut Vec<OsString>) -> String {
 }
 
 /// What a subcommand does and takes. The build's help lists the others too.
-fn help(&(command, usage, about): &(Command, &str, &str)) -> String {
+fn help(&(command, usage, about): &(Command, &str, &str), is_short: bool) -> String {
     let mut help = format!("Usage: {} {usage}\n\n", cli::call(command));
     if command == Command::Build {
         help += "Builds the agent server's container images, or with a name:\n";
@@ -105,8 +107,10 @@ fn help(&(command, usage, about): &(Command, &str, &str)) -> String {
     } else {
         help += &format!("{}{}.\n", about[..1].to_uppercase(), &about[1..]);
     }
-    let flags = cli::help(command);
-    if !flags.is_empty() {
+    let flags = cli::help(command, is_short);
+    if is_short {
+        help += "\n`--help` explains each of these flags and variables:\n";
+    } else if !flags.is_empty() {
         help += "\nFlags override variables. Empty variables are ignored, except the two\n\
                  INSTALL_ ones, where empty means \"none\". A switch's variable is 1 or 0.\n\n\
                  Options and variables, with [VARIABLE; default]:\n";

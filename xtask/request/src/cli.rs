@@ -440,6 +440,10 @@ fn unexpected(word: &str, command: Command) -> anyhow::Error {
     let mut flags = TABLE.iter().filter(|flag| flag.names[0].starts_with('-'));
     let hint = match flags.find(|flag| flag.name() == name) {
         Some(other) => format!("it belongs to `{}`", call(other.commands[0])),
+        None if ["--report", "--manifest", "--build-info"].contains(&name) => {
+            "use --records FILE".to_owned()
+        }
+        None if name == "--progress" => "set BUILDKIT_PROGRESS=plain".to_owned(),
         // The helper has this flag.
         None if name == "--build-ctx-only" => "--print shows what buildx would get".to_owned(),
         None if !suggestion.is_empty() => suggestion.trim_start_matches("; ").to_owned(),
@@ -469,26 +473,38 @@ pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The flags and variables of `command`, for its help, in lines that fit a terminal.
-pub fn help(command: Command) -> String {
+/// The flags and variables of `command`, for its help; only their names where it is to be `short`.
+pub fn help(command: Command, short: bool) -> String {
     let own = TABLE.iter().filter(|flag| flag.commands.contains(&command)).collect::<Vec<_>>();
     let mut help = String::new();
     for group in own.chunk_by(|one, other| one.heading == other.heading) {
-        help += &format!("\n{}:\n", group[0].heading);
+        let heading = group[0].heading;
+        if short {
+            let names = group.iter().map(|flag| flag.name()).collect::<Vec<_>>().join(" ");
+            help += &wrapped(&format!("{heading}:"), 16, &names);
+            continue;
+        }
+        help += &format!("\n{heading}:\n");
         for flag in group {
-            let mut row = format!("  {:<29} ", flag.names[0]);
             let source = [&flag.names[1..], &[flag.default]].concat().join("; ");
-            for word in format!("{} [{source}]", flag.help).split(' ') {
-                if row.len() + word.len() > 80 {
-                    help += &format!("{}\n", row.trim_end());
-                    row = " ".repeat(32);
-                }
-                row += &format!("{word} ");
-            }
-            help += &format!("{}\n", row.trim_end());
+            help +=
+                &wrapped(&format!("  {}", flag.names[0]), 32, &format!("{} [{source}]", flag.help));
         }
     }
     help
+}
+
+/// `head`, and beside it from the column `indent` on `text`, in lines that fit a terminal.
+fn wrapped(head: &str, indent: usize, text: &str) -> String {
+    let (mut rows, mut row) = (String::new(), format!("{head:<0$} ", indent - 1));
+    for word in text.split(' ') {
+        if row.len() + word.len() > 80 {
+            rows += &format!("{}\n", row.trim_end());
+            row = " ".repeat(indent);
+        }
+        row += &format!("{word} ");
+    }
+    format!("{rows}{}\n", row.trim_end())
 }
 
 /// The value that is meant; case and surrounding blanks do not matter.
