@@ -6,9 +6,8 @@ use crate::text;
 /// How many lines of a step's output, from the end, may say why it failed.
 const LAST_LINES: usize = 20;
 
-/// By such a cause every further image of a run will fail alike, whatever the first ones did.
+/// By such a cause every further image of a run will fail alike; an `OWN` one says nothing of the others.
 const COMMON: bool = true;
-/// Such a one says nothing of the others.
 const OWN: bool = false;
 
 /// Makes the causes. Behind each stand how often it is worth to try again, whether all images have it, and
@@ -25,7 +24,7 @@ macro_rules! causes {
                 match self { $(Cause::$cause => $retries),* }
             }
 
-            /// True where it is [`COMMON`].
+            /// True where every further image of a run will fail alike.
             pub fn is_common(self) -> bool {
                 match self { $(Cause::$cause => $is_common),* }
             }
@@ -41,57 +40,45 @@ macro_rules! causes {
 causes! {
     /// Something else failed first, or an equal step of another target does the work.
     Canceled 2 OWN ""
-    /// The command of a step failed.
+    /// The command of a step failed for a reason that only its output tells.
     Step 0 OWN ""
     /// A network or a server that may work again in a moment.
     Transient 4 COMMON "check the network and the registry, then run the command again"
     /// The same, for what the command of a step fetches.
     StepNetwork 4 OWN "check the network of the builder, HTTPS_PROXY, and mirrors"
-    /// The command of a step, or buildx, which fetches tokens, does not trust a server's certificate.
+    /// A step, or buildx, which fetches tokens, does not trust a server's certificate.
     StepCertificate 0 OWN "name the file of the CA that signed it, as of a proxy or mirror, by \
         SSL_CERT_FILE"
-    /// The base image has no shell to run a step with.
     NoShell 0 OWN "the base image has no /bin/sh: choose another, or `--target overlay`, which runs \
         nothing on it"
     /// The registry allows this user no more for now.
     Limited 1 COMMON "`docker login` to the registry, or wait until its limit is over"
-    /// The command of a step was killed, or got no memory.
+    /// The command of a step got no memory.
     Killed 0 OWN "give the builder more memory, or build fewer images at once by --jobs"
-    /// The base image, or what a step starts, is for another machine.
     WrongPlatform 0 OWN "choose another base image, or --platforms; `cargo xtask engine --emulate` runs \
         others"
-    /// The Dockerfile can't be read.
     Syntax 0 OWN "fix the Dockerfile, or update Docker: it needs BuildKit 0.13, which is Docker 26 or \
         newer"
     /// COPY or a mount names a file that is not there.
     MissingFile 0 OWN "check the name in the Dockerfile, and .dockerignore"
-    /// An ONBUILD trigger of the base image failed.
     Trigger 0 OWN "the step is an ONBUILD trigger of the base image: choose one without triggers"
-    /// A file of a context can't be read.
     UnreadableFile 0 OWN "make that file readable for the user who builds"
     /// A layer that a cache promised can't be had.
     BrokenCache 0 OWN ""
-    /// Another build came between: it loaded the same tag, or shared a step, at the same moment.
+    /// Another build loaded the same tag, or shared a step, at the same moment.
     Raced 2 OWN ""
-    /// Docker's configuration names a program for logins that is not there, or fails.
     CredentialHelper 0 COMMON "install that credential helper, or remove credsStore and credHelpers from \
         Docker's config.json (~/.docker/config.json)"
-    /// The registry does not know this user, or does not let it do this.
     Denied 0 COMMON "`docker login` to the registry as a user who may do this"
     /// The registry does not take a blob or a manifest: some do so for a moment.
     PushRefused 3 OWN "check that the repository exists and who may push to it"
-    /// The registry lets nobody change this tag.
     TagTaken 0 OWN "use another tag, or --skip-existing: the registry lets nobody change this one"
-    /// The registry has no such repository, and makes none.
+    /// The registry makes no repository by itself.
     NoRepository 0 OWN "create the repository, and check who may push to it"
-    /// A proxy before the registry takes no body as large as a layer.
     TooLarge 0 OWN "raise the limit for bodies in the proxy before the registry"
-    /// The registry has no room.
     RegistryFull 0 COMMON "make room in the registry, or raise its quota"
-    /// The registry speaks HTTP.
     PlainHttp 0 OWN "name the registry in insecure-registries of the engine's daemon.json, or with http \
         = true in the builder's buildkitd.toml"
-    /// The registry speaks HTTPS, and the builder was told that it does not.
     NotPlainHttp 0 OWN "the registry speaks HTTPS: remove it from insecure-registries of the engine's \
         daemon.json, or http = true from the builder's buildkitd.toml"
     /// The builder does not trust the registry's certificate.
@@ -99,326 +86,211 @@ causes! {
         builder in its buildkitd.toml"
     /// A certificate or a list of packages is for another time.
     Clock 0 OWN "check the clock of the builder: if it is right, what the server has is out of date"
-    /// The server's certificate is for another name.
     CertificateName 0 OWN "use a name of the server that its certificate is for"
-    /// The name of a host is not known. A resolver may answer so for a moment.
+    /// A resolver may say so for a moment.
     NoHost 2 COMMON "check the name of the host, and the network of the builder"
     /// The engine or the builder is away; perhaps it starts again.
     NoEngine 4 COMMON "start Docker, or the builder's machine"
     /// The engine's proxy wants a login, or refuses the host.
     EngineProxy 0 COMMON "allow the host in the engine's proxy, or name the proxy with its user and \
         password in the engine's daemon.json, or by `--driver-opt env.HTTPS_PROXY=` of the builder"
-    /// The proxy of a step, or of buildx, wants a login, or refuses the host.
+    /// The same of the proxy of a step, or of buildx.
     ProxyLogin 0 COMMON "add the proxy's user and password to HTTPS_PROXY and HTTP_PROXY, or allow the host \
         in the proxy"
-    /// A mirror that a step fetches from wants a login.
     MirrorLogin 0 OWN "put the mirror's user and password into its address, .netrc or .npmrc"
-    /// The builder has no room.
     NoSpace 0 COMMON "make room: `docker buildx prune`, or `cargo xtask engine --prune`"
     NotFound 0 OWN "check the name of the image; a private one needs `docker login`"
     Other 0 OWN ""
 }
 
-/// Words of an error with their cause. The first row that an error contains counts. "failed to compute
-/// cache key" is also what `BuildKit` says of a file that COPY does not find, so that comes before.
-/// Docker Hub says of an image that there is not that the user may not see it.
-const SIGNS: &[(&str, Cause)] = &[
-    ("context canceled", Cause::Canceled),
-    ("stat /bin/sh: no such file or directory", Cause::NoShell),
-    ("no matching entries in passwd file", Cause::NoShell),
-    ("did not complete successfully", Cause::Step),
-    ("dockerfile parse error", Cause::Syntax),
-    ("failed to parse stage", Cause::Syntax),
-    ("unsupported modifier", Cause::Syntax),
-    ("no match for platform", Cause::WrongPlatform),
-    ("exec format error", Cause::WrongPlatform),
-    ("no space left on device", Cause::NoSpace),
-    ("disk quota exceeded", Cause::NoSpace),
-    ("failed to calculate checksum of ref", Cause::MissingFile),
-    ("error from sender: open ", Cause::UnreadableFile),
-    ("error from sender: lstat ", Cause::UnreadableFile),
-    ("error from sender: failed to xattr ", Cause::UnreadableFile),
-    ("failed to compute cache key", Cause::BrokenCache),
-    (" immutab", Cause::TagTaken),
-    ("tag invalid", Cause::TagTaken),
-    ("does not allow updating", Cause::TagTaken),
-    ("operation is disallowed", Cause::TagTaken),
-    (": already exists", Cause::Raced),
-    ("inconsistent graph state", Cause::Raced),
+/// Words of an error, any of which means a cause, with `|` between them. The first row that fits counts.
+type Signs = &'static [(Cause, &'static str)];
+
+/// What `BuildKit`, buildx and registries say. "failed to compute cache key" is also said of a file that COPY
+/// does not find. Docker Hub says of an image that is not there that the user may not see it.
+const SIGNS: Signs = &[
+    (Cause::Canceled, "context canceled"),
+    (Cause::NoShell, "stat /bin/sh: no such file or directory|no matching entries in passwd file"),
+    (Cause::Step, "did not complete successfully"),
+    (Cause::Syntax, "dockerfile parse error|failed to parse stage|unsupported modifier"),
+    (Cause::WrongPlatform, "no match for platform|exec format error"),
+    (Cause::NoSpace, "no space left on device|disk quota exceeded"),
+    (Cause::MissingFile, "failed to calculate checksum of ref"),
+    (Cause::UnreadableFile, "error from sender: "),
+    (Cause::BrokenCache, "failed to compute cache key"),
+    (Cause::TagTaken, " immutab|tag invalid|does not allow updating|operation is disallowed"),
+    (Cause::Raced, ": already exists|inconsistent graph state|lease \"| locked for "),
     // Something was removed while it was used.
-    ("content digest sha256:", Cause::Raced),
-    (" does not exist: not found", Cause::Raced),
-    ("lease \"", Cause::Raced),
-    (" locked for ", Cause::Raced),
-    ("Cannot connect to the Docker daemon", Cause::NoEngine),
-    ("failed to connect to the docker API", Cause::NoEngine),
-    ("failed to list workers", Cause::NoEngine),
-    ("no such job", Cause::NoEngine),
-    ("client connection is closing", Cause::NoEngine),
-    ("error reading from server: EOF", Cause::NoEngine),
-    ("failed to receive status", Cause::NoEngine),
-    ("replicas to be ready", Cause::NoEngine),
-    ("no running buildkit pods", Cause::NoEngine),
-    (" is not running", Cause::NoEngine),
-    ("Proxy Authentication Required", Cause::EngineProxy),
+    (Cause::Raced, "content digest sha256:| does not exist: not found"),
+    (Cause::NoEngine, "Cannot connect to the Docker daemon|failed to connect to the docker API"),
+    (Cause::NoEngine, "failed to list workers|no such job|client connection is closing"),
+    (Cause::NoEngine, "error reading from server: EOF|failed to receive status| is not running"),
+    (Cause::NoEngine, "replicas to be ready|no running buildkit pods"),
     // A registry's own answer has a number.
-    ("\": Forbidden", Cause::EngineProxy),
-    // What only its words tell from a login that lacks something.
-    ("is not allowed access", Cause::Other),
-    ("read only mode", Cause::Other),
-    ("Datastore disk usage", Cause::RegistryFull),
-    ("may not exist)", Cause::NoRepository),
-    ("repo does not exist", Cause::NoRepository),
-    ("does not exist in the registry", Cause::NoRepository),
-    ("unauthorized: project ", Cause::NoRepository),
-    ("too many failed login attempts", Cause::Denied),
-    ("toomanyrequests", Cause::Limited),
-    ("pull rate limit", Cause::Limited),
-    ("NAME_UNKNOWN", Cause::NoRepository),
-    ("name unknown", Cause::NoRepository),
-    ("server gave HTTP response", Cause::PlainHttp),
-    ("Client sent an HTTP request to an HTTPS server", Cause::NotPlainHttp),
-    ("x509: certificate has expired", Cause::Clock),
-    ("x509: cannot validate certificate", Cause::CertificateName),
-    ("x509: certificate is valid for", Cause::CertificateName),
-    ("x509: certificate is not valid for", Cause::CertificateName),
-    ("relies on legacy Common Name", Cause::CertificateName),
-    ("x509: ", Cause::Certificate),
-    ("error getting credentials", Cause::CredentialHelper),
-    ("executable file not found", Cause::Other),
-    ("secret ", Cause::Other),
-    ("push access denied", Cause::Denied),
-    ("repository does not exist or may require", Cause::NotFound),
-    ("insufficient_scope", Cause::Denied),
-    ("requested access to the resource is denied", Cause::Denied),
+    (Cause::EngineProxy, "Proxy Authentication Required|\": Forbidden"),
+    // Registries say this as they refuse a login.
+    (Cause::Other, "is not allowed access|read only mode"),
+    (Cause::RegistryFull, "Datastore disk usage"),
+    (Cause::NoRepository, "may not exist)|repo does not exist|does not exist in the registry"),
+    (Cause::NoRepository, "unauthorized: project |NAME_UNKNOWN|name unknown"),
+    (Cause::Denied, "too many failed login attempts"),
+    (Cause::Limited, "toomanyrequests|pull rate limit"),
+    (Cause::PlainHttp, "server gave HTTP response"),
+    (Cause::NotPlainHttp, "Client sent an HTTP request to an HTTPS server"),
+    (Cause::Clock, "x509: certificate has expired"),
+    (Cause::CertificateName, "x509: cannot validate certificate|relies on legacy Common Name"),
+    (Cause::CertificateName, "x509: certificate is valid for|x509: certificate is not valid for"),
+    (Cause::Certificate, "x509: "),
+    (Cause::CredentialHelper, "error getting credentials"),
+    (Cause::Other, "executable file not found|secret "),
+    (Cause::NotFound, "pull access denied"),
     // Docker 28 gives no status of an answer that has a text.
-    (": denied: ", Cause::Denied),
-    (": unauthorized: ", Cause::Denied),
-    ("authorization failed", Cause::Denied),
-    ("unauthorized: authentication required", Cause::Denied),
-    ("no basic auth credentials", Cause::Denied),
-    ("access denied", Cause::Denied),
-    ("unknown blob", Cause::PushRefused),
-    ("blob upload unknown", Cause::PushRefused),
-    ("blob unknown to registry", Cause::PushRefused),
-    ("no such host", Cause::NoHost),
-    ("failed to read expected number of bytes", Cause::BrokenCache),
-    ("httpReadSeeker", Cause::BrokenCache),
-    ("unexpected commit digest", Cause::BrokenCache),
-    ("exporter option \"rewrite-timestamp\"", Cause::Other),
+    (Cause::Denied, ": denied: |unauthorized: |authorization failed|insufficient_scope"),
+    (Cause::Denied, "access denied|access to the resource is denied|no basic auth credentials"),
+    (Cause::PushRefused, "unknown blob|blob upload unknown|blob unknown to registry"),
+    (Cause::NoHost, "no such host"),
+    (Cause::BrokenCache, "httpReadSeeker|failed to read expected number of bytes"),
+    (Cause::BrokenCache, "unexpected commit digest"),
 ];
 
-/// What breaks as `connection reset`, and what is slow as `read timed out` or `read timeout`.
-const BROKEN: &str = "aborted broken closed refused reset";
+/// What the programs in a step print, in lower case.
+const STEP_SIGNS: Signs = &[
+    (Cause::NoShell, "stat /bin/sh: no such file or directory"),
+    (Cause::WrongPlatform, "exec format error|invalid elf image"),
+    // Node has the same code for it as for a full disk.
+    (Cause::Step, "number of file watchers"),
+    (Cause::NoSpace, "no space left on device|disk quota exceeded|enospc"),
+    (Cause::Killed, "annot allocate memory|out of memory|memoryerror|bad_alloc|killed signal"),
+    (Cause::Killed, "compiler error: killed|signal: 9|signal sigkill"),
+    (Cause::ProxyLogin, "proxy authentication required|proxy authorization required"),
+    (Cause::ProxyLogin, "response 407|statuscode=407|code 407 from proxy"),
+    // pip asks for the user.
+    (Cause::MirrorLogin, "eoferror: eof when reading a line|  401  unauthorized|  403  forbidden"),
+    (Cause::MirrorLogin, "client error (401 |client error (403 |code e401|code e403"),
+    (Cause::Clock, "certificate has expired|certificate: expired|uses expired certificate"),
+    (Cause::Clock, "not yet valid|not valid yet|cert_has_expired"),
+    (Cause::CertificateName, "hostname mismatch"),
+    (Cause::StepCertificate, "certificate verif|certificate_verif|certificate is not trusted"),
+    (Cause::StepCertificate, "invalid peer certificate|certificate problem|self_signed_cert"),
+    (Cause::StepCertificate, "certificate in certificate chain|unable to get local issuer"),
+    (Cause::StepCertificate, "certificate encountered|unable to verify the first certificate"),
+];
+
+/// Words, in lower case, of a network that does not carry, or of a server that has too much to do. A shorter
+/// word such as `timeout` is in the names of packages, and compilers say `unexpected EOF` of sources.
+const NETWORK: &[&str] = &[
+    "connection aborted|connection broken|connection closed|connection refused|connection reset",
+    "too many requests|internal server error|bad gateway|service unavailable|gateway time",
+    // Go
+    "closed network connection|closed idle connection|on closed pipe|write: broken pipe|: eof",
+    "failed commit on ref|timeout exceeded|deadline exceeded|awaiting response headers|desc = eof",
+    "temporary failure|server misbehaving|network is unreachable|no route to host|bad record mac",
+    "http2: |stream error|code = unavailable|request must be retried|closed unexpectedly",
+    // curl and git
+    "could not resolve host|failed to connect to|connect tunnel failed, response 5|early eof",
+    "empty reply from server|transfer closed with|not closed cleanly|timeout was reached",
+    "ssl_error_syscall|gnutls recv error|ssl routines::unexpected eof|http2 framing layer",
+    "operation too slow|operation timed out|returned error: 5|returned error: 429",
+    // apt
+    "could not resolve '|unable to connect to|connection failed [|mirror sync in progress",
+    "hash sum mismatch",
+    // uv
+    "dns error|error sending request|error reading a body|close_notify|server error (5",
+    "end of file before message length",
+    // Python
+    "name or service not known|remote end closed|incompleteread|timeouterror|timeout: timed out",
+    "timeout error|eof occurred| server error: |http error 5|http error 429",
+    // npm, and the step that looks for what it left out
+    "enotfound|eai_again|econnreset|econnrefused|etimedout|socket_timeout|premature close",
+    "code e5|code e429|was not fetched",
+];
+
+/// What is slow as `read timed out` or `read timeout`.
 const SLOW: &str =
     "connect connection handshake i/o idle network read request resolving response socket";
 
-/// Other words, in lower case, of a network that does not carry, or of a server that has too much to do: what
-/// Go, curl, apt, uv, pip and npm say. A shorter word such as `timeout` is in the names of packages, and
-/// compilers say `unexpected EOF` of sources.
-const NETWORK: &[&str] = &[
-    "operation timed out",
-    "closed network connection",
-    "on closed pipe",
-    "failed commit on ref",
-    "closed idle connection",
-    "write: broken pipe",
-    "connection failed [",
-    "remote end closed connection",
-    "remotedisconnected",
-    "timeout: timed out",
-    "socket_timeout",
-    "timeout exceeded",
-    "timeout awaiting",
-    "timeout was reached",
-    "timeouterror",
-    "timeout error",
-    "deadline exceeded",
-    "awaiting response headers",
-    "temporary failure",
-    "could not resolve host",
-    "could not resolve '",
-    "name or service not known",
-    "enotfound",
-    "server misbehaving",
-    "dns error",
-    "eai_again",
-    "network is unreachable",
-    "no route to host",
-    "unable to connect to",
-    "failed to connect to",
-    "couldn't connect to server",
-    "could not connect to server",
-    "connect tunnel failed, response 5",
-    "empty reply from server",
-    "transfer closed with",
-    "not closed cleanly",
-    "premature close",
-    "premature_close",
-    "incompleteread",
-    "end of file before message length",
-    "error reading a body from connection",
-    "close_notify",
-    "ssl_error_syscall",
-    "gnutls recv error",
-    "bad record mac",
-    "mirror sync in progress",
-    "hash sum mismatch",
-    "error sending request",
-    "was not fetched",
-    "request must be retried",
-    "econnreset",
-    "econnrefused",
-    "etimedout",
-    "http2: ",
-    "stream error",
-    ": eof",
-    "desc = eof",
-    "ssl routines::unexpected eof",
-    "http2 framing layer",
-    "operation too slow",
-    " server error: ",
-    "early eof",
-    "eof occurred",
-    "socket hang up",
-    "grpc server closed unexpectedly",
-    "code = unavailable",
-    "too many requests",
-    "internal server error",
-    "bad gateway",
-    "service unavailable",
-    "gateway time",
-    "returned error: 5",
-    "returned error: 429",
-    "http error 5",
-    "status server error (5",
-    "code e5",
-    "code e429",
+/// What to do where an engine or a builder can't be reached.
+const ENGINE_HINTS: &[(&str, &str)] = &[
+    ("permission denied while trying to connect", "join the group docker, or use sudo"),
+    (
+        "/buildx: permission denied",
+        "make Docker's folder yours (`sudo chown -R $USER ~/.docker`), or set DOCKER_CONFIG",
+    ),
+    (
+        "unable to upgrade to h2c",
+        "this engine is not Docker's (Podman has no BuildKit): unset DOCKER_HOST, or create a builder in \
+         a container by `docker buildx create --use`",
+    ),
+    ("Permission denied (", "give ssh a key that the engine's machine accepts"),
+    ("is too new. Maximum", "set DOCKER_API_VERSION to that maximum, or update the engine"),
+    (
+        "Client sent an HTTP request to an HTTPS server",
+        "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder of its certificates",
+    ),
+    ("Host key verification failed", "`ssh` to the engine's machine once, to accept its key"),
+    ("x509: ", "set DOCKER_CERT_PATH, or the builder's --driver-opt cacert=, to the engine's CA"),
 ];
 
-/// The same for memory, disk and certificates, in what a step's command printed.
-const STEP_SIGNS: &[(&str, Cause)] = &[
-    ("stat /bin/sh: no such file or directory", Cause::NoShell),
-    ("exec format error", Cause::WrongPlatform),
-    ("invalid elf image", Cause::WrongPlatform),
-    ("no space left on device", Cause::NoSpace),
-    ("disk quota exceeded", Cause::NoSpace),
-    // Node has the same code for it.
-    ("number of file watchers", Cause::Step),
-    ("enospc", Cause::NoSpace),
-    ("annot allocate memory", Cause::Killed),
-    ("out of memory", Cause::Killed),
-    ("memoryerror", Cause::Killed),
-    ("bad_alloc", Cause::Killed),
-    ("killed signal", Cause::Killed),
-    ("compiler error: killed", Cause::Killed),
-    ("signal: 9", Cause::Killed),
-    ("signal sigkill", Cause::Killed),
-    ("http error 429", Cause::StepNetwork),
-    ("proxy authentication required", Cause::ProxyLogin),
-    ("proxy authorization required", Cause::ProxyLogin),
-    ("response 407", Cause::ProxyLogin),
-    ("statuscode=407", Cause::ProxyLogin),
-    ("code 407 from proxy", Cause::ProxyLogin),
-    // pip asks for the user.
-    ("eoferror: eof when reading a line", Cause::MirrorLogin),
-    ("status client error (401 ", Cause::MirrorLogin),
-    ("status client error (403 ", Cause::MirrorLogin),
-    ("code e401", Cause::MirrorLogin),
-    ("code e403", Cause::MirrorLogin),
-    ("  401  unauthorized", Cause::MirrorLogin),
-    ("  403  forbidden", Cause::MirrorLogin),
-    ("(invalid for another ", Cause::Clock),
-    ("certificate has expired", Cause::Clock),
-    ("not yet valid", Cause::Clock),
-    ("not valid yet", Cause::Clock),
-    ("certificate: expired", Cause::Clock),
-    ("uses expired certificate", Cause::Clock),
-    ("cert_has_expired", Cause::Clock),
-    ("hostname mismatch", Cause::CertificateName),
-    ("invalid peer certificate", Cause::StepCertificate),
-    ("certificate_verify_failed", Cause::StepCertificate),
-    ("certificate verify failed", Cause::StepCertificate),
-    ("certificate verification failed", Cause::StepCertificate),
-    ("certificate is not trusted", Cause::StepCertificate),
-    ("self_signed_cert", Cause::StepCertificate),
-    ("certificate problem", Cause::StepCertificate),
-    ("self-signed certificate in", Cause::StepCertificate),
-    ("self signed certificate in", Cause::StepCertificate),
-    ("self-signed certificate encountered", Cause::StepCertificate),
-    ("unable_to_verify_leaf_signature", Cause::StepCertificate),
-    ("unable to verify the first certificate", Cause::StepCertificate),
-    ("unable_to_get_issuer_cert", Cause::StepCertificate),
-    ("unable to get local issuer certificate", Cause::StepCertificate),
-];
+/// True where `text` has one of `words`.
+fn has(text: &str, words: &str) -> bool {
+    words.split('|').any(|word| text.contains(word))
+}
+
+fn find(signs: Signs, text: &str) -> Option<Cause> {
+    signs.iter().find(|(_, words)| has(text, words)).map(|(cause, _)| *cause)
+}
 
 impl Cause {
     /// The cause that `error` names.
     pub fn of(error: &str) -> Self {
         // What the registry says, without the names of images.
-        let said =
-            ["denied: ", "toomanyrequests: ", "Server message: ", "server message: ", "unknown: "];
-        let said = said.iter().find_map(|mark| error.split_once(mark)).map(|(_, said)| said);
-        let said = said.unwrap_or_default().to_lowercase();
-        let says = |signs: &[&str]| signs.iter().any(|sign| said.contains(sign));
+        let marks = ["denied: ", "toomanyrequests: ", "erver message: ", "unknown: "];
+        let said = marks.iter().find_map(|mark| error.split_once(mark));
+        let said = said.map_or_else(String::new, |(_, said)| said.to_lowercase());
         // Some registries count requests a second or a minute.
-        if says(&["per second", "per minute", "rate exceeded", "retry-after: "]) {
+        if has(&said, "per second|per minute|rate exceeded|retry-after: ") {
             return Cause::Transient;
         }
-        let is_full = [
-            "quota",
-            "exceed the configured",
-            "limit is ",
-            "maximum allowed number",
-            "no space left",
-        ];
-        if !error.contains("toomanyrequests") && says(&is_full) {
+        let full = "quota|exceed the configured|limit is |maximum allowed number|no space left";
+        if has(&said, full) && !error.contains("toomanyrequests") {
             return Cause::RegistryFull;
         }
-        match SIGNS.iter().find(|(sign, _)| error.contains(sign)) {
+        match find(SIGNS, error) {
             // Who pushes has logged in: this passes.
-            Some((_, Cause::Limited)) if is_of_push(error) => Cause::Transient,
+            Some(Cause::Limited) if is_of_push(error) => Cause::Transient,
             // buildx itself fetches tokens, on this machine.
-            Some((_, Cause::EngineProxy)) if error.contains(" token: ") => Cause::ProxyLogin,
-            Some((_, Cause::Certificate)) if error.contains(" token: ") => Cause::StepCertificate,
-            Some((_, cause)) => *cause,
+            Some(Cause::EngineProxy) if error.contains(" token: ") => Cause::ProxyLogin,
+            Some(Cause::Certificate) if error.contains(" token: ") => Cause::StepCertificate,
+            Some(cause) => cause,
             None => Self::of_request(error),
         }
     }
 
     /// The cause that the answer to a request has, or that it got none.
     pub fn of_request(error: &str) -> Self {
-        let is_upload = error.contains("/blobs/uploads/") || error.contains("blobs/upload");
-        let is_by = |verb: &&str| error.contains(&format!("from {verb} request"));
-        let is_write = is_of_push(error);
-        let is_read = ["GET", "HEAD"].iter().any(is_by) || error.contains("pulling from host ");
-        if let Some(status) = http_status(error) {
-            match status {
-                401 | 403 => return Cause::Denied,
-                413 => return Cause::TooLarge,
-                429 if is_read && !is_write => return Cause::Limited,
-                507 => return Cause::RegistryFull,
-                501 | 505 => return Cause::Other,
-                408 | 425 | 429 | 499 | 500..=599 => return Cause::Transient,
-                _ if is_write || is_upload => return Cause::PushRefused,
-                404 => return Cause::NotFound,
-                _ => {}
-            }
-        }
+        let is_push = is_of_push(error);
+        let is_read = has(error, "from GET request|from HEAD request|pulling from host ");
         // Newer versions name no status, and six kinds of refusals.
-        if is_write && (error.contains(": unknown: ") || error.ends_with(": unknown")) {
-            let is_missing = error.contains("not found") || error.contains("not known to registry");
-            return if is_missing { Cause::NoRepository } else { Cause::PushRefused };
+        let is_unknown = error.contains(": unknown: ") || error.ends_with(": unknown");
+        match http_status(error) {
+            Some(401 | 403) => Cause::Denied,
+            Some(413) => Cause::TooLarge,
+            Some(429) if is_read && !is_push => Cause::Limited,
+            Some(501 | 505) => Cause::Other,
+            Some(507) => Cause::RegistryFull,
+            Some(408 | 425 | 429 | 499..) => Cause::Transient,
+            Some(_) if is_push || error.contains("blobs/upload") => Cause::PushRefused,
+            Some(404) => Cause::NotFound,
+            _ if is_push && is_unknown && has(error, "not found|not known to registry") => {
+                Cause::NoRepository
+            }
+            _ if is_push && is_unknown => Cause::PushRefused,
+            // A name may hold any word.
+            _ if error.ends_with(": not found") => Cause::NotFound,
+            _ if is_network(&error.to_lowercase()) => Cause::Transient,
+            _ if has(error, "not found|manifest unknown") => Cause::NotFound,
+            _ => Cause::Other,
         }
-        // A name may hold any word.
-        if error.ends_with(": not found") {
-            return Cause::NotFound;
-        }
-        if is_network(error) {
-            return Cause::Transient;
-        }
-        let is_missing = error.contains("not found") || error.contains("manifest unknown");
-        if is_missing { Cause::NotFound } else { Cause::Other }
     }
 
     /// The same for a step, whose command printed `output` last.
@@ -431,13 +303,12 @@ impl Cause {
         if error.ends_with("exit code: 137") || error.ends_with("cannot allocate memory") {
             return Cause::Killed;
         }
-        // What was tried again since then is not why it failed.
         let mut lines = text::last_lines(output, LAST_LINES);
+        // What was tried again since then is not why it failed.
         lines.retain(|line| !line.contains("Retry(total=") || line.contains("Retry(total=0"));
         let output = lines.join("\n").to_lowercase();
-        let sign = STEP_SIGNS.iter().find(|(sign, _)| output.contains(sign));
-        match sign {
-            Some((_, cause)) => *cause,
+        match find(STEP_SIGNS, &output) {
+            Some(cause) => cause,
             None if is_network(&output) => Cause::StepNetwork,
             None => Cause::Step,
         }
@@ -446,28 +317,22 @@ impl Cause {
 
 /// True where `error` is of a request that sends something, or belongs to that.
 fn is_of_push(error: &str) -> bool {
-    let signs = [
-        "from PUT request",
-        "from POST request",
-        "from PATCH request",
-        "failed to push",
-        "error writing ",
-    ];
-    !error.contains(" token: ") && signs.iter().any(|sign| error.contains(sign))
+    let signs =
+        "from PUT request|from POST request|from PATCH request|failed to push|error writing ";
+    has(error, signs) && !error.contains(" token: ")
 }
 
+/// True where `text`, in lower case, tells of a network or a server that may work again.
 fn is_network(text: &str) -> bool {
-    let text = text.to_lowercase();
     // Such as apt's `E: Failed to fetch http://a/b  522  Origin Connection Time-out`.
     let is_status = |word: &str| word.len() == 3 && word.parse().is_ok_and(|n: u32| n / 100 == 4);
     // Not as in `thread timed out`.
     let is_word = |at: usize| !text[..at].ends_with(|c: char| c.is_ascii_alphabetic());
-    let says = |words: String| text.match_indices(&words).any(|(at, _)| is_word(at));
-    BROKEN.split(' ').any(|how| says(format!("connection {how}")))
+    let is_slow = |words: String| text.match_indices(&words).any(|(at, _)| is_word(at));
+    NETWORK.iter().any(|words| has(text, words))
         || SLOW
             .split(' ')
-            .any(|what| says(format!("{what} timed out")) || says(format!("{what} timeout")))
-        || NETWORK.iter().any(|sign| text.contains(sign))
+            .any(|what| is_slow(format!("{what} timed out")) || is_slow(format!("{what} timeout")))
         || text.lines().any(|line| {
             line.ends_with("unexpected eof")
                 || line.contains("e: failed to fetch http") && !line.split("  ").any(is_status)
@@ -499,33 +364,7 @@ pub fn host(error: &str) -> Option<&str> {
 
 /// What to do where an engine or a builder can't be reached; `None` where that is not known.
 pub fn engine_hint(error: &str) -> Option<&'static str> {
-    let hints = [
-        ("permission denied while trying to connect", "join the group docker, or use sudo"),
-        (
-            "/buildx: permission denied",
-            "make Docker's folder yours (`sudo chown -R $USER ~/.docker`), or set DOCKER_CONFIG",
-        ),
-        (
-            "unable to upgrade to h2c",
-            "this engine is not Docker's (Podman has no BuildKit): unset DOCKER_HOST, or create a \
-             builder in a container by `docker buildx create --use`",
-        ),
-        ("Permission denied (", "give ssh a key that the engine's machine accepts"),
-        ("is too new. Maximum", "set DOCKER_API_VERSION to that maximum, or update the engine"),
-        (
-            "Client sent an HTTP request to an HTTPS server",
-            "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder of its certificates",
-        ),
-        (
-            "Host key verification failed",
-            "connect by ssh to the engine's machine once, to accept its key",
-        ),
-        (
-            "x509: ",
-            "set DOCKER_CERT_PATH, or the builder's --driver-opt cacert=, to the engine's CA",
-        ),
-    ];
-    hints.iter().find(|(sign, _)| error.contains(sign)).map(|(_, hint)| *hint)
+    ENGINE_HINTS.iter().find(|(sign, _)| error.contains(sign)).map(|(_, hint)| *hint)
 }
 
 /// How the command of a step ended, such as `exit code: 1`, where that is the error.
