@@ -20,6 +20,7 @@ use crate::progress::Watch;
 use outcome::cause::{self, Cause};
 use outcome::events;
 use outcome::trace::Trace;
+use outcome::vertex::Phase;
 use request::bases::{is_digest, repository};
 use request::cli::{Args, in_engine, quoted, without_repeats};
 use request::definition::{FOLDER, strings};
@@ -205,9 +206,10 @@ impl Docker {
         let patience = read_patience(args);
         let Some(pipe) = child.stderr.take() else { bail!("docker has no standard error") };
         let status = process::follow(&mut child, pipe, |bytes| {
-            for event in events::read(&mut rest, bytes, false) {
-                let place = trace.add(&event);
-                watch.show(&event, place, &trace);
+            for value in events::read(&mut rest, bytes, false) {
+                for (event, place) in trace.add(&value) {
+                    watch.show(&event, place, &trace);
+                }
             }
             watch.tick(&trace);
             let now = Instant::now();
@@ -216,16 +218,18 @@ impl Docker {
             let is_stuck = waiting_since.is_some_and(|since| now - since > patience);
             !is_stuck && !watch.is_canceled() && deadline.is_none_or(|deadline| now <= deadline)
         })?;
-        for event in events::read(&mut rest, &[], true) {
-            let place = trace.add(&event);
-            watch.show(&event, place, &trace);
+        for value in events::read(&mut rest, &[], true) {
+            for (event, place) in trace.add(&value) {
+                watch.show(&event, place, &trace);
+            }
         }
         watch.end();
         // A signal may come when everything was pushed.
         let mut outputs =
             bake["target"].as_object().into_iter().flatten().map(|(_, t)| &t["output"][0]);
         let is_push = outputs.all(|o| o.as_str().is_some_and(|o| o.starts_with("type=image,push")));
-        let is_pushed = is_push && trace.images_exported() == targets.len();
+        let is_pushed = is_push
+            && trace.ends(Phase::ImageExport).filter(|run| run.is_done()).count() == targets.len();
         let end = match (process::caught(), status) {
             (Some(_), Some(status)) if status.success() || is_pushed => End::Done,
             (Some(signal), _) => End::Stopped(signal),

@@ -387,10 +387,9 @@ impl<'a> Job<'a> {
         };
         let place = staging.as_ref().map_or(cache.clone(), Staging::place);
         let baked = self.bake(&self.image.export(&place, without), None, true, deadline)?;
-        let runs = baked.trace.exports();
+        let runs = baked.trace.ends(Phase::CacheExport).collect::<Vec<_>>();
         let error = runs.iter().find_map(|run| run.error.clone());
-        let is_complete =
-            !runs.is_empty() && error.is_none() && runs.iter().all(|run| run.completed.is_some());
+        let is_complete = !runs.is_empty() && runs.iter().all(|run| run.is_done());
         let is_canceled = error.as_ref().is_none_or(|error| Cause::of(error) == Cause::Canceled);
         let result = match (baked.end, baked.has_cache(&self.image.name)) {
             _ if is_complete => Some("done"),
@@ -463,7 +462,7 @@ fn seconds(spans: &[(Phase, Vec<Span>)], exports: &[Trace]) -> Seconds {
     let total = |phase| Some(text::rounded(trace::covered(of(&[phase]))));
     let export = trace::covered(of(&[Phase::ImageExport, Phase::Push]));
     let mut caches = of(&[Phase::CacheExport]);
-    caches.extend(exports.iter().filter_map(|trace| trace.whole));
+    caches.extend(exports.iter().flat_map(Trace::all_spans));
     Seconds {
         context: total(Phase::Context),
         cache_import: total(Phase::CacheImport),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use base::{lock, message, output, process, status};
 use outcome::cause::{self, Cause};
 use outcome::text::{self, LONGEST, Lines};
-use outcome::trace::{Event, Node, Trace, VertexEvent};
+use outcome::trace::{Event, Node, Trace};
 use outcome::vertex::{self, Phase};
 
 /// Work that is not a step is shown where it took so many seconds.
@@ -159,7 +159,7 @@ impl Watch<'_> {
 
     /// Shows an event, which `trace` has taken up as that of its node `place`.
     pub fn show(&mut self, event: &Event, place: Option<usize>, trace: &Trace) {
-        if self.canceled.is_some() && !matches!(event, Event::Log { .. }) {
+        if self.canceled.is_some() && !matches!(event, Event::Log(_)) {
             return;
         }
         let node = place.and_then(|place| Some((place, trace.nodes.get(place)?)));
@@ -175,7 +175,7 @@ impl Watch<'_> {
                 self.to_log(&line);
                 output::note(text::shortened(&line, LONGEST));
             }
-            (Event::Vertex(VertexEvent { run: Some(run), .. }), Some((place, node))) => {
+            (Event::Run(run), Some((place, node))) => {
                 if let Entry::Vacant(begun) = self.begun.entry(place) {
                     begun.insert(Instant::now());
                     self.plain(place, node, &text::title(&node.name));
@@ -184,7 +184,7 @@ impl Watch<'_> {
                     self.node_ended(place, node, trace);
                 }
             }
-            (Event::Log { text, .. }, Some((place, node))) => {
+            (Event::Log(text), Some((place, node))) => {
                 for line in self.lines.entry(place).or_default().add(text.as_bytes()) {
                     self.plain(place, node, &line);
                     // Many images may have the same reason, and this one may run ahead of its image.

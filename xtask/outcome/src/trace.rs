@@ -1,9 +1,12 @@
 //! What happened in one bake, put together from its events: which steps ran and which came from a cache,
 //! how long everything took, and how reading and writing caches went.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 
 use crate::cause::{self, Cause};
+use crate::events;
 use crate::record::Step;
 use crate::text;
 use crate::vertex::{self, Phase};
@@ -17,42 +20,14 @@ const REASON_LINES: usize = 5;
 /// Something that happened in a build.
 #[derive(Debug)]
 pub enum Event {
-    Vertex(VertexEvent),
-    /// A part of a vertex's work, such as a layer that is pushed.
-    Status {
-        /// The vertex's digest.
-        vertex: String,
-        id: String,
-        /// How much of it is done, in bytes.
-        current: Option<u64>,
-        /// How much there is of it, in bytes; 0 where that is not known.
-        total: Option<u64>,
-        started: Option<f64>,
-        completed: Option<f64>,
-    },
-    /// Output of the vertex of that digest.
-    Log {
-        vertex: String,
-        text: String,
-    },
+    /// A vertex has begun, or ended.
+    Run(Run),
+    /// Output of a vertex.
+    Log(String),
     /// Advice of `BuildKit`.
     Warning(String),
     /// A line that is no event, meant for people.
     Text(String),
-}
-
-/// A vertex of the build: a step, or other work that buildx reports like one.
-#[derive(Debug)]
-pub struct VertexEvent {
-    /// Identifies the vertex in all other events.
-    pub digest: String,
-    pub name: String,
-    /// The name of the step that this is a part of, where a step has several.
-    pub group: Option<String>,
-    /// The part of its step that does the work.
-    pub weak: bool,
-    /// `None` until it starts.
-    pub run: Option<Run>,
 }
 
 /// A time from one moment to another, each in seconds since 1970.
@@ -76,7 +51,6 @@ pub fn covered(mut spans: Vec<Span>) -> f64 {
 /// How a vertex went once. It may start several times, as to fetch a cached result.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Seconds since 1970, as all times here.
     pub started: f64,
     /// `None` while it runs, and where it was stopped.
     pub completed: Option<f64>,
@@ -89,23 +63,29 @@ impl Run {
         Some(Span { from: self.started, to: self.completed? })
     }
 
-    /// In seconds; `None` where it did not end.
+    /// `None` where it did not end.
     pub fn seconds(&self) -> Option<f64> {
-        self.span().map(|span| span.to - span.from)
+        Some(self.completed? - self.started)
+    }
+
+    /// True where it has ended well.
+    pub fn is_done(&self) -> bool {
+        self.completed.is_some() && self.error.is_none()
     }
 }
 
-/// A vertex of the build.
+/// A vertex of the build: a step, or other work that buildx reports like one.
 #[derive(Debug, Default)]
 pub struct Node {
+    digest: String,
     /// Without the target's name.
     pub name: String,
     /// The step that it is a part of.
     pub step: String,
-    /// The part of its step that does the work.
+    /// True for the part of its step that does the work.
     weak: bool,
     pub runs: Vec<Run>,
-    /// When its parts that push started and ended.
+    /// When its parts were pushed.
     pushes: Vec<Span>,
     /// The end of its output.
     pub output: Vec<u8>,
@@ -180,11 +160,7 @@ impl Failure {
 pub struct Trace {
     /// In the order in which they were reported first.
     pub nodes: Vec<Node>,
-    /// By digest.
-    places: HashMap<String, usize>,
     targets: Vec<String>,
-    /// From the first event to the last.
-    pub whole: Option<Span>,
     /// The last error that buildx itself wrote.
     pub error: Option<String>,
 }
@@ -195,62 +171,71 @@ impl Trace {
         Trace { targets: targets.to_vec(), ..Trace::default() }
     }
 
-    /// Takes up `event`, and returns the number of its node.
-    pub fn add(&mut self, event: &Event) -> Option<usize> {
-        match event {
-            Event::Vertex(vertex) => Some(self.add_vertex(vertex)),
-            Event::Status { vertex, id, current, total, started, completed } => {
-                let place = *self.places.get(vertex)?;
-                let node = self.nodes.get_mut(place)?;
-                if let Some(current) = current {
-                    let (most, all) = node.parts.entry(id.clone()).or_default();
-                    (*most, *all) = (*current.max(most), total.unwrap_or(*all));
-                }
-                let pushed = started.zip(*completed).filter(|_| id.starts_with("pushing "));
-                node.pushes.extend(pushed.map(|(from, to)| Span { from, to }));
-                Some(place)
-            }
-            Event::Log { vertex, text } => {
-                let place = *self.places.get(vertex)?;
-                let output = &mut self.nodes.get_mut(place)?.output;
-                output.extend(text.as_bytes());
-                output.drain(..output.len().saturating_sub(OUTPUT_KEPT));
-                Some(place)
-            }
-            Event::Text(text) => {
-                if let Some(error) = text.strip_prefix("ERROR: ") {
-                    self.error = Some(error.to_owned());
-                }
-                None
-            }
-            Event::Warning(_) => None,
+    /// Takes up an object or a line of the stream, and returns what people may see of it, each with the number
+    /// of its node.
+    pub fn add(&mut self, value: &Value) -> Vec<(Event, Option<usize>)> {
+        if let Some(line) = value.as_str() {
+            let error = line.strip_prefix("ERROR: ").map(str::to_owned);
+            self.error = error.or(self.error.take());
+            return vec![(Event::Text(line.to_owned()), None)];
         }
+        let list = |key: &str| value[key].as_array().into_iter().flatten();
+        let (ended, others): (Vec<_>, Vec<_>) =
+            list("vertexes").partition(|vertex| vertex["completed"].is_string());
+        let mut seen = Vec::new();
+        seen.extend(others.into_iter().filter_map(|vertex| self.add_vertex(vertex)));
+        for status in list("statuses") {
+            let Some((_, node)) = self.node(&status["vertex"]) else { continue };
+            let id = status["id"].as_str().unwrap_or_default();
+            if let Some(done) = status["current"].as_u64() {
+                let part = node.parts.entry(id.to_owned()).or_default();
+                let all = status["total"].as_u64().unwrap_or_default();
+                *part = (part.0.max(done), part.1.max(all));
+            }
+            if id.starts_with("pushing ") {
+                node.pushes.extend(events::run(status).as_ref().and_then(Run::span));
+            }
+        }
+        for log in list("logs") {
+            let Some((place, node)) = self.node(&log["vertex"]) else { continue };
+            let text = events::decoded(&log["data"]);
+            node.output.extend(text.as_bytes());
+            node.output.drain(..node.output.len().saturating_sub(OUTPUT_KEPT));
+            seen.push((Event::Log(text), Some(place)));
+        }
+        let warnings = list("warnings").map(|warning| events::decoded(&warning["short"]));
+        seen.extend(warnings.map(|text| (Event::Warning(text), None)));
+        // Work that ends does so after its parts.
+        seen.extend(ended.into_iter().filter_map(|vertex| self.add_vertex(vertex)));
+        seen
     }
 
-    fn add_vertex(&mut self, vertex: &VertexEvent) -> usize {
-        for time in vertex.run.iter().flat_map(|run| [Some(run.started), run.completed]).flatten() {
-            let whole = self.whole.get_or_insert(Span { from: time, to: time });
-            *whole = Span { from: whole.from.min(time), to: whole.to.max(time) };
-        }
-        let place = *self.places.entry(vertex.digest.clone()).or_insert(self.nodes.len());
-        if place == self.nodes.len() {
+    /// The node of that digest, and its number.
+    fn node(&mut self, digest: &Value) -> Option<(usize, &mut Node)> {
+        self.nodes.iter_mut().enumerate().find(|(_, node)| node.digest == *digest)
+    }
+
+    fn add_vertex(&mut self, vertex: &Value) -> Option<(Event, Option<usize>)> {
+        let digest = &vertex["digest"];
+        if self.node(digest).is_none() {
             let own = |name: &str| vertex::without_target(&self.targets, name);
+            let (name, group) = (vertex["name"].as_str()?, &vertex["progressGroup"]);
             self.nodes.push(Node {
-                name: own(&vertex.name),
-                step: own(vertex.group.as_deref().unwrap_or(&vertex.name)),
-                weak: vertex.weak,
+                digest: digest.as_str()?.to_owned(),
+                name: own(name),
+                step: own(group["name"].as_str().unwrap_or(name)),
+                weak: group["weak"] == true,
                 ..Node::default()
             });
         }
-        let (Some(run), Some(node)) = (vertex.run.clone(), self.nodes.get_mut(place)) else {
-            return place;
-        };
+        let (place, node) = self.node(digest)?;
+        let run = events::run(vertex)?;
         // Events may repeat a time, with another rounding.
         match node.runs.iter_mut().find(|known| (known.started - run.started).abs() < 1e-6) {
-            Some(known) => *known = run,
-            None => node.runs.push(run),
+            Some(known) => *known = run.clone(),
+            None => node.runs.push(run.clone()),
         }
-        place
+        Some((Event::Run(run), Some(place)))
     }
 
     /// Bytes that were sent to the builder as Dockerfile and context; `None` where no event reported any.
@@ -295,18 +280,25 @@ impl Trace {
         }
     }
 
+    /// When anything was done.
+    pub fn all_spans(&self) -> Vec<Span> {
+        self.nodes.iter().flat_map(|node| &node.runs).filter_map(Run::span).collect()
+    }
+
     /// When the bake was in `phase`. An image is pushed within its export.
     pub fn spans(&self, phase: Phase) -> Vec<Span> {
-        let mut spans = Vec::new();
-        for node in &self.nodes {
-            if node.phase() == phase {
-                spans.extend(node.own_runs().filter_map(Run::span));
-            }
-            if phase == Phase::Push && node.phase() == Phase::ImageExport {
-                spans.extend(&node.pushes);
-            }
+        let nodes = self.nodes.iter().filter(|node| node.phase() == phase);
+        let mut spans = nodes.flat_map(Node::own_runs).filter_map(Run::span).collect::<Vec<_>>();
+        if phase == Phase::Push {
+            spans.extend(self.nodes.iter().flat_map(|node| &node.pushes));
         }
         spans
+    }
+
+    /// How the work of `phase` went last.
+    pub fn ends(&self, phase: Phase) -> impl Iterator<Item = &Run> {
+        let nodes = self.nodes.iter().filter(move |node| node.phase() == phase);
+        nodes.filter_map(|node| node.runs.last())
     }
 
     /// The caches that were asked for, each with how that went.
@@ -335,21 +327,7 @@ impl Trace {
 
     /// The name of what was still done.
     pub fn pending(&self) -> Option<&str> {
-        let is_pending = |node: &&Node| node.own_runs().any(|run| run.completed.is_none());
-        self.nodes.iter().find(is_pending).map(|node| node.name.as_str())
-    }
-
-    /// How many images were exported as a whole.
-    pub fn images_exported(&self) -> usize {
-        let nodes = self.nodes.iter().filter(|node| node.phase() == Phase::ImageExport);
-        let is_done = |run: &Run| run.completed.is_some() && run.error.is_none();
-        nodes.filter(|node| node.runs.last().is_some_and(is_done)).count()
-    }
-
-    /// How each cache export went.
-    pub fn exports(&self) -> Vec<&Run> {
-        let nodes = self.nodes.iter().filter(|node| node.phase() == Phase::CacheExport);
-        nodes.filter_map(|node| node.runs.last()).collect()
+        self.nodes.iter().find(|node| node.is_running()).map(|node| node.name.as_str())
     }
 
     /// What failed first. A cache never does, nor what was given up because of something else.
