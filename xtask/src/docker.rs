@@ -200,7 +200,7 @@ impl Docker {
             let _ = stdin.write_all(bake.to_string().as_bytes());
         }
         let targets = strings(&bake["group"]["default"]["targets"]).unwrap_or_default();
-        let mut trace = Trace::new(&targets);
+        let mut trace = Trace { targets, ..Trace::default() };
         let mut rest = Vec::new();
         let mut waiting_since = None;
         let patience = read_patience(args);
@@ -229,7 +229,8 @@ impl Docker {
             bake["target"].as_object().into_iter().flatten().map(|(_, t)| &t["output"][0]);
         let is_push = outputs.all(|o| o.as_str().is_some_and(|o| o.starts_with("type=image,push")));
         let is_pushed = is_push
-            && trace.ends(Phase::ImageExport).filter(|run| run.is_done()).count() == targets.len();
+            && trace.ends(Phase::ImageExport).filter(|run| run.is_done()).count()
+                == trace.targets.len();
         let end = match (process::caught(), status) {
             (Some(_), Some(status)) if status.success() || is_pushed => End::Done,
             (Some(signal), _) => End::Stopped(signal),

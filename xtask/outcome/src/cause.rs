@@ -342,24 +342,15 @@ fn is_network(text: &str) -> bool {
 /// The HTTP status of a failed request in `error`, as in `…: 503 Service Unavailable` or `error parsing
 /// HTTP 413 response body`.
 pub fn http_status(error: &str) -> Option<u64> {
-    for (at, mark) in [": ", "HTTP "].iter().flat_map(|mark| error.match_indices(mark)) {
-        let rest = &error[at + mark.len()..];
-        let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-        let ends = rest[digits.len()..].chars().next().is_none_or(|c| " :,\"".contains(c));
-        if digits.len() == 3 && ends && digits.starts_with(['4', '5']) {
-            return digits.parse().ok();
-        }
-    }
-    None
+    [": ", "HTTP "].iter().flat_map(|mark| error.split(mark).skip(1)).find_map(|rest| {
+        let word = rest.split([' ', ':', ',', '"']).next()?;
+        word.parse().ok().filter(|status| (400..600).contains(status))
+    })
 }
 
 /// The host that a failed request in `error` went to, where that is named.
 pub fn host(error: &str) -> Option<&str> {
-    if let Some((before, _)) = error.split_once(": no such host") {
-        return before.rsplit_once("lookup ")?.1.split(' ').next();
-    }
-    let (_, rest) = error.split_once("://")?;
-    rest.split(['/', '"', ' ']).next()
+    error.split_once("://")?.1.split(['/', '"', ' ']).next()
 }
 
 /// What to do where an engine or a builder can't be reached; `None` where that is not known.

@@ -22,11 +22,9 @@ pub fn read(rest: &mut Vec<u8>, bytes: &[u8], has_ended: bool) -> Vec<Value> {
             }
             Some(Err(error)) if error.is_eof() && !has_ended => break,
             _ => {
-                let end = left.iter().position(|&byte| byte == b'\n');
-                if end.is_none() && !has_ended {
-                    break;
-                }
-                let (line, others) = left.split_at(end.map_or(left.len(), |end| end + 1));
+                let end = left.iter().position(|&byte| byte == b'\n').map(|end| end + 1);
+                let Some(end) = end.or(has_ended.then_some(left.len())) else { break };
+                let (line, others) = left.split_at(end);
                 let line = String::from_utf8_lossy(line).trim_end().to_owned();
                 if !line.is_empty() {
                     values.push(line.into());

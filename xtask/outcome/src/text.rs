@@ -83,10 +83,8 @@ impl Lines {
 
 /// The last lines of `output`, so many at most, safe to show.
 pub fn last_lines(output: &[u8], count: usize) -> Vec<String> {
-    let mut lines = Lines::default();
-    let mut safe = lines.add(output);
-    safe.extend(lines.end());
-    safe.split_off(safe.len().saturating_sub(count))
+    let mut lines = String::from_utf8_lossy(output).lines().map(last_drawn).collect::<Vec<_>>();
+    lines.split_off(lines.len().saturating_sub(count))
 }
 
 /// What a terminal shows of a line that was drawn several times, as progress bars are.

@@ -82,8 +82,6 @@ pub struct Node {
     pub name: String,
     /// The step that it is a part of.
     pub step: String,
-    /// True for the part of its step that does the work.
-    weak: bool,
     pub runs: Vec<Run>,
     /// When its parts were pushed.
     pushes: Vec<Span>,
@@ -160,17 +158,13 @@ impl Failure {
 pub struct Trace {
     /// In the order in which they were reported first.
     pub nodes: Vec<Node>,
-    targets: Vec<String>,
+    /// What is baked, all of one image.
+    pub targets: Vec<String>,
     /// The last error that buildx itself wrote.
     pub error: Option<String>,
 }
 
 impl Trace {
-    /// A bake of `targets`, of which nothing is known yet. They all are of one image.
-    pub fn new(targets: &[String]) -> Self {
-        Trace { targets: targets.to_vec(), ..Trace::default() }
-    }
-
     /// Takes up an object or a line of the stream, and returns what people may see of it, each with the number
     /// of its node.
     pub fn add(&mut self, value: &Value) -> Vec<(Event, Option<usize>)> {
@@ -219,12 +213,11 @@ impl Trace {
         let digest = &vertex["digest"];
         if self.node(digest).is_none() {
             let own = |name: &str| vertex::without_target(&self.targets, name);
-            let (name, group) = (vertex["name"].as_str()?, &vertex["progressGroup"]);
+            let name = vertex["name"].as_str()?;
             self.nodes.push(Node {
                 digest: digest.as_str()?.to_owned(),
                 name: own(name),
-                step: own(group["name"].as_str().unwrap_or(name)),
-                weak: group["weak"] == true,
+                step: own(vertex["progressGroup"]["name"].as_str().unwrap_or(name)),
                 ..Node::default()
             });
         }
@@ -264,16 +257,16 @@ impl Trace {
     fn step(&self, name: &str) -> Step {
         let parts = self.nodes.iter().filter(|node| node.step == name);
         let parts = parts.filter(|node| node.own_runs().next().is_some()).collect::<Vec<_>>();
-        let has_weak = parts.iter().any(|part| part.weak);
-        let mut working = parts.iter().filter(|part| part.weak || !has_weak);
         let runs = || parts.iter().flat_map(|part| part.own_runs());
         let error = runs().find_map(|run| run.error.clone());
         let spans = runs().map(Run::span).collect::<Option<Vec<_>>>();
         let is_known = !parts.is_empty() && error.is_none();
+        // The part of another name, LINK of COPY --link, is run for each base.
+        let mut own = parts.iter().filter(|part| part.name == name);
         Step {
             name: name.to_owned(),
             // A result that is cached may still have to be fetched, which is a run of its own.
-            cached: is_known.then(|| working.all(|part| part.own_runs().any(|run| run.cached))),
+            cached: is_known.then(|| own.all(|part| part.own_runs().any(|run| run.cached))),
             seconds: spans.filter(|spans| !spans.is_empty()).map(covered),
             started: runs().map(|run| run.started).min_by(f64::total_cmp),
             error,
@@ -343,14 +336,12 @@ impl Trace {
 /// The steps of an image over all its bakes: each as it was in the bake that ran it, else in the first.
 pub fn steps(traces: &[Trace]) -> Vec<Step> {
     let mut all: Vec<Step> = Vec::new();
-    for trace in traces {
-        for step in trace.steps() {
-            let has_run = step.cached == Some(false) && step.error.is_none();
-            match all.iter_mut().find(|known| known.name == step.name) {
-                Some(known) if has_run || known.cached.is_none() => *known = step,
-                Some(_) => {}
-                None => all.push(step),
-            }
+    for step in traces.iter().flat_map(Trace::steps) {
+        let has_run = step.cached == Some(false) && step.error.is_none();
+        match all.iter_mut().find(|known| known.name == step.name) {
+            Some(known) if has_run || known.cached.is_none() => *known = step,
+            Some(_) => {}
+            None => all.push(step),
         }
     }
     all

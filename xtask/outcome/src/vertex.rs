@@ -21,20 +21,17 @@ base::named! {
 impl Phase {
     /// That of the vertex of this name, without the name of its target.
     pub fn of(name: &str) -> Self {
-        if cache(name).is_some() {
-            Phase::CacheImport
-        } else if name.starts_with("exporting cache") {
-            Phase::CacheExport
-        } else if name.starts_with("pushing ") {
-            Phase::Push
-        } else if name.starts_with("exporting ") || name.starts_with("importing to ") {
-            Phase::ImageExport
-        } else if base(name).is_some() {
-            Phase::Pull
-        } else if is_step(name) {
-            Phase::Steps
-        } else {
-            Phase::Context
+        let place = instruction(name).map_or("", |(place, _)| place);
+        let number = place.rsplit(' ').next().unwrap_or_default();
+        let mut words = name.split(' ');
+        match (words.next(), words.next()) {
+            (Some("importing"), Some("cache")) => Phase::CacheImport,
+            (Some("exporting"), Some("cache")) => Phase::CacheExport,
+            (Some("exporting" | "importing"), _) => Phase::ImageExport,
+            (Some("pushing"), _) => Phase::Push,
+            _ if base(name).is_some() => Phase::Pull,
+            _ if number.starts_with(|c: char| c.is_ascii_digit()) => Phase::Steps,
+            _ => Phase::Context,
         }
     }
 }
@@ -54,14 +51,6 @@ pub fn instruction(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix('[')?.split_once("] ")
 }
 
-/// Instructions have a number in their stage.
-fn is_step(name: &str) -> bool {
-    let place = instruction(name).and_then(|(place, _)| place.rsplit(' ').next());
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let number = place.and_then(|place| place.split_once('/'));
-    number.is_some_and(|(number, of)| is_number(number) && is_number(of))
-}
-
 /// True for a vertex that finds or pulls a base image; with several platforms, its name begins with one.
 pub fn is_base(name: &str) -> bool {
     name.contains("internal] load metadata for ") || base(name).is_some()
@@ -69,29 +58,24 @@ pub fn is_base(name: &str) -> bool {
 
 /// True for an ONBUILD trigger of the base image: a step of the stage `base` that is not the Dockerfile's.
 pub fn is_trigger(name: &str) -> bool {
-    let step = instruction(name).filter(|_| is_step(name));
+    let step = instruction(name).filter(|_| Phase::of(name) == Phase::Steps);
     step.is_some_and(|(place, what)| {
-        let is_own = what.starts_with("FROM ") || what == "WORKDIR /";
-        !is_own && place.rsplit(' ').nth(1) == Some("base")
+        place.rsplit(' ').nth(1) == Some("base") && what != "WORKDIR /"
     })
 }
 
 /// The name of a vertex without that of its target. With several `targets`, buildx puts this into the
 /// brackets that the name starts with, or before it in brackets of its own.
 pub fn without_target(targets: &[String], name: &str) -> String {
-    for target in targets.iter().filter(|_| targets.len() > 1) {
-        if let Some(own) = name.strip_prefix(&format!("[{target}] ")) {
-            return own.to_owned();
-        }
-        if let Some(own) = name.strip_prefix(&format!("[{target} ")) {
-            return format!("[{own}");
-        }
-    }
-    name.to_owned()
+    let own = targets.iter().filter(|_| targets.len() > 1).find_map(|target| {
+        let own = name.strip_prefix(&format!("[{target}"))?;
+        let within = || own.strip_prefix(' ').map(|own| format!("[{own}"));
+        own.strip_prefix("] ").map(str::to_owned).or_else(within)
+    });
+    own.unwrap_or_else(|| name.to_owned())
 }
 
-/// The script that a step runs and its arguments, as in `[node 2/3] RUN --mount=… ["/bin/sh", "/run/node.sh"]`:
-/// the last file below `/run` in its name.
+/// The script that a step runs and its arguments, as in `[node 2/3] RUN --mount=… ["/bin/sh", "/run/node.sh"]`.
 pub fn script(name: &str) -> Option<String> {
     let (_, command) = name.split_once("] RUN ")?;
     let (_, last) = command.rsplit_once("/run/")?;
