@@ -112,7 +112,7 @@ impl<'a> Job<'a> {
         record.context_bytes = all().filter_map(Trace::context_bytes).reduce(|a, b| a + b);
         ended.bases = self.traces.first().map(Trace::bases).unwrap_or_default();
         for &phase in Phase::ALL {
-            let spans = all().flat_map(|trace| trace.spans(phase));
+            let spans = all().flat_map(|trace| trace.spans(&[phase]));
             ended.spans.push((phase, spans.collect()));
         }
         if !self.traces.iter().all(|trace| trace.nodes.is_empty()) {
@@ -462,7 +462,7 @@ fn seconds(spans: &[(Phase, Vec<Span>)], exports: &[Trace]) -> Seconds {
     let total = |phase| Some(text::rounded(trace::covered(of(&[phase]))));
     let export = trace::covered(of(&[Phase::ImageExport, Phase::Push]));
     let mut caches = of(&[Phase::CacheExport]);
-    caches.extend(exports.iter().flat_map(Trace::all_spans));
+    caches.extend(exports.iter().flat_map(|trace| trace.spans(Phase::ALL)));
     Seconds {
         context: total(Phase::Context),
         cache_import: total(Phase::CacheImport),

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use base::{lock, message, output, process, status};
-use outcome::cause::{self, Cause};
+use outcome::cause;
 use outcome::text::{self, LONGEST, Lines};
 use outcome::trace::{Event, Node, Trace};
 use outcome::vertex::{self, Phase};
@@ -208,7 +208,6 @@ impl Watch<'_> {
         let seconds = run.seconds().unwrap_or_default();
         let is_miss = |error| vertex::cache(&node.name).is_some_and(|c| cause::is_miss(c, error));
         let (end, is_error) = match run.error.as_deref() {
-            Some(error) if Cause::of(error) == Cause::Canceled => ("CANCELED".to_owned(), false),
             Some(error) if is_miss(error) => ("MISS".to_owned(), false),
             Some(error) => (format!("ERROR: {error}"), true),
             None if run.cached => ("CACHED".to_owned(), false),

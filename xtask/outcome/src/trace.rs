@@ -82,9 +82,8 @@ pub struct Node {
     pub name: String,
     /// The step that it is a part of.
     pub step: String,
+    /// In the order of time, without those that were given up.
     pub runs: Vec<Run>,
-    /// When its parts were pushed.
-    pushes: Vec<Span>,
     /// The end of its output.
     pub output: Vec<u8>,
     /// Bytes that its parts have sent or fetched, and how many there are.
@@ -94,12 +93,6 @@ pub struct Node {
 impl Node {
     pub fn phase(&self) -> Phase {
         Phase::of(&self.name)
-    }
-
-    /// How it went, without what an equal step of another target did in its place.
-    fn own_runs(&self) -> impl Iterator<Item = &Run> {
-        let is_own = |error: &String| Cause::of(error) != Cause::Canceled;
-        self.runs.iter().filter(move |run| run.error.as_ref().is_none_or(is_own))
     }
 
     pub fn is_running(&self) -> bool {
@@ -186,8 +179,13 @@ impl Trace {
                 let all = status["total"].as_u64().unwrap_or_default();
                 *part = (part.0.max(done), part.1.max(all));
             }
-            if id.starts_with("pushing ") {
-                node.pushes.extend(events::run(status).as_ref().and_then(Run::span));
+            // An image is pushed within its export.
+            if let Some(run) = events::run(status)
+                && run.completed.is_some()
+                && id.starts_with("pushing ")
+            {
+                let name = id.to_owned();
+                self.nodes.push(Node { name, runs: vec![run], ..Node::default() });
             }
         }
         for log in list("logs") {
@@ -224,10 +222,13 @@ impl Trace {
         let (place, node) = self.node(digest)?;
         let run = events::run(vertex)?;
         // Events may repeat a time, with another rounding.
-        match node.runs.iter_mut().find(|known| (known.started - run.started).abs() < 1e-6) {
-            Some(known) => *known = run.clone(),
-            None => node.runs.push(run.clone()),
+        node.runs.retain(|known| (known.started - run.started).abs() > 1e-6);
+        // An equal step of another target may do the work.
+        if run.error.as_deref().map(Cause::of) == Some(Cause::Canceled) {
+            return None;
         }
+        node.runs.push(run.clone());
+        node.runs.sort_by(|a, b| a.started.total_cmp(&b.started));
         Some((Event::Run(run), Some(place)))
     }
 
@@ -256,8 +257,8 @@ impl Trace {
 
     fn step(&self, name: &str) -> Step {
         let parts = self.nodes.iter().filter(|node| node.step == name);
-        let parts = parts.filter(|node| node.own_runs().next().is_some()).collect::<Vec<_>>();
-        let runs = || parts.iter().flat_map(|part| part.own_runs());
+        let parts = parts.filter(|node| !node.runs.is_empty()).collect::<Vec<_>>();
+        let runs = || parts.iter().flat_map(|part| &part.runs);
         let error = runs().find_map(|run| run.error.clone());
         let spans = runs().map(Run::span).collect::<Option<Vec<_>>>();
         let is_known = !parts.is_empty() && error.is_none();
@@ -266,26 +267,17 @@ impl Trace {
         Step {
             name: name.to_owned(),
             // A result that is cached may still have to be fetched, which is a run of its own.
-            cached: is_known.then(|| own.all(|part| part.own_runs().any(|run| run.cached))),
+            cached: is_known.then(|| own.all(|part| part.runs.iter().any(|run| run.cached))),
             seconds: spans.filter(|spans| !spans.is_empty()).map(covered),
             started: runs().map(|run| run.started).min_by(f64::total_cmp),
             error,
         }
     }
 
-    /// When anything was done.
-    pub fn all_spans(&self) -> Vec<Span> {
-        self.nodes.iter().flat_map(|node| &node.runs).filter_map(Run::span).collect()
-    }
-
-    /// When the bake was in `phase`. An image is pushed within its export.
-    pub fn spans(&self, phase: Phase) -> Vec<Span> {
-        let nodes = self.nodes.iter().filter(|node| node.phase() == phase);
-        let mut spans = nodes.flat_map(Node::own_runs).filter_map(Run::span).collect::<Vec<_>>();
-        if phase == Phase::Push {
-            spans.extend(self.nodes.iter().flat_map(|node| &node.pushes));
-        }
-        spans
+    /// When the bake was in one of these phases.
+    pub fn spans(&self, phases: &[Phase]) -> Vec<Span> {
+        let nodes = self.nodes.iter().filter(|node| phases.contains(&node.phase()));
+        nodes.flat_map(|node| &node.runs).filter_map(Run::span).collect()
     }
 
     /// How the work of `phase` went last.
@@ -323,11 +315,11 @@ impl Trace {
         self.nodes.iter().find(|node| node.is_running()).map(|node| node.name.as_str())
     }
 
-    /// What failed first. A cache never does, nor what was given up because of something else.
+    /// What failed first. A cache never does.
     pub fn failure(&self) -> Option<Failure> {
         let is_cache = |phase| matches!(phase, Phase::CacheImport | Phase::CacheExport);
         self.nodes.iter().filter(|node| !is_cache(node.phase())).find_map(|node| {
-            let error = node.own_runs().find_map(|run| run.error.clone())?;
+            let error = node.runs.iter().find_map(|run| run.error.clone())?;
             Some(Failure { name: node.name.clone(), error, output: node.output.clone() })
         })
     }
