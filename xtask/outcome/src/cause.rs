@@ -47,19 +47,12 @@ causes! {
     /// The same, for what the command of a step fetches.
     StepNetwork 4 OWN "check the network of the builder, HTTPS_PROXY, and mirrors"
     /// A step, or buildx, which fetches tokens, does not trust a server's certificate.
-    StepCertificate 0 OWN "name the file of the CA that signed it, as of a proxy or mirror, by \
-        SSL_CERT_FILE"
-    NoShell 0 OWN "the base image has no /bin/sh: choose another, or `--target overlay`, which runs \
-        nothing on it"
-    /// The registry allows this user no more for now.
+    StepCertificate 0 OWN "set SSL_CERT_FILE to the CA that signed it, as of a proxy or mirror"
+    NoShell 0 OWN "the base image has no /bin/sh: choose another, or `--target overlay`"
     Limited 1 COMMON "`docker login` to the registry, or wait until its limit is over"
-    /// The command of a step got no memory.
     Killed 0 OWN "give the builder more memory, or build fewer images at once by --jobs"
-    WrongPlatform 0 OWN "choose another base image, or --platforms; `cargo xtask engine --emulate` runs \
-        others"
-    Syntax 0 OWN "fix the Dockerfile, or update Docker: it needs BuildKit 0.13, which is Docker 26 or \
-        newer"
-    /// COPY or a mount names a file that is not there.
+    WrongPlatform 0 OWN "choose another base image, --platforms, or `cargo xtask engine --emulate`"
+    Syntax 0 OWN "fix the Dockerfile, or update Docker to 26 (BuildKit 0.13) or newer"
     MissingFile 0 OWN "check the name in the Dockerfile, and .dockerignore"
     Trigger 0 OWN "the step is an ONBUILD trigger of the base image: choose one without triggers"
     UnreadableFile 0 OWN "make that file readable for the user who builds"
@@ -73,7 +66,6 @@ causes! {
     /// The registry does not take a blob or a manifest: some do so for a moment.
     PushRefused 3 OWN "check that the repository exists and who may push to it"
     TagTaken 0 OWN "use another tag, or --skip-existing: the registry lets nobody change this one"
-    /// The registry makes no repository by itself.
     NoRepository 0 OWN "create the repository, and check who may push to it"
     TooLarge 0 OWN "raise the limit for bodies in the proxy before the registry"
     RegistryFull 0 COMMON "make room in the registry, or raise its quota"
@@ -212,10 +204,7 @@ const SLOW: &str =
 /// What to do where an engine or a builder can't be reached.
 const ENGINE_HINTS: &[(&str, &str)] = &[
     ("permission denied while trying to connect", "join the group docker, or use sudo"),
-    (
-        "/buildx: permission denied",
-        "make Docker's folder yours (`sudo chown -R $USER ~/.docker`), or set DOCKER_CONFIG",
-    ),
+    ("/buildx: permission denied", "`sudo chown -R $USER ~/.docker`, or set DOCKER_CONFIG"),
     (
         "unable to upgrade to h2c",
         "this engine is not Docker's (Podman has no BuildKit): unset DOCKER_HOST, or create a builder in \
@@ -223,10 +212,7 @@ const ENGINE_HINTS: &[(&str, &str)] = &[
     ),
     ("Permission denied (", "give ssh a key that the engine's machine accepts"),
     ("is too new. Maximum", "set DOCKER_API_VERSION to that maximum, or update the engine"),
-    (
-        "Client sent an HTTP request to an HTTPS server",
-        "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder of its certificates",
-    ),
+    ("HTTP request to an HTTPS server", "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH"),
     ("Host key verification failed", "`ssh` to the engine's machine once, to accept its key"),
     ("x509: ", "set DOCKER_CERT_PATH, or the builder's --driver-opt cacert=, to the engine's CA"),
 ];

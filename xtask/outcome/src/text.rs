@@ -47,36 +47,32 @@ pub fn rounded(seconds: f64) -> f64 {
 pub fn bytes(count: u64) -> String {
     #[allow(clippy::cast_precision_loss)]
     let count = count as f64;
-    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
-    match units.iter().find(|(size, _)| count >= *size) {
-        Some((size, unit)) if count / size >= 10.0 => format!("{:.0} {unit}", count / size),
-        Some((size, unit)) => format!("{:.1} {unit}", count / size),
-        None => format!("{count:.0} B"),
-    }
+    let mut units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")].into_iter();
+    let (size, unit) = units.find(|(size, _)| count >= *size).unwrap_or((1.0, "B"));
+    let digits = usize::from(size > 1.0 && count / size < 10.0);
+    format!("{:.digits$} {unit}", count / size)
 }
 
 /// Cuts output that arrives in pieces into lines that are safe to show.
 #[derive(Default)]
-pub struct Lines {
-    rest: Vec<u8>,
-}
+pub struct Lines(Vec<u8>);
 
 impl Lines {
     /// The lines that end within `bytes`.
     pub fn add(&mut self, bytes: &[u8]) -> Vec<String> {
-        self.rest.extend_from_slice(bytes);
-        let end = match self.rest.iter().rposition(|&byte| byte == b'\n') {
+        self.0.extend_from_slice(bytes);
+        let end = match self.0.iter().rposition(|&byte| byte == b'\n') {
             Some(end) => end + 1,
-            None if self.rest.len() > LONGEST_REST => self.rest.len(),
+            None if self.0.len() > LONGEST_REST => self.0.len(),
             None => return Vec::new(),
         };
-        let lines = self.rest.drain(..end).collect::<Vec<_>>();
+        let lines = self.0.drain(..end).collect::<Vec<_>>();
         String::from_utf8_lossy(&lines).lines().map(last_drawn).collect()
     }
 
     /// The last line, if its end is missing.
     pub fn end(&mut self) -> Option<String> {
-        let rest = std::mem::take(&mut self.rest);
+        let rest = std::mem::take(&mut self.0);
         (!rest.is_empty()).then(|| last_drawn(&String::from_utf8_lossy(&rest)))
     }
 }

@@ -176,8 +176,8 @@ impl Trace {
             let id = status["id"].as_str().unwrap_or_default();
             if let Some(done) = status["current"].as_u64() {
                 let part = node.parts.entry(id.to_owned()).or_default();
-                let all = status["total"].as_u64().unwrap_or_default();
-                *part = (part.0.max(done), part.1.max(all));
+                *part =
+                    (part.0.max(done), part.1.max(status["total"].as_u64().unwrap_or_default()));
             }
             // An image is pushed within its export.
             if let Some(run) = events::run(status)
@@ -248,30 +248,28 @@ impl Trace {
 
     /// The steps in the order in which they started.
     pub fn steps(&self) -> Vec<Step> {
-        let mut steps =
-            self.step_names().into_iter().map(|name| self.step(name)).collect::<Vec<_>>();
+        let mut steps = Vec::new();
+        for name in self.step_names() {
+            let parts = self.nodes.iter().filter(|node| node.step == name && !node.runs.is_empty());
+            let parts = parts.collect::<Vec<_>>();
+            let runs = || parts.iter().flat_map(|part| &part.runs);
+            let error = runs().find_map(|run| run.error.clone());
+            let spans = runs().map(Run::span).collect::<Option<Vec<_>>>();
+            let is_known = !parts.is_empty() && error.is_none();
+            // The part of another name, LINK of COPY --link, is run for each base.
+            let mut own = parts.iter().filter(|part| part.name == name);
+            steps.push(Step {
+                name: name.to_owned(),
+                // A result that is cached may still have to be fetched, which is a run of its own.
+                cached: is_known.then(|| own.all(|part| part.runs.iter().any(|run| run.cached))),
+                seconds: spans.filter(|spans| !spans.is_empty()).map(covered),
+                started: runs().map(|run| run.started).min_by(f64::total_cmp),
+                error,
+            });
+        }
         let start = |step: &Step| step.started.unwrap_or(f64::MAX);
         steps.sort_by(|a, b| start(a).total_cmp(&start(b)));
         steps
-    }
-
-    fn step(&self, name: &str) -> Step {
-        let parts = self.nodes.iter().filter(|node| node.step == name);
-        let parts = parts.filter(|node| !node.runs.is_empty()).collect::<Vec<_>>();
-        let runs = || parts.iter().flat_map(|part| &part.runs);
-        let error = runs().find_map(|run| run.error.clone());
-        let spans = runs().map(Run::span).collect::<Option<Vec<_>>>();
-        let is_known = !parts.is_empty() && error.is_none();
-        // The part of another name, LINK of COPY --link, is run for each base.
-        let mut own = parts.iter().filter(|part| part.name == name);
-        Step {
-            name: name.to_owned(),
-            // A result that is cached may still have to be fetched, which is a run of its own.
-            cached: is_known.then(|| own.all(|part| part.runs.iter().any(|run| run.cached))),
-            seconds: spans.filter(|spans| !spans.is_empty()).map(covered),
-            started: runs().map(|run| run.started).min_by(f64::total_cmp),
-            error,
-        }
     }
 
     /// When the bake was in one of these phases.
