@@ -237,7 +237,7 @@ impl Watch<'_> {
         if run.cached {
             self.cached += 1;
         } else if seconds >= 0.05 {
-            let (number, all) = (self.ended.len(), trace.step_names().len());
+            let (number, all) = (self.ended.len(), trace.steps().len());
             let title = text::title(&node.step);
             message::say(&format!("=> {end:<11} [{number}/{all}] {title}"));
         }

@@ -6,12 +6,11 @@ use crate::text;
 /// How many lines of a step's output, from the end, may say why it failed.
 const LAST_LINES: usize = 20;
 
-/// By such a cause every further image of a run will fail alike; an `OWN` one says nothing of the others.
 const COMMON: bool = true;
 const OWN: bool = false;
 
-/// Makes the causes. Behind each stand how often it is worth to try again, whether all images have it, and
-/// what to do about it; empty where that is not known.
+/// Makes the causes. Behind each stand how often it is worth to try again, whether further images will fail
+/// alike (`COMMON`), and what to do about it; empty where that is not known.
 macro_rules! causes {
     ($($(#[$doc:meta])* $cause:ident $retries:literal $is_common:ident $hint:literal)*) => {
         /// Why something failed, as far as its error says so.
@@ -44,7 +43,6 @@ causes! {
     Step 0 OWN ""
     /// A network or a server that may work again in a moment.
     Transient 4 COMMON "check the network and the registry, then run the command again"
-    /// The same, for what the command of a step fetches.
     StepNetwork 4 OWN "check the network of the builder, HTTPS_PROXY, and mirrors"
     /// A step, or buildx, which fetches tokens, does not trust a server's certificate.
     StepCertificate 0 OWN "set SSL_CERT_FILE to the CA that signed it, as of a proxy or mirror"
@@ -73,10 +71,8 @@ causes! {
         = true in the builder's buildkitd.toml"
     NotPlainHttp 0 OWN "the registry speaks HTTPS: remove it from insecure-registries of the engine's \
         daemon.json, or http = true from the builder's buildkitd.toml"
-    /// The builder does not trust the registry's certificate.
     Certificate 0 OWN "give the engine the registry's CA (/etc/docker/certs.d/HOST/ca.crt), or the \
         builder in its buildkitd.toml"
-    /// A certificate or a list of packages is for another time.
     Clock 0 OWN "check the clock of the builder: if it is right, what the server has is out of date"
     CertificateName 0 OWN "use a name of the server that its certificate is for"
     /// A resolver may say so for a moment.
@@ -141,8 +137,7 @@ const SIGNS: Signs = &[
     (Cause::Denied, "access denied|access to the resource is denied|no basic auth credentials"),
     (Cause::PushRefused, "unknown blob|blob upload unknown|blob unknown to registry"),
     (Cause::NoHost, "no such host"),
-    (Cause::BrokenCache, "httpReadSeeker|failed to read expected number of bytes"),
-    (Cause::BrokenCache, "unexpected commit digest"),
+    (Cause::BrokenCache, "httpReadSeeker|unexpected commit digest|expected number of bytes"),
 ];
 
 /// What the programs in a step print, in lower case.
@@ -184,11 +179,9 @@ const NETWORK: &[&str] = &[
     "ssl_error_syscall|gnutls recv error|ssl routines::unexpected eof|http2 framing layer",
     "operation too slow|operation timed out|returned error: 5|returned error: 429",
     // apt
-    "could not resolve '|unable to connect to|connection failed [|mirror sync in progress",
-    "hash sum mismatch",
+    "could not resolve '|unable to connect to|connection failed [|hash sum mismatch|mirror sync",
     // uv
     "dns error|error sending request|error reading a body|close_notify|server error (5",
-    "end of file before message length",
     // Python
     "name or service not known|remote end closed|incompleteread|timeouterror|timeout: timed out",
     "timeout error|eof occurred| server error: |http error 5|http error 429",
@@ -201,14 +194,12 @@ const NETWORK: &[&str] = &[
 const SLOW: &str =
     "connect connection handshake i/o idle network read request resolving response socket";
 
-/// What to do where an engine or a builder can't be reached.
 const ENGINE_HINTS: &[(&str, &str)] = &[
     ("permission denied while trying to connect", "join the group docker, or use sudo"),
     ("/buildx: permission denied", "`sudo chown -R $USER ~/.docker`, or set DOCKER_CONFIG"),
     (
         "unable to upgrade to h2c",
-        "this engine is not Docker's (Podman has no BuildKit): unset DOCKER_HOST, or create a builder in \
-         a container by `docker buildx create --use`",
+        "this engine has no BuildKit, as Podman: unset DOCKER_HOST, or `docker buildx create --use`",
     ),
     ("Permission denied (", "give ssh a key that the engine's machine accepts"),
     ("is too new. Maximum", "set DOCKER_API_VERSION to that maximum, or update the engine"),
@@ -267,9 +258,7 @@ impl Cause {
             Some(408 | 425 | 429 | 499..) => Cause::Transient,
             Some(_) if is_push || error.contains("blobs/upload") => Cause::PushRefused,
             Some(404) => Cause::NotFound,
-            _ if is_push && is_unknown && has(error, "not found|not known to registry") => {
-                Cause::NoRepository
-            }
+            _ if is_push && is_unknown && has(error, "not found|not known") => Cause::NoRepository,
             _ if is_push && is_unknown => Cause::PushRefused,
             // A name may hold any word.
             _ if error.ends_with(": not found") => Cause::NotFound,
@@ -313,20 +302,18 @@ fn is_network(text: &str) -> bool {
     // Such as apt's `E: Failed to fetch http://a/b  522  Origin Connection Time-out`.
     let is_status = |word: &str| word.len() == 3 && word.parse().is_ok_and(|n: u32| n / 100 == 4);
     // Not as in `thread timed out`.
-    let is_word = |at: usize| !text[..at].ends_with(|c: char| c.is_ascii_alphabetic());
-    let is_slow = |words: String| text.match_indices(&words).any(|(at, _)| is_word(at));
+    let word = |at: usize| text[..at].rsplit(|c: char| !c.is_alphabetic() && c != '/').next();
+    let is_slow = |at| word(at).is_some_and(|word| SLOW.split(' ').any(|slow| slow == word));
+    let mut ends = [" timed out", " timeout"].iter().flat_map(|end| text.match_indices(end));
     NETWORK.iter().any(|words| has(text, words))
-        || SLOW
-            .split(' ')
-            .any(|what| is_slow(format!("{what} timed out")) || is_slow(format!("{what} timeout")))
+        || ends.any(|(at, _)| is_slow(at))
         || text.lines().any(|line| {
             line.ends_with("unexpected eof")
                 || line.contains("e: failed to fetch http") && !line.split("  ").any(is_status)
         })
 }
 
-/// The HTTP status of a failed request in `error`, as in `…: 503 Service Unavailable` or `error parsing
-/// HTTP 413 response body`.
+/// The HTTP status in `error`, as in `…: 503 Service Unavailable` or `error parsing HTTP 413 response body`.
 pub fn http_status(error: &str) -> Option<u64> {
     [": ", "HTTP "].iter().flat_map(|mark| error.split(mark).skip(1)).find_map(|rest| {
         let word = rest.split([' ', ':', ',', '"']).next()?;

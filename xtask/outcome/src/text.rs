@@ -6,7 +6,6 @@ use crate::vertex::{self, Phase};
 
 /// The longest line of a log.
 pub const LONGEST: usize = 200;
-/// The longest name of a step.
 const LONGEST_NAME: usize = 80;
 /// The most output that may come without the end of a line, in bytes.
 const LONGEST_REST: usize = 1 << 16;

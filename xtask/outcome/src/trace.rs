@@ -1,5 +1,4 @@
-//! What happened in one bake, put together from its events: which steps ran and which came from a cache,
-//! how long everything took, and how reading and writing caches went.
+//! What happened in one bake: which steps ran, how long all took, and how reading and writing caches went.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,9 +12,6 @@ use crate::vertex::{self, Phase};
 
 /// How much of a step's output is kept, in bytes.
 const OUTPUT_KEPT: usize = 8192;
-
-/// How many lines of a step's output, from the end, may hold its reason: compilers write `error: ` as well.
-const REASON_LINES: usize = 5;
 
 /// Something that happened in a build.
 #[derive(Debug)]
@@ -112,10 +108,9 @@ impl Failure {
     pub fn cause(&self) -> Cause {
         let is_base = vertex::is_base(&self.name);
         // Its error begins with what the registry says.
-        let is_push = vertex::Phase::of(&self.name) == Phase::Push;
+        let is_push = Phase::of(&self.name) == Phase::Push;
         let error = if is_push { &format!("failed to push: {}", self.error) } else { &self.error };
-        let cause = Cause::of_step(error, &self.output);
-        match cause {
+        match Cause::of_step(error, &self.output) {
             // A base image is in no cache. Where only a layer is refused, its manifest was not.
             Cause::BrokenCache if is_base => match Cause::of_request(error) {
                 Cause::Denied if vertex::base(&self.name).is_some() => Cause::Transient,
@@ -136,7 +131,8 @@ impl Failure {
     /// Why the command of a step failed, in its own words: scripts end by a line `error: …`.
     pub fn reason(&self) -> Option<String> {
         cause::step_end(&self.error)?;
-        let lines = text::last_lines(&self.output, REASON_LINES);
+        // Compilers write so as well, further up.
+        let lines = text::last_lines(&self.output, 5);
         lines.iter().rev().find_map(|line| line.strip_prefix("error: ")).map(str::to_owned)
     }
 
@@ -158,8 +154,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Takes up an object or a line of the stream, and returns what people may see of it, each with the number
-    /// of its node.
+    /// Takes up an object or a line, and returns what people may see of it, each with its node's number.
     pub fn add(&mut self, value: &Value) -> Vec<(Event, Option<usize>)> {
         if let Some(line) = value.as_str() {
             let error = line.strip_prefix("ERROR: ").map(str::to_owned);
@@ -175,9 +170,8 @@ impl Trace {
             let Some((_, node)) = self.node(&status["vertex"]) else { continue };
             let id = status["id"].as_str().unwrap_or_default();
             if let Some(done) = status["current"].as_u64() {
-                let part = node.parts.entry(id.to_owned()).or_default();
-                *part =
-                    (part.0.max(done), part.1.max(status["total"].as_u64().unwrap_or_default()));
+                let all = status["total"].as_u64().unwrap_or_default();
+                node.parts.insert(id.to_owned(), (done, all));
             }
             // An image is pushed within its export.
             if let Some(run) = events::run(status)
@@ -239,34 +233,30 @@ impl Trace {
         sent.map(|(_, (bytes, _))| *bytes).reduce(|sum, bytes| sum + bytes)
     }
 
-    /// The names of the steps, each once.
-    pub fn step_names(&self) -> Vec<&str> {
-        let mut seen = BTreeSet::new();
-        let names = self.nodes.iter().map(|node| node.step.as_str());
-        names.filter(|name| Phase::of(name) == Phase::Steps && seen.insert(*name)).collect()
-    }
-
     /// The steps in the order in which they started.
     pub fn steps(&self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        for name in self.step_names() {
-            let parts = self.nodes.iter().filter(|node| node.step == name && !node.runs.is_empty());
-            let parts = parts.collect::<Vec<_>>();
+        let names = self.nodes.iter().map(|node| &node.step);
+        let mut seen = BTreeSet::new();
+        let names = names.filter(|name| Phase::of(name) == Phase::Steps && seen.insert(*name));
+        let step = |name: &String| {
+            let parts = self.nodes.iter().filter(|node| node.step == *name);
+            let parts = parts.filter(|node| !node.runs.is_empty()).collect::<Vec<_>>();
             let runs = || parts.iter().flat_map(|part| &part.runs);
             let error = runs().find_map(|run| run.error.clone());
             let spans = runs().map(Run::span).collect::<Option<Vec<_>>>();
             let is_known = !parts.is_empty() && error.is_none();
             // The part of another name, LINK of COPY --link, is run for each base.
-            let mut own = parts.iter().filter(|part| part.name == name);
-            steps.push(Step {
-                name: name.to_owned(),
+            let mut own = parts.iter().filter(|part| part.name == *name);
+            Step {
+                name: name.clone(),
                 // A result that is cached may still have to be fetched, which is a run of its own.
                 cached: is_known.then(|| own.all(|part| part.runs.iter().any(|run| run.cached))),
                 seconds: spans.filter(|spans| !spans.is_empty()).map(covered),
                 started: runs().map(|run| run.started).min_by(f64::total_cmp),
                 error,
-            });
-        }
+            }
+        };
+        let mut steps = names.map(step).collect::<Vec<_>>();
         let start = |step: &Step| step.started.unwrap_or(f64::MAX);
         steps.sort_by(|a, b| start(a).total_cmp(&start(b)));
         steps

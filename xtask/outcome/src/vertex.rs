@@ -6,9 +6,7 @@ base::named! {
         /// Reading the Dockerfile and the context, and asking registries for base images.
         Context = "context",
         CacheImport = "cache_import",
-        /// Finding or pulling base images.
         Pull = "pull",
-        /// The instructions of the Dockerfile.
         Steps = "steps",
         /// Making the image's layers, and sending them.
         ImageExport = "image_export",
