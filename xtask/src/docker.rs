@@ -20,7 +20,6 @@ use crate::progress::Watch;
 use outcome::cause::{self, Cause};
 use outcome::events;
 use outcome::trace::Trace;
-use outcome::vertex::Phase;
 use request::bases::{is_digest, repository};
 use request::cli::{Args, in_engine, quoted, without_repeats};
 use request::definition::{FOLDER, strings};
@@ -200,7 +199,7 @@ impl Docker {
             let _ = stdin.write_all(bake.to_string().as_bytes());
         }
         let targets = strings(&bake["group"]["default"]["targets"]).unwrap_or_default();
-        let mut trace = Trace { targets, ..Trace::default() };
+        let mut trace = Trace { targets: targets.clone(), ..Trace::default() };
         let mut rest = Vec::new();
         let mut waiting_since = None;
         let patience = read_patience(args);
@@ -228,9 +227,7 @@ impl Docker {
         let mut outputs =
             bake["target"].as_object().into_iter().flatten().map(|(_, t)| &t["output"][0]);
         let is_push = outputs.all(|o| o.as_str().is_some_and(|o| o.starts_with("type=image,push")));
-        let is_pushed = is_push
-            && trace.ends(Phase::ImageExport).filter(|run| run.is_done()).count()
-                == trace.targets.len();
+        let is_pushed = is_push && trace.images_exported() == targets.len();
         let end = match (process::caught(), status) {
             (Some(_), Some(status)) if status.success() || is_pushed => End::Done,
             (Some(signal), _) => End::Stopped(signal),

@@ -112,7 +112,7 @@ impl<'a> Job<'a> {
         record.context_bytes = all().filter_map(Trace::context_bytes).reduce(|a, b| a + b);
         ended.bases = self.traces.first().map(Trace::bases).unwrap_or_default();
         for &phase in Phase::ALL {
-            let spans = all().flat_map(|trace| trace.spans(&[phase]));
+            let spans = all().flat_map(|trace| trace.spans(phase));
             ended.spans.push((phase, spans.collect()));
         }
         if !self.traces.iter().all(|trace| trace.nodes.is_empty()) {
@@ -387,9 +387,10 @@ impl<'a> Job<'a> {
         };
         let place = staging.as_ref().map_or(cache.clone(), Staging::place);
         let baked = self.bake(&self.image.export(&place, without), None, true, deadline)?;
-        let runs = baked.trace.ends(Phase::CacheExport).collect::<Vec<_>>();
+        let runs = baked.trace.exports();
         let error = runs.iter().find_map(|run| run.error.clone());
-        let is_complete = !runs.is_empty() && runs.iter().all(|run| run.is_done());
+        let is_complete =
+            !runs.is_empty() && error.is_none() && runs.iter().all(|run| run.completed.is_some());
         let is_canceled = error.as_ref().is_none_or(|error| Cause::of(error) == Cause::Canceled);
         let result = match (baked.end, baked.has_cache(&self.image.name)) {
             _ if is_complete => Some("done"),
@@ -462,7 +463,7 @@ fn seconds(spans: &[(Phase, Vec<Span>)], exports: &[Trace]) -> Seconds {
     let total = |phase| Some(text::rounded(trace::covered(of(&[phase]))));
     let export = trace::covered(of(&[Phase::ImageExport, Phase::Push]));
     let mut caches = of(&[Phase::CacheExport]);
-    caches.extend(exports.iter().flat_map(|trace| trace.spans(Phase::ALL)));
+    caches.extend(exports.iter().flat_map(Trace::whole));
     Seconds {
         context: total(Phase::Context),
         cache_import: total(Phase::CacheImport),

@@ -3,9 +3,6 @@
 
 use crate::text;
 
-/// How many lines of a step's output, from the end, may say why it failed.
-const LAST_LINES: usize = 20;
-
 const COMMON: bool = true;
 const OWN: bool = false;
 
@@ -199,7 +196,8 @@ const ENGINE_HINTS: &[(&str, &str)] = &[
     ("/buildx: permission denied", "`sudo chown -R $USER ~/.docker`, or set DOCKER_CONFIG"),
     (
         "unable to upgrade to h2c",
-        "this engine has no BuildKit, as Podman: unset DOCKER_HOST, or `docker buildx create --use`",
+        "this engine is not Docker's (Podman has no BuildKit): unset DOCKER_HOST, or create a builder in \
+         a container by `docker buildx create --use`",
     ),
     ("Permission denied (", "give ssh a key that the engine's machine accepts"),
     ("is too new. Maximum", "set DOCKER_API_VERSION to that maximum, or update the engine"),
@@ -278,8 +276,8 @@ impl Cause {
         if error.ends_with("exit code: 137") || error.ends_with("cannot allocate memory") {
             return Cause::Killed;
         }
-        let mut lines = text::last_lines(output, LAST_LINES);
-        // What was tried again since then is not why it failed.
+        // What is further up, or was tried again since then, is not why it failed.
+        let mut lines = text::last_lines(output, 20);
         lines.retain(|line| !line.contains("Retry(total=") || line.contains("Retry(total=0"));
         let output = lines.join("\n").to_lowercase();
         match find(STEP_SIGNS, &output) {
@@ -292,9 +290,8 @@ impl Cause {
 
 /// True where `error` is of a request that sends something, or belongs to that.
 fn is_of_push(error: &str) -> bool {
-    let signs =
-        "from PUT request|from POST request|from PATCH request|failed to push|error writing ";
-    has(error, signs) && !error.contains(" token: ")
+    !error.contains(" token: ")
+        && has(error, "PUT request|POST request|PATCH request|failed to push|error writing ")
 }
 
 /// True where `text`, in lower case, tells of a network or a server that may work again.
@@ -323,7 +320,11 @@ pub fn http_status(error: &str) -> Option<u64> {
 
 /// The host that a failed request in `error` went to, where that is named.
 pub fn host(error: &str) -> Option<&str> {
-    error.split_once("://")?.1.split(['/', '"', ' ']).next()
+    if let Some((before, _)) = error.split_once(": no such host") {
+        return before.rsplit_once("lookup ")?.1.split(' ').next();
+    }
+    let (_, rest) = error.split_once("://")?;
+    rest.split(['/', '"', ' ']).next()
 }
 
 /// What to do where an engine or a builder can't be reached; `None` where that is not known.

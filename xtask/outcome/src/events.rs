@@ -1,5 +1,4 @@
-//! The events of a build: the JSON objects of `--progress rawjson`, which buildx 0.13 and later
-//! write to standard error, mixed with plain lines.
+//! The JSON objects of `--progress rawjson`, which buildx writes to standard error, mixed with plain lines.
 
 use crate::trace::Run;
 use serde_json::{Deserializer, Value};

@@ -1,5 +1,4 @@
-//! From what `BuildKit` and buildx say of a bake to the record of an image: events, the trace that they
-//! make, the names of work, the causes of errors.
+//! From what `BuildKit` and buildx say of a bake to the record of an image.
 
 pub mod cause;
 pub mod events;

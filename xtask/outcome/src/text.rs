@@ -28,8 +28,7 @@ pub fn title(name: &str) -> String {
         (Some(script), _) => script,
         (None, Some((place, instruction))) if Phase::of(name) == Phase::Steps => {
             let stage = place.rsplit_once(' ').map(|(stage, _)| format!("{stage}: "));
-            let words = instruction.split(' ');
-            let words = words.filter(|word| !word.is_empty() && !word.starts_with("--"));
+            let words = instruction.split_whitespace().filter(|word| !word.starts_with("--"));
             stage.unwrap_or_default() + &words.collect::<Vec<_>>().join(" ")
         }
         _ => name.to_owned(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::cause::{self, Cause};
-use crate::events;
+use crate::events::{self, decoded};
 use crate::record::Step;
 use crate::text;
 use crate::vertex::{self, Phase};
@@ -14,7 +14,6 @@ use crate::vertex::{self, Phase};
 const OUTPUT_KEPT: usize = 8192;
 
 /// Something that happened in a build.
-#[derive(Debug)]
 pub enum Event {
     /// A vertex has begun, or ended.
     Run(Run),
@@ -62,11 +61,6 @@ impl Run {
     /// `None` where it did not end.
     pub fn seconds(&self) -> Option<f64> {
         Some(self.completed? - self.started)
-    }
-
-    /// True where it has ended well.
-    pub fn is_done(&self) -> bool {
-        self.completed.is_some() && self.error.is_none()
     }
 }
 
@@ -164,8 +158,8 @@ impl Trace {
         let list = |key: &str| value[key].as_array().into_iter().flatten();
         let (ended, others): (Vec<_>, Vec<_>) =
             list("vertexes").partition(|vertex| vertex["completed"].is_string());
-        let mut seen = Vec::new();
-        seen.extend(others.into_iter().filter_map(|vertex| self.add_vertex(vertex)));
+        let add = |vertex| self.add_vertex(vertex);
+        let mut seen = others.into_iter().filter_map(add).collect::<Vec<_>>();
         for status in list("statuses") {
             let Some((_, node)) = self.node(&status["vertex"]) else { continue };
             let id = status["id"].as_str().unwrap_or_default();
@@ -174,23 +168,20 @@ impl Trace {
                 node.parts.insert(id.to_owned(), (done, all));
             }
             // An image is pushed within its export.
-            if let Some(run) = events::run(status)
-                && run.completed.is_some()
-                && id.starts_with("pushing ")
-            {
+            let run = events::run(status).filter(|run| run.completed.is_some());
+            if let Some(run) = run.filter(|_| id.starts_with("pushing ")) {
                 let name = id.to_owned();
                 self.nodes.push(Node { name, runs: vec![run], ..Node::default() });
             }
         }
         for log in list("logs") {
             let Some((place, node)) = self.node(&log["vertex"]) else { continue };
-            let text = events::decoded(&log["data"]);
+            let text = decoded(&log["data"]);
             node.output.extend(text.as_bytes());
             node.output.drain(..node.output.len().saturating_sub(OUTPUT_KEPT));
             seen.push((Event::Log(text), Some(place)));
         }
-        let warnings = list("warnings").map(|warning| events::decoded(&warning["short"]));
-        seen.extend(warnings.map(|text| (Event::Warning(text), None)));
+        seen.extend(list("warnings").map(|value| (Event::Warning(decoded(&value["short"])), None)));
         // Work that ends does so after its parts.
         seen.extend(ended.into_iter().filter_map(|vertex| self.add_vertex(vertex)));
         seen
@@ -262,16 +253,15 @@ impl Trace {
         steps
     }
 
-    /// When the bake was in one of these phases.
-    pub fn spans(&self, phases: &[Phase]) -> Vec<Span> {
-        let nodes = self.nodes.iter().filter(|node| phases.contains(&node.phase()));
+    /// When the bake was in `phase`.
+    pub fn spans(&self, phase: Phase) -> Vec<Span> {
+        let nodes = self.nodes.iter().filter(|node| node.phase() == phase);
         nodes.flat_map(|node| &node.runs).filter_map(Run::span).collect()
     }
 
-    /// How the work of `phase` went last.
-    pub fn ends(&self, phase: Phase) -> impl Iterator<Item = &Run> {
-        let nodes = self.nodes.iter().filter(move |node| node.phase() == phase);
-        nodes.filter_map(|node| node.runs.last())
+    /// When the bake was in any phase.
+    pub fn whole(&self) -> Vec<Span> {
+        Phase::ALL.iter().flat_map(|&phase| self.spans(phase)).collect()
     }
 
     /// The caches that were asked for, each with how that went.
@@ -301,6 +291,19 @@ impl Trace {
     /// The name of what was still done.
     pub fn pending(&self) -> Option<&str> {
         self.nodes.iter().find(|node| node.is_running()).map(|node| node.name.as_str())
+    }
+
+    /// How many images were exported as a whole.
+    pub fn images_exported(&self) -> usize {
+        let is_done = |run: &Run| run.completed.is_some() && run.error.is_none();
+        let nodes = self.nodes.iter().filter(|node| node.phase() == Phase::ImageExport);
+        nodes.filter(|node| node.runs.last().is_some_and(is_done)).count()
+    }
+
+    /// How each cache export went.
+    pub fn exports(&self) -> Vec<&Run> {
+        let nodes = self.nodes.iter().filter(|node| node.phase() == Phase::CacheExport);
+        nodes.filter_map(|node| node.runs.last()).collect()
     }
 
     /// What failed first. A cache never does.
