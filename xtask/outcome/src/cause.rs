@@ -115,7 +115,6 @@ const SIGNS: Signs = &[
     (Cause::EngineProxy, "Proxy Authentication Required|\": Forbidden"),
     // Registries say this as they refuse a login.
     (Cause::Other, "is not allowed access|read only mode"),
-    (Cause::RegistryFull, "Datastore disk usage"),
     (Cause::NoRepository, "may not exist)|repo does not exist|does not exist in the registry"),
     (Cause::NoRepository, "unauthorized: project |NAME_UNKNOWN|name unknown"),
     (Cause::Denied, "too many failed login attempts"),
@@ -154,7 +153,8 @@ const STEP_SIGNS: Signs = &[
     (Cause::Clock, "certificate has expired|certificate: expired|uses expired certificate"),
     (Cause::Clock, "not yet valid|not valid yet|cert_has_expired"),
     (Cause::CertificateName, "hostname mismatch"),
-    (Cause::StepCertificate, "certificate verif|certificate_verif|certificate is not trusted"),
+    (Cause::StepCertificate, "certificate verify failed|certificate_verify_failed"),
+    (Cause::StepCertificate, "certificate verification failed|certificate is not trusted"),
     (Cause::StepCertificate, "invalid peer certificate|certificate problem|self_signed_cert"),
     (Cause::StepCertificate, "certificate in certificate chain|unable to get local issuer"),
     (Cause::StepCertificate, "certificate encountered|unable to verify the first certificate"),
@@ -169,14 +169,14 @@ const NETWORK: &[&str] = &[
     "closed network connection|closed idle connection|on closed pipe|write: broken pipe|: eof",
     "failed commit on ref|timeout exceeded|deadline exceeded|awaiting response headers|desc = eof",
     "temporary failure|server misbehaving|network is unreachable|no route to host|bad record mac",
-    "http2: |stream error|code = unavailable|request must be retried|closed unexpectedly",
+    "http2: |stream error|code = unavailable|request must be retried|grpc server closed",
     // curl and git
     "could not resolve host|failed to connect to|connect tunnel failed, response 5|early eof",
     "empty reply from server|transfer closed with|not closed cleanly|timeout was reached",
     "ssl_error_syscall|gnutls recv error|ssl routines::unexpected eof|http2 framing layer",
     "operation too slow|operation timed out|returned error: 5|returned error: 429",
     // apt
-    "could not resolve '|unable to connect to|connection failed [|hash sum mismatch|mirror sync",
+    "could not resolve '|unable to connect to|connection failed [|hash sum mismatch|mirror sync in",
     // uv
     "dns error|error sending request|error reading a body|close_notify|server error (5",
     // Python
@@ -226,7 +226,7 @@ impl Cause {
         if has(&said, "per second|per minute|rate exceeded|retry-after: ") {
             return Cause::Transient;
         }
-        let full = "quota|exceed the configured|limit is |maximum allowed number|no space left";
+        let full = "quota|exceed the configured|limit is |maximum allowed|no space left|disk usage";
         if has(&said, full) && !error.contains("toomanyrequests") {
             return Cause::RegistryFull;
         }

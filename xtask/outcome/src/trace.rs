@@ -158,8 +158,7 @@ impl Trace {
         let list = |key: &str| value[key].as_array().into_iter().flatten();
         let (ended, others): (Vec<_>, Vec<_>) =
             list("vertexes").partition(|vertex| vertex["completed"].is_string());
-        let add = |vertex| self.add_vertex(vertex);
-        let mut seen = others.into_iter().filter_map(add).collect::<Vec<_>>();
+        let mut seen: Vec<_> = others.into_iter().filter_map(|v| self.add_vertex(v)).collect();
         for status in list("statuses") {
             let Some((_, node)) = self.node(&status["vertex"]) else { continue };
             let id = status["id"].as_str().unwrap_or_default();
