@@ -13,7 +13,7 @@ use crate::github;
 use crate::progress::columns;
 use crate::timings;
 use outcome::cause::{self, Cause};
-use outcome::record::{CacheWritten, Field as _, Record, Status, Steps};
+use outcome::record::{CacheWritten, Record, Status, Steps};
 use outcome::text::{self, bytes, shortened};
 use outcome::trace::Failure;
 use outcome::vertex::{self, Phase};
@@ -22,6 +22,7 @@ use request::definition::FOLDER;
 use request::names;
 use request::plan::Image;
 use request::source::Source;
+use serde_json::Value;
 
 /// With more images than this, only what went wrong is shown.
 const SHOWN: usize = 8;
@@ -301,7 +302,7 @@ fn table(ctx: &Ctx, ended: &[Ended], seconds: f64) -> Vec<String> {
 }
 
 fn add_image(record: &Record, lines: &mut Vec<String>) {
-    let seconds = record.seconds.json();
+    let seconds = Value::from(record.seconds.clone());
     let mut phases = Vec::new();
     for name in Phase::ALL.iter().map(|phase| phase.name()) {
         let seconds = seconds[name].as_f64().map_or("?".to_owned(), |known| format!("{known:.1}"));

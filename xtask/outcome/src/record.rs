@@ -1,7 +1,6 @@
 //! The record of an image: what was built, from what, and what its caches cost. It is a JSON line, written
 //! when the image ends, and the only thing that reports, `merge`, `summary` and `smoke` read.
-//!
-//! What is not known is `null`, never 0.
+//! `xtask/README.md` says what each field holds. What is not known is `null`, never 0.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -12,17 +11,13 @@ use anyhow::{Context as _, Result};
 use base::error::usage;
 use base::message::without_credentials;
 use base::output;
-use serde_json::{Map, Value, json};
-
-use crate::text;
+use serde_json::{Value, json};
 
 /// The version of the format. Readers refuse another.
 const SCHEMA: u64 = 2;
 
-/// A value of a record.
-pub trait Field: Sized {
-    fn json(&self) -> Value;
-
+/// A value of a record, as it is read.
+trait Field: Sized {
     /// Errors: why `value` is not one, as the end of a sentence.
     fn read(value: &Value) -> Result<Self, String>;
 }
@@ -35,24 +30,25 @@ macro_rules! records {
         #[derive(Clone, Debug, Default)]
         pub struct $type { $($(#[$doc])* pub $field: $kind,)* }
 
-        impl Field for $type {
-            fn json(&self) -> Value {
-                let mut object = Map::new();
-                $(
-                    let name = stringify!($field).trim_start_matches("r#");
-                    object.insert(name.to_owned(), self.$field.json());
-                )*
-                Value::Object(object)
+        impl From<$type> for Value {
+            fn from(of: $type) -> Value {
+                Value::from_iter([$((key(stringify!($field)), Value::from(of.$field))),*])
             }
+        }
 
+        impl Field for $type {
             fn read(value: &Value) -> Result<Self, String> {
                 Ok(Self { $($field: {
-                    let name = stringify!($field).trim_start_matches("r#");
-                    Field::read(&value[name]).map_err(|why| format!("its {name:?} {why}"))?
+                    let key = key(stringify!($field));
+                    Field::read(&value[key]).map_err(|why| format!("its {key:?} {why}"))?
                 },)* })
             }
         }
     )*};
+}
+
+fn key(field: &str) -> &str {
+    field.trim_start_matches("r#")
 }
 
 base::named! {
@@ -91,7 +87,6 @@ records! {
     Record {
         kind: Kind,
         status: Status,
-        /// Of its bake target.
         name: String,
         /// `None` where only a base image was asked for.
         variant: Option<String>,
@@ -109,37 +104,28 @@ records! {
         platforms: Vec<String>,
         /// As tags and jobs name the platforms, such as `arm64`.
         arches: Vec<String>,
-        /// The platforms that a manifest should have, and has no image for.
         missing: Vec<String>,
-        /// References.
         tags: Vec<String>,
         /// The references of the manifest that an image is to be part of.
         manifest_tags: Vec<String>,
-        /// The tags of a release, without repository, architecture and target.
+        /// Without repository, architecture and target.
         release_tags: Vec<String>,
         digest: Option<String>,
-        /// True where the registry has it, false for a load.
         pushed: bool,
-        /// The compressed size of all layers.
         bytes: Option<u64>,
-        /// The same of main's image when this one was pushed; `None` on main too.
+        /// The size of main's image when this one was pushed; `None` on main too.
         main_bytes: Option<u64>,
-        /// The image of `--layer` on top of it.
         layer: Option<Layer>,
         server: Server,
         builder: Option<String>,
-        /// Whether the builder had no build cache before.
         builder_was_empty: Option<bool>,
         cache_mode: Option<String>,
-        /// How often it was tried to build.
         attempts: Option<u64>,
-        /// In seconds since 1970.
         started: Option<u64>,
         finished: Option<u64>,
         seconds: Seconds,
         steps: Steps,
         step_list: Vec<Step>,
-        /// What was sent to the builder as Dockerfile and context.
         context_bytes: Option<u64>,
         cache_read: Vec<CacheRead>,
         cache_written: Vec<CacheWritten>,
@@ -147,6 +133,7 @@ records! {
         log: Option<String>,
     }
 
+    /// The image of `--layer` on top of it.
     Layer {
         tags: Vec<String>,
         digest: Option<String>,
@@ -154,14 +141,12 @@ records! {
 
     /// Where the server in the image is from.
     Server {
-        /// `release`, `checkout` or `archive`.
         from: String,
         commit: String,
         r#ref: String,
         dirty: bool,
         /// Versions by package.
         packages: Value,
-        /// The same in words.
         description: Option<String>,
     }
 
@@ -176,11 +161,10 @@ records! {
         cache_export: Option<f64>,
     }
 
-    /// The steps, counted.
+    /// How many steps there are, and where the cached ones are from, where that is certain.
     Steps {
         total: Option<u64>,
         cached: Option<u64>,
-        /// Where the cached ones are from, where that is certain.
         from_builder: Option<u64>,
         from_registry: Option<u64>,
         from_folder: Option<u64>,
@@ -191,17 +175,15 @@ records! {
     /// A step of the Dockerfile.
     Step {
         name: String,
-        /// `None` where that is not known.
         cached: Option<bool>,
         seconds: Option<f64>,
         started: Option<f64>,
         error: Option<String>,
     }
 
-    /// A cache that was read, or was to be.
+    /// A cache that was to be read.
     CacheRead {
         r#ref: String,
-        /// `hit`, `miss`, `refused` or `failed`.
         result: Option<String>,
         /// Of HTTP.
         status: Option<u64>,
@@ -213,7 +195,7 @@ records! {
     CacheWritten {
         r#ref: String,
         mode: String,
-        /// `done`, `failed`, `timed out`, or `skipped`: everything in it was read from there.
+        /// `skipped`: everything in it was read from there.
         result: Option<String>,
         error: Option<String>,
         /// Bytes of layers that were sent, and of those that the registry had already.
@@ -251,25 +233,34 @@ impl Record {
     pub fn shown(&self) -> &str {
         self.variant.as_deref().unwrap_or(&self.base_image)
     }
+
+    /// Equal for two records of one image, the later of which counts.
+    fn identity(&self) -> impl PartialEq {
+        // A manifest may be made again when there are more images for it.
+        let platforms = (self.kind == Kind::Image).then_some(&self.platforms);
+        let Record { kind, name, target, flavor, image, base_image, .. } = self;
+        (kind, name, target, flavor, image, base_image, platforms)
+    }
 }
 
 /// Opens `path`, to append records to what an earlier run wrote there.
 pub fn open(path: &Path) -> Result<File> {
     let opened = path.parent().map_or(Ok(()), fs::create_dir_all);
     let opened = opened.and_then(|()| OpenOptions::new().create(true).append(true).open(path));
-    // An editor may have left the last line without an end.
     let ended = opened.and_then(|mut file| {
-        let is_open = file.metadata()?.is_file()
-            && fs::read(path).is_ok_and(|text| text.last().is_some_and(|&byte| byte != b'\n'));
-        if is_open { file.write_all(b"\n").map(|()| file) } else { Ok(file) }
+        // An editor may have left the last line without an end.
+        if path.is_file() && !matches!(fs::read(path)?.last(), None | Some(b'\n')) {
+            file.write_all(b"\n")?;
+        }
+        Ok(file)
     });
     ended.with_context(|| format!("--records {:?} can't be written", path.to_string_lossy()))
 }
 
-/// Appends `record` to `file` in one call, so that no line is ever half written by a run that is killed. A
-/// full disk may take half a line, which is taken back: the next one would follow it.
+/// Appends `record` to `file` in one call, so that no line is half written by a run that is killed. A full disk
+/// may take half a line, which is taken back: the next one would follow it.
 pub fn append(mut file: &File, record: &Record) -> Result<()> {
-    let mut json = record.json();
+    let mut json = Value::from(record.clone());
     json["schema"] = json!(SCHEMA);
     let line = without_credentials(&format!("{json}\n"));
     // Another run may append to it, too.
@@ -285,56 +276,56 @@ pub fn append(mut file: &File, record: &Record) -> Result<()> {
 /// image was not tried again; a shard may have had no image, so its file may be empty.
 /// Errors: a usage error for files that can't be read, or hold no record, or anything but records.
 pub fn read(files: &[OsString]) -> Result<Vec<Record>> {
-    if files.is_empty() {
-        return Err(usage("no file is named\nhint: name the files that --records wrote"));
-    }
-    let names = files.iter().map(|file| format!("{:?}", file.to_string_lossy()));
-    let names = names.collect::<Vec<_>>();
     let mut records: Vec<Record> = Vec::new();
-    for (file, name) in files.iter().zip(&names) {
-        let wrong = |what: String| usage(format!("{name}: {what}"));
-        let text = output::load(Path::new(file)).map_err(|error| wrong(error.to_string()))?;
-        let text = String::from_utf8_lossy(&text);
-        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let wrong = |what: String| wrong(format!("line {} is not a record: {what}", index + 1));
-            let json: Value = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))?;
-            if json["schema"] != SCHEMA {
-                return Err(wrong(format!(
-                    "its schema is {}, and this version reads {SCHEMA}\nhint: build the image again",
-                    json["schema"]
-                )));
+    let mut names = Vec::new();
+    for file in files {
+        let name = format!("{:?}", file.to_string_lossy());
+        let text =
+            output::load(Path::new(file)).map_err(|error| usage(format!("{name}: {error}")))?;
+        for (number, line) in (1..).zip(String::from_utf8_lossy(&text).lines()) {
+            if line.trim().is_empty() {
+                continue;
             }
-            let record = Record::read(&json).map_err(wrong)?;
-            let identity = |r: &Record| {
-                let texts = [&r.name, &r.target, &r.image, &r.base_image].map(String::clone);
-                // A manifest may be made again when there are more images for it.
-                let platforms = (r.kind == Kind::Image).then(|| r.platforms.clone());
-                (r.kind, r.flavor.clone(), platforms, texts)
-            };
-            match records.iter_mut().find(|known| identity(known) == identity(&record)) {
+            let record = parsed(line)
+                .map_err(|why| usage(format!("{name}: line {number} is not a record: {why}")))?;
+            match records.iter_mut().find(|known| known.identity() == record.identity()) {
                 Some(_) if record.status == Status::Skipped => {}
                 Some(known) => *known = record,
                 None => records.push(record),
             }
         }
+        names.push(name);
     }
     if records.is_empty() {
-        return Err(usage(format!(
-            "there is no record in {}\nhint: name the files that --records wrote",
-            names.join(", ")
-        )));
+        let what = if names.is_empty() { "no file is named" } else { "there is no record in " };
+        let hint = "name the files that --records wrote";
+        return Err(usage(format!("{what}{}\nhint: {hint}", names.join(", "))));
     }
     Ok(records)
+}
+
+/// Errors: why `line` is no record.
+fn parsed(line: &str) -> Result<Record, String> {
+    let json: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let schema = &json["schema"];
+    if schema != SCHEMA {
+        return Err(format!(
+            "its schema is {schema}, and this version reads {SCHEMA}\nhint: build the image again"
+        ));
+    }
+    Record::read(&json)
 }
 
 /// Makes a field of an enum whose values have names.
 macro_rules! words {
     ($($type:ty),*) => {
-        $(impl Field for $type {
-            fn json(&self) -> Value {
-                json!(self.name())
+        $(impl From<$type> for Value {
+            fn from(word: $type) -> Value {
+                word.name().into()
             }
+        }
 
+        impl Field for $type {
             fn read(value: &Value) -> Result<Self, String> {
                 let named = value.as_str().and_then(|name| name.parse().ok());
                 named.ok_or_else(|| format!("is {value}"))
@@ -349,10 +340,6 @@ words!(Status, Kind);
 macro_rules! plain {
     ($($type:ty),*) => {
         $(impl Field for $type {
-            fn json(&self) -> Value {
-                json!(self)
-            }
-
             fn read(value: &Value) -> Result<Self, String> {
                 serde_json::from_value(value.clone()).map_err(|_| format!("is {value}"))
             }
@@ -360,37 +347,20 @@ macro_rules! plain {
     };
 }
 
-plain!(String, bool, u64, Value);
-
-impl Field for f64 {
-    fn json(&self) -> Value {
-        json!(text::rounded(*self))
-    }
-
-    fn read(value: &Value) -> Result<Self, String> {
-        value.as_f64().ok_or_else(|| format!("is {value}"))
-    }
-}
+plain!(String, bool, u64, f64, Value);
 
 impl<T: Field> Field for Option<T> {
-    fn json(&self) -> Value {
-        self.as_ref().map_or(Value::Null, Field::json)
-    }
-
     fn read(value: &Value) -> Result<Self, String> {
         if value.is_null() { Ok(None) } else { T::read(value).map(Some) }
     }
 }
 
 impl<T: Field> Field for Vec<T> {
-    fn json(&self) -> Value {
-        Value::Array(self.iter().map(Field::json).collect())
-    }
-
     fn read(value: &Value) -> Result<Self, String> {
-        let Some(items) = value.as_array() else {
-            return if value.is_null() { Ok(Vec::new()) } else { Err(format!("is {value}")) };
-        };
-        items.iter().map(T::read).collect()
+        match value {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(items) => items.iter().map(T::read).collect(),
+            _ => Err(format!("is {value}")),
+        }
     }
 }
