@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use anyhow::Result;
@@ -27,21 +26,17 @@ pub fn summary(root: &Path, args: &Args) -> Result<()> {
     let default = Definition::read(root).map(|found| found.default_variants).unwrap_or_default();
     let summary = text_of(&records, &default, github::repository_and_run()?);
     if let Some(path) = &args.update {
-        output::save(path, replaced(&content(path)?, &summary))?;
+        let old = match fs::metadata(path) {
+            // A device or a FIFO is only written to.
+            Ok(found) if !found.is_file() && !found.is_dir() => Ok(Vec::new()),
+            _ => output::load(path),
+        };
+        let name = path.to_string_lossy();
+        let old = old.map_err(|error| usage(format!("--update {name:?}: {error}")))?;
+        output::save(path, replaced(&old, &summary))?;
     }
     let told = [github::write_page(&summary), output::write(summary)];
     message::ended_by(told.into_iter().filter_map(Result::err))
-}
-
-/// What the file of `--update` holds. A device or a FIFO is only written to.
-fn content(path: &Path) -> Result<Vec<u8>> {
-    let name = path.to_string_lossy();
-    let read = |path| match fs::metadata(path)? {
-        file if file.is_file() => output::load(path),
-        folder if folder.is_dir() => Err(ErrorKind::IsADirectory.into()),
-        _ => Ok(Vec::new()),
-    };
-    read(path).map_err(|error: io::Error| usage(format!("--update {name:?}: {error}")))
 }
 
 /// The summary with its markers. Its commands name an image of the variants `default`, if there is one;
@@ -51,18 +46,18 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
         records.iter().partition(|record| record.kind == Kind::Image);
     let mut text = format!("{START}\n## Agent server images\n\n");
     if let Some(first) = records.first() {
-        let is_commit = first.sha.len() == 40 && first.sha.bytes().all(|b| b.is_ascii_hexdigit());
-        let commit = run.as_ref().filter(|_| is_commit);
+        let commit = run.as_ref().filter(|_| first.sha.len() == 40);
         let commit = commit.map(|(repository, _)| format!("{repository}/commit/{}", first.sha));
         let (package, commit) = (package(&first.image), link(&first.short_sha, commit));
-        text.push_str(&format!("**Package:** {package}, **commit:** {commit}"));
-        let run = run.map(|(repository, run)| format!("{repository}/actions/runs/{run}"));
-        text.extend(run.map(|run| format!(", built by [this run]({run})")));
+        text += &format!("**Package:** {package}, **commit:** {commit}");
+        if let Some((repository, run)) = run {
+            text += &format!(", built by [this run]({repository}/actions/runs/{run})");
+        }
     }
     text.push('\n');
     let servers = records.iter().filter_map(|record| record.server.description.as_ref());
     for server in servers.collect::<BTreeSet<_>>() {
-        text.push_str(&format!("\n**Server:** {}\n", plain(server)));
+        text += &format!("\n**Server:** {}\n", plain(server));
     }
 
     let mut rows: BTreeMap<_, (BTreeSet<String>, &str)> = BTreeMap::new();
@@ -74,25 +69,25 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
         let kind = kind.into_iter().flatten().collect::<Vec<_>>().join(" ");
         let row = (kind, &record.base_image);
         let (arches, _) = rows.entry(row).or_insert((BTreeSet::new(), tag.trim_start_matches(':')));
-        let size = record.bytes.map(|size| format!(" {}", bytes(size))).unwrap_or_default();
-        arches.extend(record.arches.iter().map(|arch| format!("{}{size}", code(arch))));
+        arches.extend(record.arches.iter().map(|arch| code(arch)));
     }
-    text.push_str("\n| Variant | Architectures | Base image | Tag |\n|---|---|---|---|\n");
+    text += "\n| Variant | Architectures | Base image | Tag |\n|---|---|---|---|\n";
     for ((kind, base_image), (arches, tag)) in rows {
         let arches = arches.into_iter().collect::<Vec<_>>().join(", ");
         let (kind, base_image, tag) = (code(&kind), package(base_image), code(tag));
-        text.push_str(&format!("| {kind} | {arches} | {base_image} | {tag} |\n"));
+        text += &format!("| {kind} | {arches} | {base_image} | {tag} |\n");
     }
     for record in manifests.iter().filter(|record| !record.missing.is_empty()) {
         let (name, missing) = (code(record.shown()), code(&record.missing.join(", ")));
-        text.push_str(&format!("\n**Missing:** {name} has no image for {missing}.\n"));
+        text += &format!("\n**Missing:** {name} has no image for {missing}.\n");
     }
 
     text.push('\n');
     let first = |records: &[&Record]| {
-        let is_default = |variant: &String| default.contains(variant);
-        let of_default = records.iter().find(|r| r.variant.as_ref().is_some_and(is_default));
-        let record = of_default.or(records.first())?;
+        let is_default = |record: &&&Record| {
+            record.variant.as_ref().is_some_and(|variant| default.contains(variant))
+        };
+        let record = records.iter().find(is_default).or(records.first())?;
         // People paste it into a shell.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@+[]".contains(c);
         let tag = message::one_line(record.tags.first()?).replace(|c| !is_plain(c), "?");
@@ -101,7 +96,7 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
     if let Some((tag, is_pushed)) = first(&manifests).or_else(|| first(&images)) {
         if is_pushed {
             let pull = fenced("bash", &format!("docker pull {tag}"));
-            text.push_str(&format!("**Pull**\n{pull}\n\n"));
+            text += &format!("**Pull**\n{pull}\n\n");
         }
         let run = format!(
             "export SESSION_API_KEY=$(openssl rand -hex 16)\n\
@@ -109,24 +104,20 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
              curl --retry 30 --retry-all-errors -H \"X-Session-API-Key: $SESSION_API_KEY\" \\\n  \
              http://127.0.0.1:8000/api/conversations/count"
         );
-        let run = fenced("bash", &run);
-        text.push_str(&format!("**Run**\n{run}\n\n"));
+        text += &format!("**Run**\n{}\n\n", fenced("bash", &run));
     }
     let all = || images.iter().chain(&manifests);
     let tags = all().flat_map(|record| record.all_tags()).map(|tag| plain(tag)).collect::<Vec<_>>();
     let title = format!("All tags ({})", tags.len());
-    text.push_str(&folded(&title, &fenced("", &tags.join("\n"))));
+    text += &folded(&title, &fenced("", &tags.join("\n")));
     let rows = all().map(|record| row(record)).collect::<String>();
     let facts = format!(
         "\n| Image | Digest | Compressed, and against main | Seconds | Steps from cache |\n\
          |---|---|---|---|---|{rows}"
     );
-    text.push_str(&folded("Digests, sizes, times", &facts));
+    text += &folded("Digests, sizes, times", &facts);
     if !manifests.is_empty() {
-        text.push_str(
-            "Tags without an architecture are multi-architecture manifests: docker pulls the image \
-             that fits the machine. Tags that name an architecture hold that one alone.\n",
-        );
+        text += "Tags without an architecture are multi-architecture manifests.\n";
     }
     text + END
 }
@@ -163,26 +154,26 @@ fn code(value: &str) -> String {
     if harmless.is_empty() { "–".to_owned() } else { format!("`{harmless}`") }
 }
 
+/// `name` as code, which leads to `page` if nothing in that can end the link.
 fn link(name: &str, page: Option<String>) -> String {
-    page.map_or_else(|| code(name), |page| format!("[{}]({page})", code(name)))
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "._-/:".contains(c);
+    match page.filter(|page| page.chars().all(is_safe)) {
+        Some(page) => format!("[{}]({page})", code(name)),
+        None => code(name),
+    }
 }
 
-/// A repository with a link to its page for people, if its registry has one.
+/// A repository with a link to its page for people, if its registry is known to have one.
 fn package(reference: &str) -> String {
-    let untagged = bases::repository(reference);
-    let (host, path) = bases::host_and_path(untagged);
+    let (host, path) = bases::host_and_path(bases::repository(reference));
     let path = path.strip_prefix("library/").unwrap_or(path);
     let site = match host {
-        "docker.io" | "index.docker.io" if path.contains('/') => Some("hub.docker.com/r"),
-        "docker.io" | "index.docker.io" => Some("hub.docker.com/_"),
+        "docker.io" if path.contains('/') => Some("hub.docker.com/r"),
+        "docker.io" => Some("hub.docker.com/_"),
         "ghcr.io" => Some("ghcr.io"),
         "quay.io" => Some("quay.io/repository"),
-        "public.ecr.aws" => Some("gallery.ecr.aws"),
-        "mcr.microsoft.com" => Some("mcr.microsoft.com/artifact/mar"),
         _ => None,
     };
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || "._-/:".contains(c);
-    let site = site.filter(|_| !path.is_empty() && path.chars().all(is_safe));
     link(reference, site.map(|site| format!("https://{site}/{path}")))
 }
 
