@@ -537,22 +537,6 @@ impl Docker {
         Some(image["config"]["Labels"][INPUTS_LABEL].as_str().unwrap_or_default().to_owned())
     }
 
-    /// The layers of the image `reference`, the largest first, each with what made it; `None` for a list.
-    pub fn parts(&self, reference: &str) -> Option<Vec<(u64, String)>> {
-        let manifest = self.manifest_json(reference)?;
-        let image = self.configuration(reference)?;
-        let steps = image["history"].as_array()?.iter().filter(|step| step["empty_layer"] != true);
-        let mut parts = Vec::new();
-        for (step, layer) in steps.zip(manifest["layers"].as_array()?) {
-            let created_by = step["created_by"].as_str()?.trim_end_matches(" # buildkit");
-            let script = created_by.split(' ').find_map(|word| word.strip_prefix("/run/"));
-            let made_by = message::one_line(script.unwrap_or(created_by));
-            parts.push((layer["size"].as_u64()?, made_by));
-        }
-        parts.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        Some(parts)
-    }
-
     /// The configuration of an image, or of a list that of its first image.
     fn configuration(&self, reference: &str) -> Option<Value> {
         let args = ["imagetools", "inspect", "--format", "{{json .Image}}", reference];

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use base::digest::sha256;
-use base::message::without_credentials;
+use base::message::{say, without_credentials};
 use base::output;
 use serde_json::{Value, json};
 
@@ -94,21 +94,21 @@ impl Last {
         parts
     }
 
-    /// Why the first step of `ended` ran. Only what is certain: that step, and what the last build had else.
-    pub fn explain(&self, image: &Image, ended: &Ended) -> Vec<String> {
+    /// Says why the first step of `ended` ran. Only what is certain: that step, and what the last build had
+    /// else.
+    pub fn explain(&self, image: &Image, ended: &Ended) {
         // They come in the order in which they began.
         let has_run = |step: &&Step| step.cached == Some(false) || step.error.is_some();
         let Some(first) = ended.record.step_list.iter().find(has_run) else {
-            return vec![format!("{}: no step ran", image.shown)];
+            return say(&format!("{}: no step ran", image.shown));
         };
-        let title = text::title(&first.name);
-        let mut lines = vec![format!("{}: the first step that ran is {title}", image.shown)];
+        say(&format!("{}: the first step that ran is {}", image.shown, text::title(&first.name)));
         let Some(last) = self.load(image) else {
-            lines.push("  no earlier build of it is recorded here to compare with".to_owned());
-            return lines;
+            return say("  no earlier build of it is recorded here to compare with");
         };
         let now = self.parts(image, ended);
         let known = last["parts"].as_object().into_iter().flatten().map(|(name, _)| name);
+        let mut is_same = true;
         for name in now.keys().chain(known).collect::<BTreeSet<_>>() {
             let how = match (last["parts"][name].as_str(), now.get(name)) {
                 (Some(was), Some(is)) if was == is => continue,
@@ -119,16 +119,15 @@ impl Last {
             };
             let word = name.rsplit(['/', ' ']).next().unwrap_or(name);
             let is_read = first.name.contains(word);
-            lines.push(format!(
-                "  {name}{} {how}",
-                if is_read { ", which this step reads," } else { "" }
-            ));
+            let read = if is_read { ", which this step reads," } else { "" };
+            say(&format!("  {name}{read} {how}"));
+            is_same = false;
         }
-        if lines.len() == 1 {
-            let why = "no cache that was read has the step, or not any more";
-            lines.push(format!("  nothing differs from the last build: {why}"));
+        if is_same {
+            say(
+                "  nothing differs from the last build: no cache that was read has the step, or not any more",
+            );
         }
-        lines
     }
 }
 

@@ -222,10 +222,7 @@ impl<'a> Job<'a> {
         };
         let failure = trace.failure();
         let error = match (&failure, &trace.error) {
-            (Some(failure), _) => {
-                let why = failure.reason().unwrap_or_else(|| failure.error.clone());
-                format!("{}: {why}", text::title(&failure.name))
-            }
+            (Some(failure), _) => failure.describe(),
             (None, Some(error)) => error.clone(),
             (None, None) => format!("`docker buildx bake` exited with status {status}"),
         };

@@ -8,11 +8,10 @@ use base::error::Interrupted;
 use base::message::{self, cut, one_line};
 
 use crate::build::{Ctx, Ended};
-use crate::docker::Docker;
 use crate::github;
 use crate::progress::columns;
 use crate::timings;
-use outcome::cause::{self, Cause};
+use outcome::cause::Cause;
 use outcome::record::{CacheWritten, Record, Status, Steps};
 use outcome::text::{self, bytes, shortened};
 use outcome::trace::Failure;
@@ -28,9 +27,6 @@ use serde_json::Value;
 const SHOWN: usize = 8;
 /// How many lines of a step's output are shown.
 const LINES: usize = 10;
-/// How many layers are named, and by how much of what made them.
-const LARGEST: usize = 4;
-const LONGEST_PART: usize = 50;
 
 /// The width of a line of a batch.
 fn width() -> usize {
@@ -52,22 +48,15 @@ pub fn image_ended(ctx: &Ctx, image: &Image, ended: &Ended) {
     }
     let name = shortened(&image.shown, width() - 30);
     let room = width().saturating_sub(name.chars().count() + 9);
-    let line = format!("failed {name}: {}", shortened(&why(ended), room));
+    let line = format!("failed {name}: {}", shortened(why(ended), room));
     let is_first = ctx.progress.end(true, &line);
     if ctx.images.len() > 1 {
         message::folded(&format!("why {} failed", image.shown), is_first, || show_failure(ended));
     }
 }
 
-/// Why an image is missing: where a step gives no reason, how it ended.
-fn why(ended: &Ended) -> String {
-    if let Some(failure) = &ended.failure
-        && failure.reason().is_none()
-        && let Some(end) = cause::step_end(&failure.error)
-    {
-        return format!("{} ended with {end}", text::title(&failure.name));
-    }
-    one_line(ended.record.error.as_deref().unwrap_or("not tried"))
+fn why(ended: &Ended) -> &str {
+    ended.record.error.as_deref().unwrap_or("not tried")
 }
 
 /// Shows the step that an image failed by, if it was one, its file and its last output.
@@ -95,107 +84,83 @@ fn show_failure(ended: &Ended) {
 /// Shows what came of a run, writes the files of GitHub and of `--timings`, and keeps what the next builds
 /// are compared with. Returns the error that ends the run, if there is one; others are warned of.
 pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: f64) -> Result<()> {
-    let is_batch = ctx.images.len() > 1;
-    let mut later = errors;
-    let error = (!later.is_empty()).then(|| later.remove(0));
+    let (mut errors, mut later) = (errors.into_iter(), Vec::new());
+    let mut error = errors.next();
     let is_stopped = error.as_ref().is_some_and(anyhow::Error::is::<Interrupted>);
-    for warning in warnings(ctx, ended) {
-        message::warn(&warning);
-    }
+    warn_of_caches(ctx, ended);
+    let images = || ctx.images.iter().zip(ended);
     if ctx.args.explain {
-        let all = ctx.images.iter().zip(ended);
-        for (image, ended) in all.filter(|(_, ended)| ended.record.attempts.is_some()) {
-            ctx.last.explain(image, ended).iter().for_each(|line| message::say(line));
+        for (image, ended) in images().filter(|(_, ended)| ended.record.attempts.is_some()) {
+            ctx.last.explain(image, ended);
         }
     }
     let table = table(ctx, ended, seconds);
     // Whoever stops a batch is told how to continue it, and no more.
-    if !(is_stopped && is_batch) {
+    if !(is_stopped && ended.len() > 1) {
         for line in &table {
             message::say(&shortened(line, columns()));
         }
     }
     let records = ended.iter().map(|ended| &ended.record).collect::<Vec<_>>();
     later.extend(write_outputs(ctx.args, &ctx.facts.source, &records).err());
-    let title = match records.as_slice() {
-        [one] if one.status.is_there() => {
-            format!("Image `{}`", one.tags.first().map_or(one.shown(), String::as_str))
-        }
-        [one] => format!("`{}` is not built", one.shown()),
-        all => {
-            let done = all.iter().filter(|record| record.status.is_there()).count();
-            format!("{done} of {} images", all.len())
-        }
-    };
-    let page = format!("### {title}\n\n{}", github::fenced("text", &table.join("\n")));
+    let done = records.iter().filter(|record| record.status.is_there()).count();
+    let names = records.iter().map(|record| record.shown()).collect::<Vec<_>>();
+    let names = shortened(&names.join(", "), 60);
+    let fenced = github::fenced("text", &table.join("\n"));
+    let page = format!("### {done} of {} images: `{names}`\n\n{fenced}", ended.len());
     later.extend(github::write_page(&page).err());
     if let Some(path) = &ctx.args.timings {
         later.extend(timings::save(ctx, ended, path, seconds).err());
     }
-    let mut built = ctx.images.iter().zip(ended).filter(|(_, e)| e.record.status == Status::Built);
     // Only the next build's comparisons need it.
-    if let Some(error) = built.find_map(|(image, e)| ctx.last.save(image, e).err()) {
+    let mut built = images().filter(|(_, ended)| ended.record.status == Status::Built);
+    if let Some(error) = built.find_map(|(image, ended)| ctx.last.save(image, ended).err()) {
         message::warn(&format!("{error:#}"));
     }
     let failed = ended.iter().filter(|ended| !ended.record.status.is_there()).collect::<Vec<_>>();
-    let first = match (error, failed.as_slice()) {
-        (Some(error), _) if is_stopped => {
-            if is_batch && ctx.args.push {
-                message::say(&format!("`{}` continues this batch", retry(ctx.args, &failed)));
-            }
-            Some(error)
+    let own = if is_stopped {
+        if ended.len() > 1 && ctx.args.push {
+            message::say(&format!("`{}` continues this batch", retry(ctx.args, &failed)));
         }
-        (Some(error), []) => {
-            let tags = records.iter().filter_map(|record| Some(record.tags.first()?.as_str()));
-            let tags = shortened(&tags.collect::<Vec<_>>().join(", "), 200);
-            let how = if ctx.args.push { "pushed" } else { "loaded" };
-            Some(error.context(format!("{tags}: {how}, but a later step failed")))
-        }
-        (None, []) => {
-            let written = records.iter().flat_map(|record| &record.cache_written);
-            let is_kept =
-                |w: &CacheWritten| matches!(w.result.as_deref(), Some("done" | "skipped"));
-            let (all, lost) = (written.clone().count(), written.filter(|w| !is_kept(w)).count());
-            (ctx.args.strict_cache && lost > 0)
-                .then(|| anyhow!("{lost} of {all} caches were not written (--strict-cache)"))
-        }
-        (error, [one]) if !is_batch => {
-            later.extend(error);
-            show_failure(one);
-            let is_check = one.failure.as_ref().is_some_and(Failure::is_check);
-            let hint = match (one.cause, &one.record.log) {
-                _ if is_check => "see the server's output above",
-                (Some(Cause::Other), Some(log)) => &format!("the log says more: {log}"),
-                (cause, _) => cause.and_then(Cause::hint).unwrap_or_default(),
-            };
-            let hint = if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") };
-            let (name, why) = (one.record.shown(), shortened(&why(one), 400));
-            Some(anyhow!("{name} was not built: {why}{hint}"))
-        }
-        (error, failed) => {
-            later.extend(error);
-            let is_skipped = |ended: &&&Ended| ended.record.status == Status::Skipped;
-            let skipped = failed.iter().filter(is_skipped).count();
-            let (mut stopped, mut hint) = (String::new(), "retry them with ".to_owned());
-            if let Some(first) = failed.iter().find(is_skipped) {
-                let told = first.record.error.as_ref().map(|why| format!(": {why}"));
-                stopped = told.unwrap_or_else(|| format!(", {skipped} skipped"));
-                if let Some(last) = failed.iter().rev().find(|ended| !is_skipped(ended)) {
-                    stopped += &format!("; the last error: {}", shortened(&why(last), 100));
-                    if let Some(known) = last.cause.and_then(Cause::hint) {
-                        hint = format!("{known}, then run ");
-                    }
-                }
-            }
-            Some(anyhow!(
-                "{} of {} images failed{stopped}\nhint: {hint}`{}`",
-                failed.len() - skipped,
-                ctx.images.len(),
-                retry(ctx.args, failed)
-            ))
-        }
+        None
+    } else if failed.is_empty() {
+        error = error.map(|error| error.context("all images are there, but a later step failed"));
+        let written = records.iter().flat_map(|record| &record.cache_written);
+        let is_kept = |w: &&CacheWritten| matches!(w.result.as_deref(), Some("done" | "skipped"));
+        let lost = written.filter(|written| !is_kept(written)).count();
+        (ctx.args.strict_cache && lost > 0 && error.is_none())
+            .then(|| anyhow!("{lost} caches were not written (--strict-cache)"))
+    } else {
+        failure(ctx, &failed)
     };
-    message::ended_by(first.into_iter().chain(later))
+    message::ended_by(own.into_iter().chain(error).chain(errors).chain(later))
+}
+
+/// The error of a run that failed images.
+fn failure(ctx: &Ctx, failed: &[&Ended]) -> Option<anyhow::Error> {
+    let tried = failed.iter().filter(|ended| ended.record.status == Status::Failed);
+    let last = tried.clone().next_back()?;
+    let known = last.cause.and_then(Cause::hint);
+    if ctx.images.len() == 1 {
+        show_failure(last);
+        let is_check = last.failure.as_ref().is_some_and(Failure::is_check);
+        let hint = match (last.cause, &last.record.log) {
+            _ if is_check => "see the server's output above",
+            (Some(Cause::Other), Some(log)) => &format!("the log says more: {log}"),
+            _ => known.unwrap_or_default(),
+        };
+        let hint = if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") };
+        let why = shortened(why(last), 400);
+        return Some(anyhow!("{} was not built: {why}{hint}", last.record.shown()));
+    }
+    let (count, all) = (tried.count(), ctx.images.len());
+    let mut what = format!("{count} of {all} images failed");
+    let mut hint = "retry them with".to_owned();
+    if let Some(skipped) = failed.iter().find(|ended| ended.record.status == Status::Skipped) {
+        what += &format!(": {}; the last error: {}", why(skipped), shortened(why(last), 100));
+        hint = known.map_or(hint, |known| format!("{known}, then run"));
+    }
+    Some(anyhow!("{what}\nhint: {hint} `{}`", retry(ctx.args, failed)))
 }
 
 /// The command that builds what has failed, and nothing else: for a push the one that was typed, with
@@ -203,41 +168,37 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
 /// images have names of their own, these are in the list alone, so all of it is built again.
 fn retry(args: &Args, failed: &[&Ended]) -> String {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    let words = words.collect::<Vec<_>>();
-    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
-    let (flags, behind) = words.split_at(end);
-    let failed = failed.iter().map(|ended| &ended.record).collect::<Vec<_>>();
-    let variants = failed.iter().filter_map(|record| record.variant.clone()).collect::<Vec<_>>();
-    let has_own_tags = |record: &&Record| {
+    let mut kept = words.collect::<Vec<_>>();
+    let end = kept.iter().position(|word| word == "--").unwrap_or(kept.len());
+    let behind = kept.split_off(end);
+    let failed = failed.iter().map(|ended| &ended.record);
+    let variants = failed.clone().map(|record| record.variant.as_deref());
+    let has_own_tags = |record: &Record| {
         let mut listed = args.base_images.iter().filter(|base| !base.custom_tags.is_empty());
         listed.any(|base| base.reference == record.base_image)
     };
     let list = args.base_images_file.as_deref().unwrap_or_default();
     let mut is_piped = list == "-";
-    let mut kept = flags.to_vec();
     if args.push {
-        // Elsewhere than in CI it is not the default.
-        if !flags.iter().any(|word| word == "--push") {
-            kept.push("--push".to_owned());
+        // Elsewhere than in CI, a push is not the default.
+        for flag in ["--push", "--skip-existing"] {
+            if !kept.iter().any(|word| word == flag) {
+                kept.push(flag.to_owned());
+            }
         }
-        if !flags.iter().any(|word| word == "--skip-existing") {
-            kept.push("--skip-existing".to_owned());
-        }
-    } else if variants.len() == failed.len() {
+    } else if let Some(variants) = variants.collect::<Option<Vec<_>>>() {
         kept = without_flags(&kept, &["--shard", "--variant"]);
         kept.extend(["--variant".to_owned(), variants.join(",")]);
-    } else if !failed.iter().any(has_own_tags) {
+    } else if !failed.clone().any(has_own_tags) {
         kept = without_flags(&kept, &["--shard", "--base-images", "--base-image"]);
         is_piped = false;
         // A named variant on one base image alone would have the variant's tags.
-        if failed.len() == 1 && args.custom_tags.is_none() {
+        if failed.clone().count() == 1 && args.custom_tags.is_none() {
             kept.push("--custom-tags=".to_owned());
         }
-        for record in failed {
-            kept.extend(["--base-image".to_owned(), record.base_image.clone()]);
-        }
+        kept.extend(failed.flat_map(|r| ["--base-image".to_owned(), r.base_image.clone()]));
     }
-    let words = kept.iter().chain(behind).map(|word| quoted(word)).collect::<Vec<_>>();
+    let words = kept.iter().chain(&behind).map(|word| quoted(word)).collect::<Vec<_>>();
     let mut words = words.join(" ");
     // A list that was read from standard input, or of a shell's `<(…)`, is gone.
     if list.starts_with("/dev/") {
@@ -289,26 +250,29 @@ fn table(ctx: &Ctx, ended: &[Ended], seconds: f64) -> Vec<String> {
         for ended in ended.iter().filter(|ended| !ended.record.step_list.is_empty()) {
             add_image(&ended.record, &mut lines);
         }
-        // The images of a batch have most layers in common.
-        let built = ended.iter().find(|ended| ended.record.status == Status::Built);
-        let reference = built.and_then(|ended| ended.record.reference());
-        lines.extend(reference.and_then(|reference| size(ctx.docker, &reference)));
     }
     if ended.len() > 1 {
-        lines.push(totals(ctx, ended, seconds));
+        let mut counts = Vec::new();
+        for status in Status::ALL {
+            let count = ended.iter().filter(|ended| ended.record.status == *status).count();
+            if count > 0 {
+                counts.push(format!("{count} {}", status.name()));
+            }
+        }
+        lines.push(format!("{} in {seconds:.0} s", counts.join(", ")));
     }
-    lines.push(summary(ctx, ended));
+    lines.push(format!("cache: {}; {}", steps_cached(ended), exported(ctx, ended)));
     lines
 }
 
+/// What an image took, and how its caches were read and written.
 fn add_image(record: &Record, lines: &mut Vec<String>) {
     let seconds = Value::from(record.seconds.clone());
     let mut phases = Vec::new();
     for name in Phase::ALL.iter().map(|phase| phase.name()) {
-        let seconds = seconds[name].as_f64().map_or("?".to_owned(), |known| format!("{known:.1}"));
         // With those that took no time, the line would not fit a terminal.
-        if seconds != "0.0" {
-            phases.push(format!("{} {seconds}", name.replace('_', " ")));
+        if let Some(taken) = seconds[name].as_f64().filter(|taken| *taken >= 0.05) {
+            phases.push(format!("{} {taken:.1}", name.replace('_', " ")));
         }
     }
     if !phases.is_empty() {
@@ -329,73 +293,41 @@ fn add_image(record: &Record, lines: &mut Vec<String>) {
     }
 }
 
-/// The compressed size of an image, and what most of it is.
-fn size(docker: &Docker, reference: &str) -> Option<String> {
-    let parts = docker.parts(reference)?;
-    let all = bytes(parts.iter().map(|(size, _)| size).sum());
-    let shown = |(size, by): &(u64, String)| format!("{} {}", bytes(*size), cut(by, LONGEST_PART));
-    let largest = parts.iter().take(LARGEST).map(shown).collect::<Vec<_>>().join("; ");
-    Some(format!("  size  {all} compressed in {} layers: {largest}", parts.len()))
-}
-
-/// What a run of several images comes to.
-fn totals(ctx: &Ctx, ended: &[Ended], seconds: f64) -> String {
-    let count = |status| ended.iter().filter(|ended| ended.record.status == status).count();
-    let (built, present) = (count(Status::Built), count(Status::Present));
-    let (failed, skipped) = (count(Status::Failed), count(Status::Skipped));
-    let mut line = format!("{built} built, {present} present, {failed} failed");
-    if skipped > 0 {
-        line += &format!(", {skipped} skipped");
-    }
-    let retried = ended.iter().filter(|ended| ended.record.attempts > Some(1)).count();
-    if retried > 0 {
-        line += &format!("; {retried} retried");
-    }
-    if let (Ok(built @ 1..), true) = (u32::try_from(built), seconds > 0.0) {
-        line += &format!("; {:.0} images an hour", f64::from(built) * 3600.0 / seconds);
-    }
-    let all = ctx.images.iter().zip(ended);
-    let taken = all.filter_map(|(image, ended)| Some((ended.record.total_seconds()?, image)));
-    if let Some((seconds, image)) = taken.max_by_key(|(seconds, _)| *seconds) {
-        line += &format!("; slowest: {} {seconds} s", shortened(&image.shown, 24));
-    }
-    line
-}
-
-/// The one line to act on: how many steps were cached, and what exports cost.
-fn summary(ctx: &Ctx, ended: &[Ended]) -> String {
-    let exported = export_summary(ctx, ended);
+/// How many steps of the images that were built came from a cache, and from which.
+fn steps_cached(ended: &[Ended]) -> String {
     let is_alone = ended.len() == 1;
     let is_counted = |status| status == Status::Built || status == Status::Failed && is_alone;
-    let counted = ended.iter().filter(|ended| is_counted(ended.record.status));
-    let counted = counted.map(|ended| &ended.record.steps).collect::<Vec<_>>();
-    if counted.is_empty() {
-        return format!("cache: no image was built; {exported}");
-    }
+    let counted = ended.iter().map(|ended| &ended.record).filter(|r| is_counted(r.status));
+    let counted = counted.map(|record| &record.steps).collect::<Vec<_>>();
     let sum = |number: fn(&Steps) -> Option<u64>| {
         counted.iter().map(|steps| number(steps)).sum::<Option<u64>>()
     };
-    let (Some(total), Some(cached)) = (sum(|steps| steps.total), sum(|steps| steps.cached)) else {
-        return format!("cache: unknown which steps were cached; {exported}");
+    let (total, cached) = match (sum(|steps| steps.total), sum(|steps| steps.cached)) {
+        _ if counted.is_empty() => return "no image was built".to_owned(),
+        (Some(total), Some(cached)) => (total, cached),
+        _ => return "unknown which steps were cached".to_owned(),
     };
-    let from = match (sum(|s| s.from_builder), sum(|s| s.from_registry), sum(|s| s.from_folder)) {
+    let from = match (sum(|s| s.from_builder), sum(|s| s.from_registry)) {
         _ if cached == 0 => "cache",
-        (Some(0), Some(_), _) => "registry",
-        (Some(0), _, Some(_)) => "folder",
-        (Some(_), ..) => "builder",
-        _ => "builder or registry",
+        (Some(0), Some(_)) => "registry",
+        (Some(0), None) => "folder",
+        (Some(_), _) => "builder",
+        (None, _) => "builder or registry",
     };
     // Steps that images share would be saved several times.
-    let saved =
-        counted.first().and_then(|steps| steps.saved_seconds).filter(|_| cached > 0 && is_alone);
-    let saved = saved.map(|seconds| format!(", saved about {seconds:.0} s")).unwrap_or_default();
-    format!("cache: {cached} of {total} steps from {from}{saved}; {exported}")
+    let saved = match counted.as_slice() {
+        [Steps { saved_seconds: Some(saved), .. }] if is_alone && cached > 0 => {
+            format!(", saved about {saved:.0} s")
+        }
+        _ => String::new(),
+    };
+    format!("{cached} of {total} steps from {from}{saved}")
 }
 
-fn export_summary(ctx: &Ctx, ended: &[Ended]) -> String {
+/// What exporting the caches cost.
+fn exported(ctx: &Ctx, ended: &[Ended]) -> String {
     let written = || ended.iter().flat_map(|ended| &ended.record.cache_written);
-    let mode = ctx.args.cache_mode.name();
-    let all = written().count();
+    let (all, mode) = (written().count(), ctx.args.cache_mode.name());
     if all == 0 {
         return format!("nothing exported ({mode})");
     }
@@ -412,55 +344,44 @@ fn export_summary(ctx: &Ctx, ended: &[Ended]) -> String {
     format!("export {}{sent} ({mode}){lost}", or_unknown(seconds))
 }
 
-/// What to say of caches that could not be read or written; of many that have the same reason, once.
-fn warnings(ctx: &Ctx, ended: &[Ended]) -> Vec<String> {
-    // Reasons without the caches that they name, and what is said of each cache.
-    let mut warnings: Vec<(String, BTreeMap<&str, String>)> = Vec::new();
+/// Warns of caches that could not be read or written; of many that have the same reason, once.
+fn warn_of_caches(ctx: &Ctx, ended: &[Ended]) {
+    let unread = "can't be read, and is not used";
+    let lost = "was not written, though its image is complete";
+    let limit = ctx.args.cache_timeout.as_secs();
+    let timed_out = format!("not done within {limit} s (OPENHANDS_BUILDKIT_CACHE_TIMEOUT)");
+    let mut found = Vec::new();
     for record in ended.iter().map(|ended| &ended.record) {
-        let mut found = Vec::new();
         for read in &record.cache_read {
             if let (Some("refused" | "failed"), Some(why)) = (read.result.as_deref(), &read.error) {
-                let (cache, why) = (&read.r#ref, one_line(why));
-                let text = format!("the cache {cache} can't be read, and is not used: {why}");
-                found.push((cache, format!("read {why}"), text));
+                found.push((&read.r#ref, unread, why.as_str()));
             }
         }
-        for lost in record.cache_written.iter().filter(|written| written.is_lost()) {
-            let limit = ctx.args.cache_timeout.as_secs();
-            let why = match (&lost.error, lost.result.as_deref()) {
-                (_, Some("timed out")) => {
-                    format!("not done within {limit} s (OPENHANDS_BUILDKIT_CACHE_TIMEOUT)")
-                }
-                (Some(error), _) => one_line(error),
-                (None, _) => "buildx does not say why".to_owned(),
+        for written in record.cache_written.iter().filter(|written| written.is_lost()) {
+            let why = match written.result.as_deref() {
+                Some("timed out") => &timed_out,
+                _ => written.error.as_deref().unwrap_or("buildx does not say why"),
             };
-            let (shown, cache) = (record.shown(), &lost.r#ref);
-            let text = format!(
-                "the image of {shown:?} is complete, but its cache was not written to {cache}: {why}"
-            );
-            found.push((cache, format!("write {why}"), text));
-        }
-        for (cache, why, text) in found {
-            let tag = cache.rsplit(':').next().unwrap_or_default();
-            let reason = why.replace(cache, "").replace(tag, "");
-            match warnings.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, texts)) => drop(texts.insert(cache, text)),
-                None => warnings.push((reason, BTreeMap::from([(cache.as_str(), text)]))),
-            }
+            found.push((&written.r#ref, lost, why));
         }
     }
-    let mut told = Vec::new();
-    for (_, texts) in warnings {
-        let count = texts.len();
-        let mut texts = texts.into_values();
-        match texts.next() {
-            Some(first) if count > SHOWN => {
-                told.push(format!("{first}; the same for {} other caches", count - 1));
+    // What is said of each cache, by reason without the names that are in it.
+    let mut reasons = BTreeMap::<String, BTreeMap<&str, String>>::new();
+    for (cache, what, why) in found {
+        let tag = cache.rsplit(':').next().unwrap_or_default();
+        let reason = format!("{what} {}", why.replace(cache, "").replace(tag, ""));
+        let text = format!("the cache {cache} {what}: {}", one_line(why));
+        reasons.entry(reason).or_default().insert(cache, text);
+    }
+    for texts in reasons.into_values() {
+        let others = texts.len() - 1;
+        match texts.first_key_value() {
+            Some((_, first)) if others >= SHOWN => {
+                message::warn(&format!("{first}; the same for {others} other caches"));
             }
-            first => told.extend(first.into_iter().chain(texts)),
+            _ => texts.values().for_each(|text| message::warn(text)),
         }
     }
-    told
 }
 
 /// Seconds as people write them.

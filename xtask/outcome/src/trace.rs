@@ -130,6 +130,16 @@ impl Failure {
         lines.iter().rev().find_map(|line| line.strip_prefix("error: ")).map(str::to_owned)
     }
 
+    /// What failed, and its reason; where a step gives none, how its command ended.
+    pub fn describe(&self) -> String {
+        let title = text::title(&self.name);
+        match (self.reason(), cause::step_end(&self.error)) {
+            (Some(reason), _) => format!("{title}: {reason}"),
+            (None, Some(end)) => format!("{title} ended with {end}"),
+            (None, None) => format!("{title}: {}", self.error),
+        }
+    }
+
     /// True where the server of the image was started to check it.
     pub fn is_check(&self) -> bool {
         self.name.starts_with("[check ")
