@@ -48,15 +48,16 @@ pub fn image_ended(ctx: &Ctx, image: &Image, ended: &Ended) {
     }
     let name = shortened(&image.shown, width() - 30);
     let room = width().saturating_sub(name.chars().count() + 9);
-    let line = format!("failed {name}: {}", shortened(why(ended), room));
+    let line = format!("failed {name}: {}", shortened(&why(ended), room));
     let is_first = ctx.progress.end(true, &line);
     if ctx.images.len() > 1 {
         message::folded(&format!("why {} failed", image.shown), is_first, || show_failure(ended));
     }
 }
 
-fn why(ended: &Ended) -> &str {
-    ended.record.error.as_deref().unwrap_or("not tried")
+/// Why an image is missing.
+fn why(ended: &Ended) -> String {
+    one_line(ended.record.error.as_deref().unwrap_or("not tried"))
 }
 
 /// Shows the step that an image failed by, if it was one, its file and its last output.
@@ -150,14 +151,14 @@ fn failure(ctx: &Ctx, failed: &[&Ended]) -> Option<anyhow::Error> {
             _ => known.unwrap_or_default(),
         };
         let hint = if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") };
-        let why = shortened(why(last), 400);
+        let why = shortened(&why(last), 400);
         return Some(anyhow!("{} was not built: {why}{hint}", last.record.shown()));
     }
     let (count, all) = (tried.count(), ctx.images.len());
     let mut what = format!("{count} of {all} images failed");
     let mut hint = "retry them with".to_owned();
     if let Some(skipped) = failed.iter().find(|ended| ended.record.status == Status::Skipped) {
-        what += &format!(": {}; the last error: {}", why(skipped), shortened(why(last), 100));
+        what += &format!(": {}; the last error: {}", why(skipped), shortened(&why(last), 100));
         hint = known.map_or(hint, |known| format!("{known}, then run"));
     }
     Some(anyhow!("{what}\nhint: {hint} `{}`", retry(ctx.args, failed)))
@@ -246,68 +247,40 @@ pub fn write_outputs(args: &Args, source: &Source, records: &[&Record]) -> Resul
 /// The lines for people: of some images what they took, of many how they ended, and a line to act on.
 fn table(ctx: &Ctx, ended: &[Ended], seconds: f64) -> Vec<String> {
     let mut lines = Vec::new();
-    if ended.len() <= SHOWN {
-        for ended in ended.iter().filter(|ended| !ended.record.step_list.is_empty()) {
-            add_image(&ended.record, &mut lines);
+    let is_shown = |record: &&Record| ended.len() <= SHOWN && !record.step_list.is_empty();
+    for record in ended.iter().map(|ended| &ended.record).filter(is_shown) {
+        let taken = Value::from(record.seconds.clone());
+        // With the phases that took no time, the line would not fit a terminal.
+        let phases = Phase::ALL.iter().filter_map(|phase| {
+            let seconds = taken[phase.name()].as_f64().filter(|seconds| *seconds >= 0.05)?;
+            Some(format!("{} {seconds:.1}", phase.name().replace('_', " ")))
+        });
+        let phases = phases.collect::<Vec<_>>().join(", ");
+        if !phases.is_empty() {
+            lines.push(format!("{}: {phases} (seconds)", record.shown()));
         }
     }
     if ended.len() > 1 {
-        let mut counts = Vec::new();
-        for status in Status::ALL {
+        let counts = Status::ALL.iter().filter_map(|status| {
             let count = ended.iter().filter(|ended| ended.record.status == *status).count();
-            if count > 0 {
-                counts.push(format!("{count} {}", status.name()));
-            }
-        }
-        lines.push(format!("{} in {seconds:.0} s", counts.join(", ")));
+            (count > 0).then(|| format!("{count} {}", status.name()))
+        });
+        let counts = counts.collect::<Vec<_>>().join(", ");
+        lines.push(format!("{counts} in {seconds:.0} s"));
     }
-    lines.push(format!("cache: {}; {}", steps_cached(ended), exported(ctx, ended)));
+    lines.push(format!("cache: {}{}; {}", steps(ended), read(ended), exported(ctx, ended)));
     lines
 }
 
-/// What an image took, and how its caches were read and written.
-fn add_image(record: &Record, lines: &mut Vec<String>) {
-    let seconds = Value::from(record.seconds.clone());
-    let mut phases = Vec::new();
-    for name in Phase::ALL.iter().map(|phase| phase.name()) {
-        // With those that took no time, the line would not fit a terminal.
-        if let Some(taken) = seconds[name].as_f64().filter(|taken| *taken >= 0.05) {
-            phases.push(format!("{} {taken:.1}", name.replace('_', " ")));
-        }
-    }
-    if !phases.is_empty() {
-        lines.push(format!("{}: {} (seconds)", record.shown(), phases.join(", ")));
-    }
-    for read in &record.cache_read {
-        let Some(how) = &read.result else { continue };
-        lines.push(format!("  read  {how:<9} {:>7}  {}", or_unknown(read.seconds), read.r#ref));
-    }
-    for written in &record.cache_written {
-        let how = written.result.as_deref().unwrap_or("unknown");
-        let sent = match (written.bytes_uploaded, written.bytes_present) {
-            (Some(new), Some(old)) => format!(", {} sent, {} reused", bytes(new), bytes(old)),
-            _ => String::new(),
-        };
-        let (seconds, to) = (or_unknown(written.seconds), &written.r#ref);
-        lines.push(format!("  write {how:<9} {seconds:>7}  {to} ({}{sent})", written.mode));
-    }
-}
-
-/// How many steps of the images that were built came from a cache, and from which.
-fn steps_cached(ended: &[Ended]) -> String {
-    let is_alone = ended.len() == 1;
-    let is_counted = |status| status == Status::Built || status == Status::Failed && is_alone;
-    let counted = ended.iter().map(|ended| &ended.record).filter(|r| is_counted(r.status));
-    let counted = counted.map(|record| &record.steps).collect::<Vec<_>>();
-    let sum = |number: fn(&Steps) -> Option<u64>| {
-        counted.iter().map(|steps| number(steps)).sum::<Option<u64>>()
+/// How many steps came from a cache, and from which.
+fn steps(ended: &[Ended]) -> String {
+    let known = ended.iter().map(|ended| &ended.record.steps).filter(|steps| steps.total.is_some());
+    let sum = |number: fn(&Steps) -> Option<u64>| known.clone().map(number).sum::<Option<u64>>();
+    let (Some(total @ 1..), Some(cached)) = (sum(|steps| steps.total), sum(|steps| steps.cached))
+    else {
+        return "no step was reported".to_owned();
     };
-    let (total, cached) = match (sum(|steps| steps.total), sum(|steps| steps.cached)) {
-        _ if counted.is_empty() => return "no image was built".to_owned(),
-        (Some(total), Some(cached)) => (total, cached),
-        _ => return "unknown which steps were cached".to_owned(),
-    };
-    let from = match (sum(|s| s.from_builder), sum(|s| s.from_registry)) {
+    let from = match (sum(|steps| steps.from_builder), sum(|steps| steps.from_registry)) {
         _ if cached == 0 => "cache",
         (Some(0), Some(_)) => "registry",
         (Some(0), None) => "folder",
@@ -315,13 +288,21 @@ fn steps_cached(ended: &[Ended]) -> String {
         (None, _) => "builder or registry",
     };
     // Steps that images share would be saved several times.
-    let saved = match counted.as_slice() {
-        [Steps { saved_seconds: Some(saved), .. }] if is_alone && cached > 0 => {
-            format!(", saved about {saved:.0} s")
-        }
-        _ => String::new(),
+    let saved = match ended {
+        [one] if cached > 0 => one.record.steps.saved_seconds,
+        _ => None,
     };
+    let saved = saved.map(|saved| format!(", saved about {saved:.0} s")).unwrap_or_default();
     format!("{cached} of {total} steps from {from}{saved}")
+}
+
+/// How many of the caches that were asked for could be read.
+fn read(ended: &[Ended]) -> String {
+    let asked = ended.iter().flat_map(|ended| &ended.record.cache_read);
+    let results = asked.filter_map(|read| read.result.as_deref()).collect::<Vec<_>>();
+    let hits = results.iter().filter(|result| **result == "hit").count();
+    let all = results.len();
+    if all == 0 { String::new() } else { format!("; {hits} of {all} caches read") }
 }
 
 /// What exporting the caches cost.
@@ -335,13 +316,14 @@ fn exported(ctx: &Ctx, ended: &[Ended]) -> String {
         return format!("export skipped, nothing is new ({mode})");
     }
     let seconds = ended.iter().map(|ended| ended.record.seconds.cache_export).sum::<Option<f64>>();
+    let seconds = seconds.map_or("?".to_owned(), |seconds| format!("{seconds:.1}"));
     let sent = written().filter_map(|written| written.bytes_uploaded).reduce(|sum, b| sum + b);
-    let sent = sent.map(|sent| format!(", {}", bytes(sent))).unwrap_or_default();
+    let sent = sent.map(|sent| format!(", {} sent", bytes(sent))).unwrap_or_default();
     let lost = match written().filter(|written| written.is_lost()).count() {
         0 => String::new(),
         lost => format!(", {lost} of {all} LOST"),
     };
-    format!("export {}{sent} ({mode}){lost}", or_unknown(seconds))
+    format!("export {seconds} s{sent} ({mode}){lost}")
 }
 
 /// Warns of caches that could not be read or written; of many that have the same reason, once.
@@ -382,9 +364,4 @@ fn warn_of_caches(ctx: &Ctx, ended: &[Ended]) {
             _ => texts.values().for_each(|text| message::warn(text)),
         }
     }
-}
-
-/// Seconds as people write them.
-fn or_unknown(seconds: Option<f64>) -> String {
-    seconds.map_or("? s".to_owned(), |seconds| format!("{seconds:.1} s"))
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +12,8 @@ use base::error::usage;
 use base::message::without_credentials;
 use base::output;
 use serde_json::{Value, json};
+
+use crate::text;
 
 /// The version of the format. Readers refuse another.
 const SCHEMA: u64 = 2;
@@ -32,7 +34,7 @@ macro_rules! records {
 
         impl From<$type> for Value {
             fn from(of: $type) -> Value {
-                Value::from_iter([$((key(stringify!($field)), Value::from(of.$field))),*])
+                Value::from_iter([$((key(stringify!($field)), rounded(of.$field.into()))),*])
             }
         }
 
@@ -49,6 +51,11 @@ macro_rules! records {
 
 fn key(field: &str) -> &str {
     field.trim_start_matches("r#")
+}
+
+/// Of a time only as many digits as mean something.
+fn rounded(value: Value) -> Value {
+    if value.is_f64() { value.as_f64().map(text::rounded).into() } else { value }
 }
 
 base::named! {
@@ -245,16 +252,16 @@ impl Record {
 
 /// Opens `path`, to append records to what an earlier run wrote there.
 pub fn open(path: &Path) -> Result<File> {
-    let opened = path.parent().map_or(Ok(()), fs::create_dir_all);
-    let opened = opened.and_then(|()| OpenOptions::new().create(true).append(true).open(path));
-    let ended = opened.and_then(|mut file| {
+    let open = || {
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
         // An editor may have left the last line without an end.
         if path.is_file() && !matches!(fs::read(path)?.last(), None | Some(b'\n')) {
             file.write_all(b"\n")?;
         }
-        Ok(file)
-    });
-    ended.with_context(|| format!("--records {:?} can't be written", path.to_string_lossy()))
+        io::Result::Ok(file)
+    };
+    open().with_context(|| format!("--records {:?} can't be written", path.to_string_lossy()))
 }
 
 /// Appends `record` to `file` in one call, so that no line is half written by a run that is killed. A full disk
