@@ -83,18 +83,15 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
     }
 
     text.push('\n');
-    let first = |records: &[&Record]| {
-        let is_default = |record: &&&Record| {
-            record.variant.as_ref().is_some_and(|variant| default.contains(variant))
-        };
-        let record = records.iter().find(is_default).or(records.first())?;
+    let all = || manifests.iter().chain(&images);
+    let is_default =
+        |record: &&&Record| record.variant.as_ref().is_some_and(|name| default.contains(name));
+    if let Some(record) = all().find(is_default).or_else(|| all().next()) {
         // People paste it into a shell.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@+[]".contains(c);
-        let tag = message::one_line(record.tags.first()?).replace(|c| !is_plain(c), "?");
-        Some((tag, record.pushed))
-    };
-    if let Some((tag, is_pushed)) = first(&manifests).or_else(|| first(&images)) {
-        if is_pushed {
+        let tag = record.tags.first().map_or("", String::as_str);
+        let tag = message::one_line(tag).replace(|c| !is_plain(c), "?");
+        if record.pushed {
             let pull = fenced("bash", &format!("docker pull {tag}"));
             text += &format!("**Pull**\n{pull}\n\n");
         }
@@ -106,7 +103,6 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
         );
         text += &format!("**Run**\n{}\n\n", fenced("bash", &run));
     }
-    let all = || images.iter().chain(&manifests);
     let tags = all().flat_map(|record| record.all_tags()).map(|tag| plain(tag)).collect::<Vec<_>>();
     let title = format!("All tags ({})", tags.len());
     text += &folded(&title, &fenced("", &tags.join("\n")));

@@ -102,7 +102,6 @@ records! {
         target: String,
         base_image: String,
         base_digest: Option<String>,
-        /// The repository.
         image: String,
         git_ref: String,
         sha: String,
@@ -113,7 +112,6 @@ records! {
         arches: Vec<String>,
         missing: Vec<String>,
         tags: Vec<String>,
-        /// The references of the manifest that an image is to be part of.
         manifest_tags: Vec<String>,
         /// Without repository, architecture and target.
         release_tags: Vec<String>,
@@ -152,7 +150,6 @@ records! {
         commit: String,
         r#ref: String,
         dirty: bool,
-        /// Versions by package.
         packages: Value,
         description: Option<String>,
     }
@@ -192,7 +189,6 @@ records! {
     CacheRead {
         r#ref: String,
         result: Option<String>,
-        /// Of HTTP.
         status: Option<u64>,
         error: Option<String>,
         seconds: Option<f64>,
@@ -202,7 +198,6 @@ records! {
     CacheWritten {
         r#ref: String,
         mode: String,
-        /// `skipped`: everything in it was read from there.
         result: Option<String>,
         error: Option<String>,
         /// Bytes of layers that were sent, and of those that the registry had already.
