@@ -47,7 +47,7 @@ fn what_differs_from_the_last_build_is_said() {
 }
 
 #[test]
-fn each_base_image_has_a_last_build_of_its_own() {
+fn a_variant_on_another_base_image_is_compared_with_the_last() {
     let fake = FakeDocker::new("explain-base");
     for name in ["debian-debian_tag_12", "debian-debian_tag_13", "debian"] {
         fake.play(&format!("{name}.image"), &steps("sha256:aa", true));

@@ -17,6 +17,7 @@ use outcome::text;
 use outcome::trace::Span;
 use request::cli::Args;
 use request::definition::FOLDER;
+use request::names;
 use request::plan::Image;
 use request::source::Source;
 
@@ -29,8 +30,8 @@ type Parts = BTreeMap<String, String>;
 /// The builds of this machine, and what every image of this run is made of.
 pub struct Last {
     folder: PathBuf,
-    /// What makes an image another one, besides its names and its base image.
-    request: String,
+    /// What the name of each file here ends with.
+    suffix: String,
     files: Parts,
 }
 
@@ -41,15 +42,12 @@ impl Last {
         for name in ["uv.lock", "pyproject.toml"] {
             source.folder.iter().for_each(|folder| add_files(&folder.join(name), name, &mut files));
         }
-        let arch = args.arch.as_deref().unwrap_or_default();
-        let platforms = args.platforms.join(",");
-        let request = [args.image.as_str(), &args.target, args.flavor.name(), arch, &platforms];
-        Last { folder: root.join("target/image/last"), request: request.join("\n"), files }
+        let suffix = names::suffix(args.flavor.part(), args.arch.as_deref(), Some(&args.target));
+        Last { folder: root.join("target/image/last"), suffix, files }
     }
 
     fn path(&self, image: &Image) -> PathBuf {
-        let names = [&self.request, &image.built_as, &image.name, &image.base_image];
-        self.folder.join(sha256(names.map(String::as_str).join("\n")) + ".json")
+        self.folder.join(format!("{}{}.json", image.name, self.suffix))
     }
 
     fn load(&self, image: &Image) -> Option<Value> {
