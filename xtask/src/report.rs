@@ -1,8 +1,6 @@
 //! What a run says of its images: a line or some for people, the files of GitHub, and the error that ends
 //! it. All of it comes from records.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, anyhow};
 use base::error::Interrupted;
 use base::message::{self, cut, one_line};
@@ -12,7 +10,7 @@ use crate::github;
 use crate::progress::columns;
 use crate::timings;
 use outcome::cause::Cause;
-use outcome::record::{Record, Status, Steps};
+use outcome::record::{CacheWritten, Record, Status, Steps};
 use outcome::text::{self, bytes, shortened};
 use outcome::trace::Failure;
 use outcome::vertex::{self, Phase};
@@ -249,11 +247,9 @@ fn steps(ended: &[Ended]) -> String {
         (None, _) => "builder or registry",
     };
     // Steps that images share would be saved several times.
-    let saved = match ended {
-        [one] if cached > 0 => one.record.steps.saved_seconds,
-        _ => None,
-    };
-    let saved = saved.map(|saved| format!(", saved about {saved:.0} s")).unwrap_or_default();
+    let alone = known.filter(|_| cached > 0 && ended.len() == 1);
+    let saved = alone.filter_map(|steps| steps.saved_seconds);
+    let saved = saved.map(|saved| format!(", saved about {saved:.0} s")).collect::<String>();
     format!("{cached} of {total} steps from {from}{saved}")
 }
 
@@ -268,19 +264,19 @@ fn read(ended: &[Ended]) -> String {
 
 /// What exporting the caches cost.
 fn exported(ctx: &Ctx, ended: &[Ended]) -> String {
-    let written = || ended.iter().flat_map(|ended| &ended.record.cache_written);
-    let (all, mode) = (written().count(), ctx.args.cache_mode.name());
+    // A cache that is up to date is skipped.
+    let is_new = |written: &&CacheWritten| written.result.as_deref() != Some("skipped");
+    let written = ended.iter().flat_map(|ended| &ended.record.cache_written).filter(is_new);
+    let (all, mode) = (written.clone().count(), ctx.args.cache_mode.name());
     if all == 0 {
         return format!("nothing exported ({mode})");
     }
-    if written().all(|written| written.result.as_deref() == Some("skipped")) {
-        return format!("export skipped, nothing is new ({mode})");
-    }
     let seconds = ended.iter().map(|ended| ended.record.seconds.cache_export).sum::<Option<f64>>();
     let seconds = seconds.map_or("?".to_owned(), |seconds| format!("{seconds:.1}"));
-    let sent = written().filter_map(|written| written.bytes_uploaded).reduce(|sum, b| sum + b);
+    let sent =
+        written.clone().filter_map(|written| written.bytes_uploaded).reduce(|sum, b| sum + b);
     let sent = sent.map(|sent| format!(", {} sent", bytes(sent))).unwrap_or_default();
-    let lost = match written().filter(|written| written.is_lost()).count() {
+    let lost = match written.filter(|written| written.is_lost()).count() {
         0 => String::new(),
         lost => format!(", {lost} of {all} LOST"),
     };
@@ -289,37 +285,36 @@ fn exported(ctx: &Ctx, ended: &[Ended]) -> String {
 
 /// Warns of caches that could not be read or written; of many that have the same reason, once.
 fn warn_of_caches(ctx: &Ctx, ended: &[Ended]) {
-    let unread = "can't be read, and is not used";
-    let lost = "was not written, though its image is complete";
-    let limit = ctx.args.cache_timeout.as_secs();
-    let timed_out = format!("not done within {limit} s (OPENHANDS_BUILDKIT_CACHE_TIMEOUT)");
-    let mut found = Vec::new();
+    let seconds = ctx.args.cache_timeout.as_secs();
+    let timed_out = format!("not done within {seconds} s (OPENHANDS_BUILDKIT_CACHE_TIMEOUT)");
+    let mut warnings = Vec::new();
+    let mut add = |cache: &str, what: &str, why: &str| {
+        let tag = cache.rsplit(':').next().unwrap_or_default();
+        let reason = format!("{what} {}", why.replace(cache, "").replace(tag, ""));
+        warnings.push((reason, format!("the cache {cache} {what}: {}", one_line(why))));
+    };
     for record in ended.iter().map(|ended| &ended.record) {
-        let reads = record.cache_read.iter();
-        found.extend(reads.filter_map(|read| Some((&read.r#ref, unread, read.error.as_deref()?))));
+        for read in &record.cache_read {
+            if let Some(why) = &read.error {
+                add(&read.r#ref, "can't be read, and is not used", why);
+            }
+        }
         for written in record.cache_written.iter().filter(|written| written.is_lost()) {
             let why = match written.result.as_deref() {
                 Some("timed out") => &timed_out,
                 _ => written.error.as_deref().unwrap_or("buildx does not say why"),
             };
-            found.push((&written.r#ref, lost, why));
+            add(&written.r#ref, "was not written, though its image is complete", why);
         }
     }
-    // What is said of each cache, by reason without the names that are in it.
-    let mut reasons = BTreeMap::<String, BTreeMap<&str, String>>::new();
-    for (cache, what, why) in found {
-        let tag = cache.rsplit(':').next().unwrap_or_default();
-        let reason = format!("{what} {}", why.replace(cache, "").replace(tag, ""));
-        let text = format!("the cache {cache} {what}: {}", one_line(why));
-        reasons.entry(reason).or_default().insert(cache, text);
-    }
-    for texts in reasons.into_values() {
-        let others = texts.len() - 1;
-        match texts.first_key_value() {
-            Some((_, first)) if others >= SHOWN => {
-                message::warn(&format!("{first}; the same for {others} other caches"));
+    warnings.sort();
+    warnings.dedup();
+    for alike in warnings.chunk_by(|(one, _), (other, _)| one == other) {
+        match alike {
+            [(_, first), others @ ..] if others.len() >= SHOWN => {
+                message::warn(&format!("{first}; the same for {} other caches", others.len()));
             }
-            _ => texts.values().for_each(|text| message::warn(text)),
+            all => all.iter().for_each(|(_, text)| message::warn(text)),
         }
     }
 }

@@ -9,7 +9,7 @@ use base::error::usage;
 use base::{message, output};
 
 use crate::github::{self, fenced};
-use outcome::record::{self, Kind, Record};
+use outcome::record::{self, Kind, Record, Status};
 use outcome::text::bytes;
 use request::bases;
 use request::cli::Args;
@@ -62,13 +62,12 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
 
     let mut rows: BTreeMap<_, (BTreeSet<String>, &str)> = BTreeMap::new();
     for record in &images {
-        let first = record.manifest_tags.first().map_or("", String::as_str);
-        let tag = first.strip_prefix(bases::repository(first)).unwrap_or_default();
+        let tag = record.manifest_tags.first().and_then(|tag| tag.rsplit(':').next());
         let target = Some(record.target.as_str()).filter(|target| *target != "binary");
         let kind = [record.variant.as_deref(), record.flavor.as_deref(), target];
         let kind = kind.into_iter().flatten().collect::<Vec<_>>().join(" ");
         let row = (kind, &record.base_image);
-        let (arches, _) = rows.entry(row).or_insert((BTreeSet::new(), tag.trim_start_matches(':')));
+        let (arches, _) = rows.entry(row).or_insert((BTreeSet::new(), tag.unwrap_or_default()));
         arches.extend(record.arches.iter().map(|arch| code(arch)));
     }
     text += "\n| Variant | Architectures | Base image | Tag |\n|---|---|---|---|\n";
@@ -108,7 +107,7 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
     text += &folded(&title, &fenced("", &tags.join("\n")));
     let rows = all().map(|record| row(record)).collect::<String>();
     let facts = format!(
-        "\n| Image | Digest | Compressed, and against main | Seconds | Steps from cache |\n\
+        "\n| Image | Digest | Compressed | Seconds | Steps from cache |\n\
          |---|---|---|---|---|{rows}"
     );
     text += &folded("Digests, sizes, times", &facts);
@@ -123,12 +122,10 @@ fn row(record: &Record) -> String {
     let known = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let (name, arches) = (code(record.shown()), code(&record.arches.join(", ")));
     let digest = code(record.digest.as_deref().unwrap_or_default());
-    let mut size = known(record.bytes.map(bytes));
-    if let (Some(own), Some(main)) = (record.bytes, record.main_bytes) {
-        let sign = if own < main { "−" } else { "+" };
-        size.push_str(&format!(" ({sign}{})", bytes(own.abs_diff(main))));
-    }
-    let seconds = known(record.total_seconds().map(|seconds| seconds.to_string()));
+    let main = record.main_bytes.map(|main| format!(" (main: {})", bytes(main)));
+    let size = known(record.bytes.map(bytes)) + &main.unwrap_or_default();
+    let times = record.finished.zip(record.started).filter(|_| record.status == Status::Built);
+    let seconds = known(times.map(|(to, from)| to.saturating_sub(from).to_string()));
     let cached = record.steps.cached.zip(record.steps.total);
     let cached = known(cached.map(|(cached, all)| format!("{cached} of {all}")));
     format!("\n| {name} {arches} | {digest} | {size} | {seconds} | {cached} |")

@@ -215,11 +215,6 @@ impl CacheWritten {
 }
 
 impl Record {
-    /// The seconds in which anything was done for the image, phase after phase; `None` where not known.
-    pub fn total_seconds(&self) -> Option<u64> {
-        Some(self.finished?.saturating_sub(self.started?)).filter(|_| self.status == Status::Built)
-    }
-
     /// Its tags and those of its layer.
     pub fn all_tags(&self) -> impl Iterator<Item = &String> {
         self.tags.iter().chain(self.layer.iter().flat_map(|layer| &layer.tags))
@@ -318,38 +313,39 @@ fn parsed(line: &str) -> Result<Record, String> {
     Record::read(&json)
 }
 
-/// Makes a field of an enum whose values have names.
-macro_rules! words {
-    ($($type:ty),*) => {
-        $(impl From<$type> for Value {
-            fn from(word: $type) -> Value {
-                word.name().into()
-            }
-        }
-
+/// Makes fields of types, each with what a value is read by.
+macro_rules! fields {
+    ($($type:ty = $read:expr,)*) => {$(
         impl Field for $type {
             fn read(value: &Value) -> Result<Self, String> {
-                let named = value.as_str().and_then(|name| name.parse().ok());
-                named.ok_or_else(|| format!("is {value}"))
+                let read: fn(&Value) -> Option<Self> = $read;
+                read(value).ok_or_else(|| format!("is {value}"))
             }
-        })*
-    };
+        }
+    )*};
 }
 
-words!(Status, Kind);
-
-/// Makes a field of a type that JSON has.
-macro_rules! plain {
-    ($($type:ty),*) => {
-        $(impl Field for $type {
-            fn read(value: &Value) -> Result<Self, String> {
-                serde_json::from_value(value.clone()).map_err(|_| format!("is {value}"))
-            }
-        })*
-    };
+fields! {
+    Status = |value| value.as_str()?.parse().ok(),
+    Kind = |value| value.as_str()?.parse().ok(),
+    String = |value| value.as_str().map(str::to_owned),
+    bool = Value::as_bool,
+    u64 = Value::as_u64,
+    f64 = Value::as_f64,
+    Value = |value| Some(value.clone()),
 }
 
-plain!(String, bool, u64, f64, Value);
+impl From<Status> for Value {
+    fn from(status: Status) -> Value {
+        status.name().into()
+    }
+}
+
+impl From<Kind> for Value {
+    fn from(kind: Kind) -> Value {
+        kind.name().into()
+    }
+}
 
 impl<T: Field> Field for Option<T> {
     fn read(value: &Value) -> Result<Self, String> {
