@@ -131,16 +131,10 @@ impl Last {
 
 /// Adds the file `path`, or the files below the folder `path`, whose `name` for people this is.
 fn add_files(path: &Path, name: &str, files: &mut Parts) {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => {
-            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-                let name = format!("{name}/{}", entry.file_name().to_string_lossy());
-                add_files(&entry.path(), &name, files);
-            }
-        }
-        Ok(found) if found.is_file() => {
-            files.extend(fs::read(path).map(|content| (format!("{FILE}{name}"), sha256(content))));
-        }
-        _ => {}
+    let content = fs::read(path);
+    files.extend(content.map(|content| (format!("{FILE}{name}"), sha256(content))));
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+        add_files(&entry.path(), &name, files);
     }
 }

@@ -103,10 +103,9 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
     let records = ended.iter().map(|ended| &ended.record).collect::<Vec<_>>();
     later.extend(write_outputs(ctx.args, &ctx.facts.source, &records).err());
     let done = records.iter().filter(|record| record.status.is_there()).count();
-    let names = records.iter().map(|record| record.shown()).collect::<Vec<_>>();
-    let names = shortened(&names.join(", "), 60);
-    let fenced = github::fenced("text", &table.join("\n"));
-    let page = format!("### {done} of {} images: `{names}`\n\n{fenced}", ended.len());
+    let names = records.iter().map(|record| record.shown()).collect::<Vec<_>>().join(", ");
+    let title = format!("{done} of {} images: `{}`", ended.len(), shortened(&names, 60));
+    let page = format!("### {title}\n\n{}", github::fenced("text", &table.join("\n")));
     later.extend(github::write_page(&page).err());
     if let Some(path) = &ctx.args.timings {
         later.extend(timings::save(ctx, ended, path, seconds).err());
@@ -256,9 +255,9 @@ fn steps(ended: &[Ended]) -> String {
 /// How many of the caches that were asked for could be read.
 fn read(ended: &[Ended]) -> String {
     let asked = ended.iter().flat_map(|ended| &ended.record.cache_read);
-    let results = asked.filter_map(|read| read.result.as_deref()).collect::<Vec<_>>();
-    let hits = results.iter().filter(|result| **result == "hit").count();
-    let all = results.len();
+    let results = asked.filter_map(|read| read.result.as_deref());
+    let count = |(hits, all), result| (hits + usize::from(result == "hit"), all + 1);
+    let (hits, all) = results.fold((0, 0), count);
     if all == 0 { String::new() } else { format!("; {hits} of {all} caches read") }
 }
 

@@ -106,9 +106,8 @@ records! {
         git_ref: String,
         sha: String,
         short_sha: String,
-        /// As buildx writes them, such as `linux/arm64`.
         platforms: Vec<String>,
-        /// As tags and jobs name the platforms, such as `arm64`.
+        /// The platforms as tags and jobs name them: `arm64` for `linux/arm64`.
         arches: Vec<String>,
         missing: Vec<String>,
         tags: Vec<String>,
@@ -277,12 +276,10 @@ pub fn read(files: &[OsString]) -> Result<Vec<Record>> {
     let mut names = Vec::new();
     for file in files {
         let name = format!("{:?}", file.to_string_lossy());
-        let text =
-            output::load(Path::new(file)).map_err(|error| usage(format!("{name}: {error}")))?;
-        for (number, line) in (1..).zip(String::from_utf8_lossy(&text).lines()) {
-            if line.trim().is_empty() {
-                continue;
-            }
+        let text = output::load(Path::new(file));
+        let text = text.map_err(|error| usage(format!("{name}: {error}")))?;
+        let text = String::from_utf8_lossy(&text);
+        for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             let record = parsed(line)
                 .map_err(|why| usage(format!("{name}: line {number} is not a record: {why}")))?;
             match records.iter_mut().find(|known| known.identity() == record.identity()) {
