@@ -36,16 +36,11 @@ fn difference(expected: &str, text: &str) -> String {
     lines.join("\n")
 }
 
-/// `text` with `FOLDER` for the path of a folder, `T` for each time that passed, and without what
-/// depends on these.
+/// `text` with `FOLDER` for the path of a folder, and `T` for each time that passed.
 pub fn steady(text: &str, folder: &Path) -> String {
     let text = text.replace(&folder.display().to_string(), "FOLDER");
     let text = text.replace(&root().display().to_string(), "ROOT");
-    let lines = text.split_inclusive('\n').map(|line| match line.split_once("slowest: ") {
-        Some((line, _)) => format!("{line}slowest: …\n"),
-        None => line.to_owned(),
-    });
-    lines.map(|line| timeless(&line)).collect()
+    text.split_inclusive('\n').map(timeless).collect()
 }
 
 /// `line` with `T` for each number of seconds, of minutes, or of images an hour.
@@ -53,12 +48,10 @@ fn timeless(line: &str) -> String {
     let words = line.split(' ').collect::<Vec<_>>();
     let timeless = words.iter().enumerate().map(|(at, word)| {
         let (number, comma) = word.strip_suffix(',').map_or((*word, ""), |word| (word, ","));
-        let next = |by: usize| {
-            words.get(at + by).map(|unit| unit.trim_end_matches([',', ';', '.', ')', '\n']))
-        };
-        let is_pace = next(1) == Some("images") && next(2) == Some("an");
-        let is_unit = next(1).is_some_and(|unit| ["s", "an", "min"].contains(&unit));
-        let is_time = number.strip_suffix('s').or((is_unit || is_pace).then_some(number));
+        let next = words.get(at + 1);
+        let next = next.map(|unit| unit.trim_end_matches([',', ';', '.', ')', '\n']));
+        let is_unit = next.is_some_and(|unit| ["s", "an", "min"].contains(&unit));
+        let is_time = number.strip_suffix('s').or(is_unit.then_some(number));
         let is_time = is_time.is_some_and(|time| time.parse::<f64>().is_ok());
         if is_time { format!("T{comma}") } else { (*word).to_owned() }
     });
