@@ -173,21 +173,16 @@ fn follow_hint(fake: &FakeDocker, ended: &Ended) -> Ended {
     let mut hints = ended.stderr.lines().filter_map(|line| line.strip_prefix("hint: "));
     let hint = hints.next_back().unwrap_or_else(|| panic!("{}", ended.stderr));
     let (_, command) = hint.split_once("`cargo xtask ").unwrap_or_else(|| panic!("{hint}"));
-    let command = command.split('`').next().unwrap();
-    let words = shell_words(command.split(" < LIST").next().unwrap());
+    let words = shell_words(command.split('`').next().unwrap());
     let words = words.iter().map(String::as_str).collect::<Vec<_>>();
     fs::remove_file(fake.file("begun")).unwrap();
     fs::remove_dir_all(fake.file("bakes")).unwrap();
     fs::remove_dir_all(fake.file("play")).unwrap();
-    let mut call = fake.call(&words).on("x").env(CACHE_MODE, "off");
-    if command.ends_with(" < LIST") {
-        call.0.stdin(fs::File::open(fake.file("list")).unwrap());
-    }
-    call.end()
+    fake.call(&words).on("x").env(CACHE_MODE, "off").end()
 }
 
 #[test]
-fn the_advice_after_a_failed_load_builds_the_failed_images() {
+fn the_advice_after_a_failed_load_builds_exactly_the_failed_images() {
     let fake = FakeDocker::new("batch-advice-load");
     fake.play("java.image", &no_base("java"));
     fake.play("golang.image", &failed("[one 1/2] RUN x", "exit code: 1"));
@@ -199,11 +194,33 @@ fn the_advice_after_a_failed_load_builds_the_failed_images() {
     let ended = follow_hint(&fake, &ended);
     assert_eq!(ended.status, 0, "{}", ended.stderr);
     let mut again = fake.bakes();
-    again.retain(|bake| ["java", "golang"].contains(&bake.name.as_str()));
-    assert_eq!(again.len(), 2, "{:?}", fake.begun());
+    again.retain(|bake| bake.kind != "base");
+    assert_eq!(fake.begun(), ["java.image.1", "golang.image.1"]);
     for bake in &again {
         let before = first.iter().find(|first| first.name == bake.name && first.kind == "image");
         assert_eq!(bake.definition, before.unwrap().definition);
+    }
+}
+
+#[test]
+fn the_advice_after_a_failed_load_on_base_images_builds_exactly_these() {
+    for named in [&["--variant=debian"][..], &[]] {
+        let fake = FakeDocker::new("batch-advice-bases");
+        for name in ["debian-b1", "python-b1"] {
+            fake.play(&format!("{name}.image"), &no_base("b1"));
+        }
+        let bases = bases(3);
+        let bases = bases.iter().map(String::as_str).collect::<Vec<_>>();
+        let args = [&["image", "--load"], named, &bases].concat();
+        let ended = fake.call(&args).on("x").end();
+        assert_eq!(ended.status, 1, "{}", ended.stderr);
+        let first = fake.bakes();
+        let ended = follow_hint(&fake, &ended);
+        assert_eq!(ended.status, 0, "{}", ended.stderr);
+        let [again] = &fake.bakes()[..] else { panic!("{:?}", fake.begun()) };
+        let before = first.iter().find(|bake| bake.name.ends_with("-b1")).unwrap();
+        let tags = |bake: &crate::support::fake::Bake| bake.target(&bake.name)["tags"].clone();
+        assert_eq!(tags(again), tags(before), "{named:?}");
     }
 }
 
@@ -230,9 +247,8 @@ fn the_advice_after_a_failed_load_of_a_shard_builds_what_failed_there() {
         let before = first.iter().find(|bake| bake.name == name).unwrap();
         let again = follow_hint(&fake, &ended);
         assert_eq!(again.status, 0, "{}\n{}", ended.stderr, again.stderr);
-        let bakes = fake.bakes();
-        let bake = bakes.iter().find(|bake| bake.name == name).unwrap();
-        assert_eq!(bake.target(name)["tags"], before.target(name)["tags"], "{args:?}");
+        let [bake] = &fake.bakes()[..] else { panic!("{:?}", fake.begun()) };
+        assert_eq!(bake.target(&bake.name)["tags"], before.target(name)["tags"], "{args:?}");
     }
 }
 

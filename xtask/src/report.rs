@@ -115,69 +115,108 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
     if let Some(error) = built.find_map(|(image, ended)| ctx.last.save(image, ended).err()) {
         message::warn(&format!("{error:#}"));
     }
+    let failed = ended.iter().filter(|ended| !ended.record.status.is_there()).collect::<Vec<_>>();
     let own = if is_stopped {
         if ended.len() > 1 && ctx.args.push {
-            message::say(&format!("`{}` continues this batch", retry(ctx.args)));
+            message::say(&format!("`{}` continues this batch", retry(ctx.args, &failed)));
         }
         None
-    } else if done == ended.len() {
+    } else if failed.is_empty() {
         error = error.map(|error| error.context("all images are there, but a later step failed"));
         let written = records.iter().flat_map(|record| &record.cache_written);
-        let results = written.map(|written| written.result.as_deref());
-        let lost = results.filter(|how| !matches!(how, Some("done" | "skipped"))).count();
+        let is_kept = |w: &&CacheWritten| matches!(w.result.as_deref(), Some("done" | "skipped"));
+        let lost = written.filter(|written| !is_kept(written)).count();
         (ctx.args.strict_cache && lost > 0 && error.is_none())
             .then(|| anyhow!("{lost} caches were not written (--strict-cache)"))
     } else {
-        failure(ctx, ended)
+        failure(ctx, &failed)
     };
     message::ended_by(own.into_iter().chain(error).chain(errors).chain(later))
 }
 
-/// The error of a run by the images that failed; `None` where none was tried.
-fn failure(ctx: &Ctx, ended: &[Ended]) -> Option<anyhow::Error> {
-    let failed = ended.iter().filter(|ended| ended.record.status == Status::Failed);
-    let last = failed.clone().next_back()?;
+/// The error of a run that failed images.
+fn failure(ctx: &Ctx, failed: &[&Ended]) -> Option<anyhow::Error> {
+    let tried = failed.iter().filter(|ended| ended.record.status == Status::Failed);
+    let last = tried.clone().next_back()?;
     let known = last.cause.and_then(Cause::hint);
-    if ended.len() == 1 {
+    if ctx.images.len() == 1 {
         show_failure(last);
         let is_check = last.failure.as_ref().is_some_and(Failure::is_check);
-        let what = format!("{} was not built: {}", last.record.shown(), shortened(&why(last), 400));
         let hint = match (last.cause, &last.record.log) {
-            _ if is_check => Some("see the server's output above"),
-            (Some(Cause::Other), Some(log)) => Some(&*format!("the log says more: {log}")),
-            _ => known,
+            _ if is_check => "see the server's output above",
+            (Some(Cause::Other), Some(log)) => &format!("the log says more: {log}"),
+            _ => known.unwrap_or_default(),
         };
-        return Some(hint.map_or(anyhow!("{what}"), |hint| anyhow!("{what}\nhint: {hint}")));
+        let hint = if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") };
+        let why = shortened(&why(last), 400);
+        return Some(anyhow!("{} was not built: {why}{hint}", last.record.shown()));
     }
-    let mut what = format!("{} of {} images failed", failed.count(), ended.len());
+    let (count, all) = (tried.count(), ctx.images.len());
+    let mut what = format!("{count} of {all} images failed");
     let mut hint = "retry them with".to_owned();
-    if let Some(skipped) = ended.iter().find(|ended| ended.record.status == Status::Skipped) {
+    if let Some(skipped) = failed.iter().find(|ended| ended.record.status == Status::Skipped) {
         what += &format!(": {}; the last error: {}", why(skipped), shortened(&why(last), 100));
         hint = known.map_or(hint, |known| format!("{known}, then run"));
     }
-    Some(anyhow!("{what}\nhint: {hint} `{}`", retry(ctx.args)))
+    Some(anyhow!("{what}\nhint: {hint} `{}`", retry(ctx.args, failed)))
 }
 
-/// The command that builds what has failed: the one that was typed, a push with `--skip-existing`. A load has
-/// the other images from the builder's cache.
-fn retry(args: &Args) -> String {
-    let words = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy()));
-    let mut words = words.collect::<Vec<_>>();
-    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
-    // Elsewhere than in CI, a push is not the default.
-    for flag in ["--skip-existing", "--push"] {
-        if args.push && !words.iter().any(|word| word == flag) {
-            words.insert(end, flag.to_owned());
+/// The command that builds what has failed, and nothing else: for a push the one that was typed, with
+/// `--skip-existing`; else the one that was typed, for the variants or base images that failed. Where
+/// images have names of their own, these are in the list alone, so all of it is built again.
+fn retry(args: &Args, failed: &[&Ended]) -> String {
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let mut kept = words.collect::<Vec<_>>();
+    let end = kept.iter().position(|word| word == "--").unwrap_or(kept.len());
+    let behind = kept.split_off(end);
+    let failed = failed.iter().map(|ended| &ended.record);
+    let variants = failed.clone().map(|record| record.variant.as_deref());
+    let has_own_tags = |record: &Record| {
+        let mut listed = args.base_images.iter().filter(|base| !base.custom_tags.is_empty());
+        listed.any(|base| base.reference == record.base_image)
+    };
+    let list = args.base_images_file.as_deref().unwrap_or_default();
+    let mut is_piped = list == "-";
+    if args.push {
+        // Elsewhere than in CI, a push is not the default.
+        for flag in ["--push", "--skip-existing"] {
+            if !kept.iter().any(|word| word == flag) {
+                kept.push(flag.to_owned());
+            }
+        }
+    } else if let Some(variants) = variants.collect::<Option<Vec<_>>>() {
+        kept = without_flags(&kept, &["--shard", "--variant"]);
+        kept.extend(["--variant".to_owned(), variants.join(",")]);
+    } else if !failed.clone().any(has_own_tags) {
+        kept = without_flags(&kept, &["--shard", "--base-images", "--base-image"]);
+        is_piped = false;
+        // A named variant on one base image alone would have the variant's tags.
+        if failed.clone().count() == 1 && args.custom_tags.is_none() {
+            kept.push("--custom-tags=".to_owned());
+        }
+        kept.extend(failed.flat_map(|r| ["--base-image".to_owned(), r.base_image.clone()]));
+    }
+    let words = kept.iter().chain(&behind).map(|word| quoted(word)).collect::<Vec<_>>();
+    let mut words = words.join(" ");
+    // A list that was read from standard input, or of a shell's `<(…)`, is gone.
+    if list.starts_with("/dev/") {
+        words = words.replace(list, "LIST");
+    }
+    format!("cargo xtask {words}{}", if is_piped { " < LIST" } else { "" })
+}
+
+/// `words` without the flags `names` and their values.
+fn without_flags(words: &[String], names: &[&str]) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if names.contains(&word.as_str()) {
+            words.next();
+        } else if !names.iter().any(|name| word.starts_with(&format!("{name}="))) {
+            kept.push(word.clone());
         }
     }
-    let mut command = format!("cargo xtask {}", words.join(" "));
-    // A list that was read from standard input, or of a shell's `<(…)`, is gone.
-    match args.base_images_file.as_deref() {
-        Some("-") => command += " < LIST",
-        Some(list) if list.starts_with("/dev/") => command = command.replace(list, "LIST"),
-        _ => {}
-    }
-    command
+    kept
 }
 
 /// Writes the outputs of the GitHub Actions step, if this is one.
