@@ -19,7 +19,7 @@ use crate::cache_dir::Reading;
 use crate::docker::{self, Docker, SHORT_PATIENCE};
 use crate::explain::Last;
 use crate::job::Job;
-use crate::progress::{self, Progress};
+use crate::progress::Progress;
 use crate::{disk, report};
 use outcome::cause::{self, Cause};
 use outcome::record::{self, CacheWritten, Layer, Record, Status};
@@ -286,9 +286,8 @@ fn build_all(ctx: &Ctx) {
     let is_waiting = |number: &usize| !ctx.run().ended.contains_key(number);
     let mut waiting = (0..images.len()).filter(is_waiting).collect::<VecDeque<_>>();
     let is_many = waiting.len() > 1;
-    if is_many && let Err(error) = disk::check(ctx.docker) {
-        ctx.run().fail(error);
-        return;
+    if is_many {
+        disk::check(ctx.docker);
     }
     let is_first_alone = ctx.args.push && is_many && waiting.len() == images.len();
     let first = if is_first_alone { waiting.pop_front() } else { None };
@@ -343,9 +342,8 @@ fn work(ctx: &Ctx, number: usize) {
     if let Some((threshold, keep)) = prune_limits(ctx.args)
         && number > 0
         && number.is_multiple_of(DISK_CHECK)
-        && let Err(error) = disk::prune_if_full(ctx.docker, threshold, keep)
     {
-        progress::warn(&format!("{error:#}"));
+        disk::prune_if_full(ctx.docker, threshold, keep);
     }
     ctx.progress.begin();
     match Job::new(ctx, image).build() {
@@ -396,15 +394,15 @@ fn skip_present(ctx: &Ctx) {
     for base in unknown {
         message::warn(&format!("cannot resolve base image {base}; rebuilding images that use it"));
     }
-    let found = ctx.docker.each(&asked, Docker::manifest);
+    let found = ctx.docker.each(&asked, |docker, tag| docker.manifest(tag).ok()?);
     if process::caught().is_some() {
         return;
     }
     if found.is_empty()
-        && let Some(why) = asked.first().and_then(|tag| ctx.docker.silence(tag))
+        && let Some(why) = asked.first().and_then(|tag| ctx.docker.manifest(tag).err())
     {
         message::warn(&format!(
-            "the registry does not say which images it has, so all are built: {why}"
+            "the registry does not say which images it has, so all are built: {why:#}"
         ));
         return;
     }
@@ -471,7 +469,7 @@ fn skip_present(ctx: &Ctx) {
 fn lost_caches(ctx: &Ctx, image: &Image) -> Vec<CacheWritten> {
     let names = image.cache_written.iter().map(|cache| cache.name().to_owned());
     let mut names = names.collect::<BTreeSet<_>>();
-    let found = ctx.docker.each(&names, Docker::manifest);
+    let found = ctx.docker.each(&names, |docker, name| docker.manifest(name).ok()?);
     names.retain(|name| !found.contains_key(name));
     let lost = |name| CacheWritten {
         r#ref: name,

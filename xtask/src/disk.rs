@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use base::message;
+use base::{message, process};
 use serde_json::Value;
 
-use crate::docker::{Docker, SHORT_PATIENCE, printed};
+use crate::docker::{Docker, SHORT_PATIENCE};
 
 /// The size of the smallest first build, in GB.
 const LEAST: f64 = 5.0;
@@ -29,21 +29,22 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The disk of the engine that [`INFO`] describes; `None` for an engine on another machine.
-    /// Errors: a signal, or a system that starts no command.
-    pub fn of(info: &Value) -> Result<Option<Self>> {
-        let own = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let is_here = |folder: &&str| info["Name"] == own.trim() && Path::new(folder).is_dir();
-        let folder = info["DockerRootDir"].as_str().filter(is_here);
-        let Some(folder) = folder else { return Ok(None) };
+    /// The disk of the engine that `info` describes; `None` for an engine on another machine.
+    pub fn of(info: &Value) -> Option<Self> {
+        let own = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+        let folder = info["DockerRootDir"].as_str().filter(|_| info["Name"] == own.trim())?;
+        Path::new(folder).is_dir().then_some(())?;
         let mut df = Command::new("df");
-        df.args(["-P", "-k", folder]);
-        let table = printed(df, SHORT_PATIENCE)?.unwrap_or_default();
-        let columns = table.lines().last().unwrap_or_default().split_whitespace();
-        let [_, _, _, free, used, ..] = columns.collect::<Vec<_>>()[..] else { return Ok(None) };
-        let (free, used) = (free.parse::<f64>(), used.trim_end_matches('%').parse());
-        let (Ok(free), Ok(used)) = (free, used) else { return Ok(None) };
-        Ok(Some(Disk { folder: folder.to_owned(), free: free * 1024.0 / 1e9, used }))
+        let table = process::output(df.args(["-P", "-k", folder]), SHORT_PATIENCE).ok()??;
+        let table = String::from_utf8_lossy(&table.stdout);
+        let columns = table.lines().last()?.split_whitespace().collect::<Vec<_>>();
+        let free = columns.get(3)?.parse::<f64>().ok()? * 1024.0 / 1e9;
+        let used = columns.get(4)?.trim_end_matches('%').parse().ok()?;
+        Some(Disk { folder: folder.to_owned(), free, used })
+    }
+
+    fn of_engine(docker: &Docker) -> Option<Self> {
+        Self::of(&serde_json::from_str(&docker.output_of(&INFO)).ok()?)
     }
 
     /// The free space, for people.
@@ -60,41 +61,29 @@ impl Disk {
 }
 
 /// Warns, before a batch, of a disk on which a first build may not fit.
-/// Errors: as [`Disk::of`].
-pub fn check(docker: &Docker) -> Result<()> {
-    if let Some(Err(error)) = disk(docker)?.map(|disk| disk.space()) {
+pub fn check(docker: &Docker) {
+    if let Some(Err(error)) = Disk::of_engine(docker).map(|disk| disk.space()) {
         message::warn(&format!("the engine's disk: {error}").replace("\nhint: ", "; "));
     }
-    Ok(())
 }
 
 /// Prunes the build cache to `keep` GB where `threshold` percent of the disk are used. `BuildKit`
 /// removes what was used least recently, so what all images of a batch share stays.
-/// Errors: as [`Disk::of`].
-pub fn prune_if_full(docker: &Docker, threshold: u64, keep: u64) -> Result<()> {
-    if let Some(Disk { used, .. }) = disk(docker)?
-        && used >= threshold
-    {
+pub fn prune_if_full(docker: &Docker, threshold: u64, keep: u64) {
+    if let Some(used) = Disk::of_engine(docker).map(|disk| disk.used).filter(|&u| u >= threshold) {
         message::say(&format!(
             "the engine's disk is {used} % full; pruning its build cache to {keep} GB"
         ));
-        prune(docker, keep)?;
+        prune(docker, keep);
     }
-    Ok(())
 }
 
 /// Prunes the build cache to `keep` GB.
-/// Errors: as [`Disk::of`].
-pub fn prune(docker: &Docker, keep: u64) -> Result<()> {
+pub fn prune(docker: &Docker, keep: u64) {
     let limit = format!("--keep-storage={keep}gb");
-    let prune = docker.buildx(&["prune", "--all", "--force", &limit]);
-    if printed(prune, PRUNE_PATIENCE)?.is_none() {
+    let mut prune = docker.buildx(&["prune", "--all", "--force", &limit]);
+    let output = process::output(&mut prune, PRUNE_PATIENCE).ok().flatten();
+    if !output.is_some_and(|output| output.status.success()) {
         message::warn("the build cache could not be pruned; going on without that");
     }
-    Ok(())
-}
-
-fn disk(docker: &Docker) -> Result<Option<Disk>> {
-    let info = printed(docker.command(&INFO), SHORT_PATIENCE)?.unwrap_or_default();
-    Disk::of(&serde_json::from_str(&info).unwrap_or_default())
 }

@@ -20,7 +20,7 @@ use crate::progress::Watch;
 use outcome::cause::{self, Cause};
 use outcome::events;
 use outcome::trace::Trace;
-use request::bases::{is_digest, repository};
+use request::bases::repository;
 use request::cli::{Args, in_engine, quoted, without_repeats};
 use request::definition::{FOLDER, strings};
 use request::facts::{Base, Builder};
@@ -31,27 +31,16 @@ use request::plan::INPUTS_LABEL;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A builder in a container or a cluster pulls its image first.
 const START_PATIENCE: Duration = Duration::from_secs(300);
-/// How long a request to a registry may take.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(120);
-/// How long an image may take to be pulled.
 const PULL_PATIENCE: Duration = Duration::from_secs(1800);
-/// How long a request may take that the build can do without.
+/// How long a request to a registry may take that the build can do without.
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// How many of these are made at once.
 pub const AT_ONCE: usize = 8;
 /// Seconds before a request that failed for a transient reason is made again.
-const PAUSES: [u64; 5] = [1, 2, 5, 10, 20];
-/// The oldest minor version of `BuildKit` 0 that reads the Dockerfile.
-const OLDEST_BUILDKIT: u32 = 13;
-/// The oldest minor version of buildx 0 that writes its events as JSON.
-const OLDEST_BUILDX: u32 = 13;
-/// What to do about images that a registry does not have, though they were pushed.
-const NOT_SHOWN: &str = "the registry does not show it yet, or it was deleted";
-/// What to do about registries that buildx itself does not trust.
-const BY_BUILDX: &str = "buildx asks from this machine: name the file of the registry's CA by SSL_CERT_FILE, or \
-     create a builder in a container whose buildkitd.toml names the registry";
-/// The media type of a build cache's configuration.
-const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
+const PAUSES: [u64; 4] = [1, 2, 5, 30];
+/// The oldest minor version: `BuildKit` 0.13 reads the Dockerfile, buildx 0.13 writes its events as JSON.
+const OLDEST: u32 = 13;
 
 /// The docker client. Every call of it is made here.
 #[derive(Clone)]
@@ -154,7 +143,9 @@ impl Docker {
 
     /// What docker writes to standard output with `args`; nothing if it fails, or takes too long.
     pub fn output_of(&self, args: &[&str]) -> String {
-        printed(self.command(args), PATIENCE).ok().flatten().unwrap_or_default()
+        let output = process::output(&mut self.command(args), PATIENCE).ok().flatten();
+        let output = output.filter(|output| output.status.success());
+        output.map_or_else(String::new, |o| String::from_utf8_lossy(&o.stdout).into_owned())
     }
 
     /// Runs one `docker buildx bake` of `bake`, which it reads on standard input, and shows it by `watch`.
@@ -224,10 +215,7 @@ impl Docker {
         }
         watch.end();
         // A signal may come when everything was pushed.
-        let mut outputs =
-            bake["target"].as_object().into_iter().flatten().map(|(_, t)| &t["output"][0]);
-        let is_push = outputs.all(|o| o.as_str().is_some_and(|o| o.starts_with("type=image,push")));
-        let is_pushed = is_push && trace.images_exported() == targets.len();
+        let is_pushed = args.push && trace.images_exported() == targets.len();
         let end = match (process::caught(), status) {
             (Some(_), Some(status)) if status.success() || is_pushed => End::Done,
             (Some(signal), _) => End::Stopped(signal),
@@ -238,7 +226,7 @@ impl Docker {
         // A buildx that is too old does not know the flags, and says no more than that.
         if matches!(end, End::Failed(_))
             && trace.nodes.is_empty()
-            && let Err(error) = self.check_version()
+            && let Err(error) = self.version()
         {
             trace.error = Some(format!("{error:#}").replace("\nhint: ", "; "));
         }
@@ -251,8 +239,8 @@ impl Docker {
     /// What the builder can do, which is started for that.
     /// Errors: what is missing, and what to do.
     pub fn inspect(&self) -> Result<Builder> {
-        let all = "`docker buildx ls` lists the builders";
-        let mut text = self.ask(&["inspect"], PATIENCE, "the builder", all)?;
+        let mut text =
+            self.ask(&[], PATIENCE, "the builder", "`docker buildx ls` lists the builders")?;
         let name = field(&text, "Name").unwrap_or_default().to_owned();
         let driver = field(&text, "Driver").unwrap_or_default().to_owned();
         // buildx does not name the driver of an engine that does not answer.
@@ -261,87 +249,85 @@ impl Docker {
         } else {
             format!("see `docker buildx inspect {}`, and start that machine", quoted(&name))
         };
+        let shown = |node: &str| {
+            let own = node.lines().next().unwrap_or_default().trim_start_matches("Name:").trim();
+            let at = field(node, "Endpoint").map(|at| format!(" at {at}")).unwrap_or_default();
+            format!("the node {own:?}{at} of the builder {name:?}")
+        };
         // A builder in a container or a cluster has no features to print until it runs.
-        if let Some((node, _)) = node(&text, "Status", |status| status != "running") {
-            let what = format!("{node} of the builder {name:?}");
-            text = self.ask(&["inspect", "--bootstrap"], START_PATIENCE, &what, &hint)?;
+        let is_down = |node: &&str| field(node, "Status").is_some_and(|status| status != "running");
+        if let Some(what) = text.split("\nName:").find(is_down).map(shown) {
+            text = self.ask(&["--bootstrap"], START_PATIENCE, &what, &hint)?;
         }
-        if let Some((node, error)) = node(&text, "Error", |_| true) {
-            let hint = cause::engine_hint(error).unwrap_or(&hint);
-            bail!("{node} of the builder {name:?} does not answer: {error}\nhint: {hint}");
+        for node in text.split("\nName:") {
+            if let Some(error) = field(node, "Error") {
+                let hint = cause::engine_hint(error).unwrap_or(&hint);
+                bail!("{} does not answer: {error}\nhint: {hint}", shown(node));
+            }
         }
         // Older versions of buildx use the other name.
         for version in fields(&text, "BuildKit version").chain(fields(&text, "Buildkit")) {
             ensure!(
-                !is_older(version, OLDEST_BUILDKIT),
+                !is_too_old(version),
                 "the builder {name:?} has BuildKit {version}, which is too old\nhint: update to Docker 26 or \
-                 BuildKit 0.{OLDEST_BUILDKIT}, or run {}",
+                 BuildKit 0.{OLDEST}, or run {}",
                 in_engine("")
             );
         }
         // Each node has a list of its own.
         let platforms = fields(&text, "Platforms").flat_map(|list| list.split(", "));
         let platforms = platforms.map(|name| name.trim_end_matches('*').to_owned());
+        let runs = without_repeats(platforms.collect());
         // A buildx that does not print it is taken at its best: bake itself would still complain.
         let exports_cache = field(&text, "Cache export").is_none_or(|can| can == "true");
-        let runs = without_repeats(platforms.collect());
         Ok(Builder { name, driver, exports_cache, runs, was_empty: None })
+    }
+
+    /// What buildx prints of the builder; its features only with `--debug`.
+    /// Errors: `what` can't be used, and the hint.
+    fn ask(&self, flags: &[&str], patience: Duration, what: &str, hint: &str) -> Result<String> {
+        let name = Vec::from_iter(self.builder.as_deref());
+        let args = [&["--debug", "buildx", "inspect"], flags, &name].concat();
+        let output = answer(&mut self.command(&args), patience)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        self.version()?;
+        let error = error_of(&output);
+        bail!("{what} can't be used: {error}\nhint: {}", cause::engine_hint(&error).unwrap_or(hint))
     }
 
     /// Whether the builder has no build cache; `None` where buildx does not say.
     pub fn is_empty(&self) -> Option<bool> {
-        let usage = process::output(&mut self.buildx(&["du"]), PATIENCE).ok().flatten()?;
+        let usage = process::output(&mut self.buildx(&["du"]), PATIENCE).ok()??;
         Some(field(&String::from_utf8_lossy(&usage.stdout), "Total")? == "0B")
     }
 
-    /// What `docker buildx` prints. Only with `--debug` does `inspect` print a builder's features.
-    /// Errors: `what` can't be used, and the hint.
-    fn ask(&self, args: &[&str], patience: Duration, what: &str, hint: &str) -> Result<String> {
-        let mut docker = self.command(&["--debug", "buildx"]);
-        docker.args(self.builder.iter().flat_map(|name| ["--builder", name])).args(args);
-        let output = answer(&mut docker, patience)?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        self.check_version()?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let error = said(&stderr);
-        let hint = cause::engine_hint(error).unwrap_or(hint);
-        bail!("{what} can't be used: {error}\nhint: {hint}")
-    }
-
-    /// What buildx says of its version.
-    /// Errors: there is no buildx, or `docker` is another program; and what to do.
+    /// The version of buildx.
+    /// Errors: there is none, it is too old, or `docker` is another program; and what to do.
     pub fn version(&self) -> Result<String> {
         let output = answer(&mut self.command(&["buildx", "version"]), PATIENCE)?;
-        let stdout = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let all = format!("{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
-        let (first, engine) = (all.trim().lines().next().unwrap_or_default(), in_engine(""));
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let (first, engine) = (text.trim().lines().next().unwrap_or_default(), in_engine(""));
         ensure!(
-            !["podman", "buildah", "nerdctl"].iter().any(|name| all.contains(name)),
+            !["podman", "buildah", "nerdctl"].iter().any(|name| text.contains(name)),
             "this `docker` is not Docker's and has no `buildx bake` ({first})\nhint: install Docker's client \
              and buildx, or run {engine}"
         );
         ensure!(
-            !all.contains(" WSL "),
+            !text.contains(" WSL "),
             "{first}\nhint: turn on the WSL integration for this distribution in Docker Desktop's settings"
         );
         ensure!(
             output.status.success(),
             "docker has no buildx plugin\nhint: install docker-buildx-plugin (Debian's docker-buildx), or run {engine}"
         );
-        Ok(stdout)
-    }
-
-    /// The version of buildx.
-    /// Errors: it is too old, or as [`Docker::version`].
-    pub fn check_version(&self) -> Result<String> {
-        let text = self.version()?;
         // Such as `github.com/docker/buildx v0.13.1 788433953af1`; Ubuntu's has no `v`.
-        let version = text.split(' ').nth(1).unwrap_or(&text);
+        let version = first.split(' ').nth(1).unwrap_or(first);
         ensure!(
-            !is_older(version, OLDEST_BUILDX),
-            "buildx {version} is too old\nhint: install buildx 0.{OLDEST_BUILDX} or newer"
+            !is_too_old(version),
+            "buildx {version} is too old\nhint: install buildx 0.{OLDEST} or newer"
         );
         Ok(version.to_owned())
     }
@@ -349,15 +335,16 @@ impl Docker {
     /// Makes one list of the images `sources` (references by digest) and pushes it under `tags`.
     /// Errors: the registry refuses, or does not recover in time.
     pub fn create(&self, tags: &[String], sources: &[String]) -> Result<()> {
-        let mut args = vec!["imagetools", "create"];
+        let mut args = vec!["create"];
         args.extend(tags.iter().flat_map(|tag| ["--tag", tag]));
         args.extend(sources.iter().map(String::as_str));
-        self.request(&args).map(drop)
+        self.imagetools(&args).map(drop)
     }
 
     /// Pushes an image of a few bytes to `repository`: a new one, for what a registry has is not pushed.
-    /// Errors: as [`Docker::create`].
+    /// Errors: there is no buildx that can, or as [`Docker::create`].
     pub fn probe(&self, repository: &str) -> Result<()> {
+        self.version()?;
         let context = Scratch::within(&self.root.join("target/image/tmp"))?;
         fs::write(context.0.join("Dockerfile"), "FROM scratch\nWORKDIR /probe\n")?;
         let context = context.0.to_string_lossy();
@@ -365,7 +352,7 @@ impl Docker {
         let tag = format!("{repository}:probe");
         let how =
             ["build", "--provenance=false", "--label", &label, "--tag", &tag, "--push", &context];
-        self.request(&how).map(drop)
+        request(self.buildx(&how), REGISTRY_PATIENCE, Cause::hint).map(drop)
     }
 
     /// Pulls `image`, unless the engine has it.
@@ -373,82 +360,25 @@ impl Docker {
     pub fn pull(&self, image: &str) -> Result<()> {
         if self.output_of(&["image", "inspect", "--format", "{{.Id}}", image]).is_empty() {
             message::say(&format!("pulling {image}"));
-            let pulled = self.request(&["pull", "--quiet", image]);
+            let pull = self.command(&["pull", "--quiet", image]);
+            let pulled = request(pull, PULL_PATIENCE, Cause::hint);
             pulled.with_context(|| format!("cannot pull {image}"))?;
         }
         Ok(())
     }
 
-    /// The platforms of the images in the list `reference`, attestations aside.
-    /// Errors: as [`Docker::create`], or where `reference` is not a list.
-    pub fn platforms(&self, reference: &str) -> Result<Vec<String>> {
-        let raw = self.request(&["imagetools", "inspect", "--raw", reference])?;
-        let index: Value = serde_json::from_str(&raw)
-            .with_context(|| format!("the registry's manifest of {reference} is not JSON"))?;
-        let list = index["manifests"].as_array();
-        let list = list.with_context(|| format!("{reference} is not a list of images"))?;
-        let mut platforms = Vec::new();
-        for entry in list {
-            let text = |key| entry["platform"][key].as_str().unwrap_or_default();
-            // As buildx writes it: every arm64 is v8, and most others have no variant.
-            let platform = ["os", "architecture", "variant"].map(text).join("/");
-            let platform = platform.trim_matches('/');
-            let plain = platform.strip_suffix("/v8").filter(|plain| plain.ends_with("/arm64"));
-            platforms.push(plain.unwrap_or(platform).to_owned());
-        }
-        platforms.retain(|platform| platform != "unknown/unknown");
-        Ok(platforms)
-    }
-
-    /// What `docker buildx`, or for `pull` docker itself, prints with `args`, after as many tries as it takes.
-    fn request(&self, args: &[&str]) -> Result<String> {
-        let is_pull = args.first() == Some(&"pull");
-        let mut tries = 0;
-        loop {
-            let (mut docker, patience) = if is_pull {
-                (self.command(args), PULL_PATIENCE)
-            } else {
-                (self.buildx(args), REGISTRY_PATIENCE)
-            };
-            // What is pulled is started on the engine's own platform.
-            let output = output(docker.env_remove("DOCKER_DEFAULT_PLATFORM"), patience)?;
-            let output = output.with_context(|| {
-                format!("the registry has not answered for {} s", patience.as_secs())
-            })?;
-            if output.status.success() {
-                return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-            }
-            if !is_pull {
-                self.version()?;
-            }
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            let error = said(&stderr);
-            let cause = Cause::of(error);
-            // buildx asks itself, not the engine, and for what was pushed a moment ago.
-            let is_imagetools = args.first() == Some(&"imagetools");
-            let was_pushed = is_imagetools || args.iter().any(|arg| arg.contains("@sha256:"));
-            let most = match cause {
-                Cause::NotFound if was_pushed => 3,
-                // An engine may restart.
-                Cause::NotFound | Cause::NoEngine => 2,
-                Cause::Limited => 1,
-                _ if cause.retries() > 0 => PAUSES.len(),
-                _ => 0,
-            };
-            let Some(&pause) = PAUSES[..most].get(tries) else {
-                let hint = match cause {
-                    Cause::NotFound if was_pushed => Some(NOT_SHOWN),
-                    Cause::PlainHttp | Cause::Certificate if is_imagetools => Some(BY_BUILDX),
-                    _ => cause.hint(),
-                };
-                let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-                let who = if cause == Cause::NoEngine { "docker" } else { "the registry" };
-                bail!("{who} refused: {error}{hint}")
-            };
-            tries += 1;
-            message::warn(&format!("{error}; retrying in {pause} s"));
-            sleep(Duration::from_secs(pause))?;
-        }
+    /// What `docker buildx imagetools` prints, of images that were pushed.
+    /// Errors: as [`Docker::create`].
+    pub fn imagetools(&self, args: &[&str]) -> Result<Vec<u8>> {
+        let call = self.buildx(&[&["imagetools"], args].concat());
+        request(call, REGISTRY_PATIENCE, |cause| match cause {
+            Cause::NotFound => Some("the registry does not show it yet, or it was deleted"),
+            Cause::PlainHttp | Cause::Certificate => Some(
+                "buildx asks from this machine: name the file of the registry's CA by SSL_CERT_FILE, or \
+                 create a builder in a container whose buildkitd.toml names the registry",
+            ),
+            _ => cause.hint(),
+        })
     }
 
     /// Asks for all `references`, some at once; returns by reference what there is.
@@ -457,7 +387,7 @@ impl Docker {
         references: &BTreeSet<String>,
         ask: impl Fn(&Docker, &str) -> Option<T> + Copy + Send,
     ) -> BTreeMap<String, T> {
-        let references = references.iter().collect::<Vec<_>>();
+        let references = Vec::from_iter(references);
         let share = references.len().div_ceil(AT_ONCE).max(1);
         let docker = &if share > 1 { self.for_many() } else { self.clone() };
         let ask_all = move |names: &[&String]| {
@@ -474,7 +404,7 @@ impl Docker {
     /// What `reference` holds, where that can be read.
     pub fn content(&self, reference: &str) -> Option<Content> {
         let manifest = self.manifest_json(reference)?;
-        let is_cache = manifest["config"]["mediaType"] == CACHE_CONFIG;
+        let is_cache = manifest["config"]["mediaType"] == "application/vnd.buildkit.cacheconfig.v0";
         let mut images = vec![manifest.clone()];
         for image in manifest["manifests"].as_array().into_iter().flatten() {
             let digest = image["digest"].as_str()?;
@@ -498,14 +428,18 @@ impl Docker {
         let is_small = references.len() <= AT_ONCE;
         self.each(references, move |docker, reference| {
             let in_engine = || {
-                let format = "{{range .RepoDigests}}{{.}} {{end}}@{{.Id}} {{json .Config.OnBuild}}";
-                let text = docker.output_of(&["image", "inspect", "--format", format, reference]);
-                let digest = text.split(['@', ' ', '\n']).find(|word| is_digest(word))?;
-                let has_triggers = text.trim().ends_with(']') && !text.trim().ends_with("[]");
-                Some(Base { digest: digest.to_owned(), system: None, has_triggers })
+                let images = docker.output_of(&["image", "inspect", reference]);
+                let image = &serde_json::from_str::<Value>(&images).ok()?[0];
+                let pulled = image["RepoDigests"][0].as_str();
+                let digest = pulled.and_then(|name| name.rsplit('@').next());
+                Some(Base {
+                    digest: digest.or(image["Id"].as_str())?.to_owned(),
+                    system: None,
+                    has_triggers: !image["Config"]["OnBuild"][0].is_null(),
+                })
             };
             let in_registry = || {
-                let manifest = docker.manifest(reference)?;
+                let manifest = docker.manifest(reference).ok()??;
                 // Of a batch it would take longer than it is worth.
                 let image = if is_small { docker.configuration(reference) } else { None };
                 let system = || {
@@ -546,35 +480,28 @@ impl Docker {
         by_platform.cloned().or(Some(image))
     }
 
-    /// A manifest as the registry has it, if it answers within two tries.
-    pub fn manifest(&self, reference: &str) -> Option<Vec<u8>> {
-        for _ in 0..2 {
-            let output = self.inspect_raw(reference, SHORT_PATIENCE).ok()??;
+    /// The manifest that a registry has under `reference`, if it has one.
+    /// Errors: the registry does not say, in two tries.
+    pub fn manifest(&self, reference: &str) -> Result<Option<Vec<u8>>> {
+        let mut is_last = false;
+        loop {
+            let output = self
+                .inspect_raw(reference, SHORT_PATIENCE)?
+                .with_context(|| format!("no answer within {} s", SHORT_PATIENCE.as_secs()))?;
             if output.status.success() {
-                return Some(output.stdout);
+                return Ok(Some(output.stdout));
             }
-            let error = String::from_utf8_lossy(&output.stderr);
-            let mut lines = error.lines().filter(|line| !line.trim().is_empty());
-            if lines.any(|line| Cause::of(line) != Cause::Transient) {
-                break;
+            let error = error_of(&output);
+            match Cause::of(&error) {
+                Cause::NotFound | Cause::NoRepository => return Ok(None),
+                Cause::Transient if !is_last => is_last = true,
+                _ => bail!(error),
             }
         }
-        None
-    }
-
-    /// Why the registry does not say whether it has `reference`; `None` where it says so.
-    pub fn silence(&self, reference: &str) -> Option<String> {
-        let Ok(Some(output)) = self.inspect_raw(reference, SHORT_PATIENCE) else {
-            return Some(format!("no answer within {} s", SHORT_PATIENCE.as_secs()));
-        };
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let is_clear = output.status.success()
-            || matches!(Cause::of(said(&stderr)), Cause::NotFound | Cause::NoRepository);
-        (!is_clear).then(|| said(&stderr).to_owned())
     }
 
     fn manifest_json(&self, reference: &str) -> Option<Value> {
-        serde_json::from_slice(&self.manifest(reference)?).ok()
+        serde_json::from_slice(&self.manifest(reference).ok()??).ok()
     }
 
     /// Asks for a manifest once; `None` if there is no answer within `limit`.
@@ -593,66 +520,46 @@ pub fn digest(manifest: &[u8]) -> String {
     format!("sha256:{}", sha256(manifest))
 }
 
-/// The value of the first line `name: value` in buildx's text.
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    fields(text, name).next()
-}
-
-/// The values of all such lines.
-fn fields<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
-    let values = text.lines().filter_map(move |l| l.trim().strip_prefix(name)?.strip_prefix(':'));
-    values.map(str::trim).filter(|value| !value.is_empty())
-}
-
-/// The error in what docker wrote, behind which it may name a page on the build; else the last line.
-fn said(stderr: &str) -> &str {
-    let error = stderr.lines().rev().find_map(|line| line.strip_prefix("ERROR: "));
-    error.or_else(|| stderr.lines().rfind(|line| !line.trim().is_empty())).unwrap_or_default()
-}
-
-/// The first line `key: value` of a node in buildx's text whose value `is_wanted`: that node with its
-/// address, and the value.
-fn node<'a>(
-    text: &'a str,
-    key: &str,
-    is_wanted: impl Fn(&str) -> bool,
-) -> Option<(String, &'a str)> {
-    let (mut name, mut endpoint) = ("", "");
-    for (found, value) in text.lines().filter_map(|line| line.trim().split_once(':')) {
-        match (found, value.trim()) {
-            ("Name", value) => (name, endpoint) = (value, ""),
-            ("Endpoint", value) => endpoint = value,
-            (_, value) if found == key && !value.is_empty() && is_wanted(value) => {
-                let at = if endpoint.is_empty() { "" } else { " at " };
-                return Some((format!("the node {name:?}{at}{endpoint}"), value));
-            }
-            _ => {}
+/// What the call `docker` of a registry prints, after as many tries as it takes.
+/// Errors: what went wrong, and the `hint` for its cause.
+fn request(
+    mut docker: Command,
+    patience: Duration,
+    hint: impl Fn(Cause) -> Option<&'static str>,
+) -> Result<Vec<u8>> {
+    // What is pulled is started on the engine's own platform.
+    docker.env_remove("DOCKER_DEFAULT_PLATFORM");
+    let mut pauses = PAUSES.iter();
+    loop {
+        let output = process::output(&mut docker, patience).map_err(explained)?;
+        let output = output.with_context(|| {
+            format!("the registry has not answered for {} s", patience.as_secs())
+        })?;
+        if output.status.success() {
+            return Ok(output.stdout);
         }
+        let error = error_of(&output);
+        let cause = Cause::of(&error);
+        let most = match cause {
+            // It may have been pushed a moment ago.
+            Cause::NotFound => 3,
+            Cause::NoEngine => 2,
+            _ => cause.retries(),
+        };
+        let made = PAUSES.len() - pauses.len();
+        let Some(pause) = pauses.next().filter(|_| made < most) else {
+            let hint = hint(cause).map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            bail!("{error}{hint}")
+        };
+        message::warn(&format!("{error}; retrying in {pause} s"));
+        sleep(Duration::from_secs(*pause))?;
     }
-    None
-}
-
-/// True where `version`, such as `v0.12.1` or `v0.8+unknown`, is one of 0 with a minor version before
-/// `oldest`. Packagers may give none, which reads as 0.0.
-fn is_older(version: &str, oldest: u32) -> bool {
-    let numbers = version.trim().trim_start_matches('v').split(['.', '+', '-']);
-    let mut numbers = numbers.map(str::parse::<u32>);
-    let (major, minor) = (numbers.next(), numbers.next());
-    matches!((major, minor), (Some(Ok(0)), Some(Ok(minor))) if (1..oldest).contains(&minor))
-}
-
-/// What a command prints; `None` where it fails or takes too long.
-/// Errors: a signal, or a system that starts no command.
-pub fn printed(mut command: Command, patience: Duration) -> Result<Option<String>> {
-    let output = process::output(&mut command, patience)?;
-    let output = output.filter(|output| output.status.success());
-    Ok(output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
 /// What the call `docker` ends with.
 /// Errors: there is no docker, or no answer within `patience`; and what to do.
 pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
-    output(docker, patience)?.with_context(|| {
+    process::output(docker, patience).map_err(explained)?.with_context(|| {
         let (seconds, engine) = (patience.as_secs(), in_engine(""));
         format!(
             "the engine has not answered for {seconds} s\nhint: restart Docker, or run {engine}"
@@ -660,12 +567,9 @@ pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
     })
 }
 
-/// The same, and `None` where there is no answer.
-fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
-    process::output(docker, patience).map_err(|error| match error.downcast_ref::<io::Error>() {
-        Some(error) => not_started(error),
-        None => error,
-    })
+/// The error of a call of docker, with what to do where it can't be started.
+fn explained(error: anyhow::Error) -> anyhow::Error {
+    error.downcast_ref().map(not_started).unwrap_or(error)
 }
 
 /// The error of a docker that can't be started, and what to do.
@@ -679,6 +583,33 @@ pub fn not_started(error: &io::Error) -> anyhow::Error {
             "docker can't be started: {error}\nhint: check the `docker` that comes first in PATH"
         ),
     }
+}
+
+/// The error in what docker wrote, behind which it may name a page on the build; else the last line.
+fn error_of(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let error = stderr.lines().rev().find_map(|line| line.strip_prefix("ERROR: "));
+    let last = || stderr.lines().rfind(|line| !line.trim().is_empty());
+    error.or_else(last).unwrap_or_default().to_owned()
+}
+
+/// The value of the first line `name: value` in buildx's text.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    fields(text, name).next()
+}
+
+/// The values of all such lines.
+fn fields<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let values = text.lines().filter_map(move |l| l.trim().strip_prefix(name)?.strip_prefix(':'));
+    values.map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// True where `version`, such as `v0.12.1` or `v0.8+unknown`, is one of 0 with a minor version before
+/// [`OLDEST`]. Packagers may give none, which reads as 0.0.
+fn is_too_old(version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split(['.', '+', '-']).map(str::parse);
+    let (major, minor) = (numbers.next(), numbers.next());
+    matches!((major, minor), (Some(Ok(0)), Some(Ok(minor))) if (1..OLDEST).contains(&minor))
 }
 
 /// True where `docker` is Docker's own program. A script, or what starts a snap, gives it an environment that

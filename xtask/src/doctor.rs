@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use base::{message, output, process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::disk::{Disk, INFO};
 use crate::docker::{AT_ONCE, Docker, PATIENCE, answer};
@@ -23,22 +23,20 @@ pub fn doctor(root: &Path, args: &Args) -> Result<()> {
     let asked = Docker::new(root, args.builder.as_deref());
     let (mut works, builder) = docker(&asked, args)?;
     report("login", login(args))?;
-    match Facts::read(root, args) {
-        Ok(facts) => {
-            let mut facts = Facts { builder, ..facts };
-            if works && facts.needed.len() <= AT_ONCE {
-                facts.bases = asked.bases(&facts.needed, args.push, false);
-                facts.warn_of_triggers();
-            }
-            let server = facts.source.check(args).map(|()| facts.source.describe());
-            works &= report("server", server)?;
-            // What is well here says nothing that the other lines do not say. It warns of what can't be
-            // handed on to the steps.
-            if let Err(error) = plan::plan(args, &facts) {
-                works &= report("request", Err(error))?;
-            }
+    let planned = Facts::read(root, args).and_then(|facts| {
+        let mut facts = Facts { builder, ..facts };
+        if works && facts.needed.len() <= AT_ONCE {
+            facts.bases = asked.bases(&facts.needed, args.push, false);
+            facts.warn_of_triggers();
         }
-        Err(error) => works = report("request", Err(error))?,
+        let server = facts.source.check(args).map(|()| facts.source.describe());
+        works &= report("server", server)?;
+        // It warns of what can't be handed on to the steps.
+        plan::plan(args, &facts)
+    });
+    // What is well there says nothing that the other lines do not say.
+    if let Err(error) = planned {
+        works = report("request", Err(error))?;
     }
     ensure!(works, "this request can't be built here\nhint: see the lines that begin with `!!`");
     Ok(())
@@ -58,35 +56,33 @@ fn report(subject: &str, found: Result<String>) -> Result<bool> {
 
 /// Docker and what belongs to it. Returns whether the request can be built by it, and the builder.
 fn docker(docker: &Docker, args: &Args) -> Result<(bool, Option<Builder>)> {
-    let output = match answer(&mut docker.command(&INFO), PATIENCE) {
-        Ok(output) => output,
+    // Whatever else another program than Docker lacks follows from what it is.
+    let found = docker.version().and_then(|buildx| {
+        let info = answer(&mut docker.command(&INFO), PATIENCE)?;
+        Ok((buildx, info))
+    });
+    let (buildx, output) = match found {
+        Ok(found) => found,
         Err(error) => return Ok((report("docker", Err(error))?, None)),
     };
     // What an engine that is not there leaves out is null, or empty.
     let info: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let buildx = docker.check_version();
-    // Podman describes itself in other words. Whatever else it lacks follows from what it is.
-    if info["ClientInfo"].is_null() && buildx.is_err() {
-        return Ok((report("docker", buildx)?, None));
-    }
     let client = info["ClientInfo"]["Version"].as_str().unwrap_or("of an unknown version");
     report("docker", Ok(client.to_owned()))?;
     // A builder may be elsewhere, but an image is loaded here.
     let errors = String::from_utf8_lossy(&output.stderr);
     let mut works = report("engine", engine(&info, &errors))? || args.push;
-    if let Ok(Some(disk)) = Disk::of(&info) {
+    if let Some(disk) = Disk::of(&info) {
         works &= report("disk", disk.space())?;
     }
-    if !report("buildx", buildx)? {
-        return Ok((false, None));
-    }
+    report("buildx", Ok(buildx))?;
     let builder = match docker.inspect() {
         Ok(builder) => builder,
         Err(error) => return Ok((report("builder", Err(error))?, None)),
     };
     report("builder", Ok(format!("{}, driver {}", builder.name, builder.driver)))?;
-    let export = builder.check_cache_export().map(|()| "caches can be written".to_owned());
     if args.cache_mode != Mode::Off {
+        let export = builder.check_cache_export().map(|()| "caches can be written".to_owned());
         report("cache export", export)?;
     }
     let platforms = builder.check_platforms(&args.platforms);
@@ -95,11 +91,11 @@ fn docker(docker: &Docker, args: &Args) -> Result<(bool, Option<Builder>)> {
 }
 
 fn engine(info: &Value, errors: &str) -> Result<String> {
-    let text = |name: &str| info[name].as_str().filter(|text| !text.is_empty());
-    if let Some(version) = text("ServerVersion") {
-        let (system, arch) = (text("OperatingSystem"), text("Architecture"));
-        let machine = [system, arch].into_iter().flatten().collect::<Vec<_>>().join(", ");
-        return Ok(format!("{version} ({machine})"));
+    let text = |name: &str| info[name].as_str().unwrap_or_default();
+    if !text("ServerVersion").is_empty() {
+        let [version, system, arch] =
+            ["ServerVersion", "OperatingSystem", "Architecture"].map(text);
+        return Ok(format!("{version} ({system}, {arch})"));
     }
     let error = info["ServerErrors"][0].as_str().or(errors.lines().last());
     let error = error.unwrap_or("it does not answer").trim_end_matches('.');
@@ -111,53 +107,51 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
 fn login(args: &Args) -> Result<String> {
     let (host, _) = bases::host_and_path(&args.image);
     let (path, config) = docker_config();
+    let path = path.display();
     if has_login(&config, host) {
-        return Ok(format!("{host}, in {}", path.display()));
+        return Ok(format!("{host}, in {path}"));
     }
     ensure!(
         !args.push,
-        "not logged in to {host} ({})\nhint: `docker login {host}`, unless it takes pushes without; \
-         `cargo xtask image probe` tries one",
-        path.display()
+        "not logged in to {host} ({path})\nhint: `docker login {host}`, unless it takes pushes without; \
+         `cargo xtask image probe` tries one"
     );
     Ok(format!("not logged in to {host} (only needed to push)"))
 }
 
 fn has_login(config: &Value, host: &str) -> bool {
     let host = if host == "docker.io" { "index.docker.io" } else { host };
-    let is_host = |key: &str| {
-        let key = key.split_once("://").map_or(key, |(_, key)| key);
-        key.split('/').next() == Some(host)
+    let store = config["credsStore"].as_str().unwrap_or_default();
+    let is_login = |(key, entry): (&String, &Value)| {
+        let key = key.split_once("://").map_or(key.as_str(), |(_, key)| key);
+        // A store of credentials leaves the entry, and nothing in it.
+        key.split('/').next() == Some(host) && (!store.is_empty() || *entry != json!({}))
     };
-    // A store of credentials leaves the entry, and nothing in it. A registry's own program needs none.
-    let store = config["credsStore"].as_str();
-    let has_store = store.is_some();
-    let is_programs = store.is_some_and(|store| store.ends_with("-login") || store == "gcr");
-    let is_full = |entry: &Value| entry.as_object().is_some_and(|entry| !entry.is_empty());
-    let mut logins = config["auths"].as_object().into_iter().flatten();
-    is_programs
+    // A registry's own program needs no entry.
+    store.ends_with("-login")
+        || store == "gcr"
         || config["credHelpers"][host].is_string()
-        || logins.any(|(key, entry)| is_host(key) && (has_store || is_full(entry)))
+        || config["auths"].as_object().into_iter().flatten().any(is_login)
 }
 
 /// Prints the variants, the targets, and the tags of the request. Needs neither Docker nor a network.
 pub fn list(root: &Path, args: &Args) -> Result<()> {
     let facts = Facts::read(root, args)?;
-    let (definition, images) = (&facts.definition, plan::plan(args, &facts)?);
+    let images = plan::plan(args, &facts)?;
     let mut text = "Variants (--variant) and their base images:\n".to_owned();
-    for (name, variant) in &definition.variants {
-        let is_default = definition.default_variants.contains(name);
+    for (name, variant) in &facts.definition.variants {
+        let is_default = facts.definition.default_variants.contains(name);
         let mark = if is_default { "; default" } else { "" };
         let platforms = variant.platforms.join(", ");
-        text.push_str(&format!("  {name:<10} {} ({platforms}{mark})\n", variant.base_image));
+        text += &format!("  {name:<10} {} ({platforms}{mark})\n", variant.base_image);
     }
-    text.push_str("\nTargets (--target):\n");
+    text += "\nTargets (--target):\n";
     for name in definition::targets() {
         let server = if has_server(name) { "with the server" } else { "without the server" };
         let mark = if name == args.target { "; chosen here" } else { "" };
-        text.push_str(&format!("  {name:<18} {server}{mark}\n"));
+        text += &format!("  {name:<18} {server}{mark}\n");
     }
-    text.push_str("\nTags of this request:\n");
+    text += "\nTags of this request:\n";
     if args.tag_by == TagBy::Content {
         message::warn(
             "a build adds the digests of base images and the platform to what tags are made of: its tags \
@@ -165,7 +159,7 @@ pub fn list(root: &Path, args: &Args) -> Result<()> {
         );
     }
     for image in &images {
-        text.push_str(&format!("  {}:\n", image.shown));
+        text += &format!("  {}:\n", image.shown);
         text.extend(image.all_tags().map(|tag| format!("    {tag}\n")));
     }
     output::write(text.trim_end())

@@ -245,7 +245,7 @@ impl<'a> Job<'a> {
         }
         if cause == Cause::NoSpace && self.tries == 0 && prune_limits(ctx.args).is_some() {
             progress::warn("the builder has no space left; pruning its build cache");
-            disk::prune(ctx.docker, 0)?;
+            disk::prune(ctx.docker, 0);
         } else if self.tries < cause.retries()
             && let Some(&pause) = PAUSES.get(self.tries)
         {

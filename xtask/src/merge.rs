@@ -2,13 +2,13 @@
 //! at a time; `matrix` and `probe` are what a CI run calls before that. Everything is checked before
 //! anything is pushed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use base::error::{Interrupted, usage};
-use base::{message, output};
-use serde_json::json;
+use base::{message, output, process};
+use serde_json::{Value, json};
 
 use crate::docker::{self, Docker};
 use crate::github;
@@ -18,9 +18,6 @@ use request::cli::Args;
 use request::definition::{Definition, check_name};
 use request::names;
 use request::plan::arch;
-
-/// The runners that build an architecture natively.
-const RUNNERS: [(&str, &str); 2] = [("amd64", "ubuntu-24.04"), ("arm64", "ubuntu-24.04-arm")];
 
 /// Prints the jobs of a CI run as one line of JSON for `fromJSON`, one for every platform of the variants, and
 /// makes it an output of the GitHub Actions step, if this is one.
@@ -35,12 +32,8 @@ pub fn matrix(root: &Path, args: &Args) -> Result<()> {
         for platform in asked {
             check_name("platform", platform, variant.platforms.iter().map(String::as_str))?;
             let arch = arch(platform);
-            let Some((_, runner)) = RUNNERS.iter().find(|(name, _)| *name == arch) else {
-                bail!(
-                    "no runner is known for {platform:?} of the variant {name:?}\nhint: add one in \
-                     xtask/src/merge.rs"
-                );
-            };
+            // One that builds it natively.
+            let runner = if arch == "arm64" { "ubuntu-24.04-arm" } else { "ubuntu-24.04" };
             include.push(json!({
                 "variant": name,
                 "arch": arch,
@@ -66,7 +59,6 @@ pub fn probe(root: &Path, args: &Args) -> Result<()> {
 /// Pushes the manifests of the images in records, reads them back, records them and prints their tags.
 /// Errors: a usage error for images that do not go together, or for a wrong value; the registry refuses.
 pub fn merge(root: &Path, args: &Args) -> Result<()> {
-    let docker = Docker::new(root, args.builder.as_deref());
     let definition = Definition::read(root)?;
     let mut groups: BTreeMap<_, Vec<Record>> = BTreeMap::new();
     for record in record::read(&args.words)? {
@@ -77,48 +69,42 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
         }
     }
     if groups.is_empty() {
-        return Err(usage(
-            "no image in these files was built\nhint: name the files that --records wrote",
-        ));
+        let hint = "name the files that --records wrote";
+        return Err(usage(format!("no image in these files was built\nhint: {hint}")));
     }
-    let (mut seen, mut manifests) = (BTreeSet::new(), Vec::new());
-    for images in groups.values_mut() {
+    let mut manifests: Vec<(Record, Vec<String>)> = Vec::new();
+    for mut images in groups.into_values() {
         images.sort_by(|a, b| a.platforms.cmp(&b.platforms));
-        let manifest = manifest(images, args, &definition)?;
-        if let Some(tag) = manifest.tags.iter().find(|tag| !seen.insert((*tag).clone())) {
-            return Err(usage(format!(
-                "two of the manifests would be {tag}\nhint: merge them apart"
-            )));
+        let manifest = manifest(&images, args, &definition)?;
+        let is_taken = |tag: &&String| manifests.iter().any(|(other, _)| other.tags.contains(tag));
+        if let Some(tag) = manifest.tags.iter().find(is_taken) {
+            let hint = "merge them apart";
+            return Err(usage(format!("two of the manifests would be {tag}\nhint: {hint}")));
         }
-        manifests.push(manifest);
+        manifests.push((manifest, images.iter().filter_map(Record::reference).collect()));
     }
+    let docker = Docker::new(root, args.builder.as_deref());
+    docker.version()?;
     let records = args.records.as_deref().map(record::open).transpose()?;
     // A problem of one manifest is not a reason to keep back the others.
     let mut errors = Vec::new();
-    for (mut manifest, images) in manifests.into_iter().zip(groups.values()) {
-        let digests = images.iter().filter_map(|record| record.digest.as_ref());
-        let sources = digests.map(|digest| format!("{}@{digest}", manifest.image));
-        let pushed = docker.create(&manifest.tags, &sources.collect::<Vec<_>>());
-        let pushed = pushed.with_context(|| format!("{:?} is not merged", manifest.shown()));
-        let told = pushed.and_then(|()| {
+    for (mut manifest, sources) in manifests {
+        let name = manifest.shown().to_owned();
+        if let Err(error) = docker.create(&manifest.tags, &sources) {
+            errors.push(error.context(format!("{name:?} is not merged")));
+        } else {
             // What was pushed is told, whatever comes of reading it back.
             let read = read_back(&docker, &manifest);
-            let read = read.with_context(|| {
-                format!("{:?} was pushed, but not found as it should be", manifest.shown())
-            });
-            manifest.digest = read.as_ref().ok().cloned().flatten();
+            let read =
+                read.with_context(|| format!("{name:?} was pushed, but not found as it should be"));
+            manifest.digest = read.map_err(|error| errors.push(error)).ok();
             let recorded = records.as_ref().map_or(Ok(()), |file| record::append(file, &manifest));
-            let printed = manifest.tags.iter().try_for_each(output::write);
-            message::ended_by(
-                [read.map(drop), recorded, printed].into_iter().filter_map(Result::err),
-            )
-        });
-        match told {
-            Err(error) if error.is::<Interrupted>() => {
-                errors.insert(0, error);
-                break;
-            }
-            told => errors.extend(told.err()),
+            errors.extend(recorded.err());
+            errors.extend(manifest.tags.iter().try_for_each(output::write).err());
+        }
+        if let Some(signal) = process::caught() {
+            errors.insert(0, Interrupted(signal).into());
+            break;
         }
     }
     message::ended_by(errors)
@@ -126,22 +112,22 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
 
 /// Checks what docker gets of `record` and the `tags` of its manifest: to it, `-f` would be a flag.
 fn check_values(record: &Record, tags: &[String]) -> Result<()> {
-    let Record { image, digest, name, .. } = record;
-    let is_of_image = |reference: &&String| {
+    let Record { image, name, pushed, .. } = record;
+    let digest = record.digest.as_deref().unwrap_or_default();
+    let is_foreign = |reference: &&String| {
         let tag = reference.strip_prefix(image.as_str()).and_then(|tag| tag.strip_prefix(':'));
-        tag.is_some_and(|tag| !tag.is_empty() && names::valid(tag.to_owned(), "") == tag)
+        tag.is_none_or(|tag| tag.is_empty() || names::valid(tag.to_owned(), "") != tag)
     };
     let what = if !is_repository(image) {
         format!("the image {image:?} is not a repository")
-    } else if let Some(tag) = tags.iter().find(|tag| !is_of_image(tag)) {
+    } else if let Some(tag) = tags.iter().find(is_foreign) {
         format!("the manifest tag {tag:?} is not one of the image {image:?}")
+    } else if !is_digest(digest) {
+        format!("{digest:?} is not a digest")
+    } else if !pushed {
+        "it was not pushed".to_owned()
     } else {
-        match digest {
-            Some(digest) if is_digest(digest) && record.pushed => return Ok(()),
-            Some(digest) if is_digest(digest) => "it was not pushed".to_owned(),
-            Some(digest) => format!("{digest:?} is not a digest"),
-            None => "the image's digest is not known".to_owned(),
-        }
+        return Ok(());
     };
     Err(usage(format!("the record of {name:?}: {what}\nhint: build it again")))
 }
@@ -151,25 +137,24 @@ fn check_values(record: &Record, tags: &[String]) -> Result<()> {
 fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<Record> {
     let Some(first) = images.first() else { bail!("there is no image") };
     let name = first.shown();
-    let variant = first.variant.as_ref().and_then(|name| definition.variants.get_key_value(name));
+    let variant = first.variant.as_ref().and_then(|name| definition.variants.get(name));
     let mut tags = first.manifest_tags.clone();
-    if let Some((variant, own)) = variant {
+    // Another base image or custom tag makes another image than the one that users pull.
+    if variant.is_some_and(|own| own.base_image == first.base_image) {
         let suffix = names::suffix(first.flavor.as_deref(), None, Some(&first.target));
-        let tag = |head| format!("{}:{head}-{variant}{suffix}", first.image);
-        // Another base image or custom tag makes another image than the one that users pull.
-        if first.base_image == own.base_image && tags.contains(&tag("main")) {
+        let tag = |head| format!("{}:{head}-{name}{suffix}", first.image);
+        if tags.contains(&tag("main")) {
             tags.push(tag("latest"));
         }
     }
     let mut missing = match variant {
-        Some((_, own)) if args.platforms.is_empty() => own.platforms.clone(),
+        Some(own) if args.platforms.is_empty() => own.platforms.clone(),
         _ => args.platforms.clone(),
     };
     let mut platforms: Vec<String> = Vec::new();
     for record in images {
         check_values(record, &tags)?;
         for (key, one, other) in [
-            ("image", &first.image, &record.image),
             ("sha", &first.sha, &record.sha),
             ("git_ref", &first.git_ref, &record.git_ref),
             ("manifest_tags", &first.manifest_tags.join(", "), &record.manifest_tags.join(", ")),
@@ -181,16 +166,13 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
                 )));
             }
         }
-        for platform in &record.platforms {
-            if platforms.contains(platform) {
-                return Err(usage(format!(
-                    "{name:?} has two images for {platform}\nhint: name one"
-                )));
-            }
-            missing.retain(|wanted| wanted != platform);
-            platforms.push(platform.clone());
+        if let Some(platform) = record.platforms.iter().find(|name| platforms.contains(name)) {
+            let what = format!("{name:?} has two images for {platform}");
+            return Err(usage(format!("{what}\nhint: name one")));
         }
+        platforms.extend(record.platforms.clone());
     }
+    missing.retain(|wanted| !platforms.contains(wanted));
     if !missing.is_empty() {
         let lacking = format!("{name:?} lacks an image for {}", missing.join(", "));
         let hint = "build it, or allow that with --allow-partial";
@@ -224,15 +206,28 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
 }
 
 /// The digest of `manifest`, whose tags hold what they should.
-fn read_back(docker: &Docker, manifest: &Record) -> Result<Option<String>> {
-    let expected = manifest.platforms.iter().collect::<BTreeSet<_>>();
+fn read_back(docker: &Docker, manifest: &Record) -> Result<String> {
+    let mut expected = manifest.platforms.clone();
+    expected.sort();
+    let mut digest = String::new();
     for tag in &manifest.tags {
-        let platforms = docker.platforms(tag)?;
-        let found = platforms.iter().collect::<BTreeSet<_>>();
-        if found != expected || platforms.len() != expected.len() {
-            bail!("{tag} holds images for {found:?}, but {expected:?} were put in it");
+        let text = docker.imagetools(&["inspect", "--raw", tag])?;
+        let list: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let mut found = Vec::new();
+        for image in list["manifests"].as_array().into_iter().flatten() {
+            let part = |key| image["platform"][key].as_str().unwrap_or_default();
+            let platform = ["os", "architecture", "variant"].map(part).join("/");
+            // As buildx writes it: every arm64 is v8, and most others have no variant.
+            found.push(platform.replace("/arm64/v8", "/arm64").trim_end_matches('/').to_owned());
         }
+        // Attestations have none.
+        found.retain(|platform| platform != "unknown/unknown");
+        found.sort();
+        ensure!(
+            found == expected,
+            "{tag} holds images for {found:?}, but {expected:?} were put in it"
+        );
+        digest = docker::digest(&text);
     }
-    let pushed = manifest.tags.first().and_then(|tag| docker.manifest(tag));
-    Ok(pushed.map(|manifest| docker::digest(&manifest)))
+    Ok(digest)
 }
