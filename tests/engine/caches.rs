@@ -143,14 +143,14 @@ fn a_cache_folder_does_not_grow_and_two_builds_may_use_it() {
     call(0, "records").succeed();
     let size = blobs();
     // As a run that was killed leaves it.
-    fs::create_dir_all(folder.join(".partial/xtask-0/blobs")).unwrap();
+    fs::create_dir_all(folder.join("ingest/0")).unwrap();
     for number in 1..6 {
         call(number, "records").succeed();
     }
     assert!(size > 3_000_000 && blobs() < size + 100_000, "{size} grew to {}", blobs());
     let left = fs::read_dir(&folder).unwrap();
     let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert!(left.into_iter().all(|name| !name.starts_with(".partial")));
+    assert!(left.into_iter().all(|name| name != "ingest"));
 
     engine.empty();
     let start =

@@ -131,11 +131,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let reading = Reading::open_all(images)?;
     build_all(&ctx);
     status::clear();
-    for reading in reading {
-        if let Err(error) = reading.close() {
-            message::warn(&format!("{error:#}"));
-        }
-    }
+    drop(reading);
     let mut run = mem::take(&mut *ctx.run());
     if let Some(signal) = process::caught() {
         run.errors.insert(0, Interrupted(signal).into());

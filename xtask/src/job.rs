@@ -13,10 +13,9 @@ use base::process;
 use serde_json::Value;
 
 use crate::build::{Ctx, Ended, now, prune_limits, read_sizes};
-use crate::cache_dir::Staging;
 use crate::docker::{self, Baked, Content, Docker, End, sleep};
 use crate::progress::columns;
-use crate::{disk, progress, report};
+use crate::{cache_dir, disk, progress, report};
 use outcome::cause::{self, Cause};
 use outcome::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Step, Steps};
 use outcome::text;
@@ -369,8 +368,7 @@ impl<'a> Job<'a> {
         all
     }
 
-    /// Makes one bake that writes `cache`, and notes how that went. A folder is written beside what it holds,
-    /// and takes that over when it is complete.
+    /// Makes one bake that writes `cache`, and notes how that went.
     fn export_once(
         &mut self,
         cache: &Cache,
@@ -378,22 +376,25 @@ impl<'a> Job<'a> {
         deadline: Option<Instant>,
         written: &mut CacheWritten,
     ) -> Result<()> {
-        let staging = match cache {
+        let folder = match cache {
             Cache::Registry(_) => None,
-            Cache::Folder(folder) => Some(Staging::new(folder)?),
+            Cache::Folder(folder) => Some((folder, cache_dir::lock_writing(folder)?)),
         };
-        let place = staging.as_ref().map_or(cache.clone(), Staging::place);
-        let baked = self.bake(&self.image.export(&place, without), None, true, deadline)?;
+        let baked = self.bake(&self.image.export(cache, without), None, true, deadline)?;
+        // buildx itself writes a folder's index, after everything else.
+        let has_index = folder.is_none_or(|(folder, _)| {
+            baked.end == End::Done && Path::new(folder).join(cache_dir::INDEX).exists()
+        });
         let runs = baked.trace.exports();
         let error = runs.iter().find_map(|run| run.error.clone());
         let is_complete =
             !runs.is_empty() && error.is_none() && runs.iter().all(|run| run.completed.is_some());
         let is_canceled = error.as_ref().is_none_or(|error| Cause::of(error) == Cause::Canceled);
         let result = match (baked.end, baked.has_cache(&self.image.name)) {
-            _ if is_complete => Some("done"),
+            _ if is_complete && has_index => Some("done"),
             (End::TimedOut, _) if is_canceled => Some("timed out"),
             _ if error.is_some() => Some("failed"),
-            (End::Done, Some(true)) => Some("done"),
+            (End::Done, Some(true)) if has_index => Some("done"),
             (End::Done, None) => None,
             // buildx reports one that failed by leaving it out.
             _ => Some("failed"),
@@ -406,9 +407,6 @@ impl<'a> Job<'a> {
         written.seconds = seconds.map(text::rounded);
         let error = error.or_else(|| baked.trace.error.clone());
         written.error = error.filter(|_| written.is_lost());
-        if let (Some(staging), Some("done")) = (staging, result) {
-            staging.keep()?;
-        }
         self.exports.push(baked.trace);
         Ok(())
     }
