@@ -112,10 +112,12 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let mut caches = caches.filter(|cache| matches!(cache, Cache::Registry(_))).map(Cache::name);
     let mut unread = BTreeMap::new();
     if let Some(first) = caches.next()
-        && matches!(docker.inspect_raw(first, limit), Ok(None))
+        && let asked = Instant::now()
+        && let Err(why) = docker.raw_manifest(first, limit)
+        && asked.elapsed() >= limit
     {
-        let why = format!("no answer within {} s", limit.as_secs());
-        unread.extend([first].into_iter().chain(caches).map(|name| (name.to_owned(), why.clone())));
+        let names = [first].into_iter().chain(caches);
+        unread.extend(names.map(|name| (name.to_owned(), why.to_string())));
     }
     let ctx = Ctx {
         args,
@@ -282,9 +284,6 @@ fn build_all(ctx: &Ctx) {
     let is_waiting = |number: &usize| !ctx.run().ended.contains_key(number);
     let mut waiting = (0..images.len()).filter(is_waiting).collect::<VecDeque<_>>();
     let is_many = waiting.len() > 1;
-    if is_many {
-        disk::check(ctx.docker);
-    }
     let is_first_alone = ctx.args.push && is_many && waiting.len() == images.len();
     let first = if is_first_alone { waiting.pop_front() } else { None };
     ctx.run().queue = waiting;
@@ -422,10 +421,8 @@ fn skip_present(ctx: &Ctx) {
         }
         let digest = docker::digest(manifest);
         // buildx may have made a list with that image alone.
-        let is_it = |manifest: &Vec<u8>| {
-            docker::digest(manifest) == digest
-                || String::from_utf8_lossy(manifest).contains(&digest)
-        };
+        let is_it =
+            |manifest: &String| docker::digest(manifest) == digest || manifest.contains(&digest);
         let others = image.tags.iter().filter(|tag| !names_content(image, tag));
         let stale = others.filter(|tag| !found.get(*tag).is_some_and(is_it)).cloned();
         let stale = stale.collect::<Vec<_>>();

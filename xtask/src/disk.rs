@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use base::{message, process};
+use base::message;
 use serde_json::Value;
 
-use crate::docker::{Docker, SHORT_PATIENCE};
+use crate::docker::{Docker, SHORT_PATIENCE, call};
 
 /// The size of the smallest first build, in GB.
 const LEAST: f64 = 5.0;
@@ -35,16 +35,11 @@ impl Disk {
         let folder = info["DockerRootDir"].as_str().filter(|_| info["Name"] == own.trim())?;
         Path::new(folder).is_dir().then_some(())?;
         let mut df = Command::new("df");
-        let table = process::output(df.args(["-P", "-k", folder]), SHORT_PATIENCE).ok()??;
-        let table = String::from_utf8_lossy(&table.stdout);
+        let table = call(df.args(["-P", "-k", folder]), SHORT_PATIENCE).ok()?;
         let columns = table.lines().last()?.split_whitespace().collect::<Vec<_>>();
         let free = columns.get(3)?.parse::<f64>().ok()? * 1024.0 / 1e9;
         let used = columns.get(4)?.trim_end_matches('%').parse().ok()?;
         Some(Disk { folder: folder.to_owned(), free, used })
-    }
-
-    fn of_engine(docker: &Docker) -> Option<Self> {
-        Self::of(&serde_json::from_str(&docker.output_of(&INFO)).ok()?)
     }
 
     /// The free space, for people.
@@ -60,17 +55,13 @@ impl Disk {
     }
 }
 
-/// Warns, before a batch, of a disk on which a first build may not fit.
-pub fn check(docker: &Docker) {
-    if let Some(Err(error)) = Disk::of_engine(docker).map(|disk| disk.space()) {
-        message::warn(&format!("the engine's disk: {error}").replace("\nhint: ", "; "));
-    }
-}
-
 /// Prunes the build cache to `keep` GB where `threshold` percent of the disk are used. `BuildKit`
 /// removes what was used least recently, so what all images of a batch share stays.
 pub fn prune_if_full(docker: &Docker, threshold: u64, keep: u64) {
-    if let Some(used) = Disk::of_engine(docker).map(|disk| disk.used).filter(|&u| u >= threshold) {
+    let info = serde_json::from_str(&docker.output_of(&INFO)).unwrap_or_default();
+    if let Some(Disk { used, .. }) = Disk::of(&info)
+        && used >= threshold
+    {
         message::say(&format!(
             "the engine's disk is {used} % full; pruning its build cache to {keep} GB"
         ));
@@ -82,8 +73,7 @@ pub fn prune_if_full(docker: &Docker, threshold: u64, keep: u64) {
 pub fn prune(docker: &Docker, keep: u64) {
     let limit = format!("--keep-storage={keep}gb");
     let mut prune = docker.buildx(&["prune", "--all", "--force", &limit]);
-    let output = process::output(&mut prune, PRUNE_PATIENCE).ok().flatten();
-    if !output.is_some_and(|output| output.status.success()) {
-        message::warn("the build cache could not be pruned; going on without that");
+    if let Err(error) = call(&mut prune, PRUNE_PATIENCE) {
+        message::warn(&format!("the build cache could not be pruned: {error}"));
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{self, Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -21,7 +21,7 @@ use outcome::cause::{self, Cause};
 use outcome::events;
 use outcome::trace::Trace;
 use request::bases::repository;
-use request::cli::{Args, in_engine, quoted, without_repeats};
+use request::cli::{Args, in_engine, without_repeats};
 use request::definition::{FOLDER, strings};
 use request::facts::{Base, Builder};
 use request::host::Host;
@@ -143,9 +143,7 @@ impl Docker {
 
     /// What docker writes to standard output with `args`; nothing if it fails, or takes too long.
     pub fn output_of(&self, args: &[&str]) -> String {
-        let output = process::output(&mut self.command(args), PATIENCE).ok().flatten();
-        let output = output.filter(|output| output.status.success());
-        output.map_or_else(String::new, |o| String::from_utf8_lossy(&o.stdout).into_owned())
+        call(&mut self.command(args), PATIENCE).unwrap_or_default()
     }
 
     /// Runs one `docker buildx bake` of `bake`, which it reads on standard input, and shows it by `watch`.
@@ -169,11 +167,9 @@ impl Docker {
             .args(&args.bake_args)
             .current_dir(self.root.join(FOLDER))
             .envs(host.variables())
-            // The definition is made here and not by a stranger: it may name files outside the folder.
-            // Older versions have no `--allow`.
+            // The definition may name files outside the folder. Older versions have no `--allow`.
             .env("BUILDX_BAKE_ENTITLEMENTS_FS", "0")
-            // An attestation contains the time of the build, so the same image would get another digest
-            // every time. `-- --provenance=true` adds it where it is wanted.
+            // An attestation contains the time, so the same image would get another digest every time.
             .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")
             // Newer versions would ask for one all the same, to put it into the metadata.
             .env("BUILDX_METADATA_PROVENANCE", "disabled")
@@ -239,16 +235,9 @@ impl Docker {
     /// What the builder can do, which is started for that.
     /// Errors: what is missing, and what to do.
     pub fn inspect(&self) -> Result<Builder> {
-        let mut text =
-            self.ask(&[], PATIENCE, "the builder", "`docker buildx ls` lists the builders")?;
+        let mut text = self.ask(&[], PATIENCE, "the builder")?;
         let name = field(&text, "Name").unwrap_or_default().to_owned();
         let driver = field(&text, "Driver").unwrap_or_default().to_owned();
-        // buildx does not name the driver of an engine that does not answer.
-        let hint = if driver.is_empty() || driver == "docker" {
-            format!("start Docker, or run {}", in_engine(""))
-        } else {
-            format!("see `docker buildx inspect {}`, and start that machine", quoted(&name))
-        };
         let shown = |node: &str| {
             let own = node.lines().next().unwrap_or_default().trim_start_matches("Name:").trim();
             let at = field(node, "Endpoint").map(|at| format!(" at {at}")).unwrap_or_default();
@@ -256,13 +245,12 @@ impl Docker {
         };
         // A builder in a container or a cluster has no features to print until it runs.
         let is_down = |node: &&str| field(node, "Status").is_some_and(|status| status != "running");
-        if let Some(what) = text.split("\nName:").find(is_down).map(shown) {
-            text = self.ask(&["--bootstrap"], START_PATIENCE, &what, &hint)?;
+        if let Some(node) = text.split("\nName:").find(is_down).map(shown) {
+            text = self.ask(&["--bootstrap"], START_PATIENCE, &node)?;
         }
         for node in text.split("\nName:") {
             if let Some(error) = field(node, "Error") {
-                let hint = cause::engine_hint(error).unwrap_or(&hint);
-                bail!("{} does not answer: {error}\nhint: {hint}", shown(node));
+                return Err(unusable(&shown(node), error));
             }
         }
         // Older versions of buildx use the other name.
@@ -284,23 +272,19 @@ impl Docker {
     }
 
     /// What buildx prints of the builder; its features only with `--debug`.
-    /// Errors: `what` can't be used, and the hint.
-    fn ask(&self, flags: &[&str], patience: Duration, what: &str, hint: &str) -> Result<String> {
+    /// Errors: `what` can't be used.
+    fn ask(&self, flags: &[&str], patience: Duration, what: &str) -> Result<String> {
         let name = Vec::from_iter(self.builder.as_deref());
         let args = [&["--debug", "buildx", "inspect"], flags, &name].concat();
-        let output = answer(&mut self.command(&args), patience)?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        self.version()?;
-        let error = error_of(&output);
-        bail!("{what} can't be used: {error}\nhint: {}", cause::engine_hint(&error).unwrap_or(hint))
+        call(&mut self.command(&args), patience).or_else(|error| {
+            self.version()?;
+            Err(unusable(what, &error.to_string()))
+        })
     }
 
     /// Whether the builder has no build cache; `None` where buildx does not say.
     pub fn is_empty(&self) -> Option<bool> {
-        let usage = process::output(&mut self.buildx(&["du"]), PATIENCE).ok()??;
-        Some(field(&String::from_utf8_lossy(&usage.stdout), "Total")? == "0B")
+        Some(field(&call(&mut self.buildx(&["du"]), PATIENCE).ok()?, "Total")? == "0B")
     }
 
     /// The version of buildx.
@@ -310,18 +294,12 @@ impl Docker {
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let (first, engine) = (text.trim().lines().next().unwrap_or_default(), in_engine(""));
+        // Podman answers to the name `docker`, and Docker Desktop's stub where it is not switched on.
+        let is_foreign = ["podman", "buildah", "nerdctl"].iter().any(|name| text.contains(name));
         ensure!(
-            !["podman", "buildah", "nerdctl"].iter().any(|name| text.contains(name)),
-            "this `docker` is not Docker's and has no `buildx bake` ({first})\nhint: install Docker's client \
-             and buildx, or run {engine}"
-        );
-        ensure!(
-            !text.contains(" WSL "),
-            "{first}\nhint: turn on the WSL integration for this distribution in Docker Desktop's settings"
-        );
-        ensure!(
-            output.status.success(),
-            "docker has no buildx plugin\nhint: install docker-buildx-plugin (Debian's docker-buildx), or run {engine}"
+            output.status.success() && !is_foreign,
+            "`docker buildx` can't be used: {first}\nhint: install Docker's client with buildx (Debian's \
+             docker-buildx); on WSL, turn on Docker Desktop's integration; or run {engine}"
         );
         // Such as `github.com/docker/buildx v0.13.1 788433953af1`; Ubuntu's has no `v`.
         let version = first.split(' ').nth(1).unwrap_or(first);
@@ -369,9 +347,9 @@ impl Docker {
 
     /// What `docker buildx imagetools` prints, of images that were pushed.
     /// Errors: as [`Docker::create`].
-    pub fn imagetools(&self, args: &[&str]) -> Result<Vec<u8>> {
-        let call = self.buildx(&[&["imagetools"], args].concat());
-        request(call, REGISTRY_PATIENCE, |cause| match cause {
+    pub fn imagetools(&self, args: &[&str]) -> Result<String> {
+        let imagetools = self.buildx(&[&["imagetools"], args].concat());
+        request(imagetools, REGISTRY_PATIENCE, |cause| match cause {
             Cause::NotFound => Some("the registry does not show it yet, or it was deleted"),
             Cause::PlainHttp | Cause::Certificate => Some(
                 "buildx asks from this machine: name the file of the registry's CA by SSL_CERT_FILE, or \
@@ -387,16 +365,14 @@ impl Docker {
         references: &BTreeSet<String>,
         ask: impl Fn(&Docker, &str) -> Option<T> + Copy + Send,
     ) -> BTreeMap<String, T> {
-        let references = Vec::from_iter(references);
+        let references = references.iter().collect::<Vec<_>>();
         let share = references.len().div_ceil(AT_ONCE).max(1);
         let docker = &if share > 1 { self.for_many() } else { self.clone() };
-        let ask_all = move |names: &[&String]| {
-            let found = names.iter().filter_map(|&name| Some((name.clone(), ask(docker, name)?)));
-            found.collect::<Vec<_>>()
-        };
+        let ask = move |name: &&String| Some(((*name).clone(), ask(docker, name)?));
         thread::scope(|scope| {
-            let spawn = |names| scope.spawn(move || ask_all(names));
-            let shares = references.chunks(share).map(spawn).collect::<Vec<_>>();
+            let ask_all = move |names: &[&String]| names.iter().filter_map(ask).collect::<Vec<_>>();
+            let shares = references.chunks(share).map(|names| scope.spawn(move || ask_all(names)));
+            let shares = shares.collect::<Vec<_>>();
             shares.into_iter().flat_map(|share| share.join().unwrap_or_default()).collect()
         })
     }
@@ -443,7 +419,7 @@ impl Docker {
                 // Of a batch it would take longer than it is worth.
                 let image = if is_small { docker.configuration(reference) } else { None };
                 let system = || {
-                    let mut manifest: Value = serde_json::from_slice(&manifest).ok()?;
+                    let mut manifest: Value = serde_json::from_str(&manifest).ok()?;
                     if let Some(first) = manifest["manifests"][0]["digest"].as_str() {
                         let reference = format!("{}@{first}", repository(reference));
                         manifest = docker.manifest_json(&reference)?;
@@ -474,39 +450,33 @@ impl Docker {
     /// The configuration of an image, or of a list that of its first image.
     fn configuration(&self, reference: &str) -> Option<Value> {
         let args = ["imagetools", "inspect", "--format", "{{json .Image}}", reference];
-        let output = process::output(&mut self.buildx(&args), SHORT_PATIENCE).ok()??;
-        let image: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let text = call(&mut self.buildx(&args), SHORT_PATIENCE).ok()?;
+        let image: Value = serde_json::from_str(&text).ok()?;
         let by_platform = image.as_object()?.values().find(|image| image["config"].is_object());
         by_platform.cloned().or(Some(image))
     }
 
     /// The manifest that a registry has under `reference`, if it has one.
     /// Errors: the registry does not say, in two tries.
-    pub fn manifest(&self, reference: &str) -> Result<Option<Vec<u8>>> {
-        let mut is_last = false;
-        loop {
-            let output = self
-                .inspect_raw(reference, SHORT_PATIENCE)?
-                .with_context(|| format!("no answer within {} s", SHORT_PATIENCE.as_secs()))?;
-            if output.status.success() {
-                return Ok(Some(output.stdout));
-            }
-            let error = error_of(&output);
-            match Cause::of(&error) {
-                Cause::NotFound | Cause::NoRepository => return Ok(None),
-                Cause::Transient if !is_last => is_last = true,
-                _ => bail!(error),
-            }
+    pub fn manifest(&self, reference: &str) -> Result<Option<String>> {
+        let cause = |error: &anyhow::Error| Cause::of(&error.to_string());
+        let mut answer = self.raw_manifest(reference, SHORT_PATIENCE);
+        if answer.as_ref().is_err_and(|error| cause(error) == Cause::Transient) {
+            answer = self.raw_manifest(reference, SHORT_PATIENCE);
+        }
+        match answer {
+            Err(e) if matches!(cause(&e), Cause::NotFound | Cause::NoRepository) => Ok(None),
+            answer => answer.map(Some),
         }
     }
 
-    fn manifest_json(&self, reference: &str) -> Option<Value> {
-        serde_json::from_slice(&self.manifest(reference).ok()??).ok()
+    /// Asks for a manifest once. Errors: as [`call`].
+    pub fn raw_manifest(&self, reference: &str, limit: Duration) -> Result<String> {
+        call(&mut self.buildx(&["imagetools", "inspect", "--raw", reference]), limit)
     }
 
-    /// Asks for a manifest once; `None` if there is no answer within `limit`.
-    pub fn inspect_raw(&self, reference: &str, limit: Duration) -> Result<Option<Output>> {
-        process::output(&mut self.buildx(&["imagetools", "inspect", "--raw", reference]), limit)
+    fn manifest_json(&self, reference: &str) -> Option<Value> {
+        serde_json::from_str(&self.manifest(reference).ok()??).ok()
     }
 }
 
@@ -516,7 +486,7 @@ pub fn read_patience(args: &Args) -> Duration {
 }
 
 /// The digest of a manifest.
-pub fn digest(manifest: &[u8]) -> String {
+pub fn digest(manifest: &str) -> String {
     format!("sha256:{}", sha256(manifest))
 }
 
@@ -526,19 +496,16 @@ fn request(
     mut docker: Command,
     patience: Duration,
     hint: impl Fn(Cause) -> Option<&'static str>,
-) -> Result<Vec<u8>> {
+) -> Result<String> {
     // What is pulled is started on the engine's own platform.
     docker.env_remove("DOCKER_DEFAULT_PLATFORM");
-    let mut pauses = PAUSES.iter();
+    let mut tries = 0;
     loop {
-        let output = process::output(&mut docker, patience).map_err(explained)?;
-        let output = output.with_context(|| {
-            format!("the registry has not answered for {} s", patience.as_secs())
-        })?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        let error = error_of(&output);
+        let error = match call(&mut docker, patience) {
+            Ok(text) => return Ok(text),
+            Err(error) => error.to_string(),
+        };
+        process::check_signals()?;
         let cause = Cause::of(&error);
         let most = match cause {
             // It may have been pushed a moment ago.
@@ -546,51 +513,54 @@ fn request(
             Cause::NoEngine => 2,
             _ => cause.retries(),
         };
-        let made = PAUSES.len() - pauses.len();
-        let Some(pause) = pauses.next().filter(|_| made < most) else {
+        let Some(&pause) = PAUSES.get(tries).filter(|_| tries < most) else {
             let hint = hint(cause).map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
             bail!("{error}{hint}")
         };
+        tries += 1;
         message::warn(&format!("{error}; retrying in {pause} s"));
-        sleep(Duration::from_secs(*pause))?;
+        sleep(Duration::from_secs(pause))?;
     }
 }
 
-/// What the call `docker` ends with.
-/// Errors: there is no docker, or no answer within `patience`; and what to do.
-pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
-    process::output(docker, patience).map_err(explained)?.with_context(|| {
-        let (seconds, engine) = (patience.as_secs(), in_engine(""));
-        format!(
-            "the engine has not answered for {seconds} s\nhint: restart Docker, or run {engine}"
-        )
-    })
+/// What the call `docker` prints.
+/// Errors: as [`answer`], or what it says where it fails.
+pub fn call(docker: &mut Command, patience: Duration) -> Result<String> {
+    let output = answer(docker, patience)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // Behind its error, docker may name a page on the build.
+    let error = stderr.lines().rev().find_map(|line| line.strip_prefix("ERROR: "));
+    let last = || stderr.lines().rfind(|line| !line.trim().is_empty());
+    Err(anyhow!(error.or_else(last).unwrap_or_default().to_owned()))
 }
 
-/// The error of a call of docker, with what to do where it can't be started.
-fn explained(error: anyhow::Error) -> anyhow::Error {
-    error.downcast_ref().map(not_started).unwrap_or(error)
+/// What the call `docker` ends with.
+/// Errors: it can't be run, and what to do; no answer within `patience`; a signal.
+pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
+    let output = process::output(docker, patience);
+    let output = output.map_err(|error| error.downcast_ref().map(not_started).unwrap_or(error))?;
+    output.with_context(|| format!("no answer within {} s", patience.as_secs()))
+}
+
+/// The error of a part of docker, and what to do.
+pub fn unusable(what: &str, error: &str) -> anyhow::Error {
+    let start = format!(
+        "start or restart Docker, or the builder's machine (see `docker buildx ls`), or run {}",
+        in_engine("")
+    );
+    anyhow!("{what} can't be used: {error}\nhint: {}", cause::engine_hint(error).unwrap_or(&start))
 }
 
 /// The error of a docker that can't be started, and what to do.
 pub fn not_started(error: &io::Error) -> anyhow::Error {
-    match error.kind() {
-        io::ErrorKind::NotFound => anyhow!(
-            "docker is not installed\nhint: install Docker with buildx, or run {}",
-            in_engine("")
-        ),
-        _ => anyhow!(
-            "docker can't be started: {error}\nhint: check the `docker` that comes first in PATH"
-        ),
-    }
-}
-
-/// The error in what docker wrote, behind which it may name a page on the build; else the last line.
-fn error_of(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let error = stderr.lines().rev().find_map(|line| line.strip_prefix("ERROR: "));
-    let last = || stderr.lines().rfind(|line| !line.trim().is_empty());
-    error.or_else(last).unwrap_or_default().to_owned()
+    let what = match error.kind() {
+        io::ErrorKind::NotFound => "docker is not installed".to_owned(),
+        _ => format!("docker can't be run: {error}"),
+    };
+    anyhow!("{what}\nhint: install Docker with buildx, or run {}", in_engine(""))
 }
 
 /// The value of the first line `name: value` in buildx's text.
@@ -618,10 +588,8 @@ fn is_own_program() -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut programs = env::split_paths(&path).map(|folder| folder.join("docker"));
     let program = programs.find(|path| path.is_file()).and_then(|path| path.canonicalize().ok());
-    let Some(program) = program.filter(|path| path.ends_with("docker")) else { return false };
-    let mut magic = [0; 4];
-    let read = File::open(program).and_then(|mut file| file.read_exact(&mut magic));
-    read.is_ok() && magic == *b"\x7fELF"
+    let program = program.filter(|path| path.ends_with("docker"));
+    program.and_then(|path| fs::read(path).ok()).is_some_and(|bytes| bytes.starts_with(b"\x7fELF"))
 }
 
 /// Sleeps, but not past a signal, which is an error.

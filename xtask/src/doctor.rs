@@ -3,15 +3,14 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use base::{message, output, process};
 use serde_json::{Value, json};
 
 use crate::disk::{Disk, INFO};
-use crate::docker::{AT_ONCE, Docker, PATIENCE, answer};
-use outcome::cause;
+use crate::docker::{AT_ONCE, Docker, PATIENCE, answer, unusable};
 use request::bases;
-use request::cli::{Args, Mode, TagBy, in_engine};
+use request::cli::{Args, Mode, TagBy};
 use request::definition::{self, has_server};
 use request::facts::{Builder, Facts};
 use request::host::docker_config;
@@ -21,7 +20,10 @@ use request::plan;
 /// Errors: something is missing without which it can't be built.
 pub fn doctor(root: &Path, args: &Args) -> Result<()> {
     let asked = Docker::new(root, args.builder.as_deref());
-    let (mut works, builder) = docker(&asked, args)?;
+    let (mut works, builder) = match docker(&asked, args) {
+        Ok((works, builder)) => (works, Some(builder)),
+        Err(error) => (report("docker", Err(error))?, None),
+    };
     report("login", login(args))?;
     let planned = Facts::read(root, args).and_then(|facts| {
         let mut facts = Facts { builder, ..facts };
@@ -54,17 +56,12 @@ fn report(subject: &str, found: Result<String>) -> Result<bool> {
     Ok(is_well)
 }
 
-/// Docker and what belongs to it. Returns whether the request can be built by it, and the builder.
-fn docker(docker: &Docker, args: &Args) -> Result<(bool, Option<Builder>)> {
-    // Whatever else another program than Docker lacks follows from what it is.
-    let found = docker.version().and_then(|buildx| {
-        let info = answer(&mut docker.command(&INFO), PATIENCE)?;
-        Ok((buildx, info))
-    });
-    let (buildx, output) = match found {
-        Ok(found) => found,
-        Err(error) => return Ok((report("docker", Err(error))?, None)),
-    };
+/// Prints what there is of docker. Returns whether the request can be built by it, and the builder.
+/// Errors: something is missing without which nothing can be built.
+fn docker(docker: &Docker, args: &Args) -> Result<(bool, Builder)> {
+    let buildx = docker.version()?;
+    let output = answer(&mut docker.command(&INFO), PATIENCE);
+    let output = output.map_err(|error| unusable("the engine", &error.to_string()))?;
     // What an engine that is not there leaves out is null, or empty.
     let info: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let client = info["ClientInfo"]["Version"].as_str().unwrap_or("of an unknown version");
@@ -76,10 +73,7 @@ fn docker(docker: &Docker, args: &Args) -> Result<(bool, Option<Builder>)> {
         works &= report("disk", disk.space())?;
     }
     report("buildx", Ok(buildx))?;
-    let builder = match docker.inspect() {
-        Ok(builder) => builder,
-        Err(error) => return Ok((report("builder", Err(error))?, None)),
-    };
+    let builder = docker.inspect()?;
     report("builder", Ok(format!("{}, driver {}", builder.name, builder.driver)))?;
     if args.cache_mode != Mode::Off {
         let export = builder.check_cache_export().map(|()| "caches can be written".to_owned());
@@ -87,7 +81,7 @@ fn docker(docker: &Docker, args: &Args) -> Result<(bool, Option<Builder>)> {
     }
     let platforms = builder.check_platforms(&args.platforms);
     works &= report("platforms", platforms.map(|()| builder.runs.join(", ")))?;
-    Ok((works, Some(builder)))
+    Ok((works, builder))
 }
 
 fn engine(info: &Value, errors: &str) -> Result<String> {
@@ -99,8 +93,7 @@ fn engine(info: &Value, errors: &str) -> Result<String> {
     }
     let error = info["ServerErrors"][0].as_str().or(errors.lines().last());
     let error = error.unwrap_or("it does not answer").trim_end_matches('.');
-    let start = format!("start Docker, or run {}", in_engine(""));
-    bail!("{error}\nhint: {}", cause::engine_hint(error).unwrap_or(&start))
+    Err(unusable("the engine", error))
 }
 
 /// Whether docker knows a login for the registry of the image. Not every registry needs one.
@@ -108,7 +101,18 @@ fn login(args: &Args) -> Result<String> {
     let (host, _) = bases::host_and_path(&args.image);
     let (path, config) = docker_config();
     let path = path.display();
-    if has_login(&config, host) {
+    let store = config["credsStore"].as_str().unwrap_or_default();
+    // A store of credentials leaves the entry, and nothing in it.
+    let is_login = |(key, entry): (&String, &Value)| {
+        let key = key.trim_start_matches("https://").trim_start_matches("index.");
+        key.split('/').next() == Some(host) && (!store.is_empty() || *entry != json!({}))
+    };
+    // A registry's own program needs no entry.
+    let is_known = store.ends_with("-login")
+        || store == "gcr"
+        || config["credHelpers"][host].is_string()
+        || config["auths"].as_object().into_iter().flatten().any(is_login);
+    if is_known {
         return Ok(format!("{host}, in {path}"));
     }
     ensure!(
@@ -117,21 +121,6 @@ fn login(args: &Args) -> Result<String> {
          `cargo xtask image probe` tries one"
     );
     Ok(format!("not logged in to {host} (only needed to push)"))
-}
-
-fn has_login(config: &Value, host: &str) -> bool {
-    let host = if host == "docker.io" { "index.docker.io" } else { host };
-    let store = config["credsStore"].as_str().unwrap_or_default();
-    let is_login = |(key, entry): (&String, &Value)| {
-        let key = key.split_once("://").map_or(key.as_str(), |(_, key)| key);
-        // A store of credentials leaves the entry, and nothing in it.
-        key.split('/').next() == Some(host) && (!store.is_empty() || *entry != json!({}))
-    };
-    // A registry's own program needs no entry.
-    store.ends_with("-login")
-        || store == "gcr"
-        || config["credHelpers"][host].is_string()
-        || config["auths"].as_object().into_iter().flatten().any(is_login)
 }
 
 /// Prints the variants, the targets, and the tags of the request. Needs neither Docker nor a network.

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use base::error::{Interrupted, usage};
 use base::{message, output, process};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::docker::{self, Docker};
 use crate::github;
@@ -94,10 +94,15 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
             errors.push(error.context(format!("{name:?} is not merged")));
         } else {
             // What was pushed is told, whatever comes of reading it back.
-            let read = read_back(&docker, &manifest);
             let read =
-                read.with_context(|| format!("{name:?} was pushed, but not found as it should be"));
-            manifest.digest = read.map_err(|error| errors.push(error)).ok();
+                manifest.tags.first().map(|tag| docker.imagetools(&["inspect", "--raw", tag]));
+            match read.transpose() {
+                Ok(list) => manifest.digest = list.map(|list| docker::digest(&list)),
+                Err(error) => {
+                    let what = format!("{name:?} was pushed, but not found as it should be");
+                    errors.push(error.context(what));
+                }
+            }
             let recorded = records.as_ref().map_or(Ok(()), |file| record::append(file, &manifest));
             errors.extend(recorded.err());
             errors.extend(manifest.tags.iter().try_for_each(output::write).err());
@@ -112,24 +117,21 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
 
 /// Checks what docker gets of `record` and the `tags` of its manifest: to it, `-f` would be a flag.
 fn check_values(record: &Record, tags: &[String]) -> Result<()> {
-    let Record { image, name, pushed, .. } = record;
+    let Record { image, name, .. } = record;
     let digest = record.digest.as_deref().unwrap_or_default();
-    let is_foreign = |reference: &&String| {
-        let tag = reference.strip_prefix(image.as_str()).and_then(|tag| tag.strip_prefix(':'));
-        tag.is_none_or(|tag| tag.is_empty() || names::valid(tag.to_owned(), "") != tag)
+    let is_own = |reference: &String| {
+        let tag = reference.strip_prefix(image).and_then(|tag| tag.strip_prefix(':'));
+        tag.is_some_and(|tag| !tag.is_empty() && names::valid(tag.to_owned(), "") == tag)
     };
-    let what = if !is_repository(image) {
-        format!("the image {image:?} is not a repository")
-    } else if let Some(tag) = tags.iter().find(is_foreign) {
-        format!("the manifest tag {tag:?} is not one of the image {image:?}")
-    } else if !is_digest(digest) {
-        format!("{digest:?} is not a digest")
-    } else if !pushed {
-        "it was not pushed".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(usage(format!("the record of {name:?}: {what}\nhint: build it again")))
+    let mut values = vec![
+        ("image", image.as_str(), is_repository(image)),
+        ("digest", digest, is_digest(digest)),
+        ("pushed", "false", record.pushed),
+    ];
+    values.extend(tags.iter().map(|tag| ("manifest_tags", tag.as_str(), is_own(tag))));
+    let Some((key, value, _)) = values.iter().find(|(.., is_good)| !is_good) else { return Ok(()) };
+    let what = format!("the record of {name:?} can't be merged: its {key:?} is {value:?}");
+    Err(usage(format!("{what}\nhint: build it again")))
 }
 
 /// The record of the manifest of `images`: one variant on one base image, sorted by platform.
@@ -154,17 +156,13 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
     let mut platforms: Vec<String> = Vec::new();
     for record in images {
         check_values(record, &tags)?;
-        for (key, one, other) in [
-            ("sha", &first.sha, &record.sha),
-            ("git_ref", &first.git_ref, &record.git_ref),
-            ("manifest_tags", &first.manifest_tags.join(", "), &record.manifest_tags.join(", ")),
-        ] {
-            if one != other {
-                return Err(usage(format!(
-                    "the images of {name:?} differ in {key:?}: {one:?} and {other:?}\nhint: merge what one run \
-                     built"
-                )));
-            }
+        let of_run = |record: &Record| {
+            [record.sha.clone(), record.git_ref.clone(), record.manifest_tags.join(", ")]
+        };
+        let mut pairs = of_run(first).into_iter().zip(of_run(record));
+        if let Some((one, other)) = pairs.find(|(one, other)| one != other) {
+            let what = format!("the images of {name:?} are of two runs: {one:?} and {other:?}");
+            return Err(usage(format!("{what}\nhint: merge what one run built")));
         }
         if let Some(platform) = record.platforms.iter().find(|name| platforms.contains(name)) {
             let what = format!("{name:?} has two images for {platform}");
@@ -203,31 +201,4 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
         server: first.server,
         ..Record::default()
     })
-}
-
-/// The digest of `manifest`, whose tags hold what they should.
-fn read_back(docker: &Docker, manifest: &Record) -> Result<String> {
-    let mut expected = manifest.platforms.clone();
-    expected.sort();
-    let mut digest = String::new();
-    for tag in &manifest.tags {
-        let text = docker.imagetools(&["inspect", "--raw", tag])?;
-        let list: Value = serde_json::from_slice(&text).unwrap_or_default();
-        let mut found = Vec::new();
-        for image in list["manifests"].as_array().into_iter().flatten() {
-            let part = |key| image["platform"][key].as_str().unwrap_or_default();
-            let platform = ["os", "architecture", "variant"].map(part).join("/");
-            // As buildx writes it: every arm64 is v8, and most others have no variant.
-            found.push(platform.replace("/arm64/v8", "/arm64").trim_end_matches('/').to_owned());
-        }
-        // Attestations have none.
-        found.retain(|platform| platform != "unknown/unknown");
-        found.sort();
-        ensure!(
-            found == expected,
-            "{tag} holds images for {found:?}, but {expected:?} were put in it"
-        );
-        digest = docker::digest(&text);
-    }
-    Ok(digest)
 }
