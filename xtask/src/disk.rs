@@ -18,13 +18,10 @@ const PRUNE_PATIENCE: Duration = Duration::from_secs(300);
 /// Asks docker for its client and engine, as JSON.
 pub const INFO: [&str; 3] = ["info", "--format", "{{json .}}"];
 
-/// The disk with the data of an engine on this machine.
+/// The disk with the data of an engine on this machine: where that is, GB that are free, percent that are used.
 pub struct Disk {
-    /// Where the engine has its data.
     folder: String,
-    /// In GB.
     free: f64,
-    /// In percent.
     used: u64,
 }
 

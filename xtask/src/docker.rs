@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use base::digest::{random, sha256};
+use base::digest::sha256;
 use base::scratch::Scratch;
 use base::{message, process};
 use serde_json::Value;
@@ -29,13 +29,11 @@ use request::plan::INPUTS_LABEL;
 
 /// How long docker may take to describe itself or a builder: buildx itself waits 20 s for a node.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// A builder in a container or a cluster pulls its image first.
-const START_PATIENCE: Duration = Duration::from_secs(300);
-const REGISTRY_PATIENCE: Duration = Duration::from_secs(120);
-const PULL_PATIENCE: Duration = Duration::from_secs(1800);
 /// How long a request to a registry may take that the build can do without.
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(10);
-/// How many of these are made at once.
+/// How long one may take that it can't.
+pub const PUSH_PATIENCE: Duration = Duration::from_secs(120);
+/// How many requests are made at once.
 pub const AT_ONCE: usize = 8;
 /// Seconds before a request that failed for a transient reason is made again.
 const PAUSES: [u64; 4] = [1, 2, 5, 30];
@@ -173,13 +171,11 @@ impl Docker {
             .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")
             // Newer versions would ask for one all the same, to put it into the metadata.
             .env("BUILDX_METADATA_PROVENANCE", "disabled")
+            // For a provenance, buildx asks git seven things.
+            .envs(args.bake_args.is_empty().then_some(("BUILDX_GIT_INFO", "0")))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        // For a provenance, buildx asks git seven things.
-        if args.bake_args.is_empty() {
-            docker.env("BUILDX_GIT_INFO", "0");
-        }
         let mut child = docker.spawn().map_err(|error| not_started(&error))?;
         if let Some(mut stdin) = child.stdin.take() {
             // A bake that ends before it has read everything says why by itself.
@@ -191,8 +187,8 @@ impl Docker {
         let mut waiting_since = None;
         let patience = read_patience(args);
         let Some(pipe) = child.stderr.take() else { bail!("docker has no standard error") };
-        let status = process::follow(&mut child, pipe, |bytes| {
-            for value in events::read(&mut rest, bytes, false) {
+        let mut show = |bytes: &[u8], is_last: bool| {
+            for value in events::read(&mut rest, bytes, is_last) {
                 for (event, place) in trace.add(&value) {
                     watch.show(&event, place, &trace);
                 }
@@ -203,12 +199,9 @@ impl Docker {
             waiting_since = is_waiting.then(|| waiting_since.unwrap_or(now));
             let is_stuck = waiting_since.is_some_and(|since| now - since > patience);
             !is_stuck && !watch.is_canceled() && deadline.is_none_or(|deadline| now <= deadline)
-        })?;
-        for value in events::read(&mut rest, &[], true) {
-            for (event, place) in trace.add(&value) {
-                watch.show(&event, place, &trace);
-            }
-        }
+        };
+        let status = process::follow(&mut child, pipe, |bytes| show(bytes, false))?;
+        show(&[], true);
         watch.end();
         // A signal may come when everything was pushed.
         let is_pushed = args.push && trace.images_exported() == targets.len();
@@ -243,15 +236,14 @@ impl Docker {
             let at = field(node, "Endpoint").map(|at| format!(" at {at}")).unwrap_or_default();
             format!("the node {own:?}{at} of the builder {name:?}")
         };
-        // A builder in a container or a cluster has no features to print until it runs.
+        // A builder in a container or a cluster has no features to print until it runs, which takes a pull.
         let is_down = |node: &&str| field(node, "Status").is_some_and(|status| status != "running");
         if let Some(node) = text.split("\nName:").find(is_down).map(shown) {
-            text = self.ask(&["--bootstrap"], START_PATIENCE, &node)?;
+            text = self.ask(&["--bootstrap"], Duration::from_secs(300), &node)?;
         }
-        for node in text.split("\nName:") {
-            if let Some(error) = field(node, "Error") {
-                return Err(unusable(&shown(node), error));
-            }
+        let failed = text.split("\nName:").find_map(|node| Some((node, field(node, "Error")?)));
+        if let Some((node, error)) = failed {
+            return Err(unusable(&shown(node), error));
         }
         // Older versions of buildx use the other name.
         for version in fields(&text, "BuildKit version").chain(fields(&text, "Buildkit")) {
@@ -319,28 +311,14 @@ impl Docker {
         self.imagetools(&args).map(drop)
     }
 
-    /// Pushes an image of a few bytes to `repository`: a new one, for what a registry has is not pushed.
-    /// Errors: there is no buildx that can, or as [`Docker::create`].
-    pub fn probe(&self, repository: &str) -> Result<()> {
-        self.version()?;
-        let context = Scratch::within(&self.root.join("target/image/tmp"))?;
-        fs::write(context.0.join("Dockerfile"), "FROM scratch\nWORKDIR /probe\n")?;
-        let context = context.0.to_string_lossy();
-        let label = format!("dev.openhands.probe={}", random(16)?);
-        let tag = format!("{repository}:probe");
-        let how =
-            ["build", "--provenance=false", "--label", &label, "--tag", &tag, "--push", &context];
-        request(self.buildx(&how), REGISTRY_PATIENCE, Cause::hint).map(drop)
-    }
-
     /// Pulls `image`, unless the engine has it.
     /// Errors: as [`Docker::create`].
     pub fn pull(&self, image: &str) -> Result<()> {
         if self.output_of(&["image", "inspect", "--format", "{{.Id}}", image]).is_empty() {
             message::say(&format!("pulling {image}"));
             let pull = self.command(&["pull", "--quiet", image]);
-            let pulled = request(pull, PULL_PATIENCE, Cause::hint);
-            pulled.with_context(|| format!("cannot pull {image}"))?;
+            request(pull, Duration::from_secs(1800), Cause::hint)
+                .with_context(|| format!("cannot pull {image}"))?;
         }
         Ok(())
     }
@@ -349,7 +327,7 @@ impl Docker {
     /// Errors: as [`Docker::create`].
     pub fn imagetools(&self, args: &[&str]) -> Result<String> {
         let imagetools = self.buildx(&[&["imagetools"], args].concat());
-        request(imagetools, REGISTRY_PATIENCE, |cause| match cause {
+        request(imagetools, PUSH_PATIENCE, |cause| match cause {
             Cause::NotFound => Some("the registry does not show it yet, or it was deleted"),
             Cause::PlainHttp | Cause::Certificate => Some(
                 "buildx asks from this machine: name the file of the registry's CA by SSL_CERT_FILE, or \
@@ -492,7 +470,7 @@ pub fn digest(manifest: &str) -> String {
 
 /// What the call `docker` of a registry prints, after as many tries as it takes.
 /// Errors: what went wrong, and the `hint` for its cause.
-fn request(
+pub fn request(
     mut docker: Command,
     patience: Duration,
     hint: impl Fn(Cause) -> Option<&'static str>,

@@ -3,15 +3,19 @@
 //! anything is pushed.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use base::digest::random;
 use base::error::{Interrupted, usage};
+use base::scratch::Scratch;
 use base::{message, output, process};
 use serde_json::json;
 
 use crate::docker::{self, Docker};
 use crate::github;
+use outcome::cause::Cause;
 use outcome::record::{self, Kind, Record, Status};
 use request::bases::{is_digest, is_repository};
 use request::cli::Args;
@@ -49,10 +53,20 @@ pub fn matrix(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Pushes an image of a few bytes, to find out whether the repository takes one: before a build, not after.
+/// It is a new one, for what a registry has is not pushed.
 pub fn probe(root: &Path, args: &Args) -> Result<()> {
-    let docker = Docker::new(root, args.builder.as_deref());
-    docker.probe(&args.image).with_context(|| format!("{} can't be pushed to", args.image))?;
-    message::say(&format!("{} can be pushed to", args.image));
+    let (docker, image) = (Docker::new(root, args.builder.as_deref()), &args.image);
+    docker.version()?;
+    let context = Scratch::within(&root.join("target/image/tmp"))?;
+    fs::write(context.0.join("Dockerfile"), "FROM scratch\nWORKDIR /probe\n")?;
+    let context = context.0.to_string_lossy();
+    let label = format!("--label=dev.openhands.probe={}", random(16)?);
+    let tag = format!("{image}:probe");
+    let how = ["build", "--provenance=false", &label, "--tag", &tag, "--push", &context];
+    let build = docker.buildx(&how);
+    docker::request(build, docker::PUSH_PATIENCE, Cause::hint)
+        .with_context(|| format!("{image} can't be pushed to"))?;
+    message::say(&format!("{image} can be pushed to"));
     Ok(())
 }
 
@@ -64,8 +78,10 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
     for record in record::read(&args.words)? {
         // An earlier merge may have left its own records among its inputs, and a batch those of failures.
         if record.kind == Kind::Image && record.status.is_there() {
-            let Record { variant, base_image, target, flavor, .. } = record.clone();
-            groups.entry((variant, base_image, target, flavor)).or_default().push(record);
+            let Record { variant, base_image, target, flavor, sha, git_ref, .. } = record.clone();
+            let key =
+                (variant, base_image, target, flavor, sha, git_ref, record.manifest_tags.clone());
+            groups.entry(key).or_default().push(record);
         }
     }
     if groups.is_empty() {
@@ -156,14 +172,6 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
     let mut platforms: Vec<String> = Vec::new();
     for record in images {
         check_values(record, &tags)?;
-        let of_run = |record: &Record| {
-            [record.sha.clone(), record.git_ref.clone(), record.manifest_tags.join(", ")]
-        };
-        let mut pairs = of_run(first).into_iter().zip(of_run(record));
-        if let Some((one, other)) = pairs.find(|(one, other)| one != other) {
-            let what = format!("the images of {name:?} are of two runs: {one:?} and {other:?}");
-            return Err(usage(format!("{what}\nhint: merge what one run built")));
-        }
         if let Some(platform) = record.platforms.iter().find(|name| platforms.contains(name)) {
             let what = format!("{name:?} has two images for {platform}");
             return Err(usage(format!("{what}\nhint: name one")));
@@ -172,7 +180,8 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
     }
     missing.retain(|wanted| !platforms.contains(wanted));
     if !missing.is_empty() {
-        let lacking = format!("{name:?} lacks an image for {}", missing.join(", "));
+        let (commit, missing) = (&first.short_sha, missing.join(", "));
+        let lacking = format!("{name:?} of the commit {commit} lacks an image for {missing}");
         let hint = "build it, or allow that with --allow-partial";
         ensure!(args.allow_partial, usage(format!("{lacking}\nhint: {hint}")));
         message::warn(&format!("{lacking}: its tags will hold the others alone"));
