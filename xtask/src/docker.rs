@@ -58,8 +58,6 @@ pub enum End {
     Failed(u8),
     /// It took longer than allowed, or waited too long for a cache.
     TimedOut,
-    /// By this signal.
-    Stopped(i32),
 }
 
 /// A bake that has ended.
@@ -146,7 +144,8 @@ impl Docker {
 
     /// Runs one `docker buildx bake` of `bake`, which it reads on standard input, and shows it by `watch`.
     /// It is stopped at `deadline`, and where it waits for nothing but caches for longer than [`read_patience`]:
-    /// `BuildKit` itself waits forever. A build that fails is not an error here.
+    /// `BuildKit` itself waits forever.
+    /// Errors: a signal, or no docker to run. A build that fails is not one.
     pub fn bake(
         &self,
         bake: &Value,
@@ -203,14 +202,16 @@ impl Docker {
         let status = process::follow(&mut child, pipe, |bytes| show(bytes, false))?;
         show(&[], true);
         watch.end();
-        // A signal may come when everything was pushed.
+        // A signal, or an error of something else, may come when everything was pushed.
         let is_pushed = args.push && trace.images_exported() == targets.len();
-        let end = match (process::caught(), status) {
-            (Some(_), Some(status)) if status.success() || is_pushed => End::Done,
-            (Some(signal), _) => End::Stopped(signal),
-            (None, None) => End::TimedOut,
-            (None, Some(status)) if status.success() => End::Done,
-            (None, Some(status)) => End::Failed(process::exit_code(status)),
+        let is_done = status.is_some_and(|status| status.success() || is_pushed);
+        if !is_done {
+            process::check_signals()?;
+        }
+        let end = match status {
+            _ if is_done => End::Done,
+            Some(status) => End::Failed(process::exit_code(status)),
+            None => End::TimedOut,
         };
         // A buildx that is too old does not know the flags, and says no more than that.
         if matches!(end, End::Failed(_))

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use base::error::Interrupted;
 use base::process;
 use serde_json::Value;
 
@@ -204,7 +203,6 @@ impl<'a> Job<'a> {
     fn after_bake(&mut self, end: End, trace: &Trace) -> Result<Option<(String, Cause)>> {
         let ctx = self.ctx;
         let status = match end {
-            End::Stopped(signal) => return Err(Interrupted(signal).into()),
             End::TimedOut => {
                 let why =
                     format!("no answer within {} s", docker::read_patience(ctx.args).as_secs());
