@@ -98,9 +98,15 @@ impl Docker {
     }
 
     /// The same client for many calls of buildx: without docker, each takes less than half the time.
-    /// Where docker does not say where its plugin is, or a script starts docker, nothing changes.
+    /// Where docker does not say where its plugin is, nothing changes.
     pub fn for_many(&self) -> Self {
-        if self.plugin.is_some() || !is_own_program() {
+        // A script, or what starts a snap, gives docker an environment that its plugin needs too.
+        let path = env::var_os("PATH").unwrap_or_default();
+        let mut programs = env::split_paths(&path).map(|folder| folder.join("docker"));
+        let program = programs.find(|path| path.is_file()).and_then(|p| p.canonicalize().ok());
+        let program = program.filter(|path| path.ends_with("docker"));
+        let content = program.and_then(|path| fs::read(path).ok()).unwrap_or_default();
+        if self.plugin.is_some() || !content.starts_with(b"\x7fELF") {
             return self.clone();
         }
         let format =
@@ -110,27 +116,25 @@ impl Docker {
     }
 
     /// A call of `program` in `root`, which finds docker's folders where the caller stands.
-    fn program(&self, program: &str) -> Command {
+    fn program(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         for name in ["DOCKER_CONFIG", "DOCKER_CERT_PATH", "BUILDX_CONFIG"] {
             let folder = env::var_os(name).and_then(|folder| path::absolute(folder).ok());
             command.envs(folder.map(|folder| (name, folder)));
         }
-        command.current_dir(&self.root);
+        command.args(args).current_dir(&self.root);
         command
     }
 
     /// `docker` with these arguments.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut docker = self.program("docker");
-        docker.args(args);
-        docker
+        self.program("docker", args)
     }
 
     /// `docker buildx` with these arguments, for the builder.
     pub fn buildx(&self, args: &[&str]) -> Command {
         let mut buildx = match &self.plugin {
-            Some(plugin) => self.program(plugin),
+            Some(plugin) => self.program(plugin, &[]),
             None => self.command(&["buildx"]),
         };
         buildx.args(self.builder.iter().flat_map(|name| ["--builder", name])).args(args);
@@ -559,16 +563,6 @@ fn is_too_old(version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split(['.', '+', '-']).map(str::parse);
     let (major, minor) = (numbers.next(), numbers.next());
     matches!((major, minor), (Some(Ok(0)), Some(Ok(minor))) if (1..OLDEST).contains(&minor))
-}
-
-/// True where `docker` is Docker's own program. A script, or what starts a snap, gives it an environment that
-/// its plugin needs too.
-fn is_own_program() -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut programs = env::split_paths(&path).map(|folder| folder.join("docker"));
-    let program = programs.find(|path| path.is_file()).and_then(|path| path.canonicalize().ok());
-    let program = program.filter(|path| path.ends_with("docker"));
-    program.and_then(|path| fs::read(path).ok()).is_some_and(|bytes| bytes.starts_with(b"\x7fELF"))
 }
 
 /// Sleeps, but not past a signal, which is an error.

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use base::{message, output, process};
 use serde_json::{Value, json};
 
-use crate::disk::{Disk, INFO};
+use crate::disk::{self, INFO};
 use crate::docker::{AT_ONCE, Docker, PATIENCE, answer, unusable};
 use request::bases;
 use request::cli::{Args, Mode, TagBy};
@@ -69,8 +69,12 @@ fn docker(docker: &Docker, args: &Args) -> Result<(bool, Builder)> {
     // A builder may be elsewhere, but an image is loaded here.
     let errors = String::from_utf8_lossy(&output.stderr);
     let mut works = report("engine", engine(&info, &errors))? || args.push;
-    if let Some(disk) = Disk::of(&info) {
-        works &= report("disk", disk.space())?;
+    if let Some((free, _)) = disk::space(&info) {
+        let folder = info["DockerRootDir"].as_str().unwrap_or_default();
+        let text = format!("{free:.1} GB free in {folder}");
+        let least = "a first build needs 5 GB or more\nhint: make room, for example by `docker system prune`";
+        let found = if free < 5.0 { Err(anyhow!("{text}, and {least}")) } else { Ok(text) };
+        works &= report("disk", found)?;
     }
     report("buildx", Ok(buildx))?;
     let builder = docker.inspect()?;
