@@ -1,6 +1,7 @@
 //! The disk with the engine's data: how full it is, and a batch's pruning before it fills.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ pub const INFO: [&str; 3] = ["info", "--format", "{{json .}}"];
 /// describes; `None` for an engine on another machine.
 pub fn space(info: &Value) -> Option<(f64, u64)> {
     let own = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    let folder = info["DockerRootDir"].as_str().filter(|_| info["Name"] == own.trim())?;
+    let is_here = |folder: &&str| info["Name"] == own.trim() && Path::new(folder).is_dir();
+    let folder = info["DockerRootDir"].as_str().filter(is_here)?;
     let table = call(Command::new("df").args(["-P", "-k", folder]), SHORT_PATIENCE).ok()?;
     let columns = table.lines().last()?.split_whitespace().collect::<Vec<_>>();
     let free = columns.get(3)?.parse::<f64>().ok()? * 1024.0 / 1e9;

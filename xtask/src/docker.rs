@@ -28,7 +28,7 @@ use request::host::Host;
 use request::plan::INPUTS_LABEL;
 
 /// How long docker may take to describe itself or a builder: buildx itself waits 20 s for a node.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a request to a registry may take that the build can do without.
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one may take that it can't.
@@ -287,7 +287,7 @@ impl Docker {
     /// The version of buildx.
     /// Errors: there is none, it is too old, or `docker` is another program; and what to do.
     pub fn version(&self) -> Result<String> {
-        let output = answer(&mut self.command(&["buildx", "version"]), PATIENCE)?;
+        let output = answer(&mut self.command(&["buildx", "version"]))?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let (first, engine) = (text.trim().lines().next().unwrap_or_default(), in_engine(""));
@@ -507,9 +507,10 @@ pub fn request(
 }
 
 /// What the call `docker` prints.
-/// Errors: as [`answer`], or what it says where it fails.
+/// Errors: no docker, no answer within `patience`, a signal, or what docker says where it fails.
 pub fn call(docker: &mut Command, patience: Duration) -> Result<String> {
-    let output = answer(docker, patience)?;
+    let output = output(docker, patience)?;
+    let output = output.with_context(|| format!("no answer within {} s", patience.as_secs()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -520,12 +521,16 @@ pub fn call(docker: &mut Command, patience: Duration) -> Result<String> {
     Err(anyhow!(error.or_else(last).unwrap_or_default().to_owned()))
 }
 
-/// What the call `docker` ends with.
-/// Errors: it can't be run, and what to do; no answer within `patience`; a signal.
-pub fn answer(docker: &mut Command, patience: Duration) -> Result<Output> {
+/// What the call `docker`, which asks no registry, ends with.
+/// Errors: no docker, or no answer, and what to do; a signal.
+pub fn answer(docker: &mut Command) -> Result<Output> {
+    let silence = || unusable("docker", &format!("no answer within {} s", PATIENCE.as_secs()));
+    output(docker, PATIENCE)?.ok_or_else(silence)
+}
+
+fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
     let output = process::output(docker, patience);
-    let output = output.map_err(|error| error.downcast_ref().map(not_started).unwrap_or(error))?;
-    output.with_context(|| format!("no answer within {} s", patience.as_secs()))
+    output.map_err(|error| error.downcast_ref().map(not_started).unwrap_or(error))
 }
 
 /// The error of a part of docker, and what to do.

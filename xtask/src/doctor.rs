@@ -8,7 +8,7 @@ use base::{message, output, process};
 use serde_json::{Value, json};
 
 use crate::disk::{self, INFO};
-use crate::docker::{AT_ONCE, Docker, PATIENCE, answer, unusable};
+use crate::docker::{AT_ONCE, Docker, answer, unusable};
 use request::bases;
 use request::cli::{Args, Mode, TagBy};
 use request::definition::{self, has_server};
@@ -60,8 +60,7 @@ fn report(subject: &str, found: Result<String>) -> Result<bool> {
 /// Errors: something is missing without which nothing can be built.
 fn docker(docker: &Docker, args: &Args) -> Result<(bool, Builder)> {
     let buildx = docker.version()?;
-    let output = answer(&mut docker.command(&INFO), PATIENCE);
-    let output = output.map_err(|error| unusable("the engine", &error.to_string()))?;
+    let output = answer(&mut docker.command(&INFO))?;
     // What an engine that is not there leaves out is null, or empty.
     let info: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let client = info["ClientInfo"]["Version"].as_str().unwrap_or("of an unknown version");
