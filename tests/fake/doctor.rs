@@ -6,17 +6,15 @@ use crate::support::fake::{FakeDocker, INSPECTED};
 use crate::support::{CACHE_MODE, Ended, Folder, Xtask, expected};
 use serde_json::{Value, json};
 
-const SCRIPT: &str = "case \"$*\" in info*) cat info; exit;; *version) cat version; exit;; esac";
+const SCRIPT: &str = "case \"$*\" in info*) cat info; exit;; *'buildx version') cat version; exit;;
+    --version) echo Docker version 28.5.1, build abc; exit;;
+    version*) [ ! -e down ] || { cat down >&2; exit 1; }; echo '28.4.0 (linux, amd64)'; exit;; esac";
 
 /// A `docker` that is well, on this machine, with 50 GB of disk.
 fn healthy(name: &str) -> FakeDocker {
     let fake = FakeDocker::with_override(name, SCRIPT);
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let info = json!({
-        "ClientInfo": {"Version": "28.5.1"},
-        "ServerVersion": "28.4.0",
-        "OperatingSystem": "Debian",
-        "Architecture": "x86_64",
         "DockerRootDir": "/",
         "Name": host.trim(),
     });
@@ -56,17 +54,10 @@ fn every_need_is_a_line_and_what_is_missing_says_what_to_do() {
     let mut text = told("all is well", &fake, &[]);
 
     let fake = healthy("doctor-engine");
-    let down =
-        json!({"ServerVersion": "", "DockerRootDir": "", "ServerErrors": ["No \x1b[1mway."]});
-    change(&fake, &down);
+    change(&fake, &json!({"Name": "", "DockerRootDir": ""}));
+    fake.write("down", "No \x1b[1mway.\n");
     text += &told("no engine, for a load", &fake, &[]);
     text += &told("no engine, but a builder elsewhere", &fake, &["--push"]);
-    // Docker 28 says it on standard error.
-    change(&fake, &json!({"ServerErrors": null}));
-    let script =
-        SCRIPT.replace("info*) cat info; exit", "info*) cat info; echo Not there. >&2; exit 1");
-    fake.write("override.sh", &script);
-    text += &told("no engine, by Docker 28", &fake, &[]);
 
     let fake = healthy("doctor-buildx");
     fake.write("version", "github.com/docker/buildx v0.12.1 abc\n");

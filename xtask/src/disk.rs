@@ -10,26 +10,24 @@ use serde_json::Value;
 
 use crate::docker::{Docker, SHORT_PATIENCE, call};
 
-/// Asks docker for its client and engine, as JSON.
-pub const INFO: [&str; 3] = ["info", "--format", "{{json .}}"];
-
-/// How many GB are free and how many percent are used of the disk with the data of the engine that `info`
-/// describes; `None` for an engine on another machine.
-pub fn space(info: &Value) -> Option<(f64, u64)> {
+/// The folder with the engine's data, how many GB of its disk are free, and how many percent are used; `None`
+/// for an engine on another machine.
+pub fn space(docker: &Docker) -> Option<(String, f64, u64)> {
+    let info: Value =
+        serde_json::from_str(&docker.output_of(&["info", "--format", "{{json .}}"])).ok()?;
     let own = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let is_here = |folder: &&str| info["Name"] == own.trim() && Path::new(folder).is_dir();
     let folder = info["DockerRootDir"].as_str().filter(is_here)?;
     let table = call(Command::new("df").args(["-P", "-k", folder]), SHORT_PATIENCE).ok()?;
     let columns = table.lines().last()?.split_whitespace().collect::<Vec<_>>();
     let free = columns.get(3)?.parse::<f64>().ok()? * 1024.0 / 1e9;
-    Some((free, columns.get(4)?.trim_end_matches('%').parse().ok()?))
+    Some((folder.to_owned(), free, columns.get(4)?.trim_end_matches('%').parse().ok()?))
 }
 
 /// Prunes the build cache to `keep` GB where `threshold` percent of the disk are used. `BuildKit`
 /// removes what was used least recently, so what all images of a batch share stays.
 pub fn prune_if_full(docker: &Docker, threshold: u64, keep: u64) {
-    let info = serde_json::from_str(&docker.output_of(&INFO)).unwrap_or_default();
-    if let Some((_, used)) = space(&info)
+    if let Some((.., used)) = space(docker)
         && used >= threshold
     {
         message::say(&format!(

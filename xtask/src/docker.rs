@@ -28,7 +28,7 @@ use request::host::Host;
 use request::plan::INPUTS_LABEL;
 
 /// How long docker may take to describe itself or a builder: buildx itself waits 20 s for a node.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a request to a registry may take that the build can do without.
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one may take that it can't.
@@ -287,7 +287,8 @@ impl Docker {
     /// The version of buildx.
     /// Errors: there is none, it is too old, or `docker` is another program; and what to do.
     pub fn version(&self) -> Result<String> {
-        let output = answer(&mut self.command(&["buildx", "version"]))?;
+        let output = output(&mut self.command(&["buildx", "version"]), PATIENCE)?;
+        let output = output.ok_or_else(|| unusable("docker", "it does not answer"))?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let (first, engine) = (text.trim().lines().next().unwrap_or_default(), in_engine(""));
@@ -521,13 +522,8 @@ pub fn call(docker: &mut Command, patience: Duration) -> Result<String> {
     Err(anyhow!(error.or_else(last).unwrap_or_default().to_owned()))
 }
 
-/// What the call `docker`, which asks no registry, ends with.
-/// Errors: no docker, or no answer, and what to do; a signal.
-pub fn answer(docker: &mut Command) -> Result<Output> {
-    let silence = || unusable("docker", &format!("no answer within {} s", PATIENCE.as_secs()));
-    output(docker, PATIENCE)?.ok_or_else(silence)
-}
-
+/// What the call `docker` ends with; `None` where there is no answer within `patience`.
+/// Errors: no docker, and what to do; a signal.
 fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
     let output = process::output(docker, patience);
     output.map_err(|error| error.downcast_ref().map(not_started).unwrap_or(error))
@@ -539,7 +535,8 @@ pub fn unusable(what: &str, error: &str) -> anyhow::Error {
         "start or restart Docker, or the builder's machine (see `docker buildx ls`), or run {}",
         in_engine("")
     );
-    anyhow!("{what} can't be used: {error}\nhint: {}", cause::engine_hint(error).unwrap_or(&start))
+    let hint = cause::engine_hint(error).unwrap_or(&start);
+    anyhow!("{what} can't be used: {}\nhint: {hint}", error.trim_end_matches('.'))
 }
 
 /// The error of a docker that can't be started, and what to do.

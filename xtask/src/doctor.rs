@@ -7,8 +7,8 @@ use anyhow::{Result, anyhow, ensure};
 use base::{message, output, process};
 use serde_json::{Value, json};
 
-use crate::disk::{self, INFO};
-use crate::docker::{AT_ONCE, Docker, answer, unusable};
+use crate::disk;
+use crate::docker::{AT_ONCE, Docker, PATIENCE, call, unusable};
 use request::bases;
 use request::cli::{Args, Mode, TagBy};
 use request::definition::{self, has_server};
@@ -60,16 +60,13 @@ fn report(subject: &str, found: Result<String>) -> Result<bool> {
 /// Errors: something is missing without which nothing can be built.
 fn docker(docker: &Docker, args: &Args) -> Result<(bool, Builder)> {
     let buildx = docker.version()?;
-    let output = answer(&mut docker.command(&INFO))?;
-    // What an engine that is not there leaves out is null, or empty.
-    let info: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let client = info["ClientInfo"]["Version"].as_str().unwrap_or("of an unknown version");
-    report("docker", Ok(client.to_owned()))?;
+    report("docker", Ok(docker.output_of(&["--version"])))?;
+    let format = "{{.Server.Version}} ({{.Server.Os}}, {{.Server.Arch}})";
+    let engine = call(&mut docker.command(&["version", "--format", format]), PATIENCE);
+    let engine = engine.map_err(|error| unusable("the engine", &error.to_string()));
     // A builder may be elsewhere, but an image is loaded here.
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let mut works = report("engine", engine(&info, &errors))? || args.push;
-    if let Some((free, _)) = disk::space(&info) {
-        let folder = info["DockerRootDir"].as_str().unwrap_or_default();
+    let mut works = report("engine", engine)? || args.push;
+    if let Some((folder, free, _)) = disk::space(docker) {
         let text = format!("{free:.1} GB free in {folder}");
         let least = "a first build needs 5 GB or more\nhint: make room, for example by `docker system prune`";
         let found = if free < 5.0 { Err(anyhow!("{text}, and {least}")) } else { Ok(text) };
@@ -85,18 +82,6 @@ fn docker(docker: &Docker, args: &Args) -> Result<(bool, Builder)> {
     let platforms = builder.check_platforms(&args.platforms);
     works &= report("platforms", platforms.map(|()| builder.runs.join(", ")))?;
     Ok((works, builder))
-}
-
-fn engine(info: &Value, errors: &str) -> Result<String> {
-    let text = |name: &str| info[name].as_str().unwrap_or_default();
-    if !text("ServerVersion").is_empty() {
-        let [version, system, arch] =
-            ["ServerVersion", "OperatingSystem", "Architecture"].map(text);
-        return Ok(format!("{version} ({system}, {arch})"));
-    }
-    let error = info["ServerErrors"][0].as_str().or(errors.lines().last());
-    let error = error.unwrap_or("it does not answer").trim_end_matches('.');
-    Err(unusable("the engine", error))
 }
 
 /// Whether docker knows a login for the registry of the image. Not every registry needs one.
