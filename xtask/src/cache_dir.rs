@@ -48,10 +48,12 @@ impl Drop for Reading {
     }
 }
 
-/// Waits until no other build writes to `folder`, and keeps others off while the file is open: two that write
-/// the same blob fail.
+/// Waits until no other build writes to `folder`, and keeps others off while the file is open: of two that
+/// write the same blob, one would fail.
+/// Errors: the folder can't be written to; a signal.
 pub fn lock_writing(folder: &str) -> Result<File> {
-    let lock = File::create(Path::new(folder).join(".lock"))?;
+    let lock = File::create(Path::new(folder).join(".lock"));
+    let lock = lock.with_context(|| format!("cannot write to the cache folder {folder:?}"))?;
     while matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
         sleep(Duration::from_millis(100))?;
     }
