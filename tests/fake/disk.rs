@@ -6,7 +6,7 @@ use crate::support::fake::FakeDocker;
 /// A docker whose disk has so many kB free.
 fn with_free(name: &str, free: &str) -> FakeDocker {
     let script = "case \"$*\" in
-        info*) printf '{\"DockerRootDir\":\"/\",\"Name\":\"%s\"}' \"$(uname -n)\"; exit;;
+        info*) echo \"$(uname -n) /\"; exit;;
         *prune*) echo \"$*\" >> order; exit;;
         esac";
     let fake = FakeDocker::with_override(name, script);

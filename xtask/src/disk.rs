@@ -6,18 +6,18 @@ use std::process::Command;
 use std::time::Duration;
 
 use base::message;
-use serde_json::Value;
 
 use crate::docker::{Docker, SHORT_PATIENCE, call};
 
 /// The folder with the engine's data, how many GB of its disk are free, and how many percent are used; `None`
 /// for an engine on another machine.
 pub fn space(docker: &Docker) -> Option<(String, f64, u64)> {
-    let info: Value =
-        serde_json::from_str(&docker.output_of(&["info", "--format", "{{json .}}"])).ok()?;
+    let info = docker.output_of(&["info", "--format", "{{.Name}} {{.DockerRootDir}}"]);
+    let (name, folder) = info.trim().split_once(' ')?;
     let own = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    let is_here = |folder: &&str| info["Name"] == own.trim() && Path::new(folder).is_dir();
-    let folder = info["DockerRootDir"].as_str().filter(is_here)?;
+    if name != own.trim() || !Path::new(folder).is_dir() {
+        return None;
+    }
     let table = call(Command::new("df").args(["-P", "-k", folder]), SHORT_PATIENCE).ok()?;
     let columns = table.lines().last()?.split_whitespace().collect::<Vec<_>>();
     let free = columns.get(3)?.parse::<f64>().ok()? * 1024.0 / 1e9;
