@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::fs;
-use std::io::{self, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{self, Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -104,9 +104,10 @@ impl Docker {
         let path = env::var_os("PATH").unwrap_or_default();
         let mut programs = env::split_paths(&path).map(|folder| folder.join("docker"));
         let program = programs.find(|path| path.is_file()).and_then(|p| p.canonicalize().ok());
-        let program = program.filter(|path| path.ends_with("docker"));
-        let content = program.and_then(|path| fs::read(path).ok()).unwrap_or_default();
-        if self.plugin.is_some() || !content.starts_with(b"\x7fELF") {
+        let mut magic = [0; 4];
+        let own = program.filter(|path| path.ends_with("docker"));
+        let read = own.and_then(|path| File::open(path).ok()?.read_exact(&mut magic).ok());
+        if self.plugin.is_some() || read.is_none() || magic != *b"\x7fELF" {
             return self.clone();
         }
         let format =
@@ -291,7 +292,7 @@ impl Docker {
         let output = output.ok_or_else(|| unusable("docker", "it does not answer"))?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
-        let (first, engine) = (text.trim().lines().next().unwrap_or_default(), in_engine(""));
+        let (first, engine) = (text.trim().lines().next().unwrap_or("it fails"), in_engine(""));
         // Podman answers to the name `docker`, and Docker Desktop's stub where it is not switched on.
         let is_foreign = ["podman", "buildah", "nerdctl"].iter().any(|name| text.contains(name));
         ensure!(
