@@ -101,7 +101,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     (facts.builder, facts.bases) = (Some(builder.clone()), known);
     let facts = &facts;
     let images = &plan::plan(args, facts)?;
-    facts.source.announce();
+    message::say(&format!("server: {}", facts.source.describe()));
     facts.warn_of_triggers();
     warn_of_request(args, &builder, images)?;
     let docker = &if images.len() > DISK_CHECK { docker.for_many() } else { docker };

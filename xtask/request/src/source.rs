@@ -1,15 +1,14 @@
 //! Where the server in an image comes from: an SDK checkout, an archive of its workspace, or the pinned
 //! release; and which commit that is.
 
-use std::collections::HashMap;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions, TryLockError};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -29,9 +28,7 @@ pub const PACKAGES: [&str; 4] =
     ["openhands-sdk", "openhands-tools", "openhands-workspace", "openhands-agent-server"];
 
 /// What to do about a file or folder that can't be read.
-const READABLE: &str = "hint: make it readable for this user, or have git ignore it";
-/// How git lets people trust a repository of another user.
-const SAFE: &str = "git config --global --add safe.directory";
+const READABLE: &str = "make it readable for this user, or have git ignore it";
 /// How long git or tar may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -81,41 +78,67 @@ impl Source {
                 around.find(|folder| is_checkout(folder)).map(Path::to_owned)
             }
         };
-        let git = Git::new(checkout.as_deref(), root);
-        let (sha, git_ref) = git.commit(args)?;
-        let is_head = git.head.as_ref() == Some(&sha);
-        let created = is_head.then(|| {
-            git.read(&["show", "--no-patch", "--no-show-signature", "--format=%cI", "HEAD"])
-        });
-        let mut source = Source {
-            packages: definition::pinned_packages(root),
-            sha,
-            git_ref,
-            created: created.flatten(),
-            ..Source::default()
-        };
-        if let Some(archive) = &args.prebuilt_sdist {
+        let mut source =
+            Source { packages: definition::pinned_packages(root), ..Source::default() };
+        let git = Git::new(checkout.as_deref().unwrap_or(root), root);
+        source.find_commit(&git, checkout.is_some(), args)?;
+        let (folder, lock) = if let Some(archive) = &args.prebuilt_sdist {
             let (folder, lock) = slot(root, archive)?;
             unpack(archive, &folder)?;
             source.packages = packages(&format!("the archive {}", archive.display()), &folder)?;
-            (source.folder, source.lock) = (Some(folder), Some(lock));
+            (folder, lock)
         } else if let Some(checkout) = &checkout {
             source.packages = packages(&format!("the checkout {}", checkout.display()), checkout)?;
-            let files = git.files()?;
             let (folder, lock) = slot(root, checkout)?;
-            update(checkout, files, &folder)?;
-            source.is_dirty = git.is_dirty(args)?;
+            git.copy_files(&folder)?;
+            let status = ["status", "--porcelain", "--untracked-files=normal"];
+            source.is_dirty = !git.run(&status, &git.paths)?.is_empty();
             source.checkout = Some(checkout.clone());
-            (source.folder, source.lock) = (Some(folder), Some(lock));
-        }
-        if let Some(folder) = &source.folder
-            && (args.push || args.tag_by == TagBy::Content)
-        {
+            (folder, lock)
+        } else {
+            return Ok(source);
+        };
+        normalize(&folder).map_err(|error| not_written(&folder, &error))?;
+        if args.push || args.tag_by == TagBy::Content {
             // The Dockerfile sets the modes of what it copies.
-            source.files = Some(digest(folder, None, false)?);
+            source.files = Some(digest(&folder, None, false)?);
         }
-        process::check_signals()?;
+        (source.folder, source.lock) = (Some(folder), Some(lock));
         Ok(source)
+    }
+
+    /// Finds the commit of what is built, its ref and its date. GitHub's variables name those of the
+    /// workflow's own repository, so they count only where HEAD is that commit, or where there is no git.
+    fn find_commit(&mut self, git: &Git, is_checkout: bool, args: &Args) -> Result<()> {
+        let head = git.text(&["log", "-1", "--no-show-signature", "--format=%H %cI"]);
+        process::check_signals()?;
+        // A repository around a checkout may not have its files, and then its commit is another's.
+        let is_around =
+            is_checkout && head.is_ok() && git.text(&["ls-files", "uv.lock"])?.is_empty();
+        let known = head.as_ref().ok().filter(|_| !is_around);
+        let (own_sha, date) = known.and_then(|head| head.split_once(' ')).unzip();
+        let mut github = (variable("GITHUB_SHA")?, variable("GITHUB_REF")?);
+        if is_checkout && head.is_ok() && github.0.as_deref() != own_sha {
+            github = (None, None);
+        }
+        let own_ref = || git.text(&["symbolic-ref", "--quiet", "HEAD"]).ok();
+        let git_ref = args.git_ref.clone().or(github.1);
+        let git_ref = git_ref.or_else(|| own_ref().filter(|_| !is_around));
+        let sha = args.sha.clone().or(github.0).or(own_sha.map(str::to_owned));
+        self.created = date.filter(|_| sha.as_deref() == own_sha).map(str::to_owned);
+        // An unpacked archive has no repository, and a new repository no commit.
+        if let (None, Err(refusal)) = (&sha, &head)
+            && git.folder.ancestors().any(|folder| folder.join(".git").exists())
+            && !refusal.to_string().contains("does not have any commits yet")
+        {
+            if args.push {
+                return Err(usage(format!("{refusal}, or name the commit by SDK_SHA")));
+            }
+            message::warn(&refusal.to_string().replace("\nhint: ", ": "));
+        }
+        self.sha = sha.unwrap_or_else(|| UNKNOWN.to_owned());
+        self.git_ref = git_ref.unwrap_or_else(|| UNKNOWN.to_owned());
+        Ok(())
     }
 
     /// Errors: a usage error for a push of changes that are not committed.
@@ -168,17 +191,6 @@ impl Source {
         format!("{from}: {}", self.package_list().replace("openhands-", ""))
     }
 
-    /// Says what the image gets.
-    pub fn announce(&self) {
-        message::say(&format!("server: {}", self.describe()));
-        let mut versions = self.packages.iter().filter_map(|package| package.version.as_ref());
-        let first = versions.next();
-        if versions.any(|version| Some(version) != first) {
-            let list = self.package_list();
-            message::warn(&format!("the packages of the server have different versions: {list}"));
-        }
-    }
-
     /// The packages and their versions, as `openhands-sdk 1.58.2, openhands-tools 1.58.2`.
     pub fn package_list(&self) -> String {
         let mut list = Vec::new();
@@ -200,7 +212,7 @@ fn is_checkout(folder: &Path) -> bool {
 fn packages(name: &str, folder: &Path) -> Result<Vec<Package>> {
     let part = |path: &str| {
         fs::read_to_string(folder.join(path)).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => usage(format!(
+            ErrorKind::NotFound => usage(format!(
                 "{name} has no {path}\nhint: an SDK checkout has uv.lock, pyproject.toml and the \
                  folders {}",
                 PACKAGES.join(", ")
@@ -224,57 +236,25 @@ fn packages(name: &str, folder: &Path) -> Result<Vec<Package>> {
     Ok(packages)
 }
 
-/// What git says of a folder.
+/// Git in a folder.
 struct Git<'a> {
     folder: &'a Path,
-    /// This repository, which is not part of a checkout that it lies in.
-    own: Option<String>,
-    /// True where the folder is an SDK checkout, not this repository.
-    is_checkout: bool,
-    head: Option<String>,
-    /// True where a repository around the checkout does not have its files.
-    is_around: bool,
-    /// Why git does not say what HEAD is, where there is a repository.
-    refusal: Option<String>,
+    /// The folder as a path of git's, without this repository where that lies in it.
+    paths: Vec<String>,
 }
 
 impl<'a> Git<'a> {
-    fn new(checkout: Option<&'a Path>, root: &'a Path) -> Self {
-        let folder = checkout.unwrap_or(root);
+    fn new(folder: &'a Path, root: &Path) -> Self {
         let own = root.strip_prefix(folder).ok().filter(|own| !own.as_os_str().is_empty());
         let own = own.map(|own| format!(":(exclude){}", own.display()));
-        let mut git = Git {
-            folder,
-            own,
-            is_checkout: checkout.is_some(),
-            head: None,
-            is_around: false,
-            refusal: None,
-        };
-        // An unpacked archive has no repository, and a new repository no commit.
-        let has_repository = folder.ancestors().any(|folder| folder.join(".git").exists());
-        match git.run(&["rev-parse", "--verify", "HEAD"]) {
-            Ok(output) if output.status.success() => git.head = Some(text(&output.stdout)),
-            _ if !has_repository => {}
-            Ok(output) => {
-                let error = text(&output.stderr);
-                let is_new = error.contains("Needed a single revision");
-                git.refusal = (!is_new).then(|| refusal(folder, &error));
-            }
-            Err(error) => git.refusal = Some(error.to_string()),
-        }
-        if git.is_checkout && git.head.is_some() {
-            let tracked = git.run(&["ls-files", "uv.lock"]);
-            if tracked.is_ok_and(|git| git.status.success() && git.stdout.is_empty()) {
-                (git.head, git.is_around) = (None, true);
-            }
-        }
-        git
+        Git { folder, paths: ["--", "."].map(str::to_owned).into_iter().chain(own).collect() }
     }
 
-    fn run(&self, args: &[&str]) -> Result<Output> {
+    /// What git writes.
+    /// Errors: a usage error with git's own words and what to do; a signal.
+    fn run(&self, args: &[&str], paths: &[String]) -> Result<Vec<u8>> {
         let mut git = Command::new("git");
-        git.arg("-C").arg(self.folder).args(args).env("LC_ALL", "C");
+        git.arg("-C").arg(self.folder).args(args).args(paths).env("LC_ALL", "C");
         // In a hook of git they name the repository that the hook is of.
         for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"] {
             git.env_remove(name);
@@ -282,153 +262,102 @@ impl<'a> Git<'a> {
         let output = process::output(&mut git, PATIENCE);
         // At a terminal git gets the signal as well, and fails.
         process::check_signals()?;
-        let output =
-            output.map_err(|error| anyhow!("git can't be run ({error:#})\nhint: install git"))?;
-        output.context("git does not answer")
+        let output = output
+            .map_err(|error| usage(format!("git can't be run ({error:#})\nhint: install git")))?
+            .context("git does not answer")?;
+        let words = text(&output.stderr);
+        // It passes over a folder that it may not enter, and succeeds.
+        let has_all = output.status.success() && !words.contains("could not open directory");
+        if has_all { Ok(output.stdout) } else { Err(refusal(self.folder, &words)) }
     }
 
-    fn read(&self, args: &[&str]) -> Option<String> {
-        let output = self.run(args).ok().filter(|output| output.status.success())?;
-        Some(text(&output.stdout)).filter(|text| !text.is_empty())
+    fn text(&self, args: &[&str]) -> Result<String> {
+        Ok(text(&self.run(args, &[])?))
     }
 
-    /// The commit and the ref of what is built. GitHub's variables name those of the workflow's own
-    /// repository, so they count only where HEAD is that commit, or where there is no git to ask.
-    fn commit(&self, args: &Args) -> Result<(String, String)> {
-        process::check_signals()?;
-        let mut github = (variable("GITHUB_SHA")?, variable("GITHUB_REF")?);
-        if self.is_checkout && (self.head.is_some() || self.is_around) && github.0 != self.head {
-            github = (None, None);
+    /// Copies the files that git tracks, or neither tracks nor ignores, to `to`.
+    fn copy_files(&self, to: &Path) -> Result<()> {
+        let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+        let list = self.run(&list, &self.paths)?;
+        let paths = list.split(|&byte| byte == 0).filter(|path| !path.is_empty());
+        if !paths.clone().any(|path| path == b"uv.lock") {
+            return Err(refused(self.folder, "the repository around it ignores uv.lock", NO_GIT));
         }
-        let sha = args.sha.clone().or(github.0).or_else(|| self.head.clone());
-        let git_ref = args.git_ref.clone().or(github.1);
-        let own_ref =
-            || self.read(&["symbolic-ref", "--quiet", "HEAD"]).filter(|_| !self.is_around);
-        let git_ref = git_ref.or_else(own_ref);
-        if let (None, Some(refusal)) = (&sha, &self.refusal) {
-            if args.push {
-                return Err(usage(format!("{refusal}, or name the commit by SDK_SHA")));
+        for path in paths.map(OsStr::from_bytes) {
+            let (from, to) = (self.folder.join(path), to.join(path));
+            match copy(&from, &to) {
+                // A tracked file may be deleted.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::NotADirectory => {}
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    return Err(unreadable(&from, &error));
+                }
+                copied => copied.with_context(|| {
+                    format!("cannot copy {} to {}", from.display(), to.display())
+                })?,
             }
-            message::warn(&refusal.replace("\nhint: ", ": "));
         }
-        let unknown = || UNKNOWN.to_owned();
-        Ok((sha.unwrap_or_else(unknown), git_ref.unwrap_or_else(unknown)))
-    }
-
-    /// `args` for the folder without this repository.
-    fn of_folder<'b>(&'b self, args: &[&'b str]) -> Vec<&'b str> {
-        let own = self.own.as_deref();
-        args.iter().copied().chain(["--", "."]).chain(own).collect()
-    }
-
-    /// Errors: a usage error for a push where git does not say it. Elsewhere that counts as dirty.
-    fn is_dirty(&self, args: &Args) -> Result<bool> {
-        let status = ["status", "--porcelain", "--untracked-files=normal"];
-        let why = match self.run(&self.of_folder(&status)) {
-            Ok(output) if output.status.success() => return Ok(!output.stdout.is_empty()),
-            Ok(output) => text(&output.stderr).replace('\n', " "),
-            Err(error) => format!("{error:#}"),
-        };
-        process::check_signals()?;
-        let folder = self.folder.display();
-        let why = format!("git does not say whether {folder} has uncommitted changes ({why})");
-        if args.push && !args.allow_dirty {
-            let hint = "make `git status` work there, or allow changes with --allow-dirty";
-            return Err(usage(format!("{why}\nhint: {hint}")));
-        }
-        message::warn(&format!("{why}: taken for changed"));
-        Ok(true)
-    }
-
-    /// The files that git tracks, or neither tracks nor ignores.
-    fn files(&self) -> Result<Vec<PathBuf>> {
-        let args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-        let listed = self.run(&self.of_folder(&args))?;
-        if !listed.status.success() {
-            return Err(usage(refusal(self.folder, &text(&listed.stderr))));
-        }
-        // Git passes over a folder that it may not enter.
-        let stderr = text(&listed.stderr);
-        if let Some(line) = stderr.lines().find(|line| line.contains("Permission denied")) {
-            let why = line.trim_start_matches("warning: ");
-            return Err(usage(format!("git reads not all of the checkout: {why}\n{READABLE}")));
-        }
-        let paths = listed.stdout.split(|&byte| byte == 0).filter(|path| !path.is_empty());
-        let paths = paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect::<Vec<_>>();
-        if !paths.iter().any(|path| path == Path::new("uv.lock")) {
-            return Err(usage(no_files(self.folder, "the repository around it ignores uv.lock")));
-        }
-        Ok(paths)
-    }
-}
-
-/// Why git does not answer for `folder`, by its own `error`, and what to do.
-fn refusal(folder: &Path, error: &str) -> String {
-    let shown = folder.to_string_lossy();
-    let first = error.lines().next().unwrap_or_default();
-    if error.contains("dubious ownership") || error.contains("unsafe repository") {
-        // Git names the root of the repository, which may be above.
-        let own = error.lines().find_map(|line| line.trim().strip_prefix(SAFE));
-        let root = own.map_or(shown.clone(), |own| own.trim().into());
-        return format!(
-            "git does not trust {shown:?}: another user owns it\nhint: `{SAFE} {root}`"
-        );
-    }
-    if error.contains("unknown repository extension") || error.contains("Expected git repo version")
-    {
-        let why = error.split_whitespace().collect::<Vec<_>>().join(" ");
-        return format!("git is too old for the repository of {shown:?} ({why})\nhint: update git");
-    }
-    if error.contains("GIT_DISCOVERY_ACROSS_FILESYSTEM") {
-        return format!(
-            "git looks for the repository of {shown:?} on its own file system alone\nhint: set \
-             GIT_DISCOVERY_ACROSS_FILESYSTEM=1 where the one above is meant"
-        );
-    }
-    let mut above = folder.ancestors().map(|above| above.join(".git"));
-    let Some(repository) = above.find(|git| git.exists()) else { return no_files(folder, first) };
-    let is_file = repository.is_file();
-    let head = if is_file { repository } else { repository.join("HEAD") };
-    match File::open(&head) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            unreadable(&head, &error).to_string()
-        }
-        _ if is_file => format!(
-            "the repository of {shown:?} is not there ({first})\nhint: it is a worktree or a submodule; \
-             use a clone, or mount the repository too"
-        ),
-        _ if error.contains("Permission denied") => {
-            format!("git can't read the repository of {shown:?} ({first})\n{READABLE}")
-        }
-        _ => format!("the repository of {shown:?} is broken ({first})\nhint: clone it again"),
+        Ok(())
     }
 }
 
 /// What to do about a folder whose files git does not know.
-fn no_files(folder: &Path, why: &str) -> String {
-    let shown = folder.to_string_lossy();
-    format!(
-        "git does not say which files belong to {shown:?} ({why})\nhint: `git init` it, or pass what \
-         `uv build --sdist` makes of it by --prebuilt-sdist"
-    )
+const NO_GIT: &str =
+    "`git init` it, or pass what `uv build --sdist` makes of it by --prebuilt-sdist";
+
+/// The error for git that says `words` in place of an answer.
+fn refusal(folder: &Path, words: &str) -> anyhow::Error {
+    let mut above = folder.ancestors().map(|above| above.join(".git"));
+    let repository = above.find(|git| git.exists());
+    // Git's last line is the command that trusts the repository, which may be above.
+    let (words, trust) = words.split_once("To add an exception").unwrap_or((words, ""));
+    let trust = format!("`{}`", trust.lines().last().unwrap_or_default().trim());
+    let (why, hint) = match repository {
+        _ if words.contains("dubious ownership") || words.contains("unsafe repository") => {
+            ("another user owns it", &*trust)
+        }
+        _ if words.contains("repository extension") || words.contains("git repo version") => {
+            ("git is too old for it", "update git")
+        }
+        _ if words.contains("GIT_DISCOVERY_ACROSS_FILESYSTEM") => (
+            "its repository is not on its file system",
+            "set GIT_DISCOVERY_ACROSS_FILESYSTEM=1 where the one above is meant",
+        ),
+        _ if words.contains("could not open directory") => ("a folder can't be read", READABLE),
+        None => ("it is in no repository", NO_GIT),
+        Some(git) if git.is_file() => (
+            "its repository is not there",
+            "it is a worktree or a submodule; use a clone, or mount the repository too",
+        ),
+        Some(_) => {
+            ("its repository is broken", "clone it again, or make .git readable for this user")
+        }
+    };
+    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    refused(folder, &format!("{why} ({words})"), hint)
+}
+
+fn refused(folder: &Path, why: &str, hint: &str) -> anyhow::Error {
+    usage(format!("git can't be used in {:?}: {why}\nhint: {hint}", folder.to_string_lossy()))
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_owned()
 }
 
-/// The first of the folders `target/sdk/NAME-0`, `-1`, … that no other run uses, and its lock. It is
-/// named after the folder or archive that is built: buildx sends what has changed in it.
+/// The first of the folders `target/sdk/NAME-0`, `-1`, … that no other run uses, empty, and its lock. It
+/// is named after the folder or archive that is built: buildx sends what has changed in it.
 fn slot(root: &Path, origin: &Path) -> Result<(PathBuf, File)> {
     let name = sha256(origin.as_os_str().as_bytes());
     let mut number = 0;
     loop {
         let folder = root.join(format!("target/sdk/{}-{number}", &name[..16]));
-        let lock = fs::create_dir_all(&folder);
-        let lock = lock.and_then(|()| File::create(folder.with_extension("lock")));
-        let lock = lock.map_err(|error| not_written(&folder, &error))?;
+        let fail = |error| not_written(&folder, &error);
+        fs::create_dir_all(&folder).map_err(fail)?;
+        let lock = File::create(folder.with_extension("lock")).map_err(fail)?;
         // Some file systems have no locks.
         if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+            fs::remove_dir_all(&folder).and_then(|()| fs::create_dir(&folder)).map_err(fail)?;
             return Ok((folder, lock));
         }
         number += 1;
@@ -448,7 +377,6 @@ fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     if !archive.is_file() {
         return Err(refuse("it is not a regular file"));
     }
-    tidy(folder, &|_| false).map_err(|error| not_written(folder, &error))?;
     let mut tar = Command::new("tar");
     tar.args(["--extract", "--gzip", "--strip-components=1", "--no-same-owner", "--file"]);
     tar.arg(archive).arg("--directory").arg(folder);
@@ -457,74 +385,39 @@ fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     if !output.status.success() {
         return Err(refuse(text(&output.stderr).lines().next().unwrap_or("tar fails")));
     }
-    if !folder.join("uv.lock").is_file() {
-        return Err(refuse("it is not the archive of a whole workspace, which has uv.lock"));
-    }
-    Ok(tidy(folder, &|_| true)?)
+    Ok(())
 }
 
-/// Makes `folder` hold the `files` of `checkout`, and nothing else.
-fn update(checkout: &Path, files: Vec<PathBuf>, folder: &Path) -> Result<()> {
-    let mut wanted = HashMap::new();
-    for path in files {
-        // A tracked file may be deleted, and a submodule is a folder.
-        let from = checkout.join(&path);
-        match fs::symlink_metadata(&from) {
-            Ok(file) if file.is_file() || file.is_symlink() => {
-                wanted.insert(folder.join(path), (from, file));
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(unreadable(&from, &error));
-            }
-            _ => {}
-        }
+/// Copies a file or a link. A submodule is a folder, and empty.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(from)?;
+    if metadata.is_symlink() || metadata.is_file() {
+        to.parent().map_or(Ok(()), fs::create_dir_all)?;
     }
-    let fail = |error| not_written(folder, &error);
-    tidy(folder, &|path| wanted.contains_key(path)).map_err(fail)?;
-    for (to, (from, metadata)) in &wanted {
-        copy(from, metadata, to).map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => unreadable(from, &error),
-            _ => anyhow!("cannot copy {} to {}: {error}", from.display(), to.display()),
-        })?;
-    }
-    tidy(folder, &|_| true).map_err(fail)
-}
-
-/// Copies a link, or a file whose content or mode differs. It gets a time of its own: buildx takes a file of
-/// the same size and time for unchanged, and checkouts may have one time for all of their files.
-fn copy(from: &Path, metadata: &Metadata, to: &Path) -> io::Result<()> {
-    if let Ok(old) = fs::symlink_metadata(to) {
-        let is_same = (old.is_file() && metadata.is_file())
-            && (old.len(), git_mode(&old)) == (metadata.len(), git_mode(metadata))
-            && fs::read(from)? == fs::read(to)?;
-        if is_same {
-            return Ok(());
-        }
-        fs::remove_file(to)?;
-    }
-    to.parent().map_or(Ok(()), fs::create_dir_all)?;
     if metadata.is_symlink() {
-        return symlink(fs::read_link(from)?, to);
+        symlink(fs::read_link(from)?, to)?;
+    } else if metadata.is_file() {
+        fs::copy(from, to)?;
     }
-    fs::copy(from, to)?;
-    File::open(to)?.set_modified(SystemTime::now())
+    Ok(())
 }
 
-/// Removes the files below `folder` that `is_wanted` does not want, and gives all others and the
-/// folders the modes that git knows: they are part of cache keys, and umasks differ.
-fn tidy(folder: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> io::Result<()> {
+/// Gives what is below `folder` the modes that git knows, since they are part of cache keys and umasks
+/// differ; and files a time made of their content: buildx takes a file of the same size and time for unchanged.
+fn normalize(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o755))?;
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let metadata = fs::symlink_metadata(&path)?;
         if metadata.is_dir() {
-            tidy(&path, is_wanted)?;
-            // It stays unless it is empty now.
-            let _ = fs::remove_dir(&path);
-        } else if !is_wanted(&path) {
-            fs::remove_file(&path)?;
+            normalize(&path)?;
         } else if metadata.is_file() {
             fs::set_permissions(&path, Permissions::from_mode(git_mode(&metadata)))?;
+            let digest = sha256(fs::read(&path)?);
+            // From 2001 on: zip archives know no time before 1980.
+            let nanoseconds = u64::from_str_radix(&digest[..14], 16).unwrap_or_default();
+            let time = Duration::from_secs(1_000_000_000) + Duration::from_nanos(nanoseconds);
+            File::open(&path)?.set_modified(SystemTime::UNIX_EPOCH + time)?;
         }
     }
     Ok(())
@@ -573,7 +466,7 @@ pub fn digest(folder: &Path, wanted: Option<&[&str]>, is_exact: bool) -> Result<
 
 /// The error for something that can't be read, with its path and what to do.
 pub fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {
-    let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
-    let hint = if is_denied { format!("\n{READABLE}") } else { String::new() };
+    let is_denied = error.kind() == ErrorKind::PermissionDenied;
+    let hint = if is_denied { format!("\nhint: {READABLE}") } else { String::new() };
     anyhow!("{} can't be read: {error}{hint}", path.display())
 }
