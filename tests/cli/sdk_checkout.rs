@@ -1,7 +1,7 @@
 //! Which server an image gets: an SDK checkout, an archive of one, or the pinned release.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -117,8 +117,11 @@ fn the_files_that_git_would_commit_are_built_and_no_others() {
     let mode = copy.join("openhands-sdk/run.sh").metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
 
-    // A file that is as it was keeps its time, by which buildx knows it.
-    let unchanged = || copy.join("openhands-sdk/code.py").metadata().unwrap().modified().unwrap();
+    // A file that is as it was is not copied again, and keeps its time, by which buildx knows it.
+    let unchanged = || {
+        let metadata = copy.join("openhands-sdk/code.py").metadata().unwrap();
+        (metadata.ino(), metadata.modified().unwrap())
+    };
     let before = unchanged();
     workspace.write("openhands-tools/code.py", "answer = 43\n");
     fs::remove_file(&script).unwrap();

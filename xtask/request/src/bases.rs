@@ -1,7 +1,6 @@
 //! Base images: references, the list that names many of them, and the part of a run that one of
 //! several CI jobs builds.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
@@ -22,7 +21,7 @@ pub struct BaseImage {
 }
 
 /// The base images in the list `path`, which is a file or, as `-`, standard input.
-/// Errors: a usage error for anything else, for nothing, and for a tag that two base images get.
+/// Errors: a usage error for anything else, and for nothing.
 pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
     let (list, content) = match path {
         "-" => ("standard input".to_owned(), output::read(io::stdin())),
@@ -40,30 +39,16 @@ pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
         refuse(format!(", line {line}, is not UTF-8"))
     })?;
     let mut base_images = Vec::new();
-    // The base image of each custom tag, and the line that says so.
-    let mut owners: HashMap<String, (String, usize)> = HashMap::new();
     // Editors on Windows begin a file with a byte order mark, which is not part of a reference.
     for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
         // A comment begins at the start of the line or after a blank.
         let mut hashes = line.match_indices('#').map(|(at, _)| at);
         let comment = hashes.find(|&at| at == 0 || line[..at].ends_with(char::is_whitespace));
         let entry = line[..comment.unwrap_or(line.len())].trim();
-        if entry.is_empty() {
-            continue;
+        if !entry.is_empty() {
+            let why = || refuse(format!(", line {number}: {entry:?} is not a base image"));
+            base_images.push(base_image(entry).ok_or_else(why)?);
         }
-        let base_image = base_image(entry)
-            .ok_or_else(|| refuse(format!(", line {number}: {entry:?} is not a base image")))?;
-        for tag in &base_image.custom_tags {
-            let own = (base_image.reference.clone(), number);
-            let (owner, first) = owners.entry(tag.clone()).or_insert(own);
-            if *owner != base_image.reference {
-                return Err(usage(format!(
-                    "--base-images: {list}, line {number}: {tag:?} is the name of the image on {owner} \
-                     already, by line {first}\nhint: give each image names of its own"
-                )));
-            }
-        }
-        base_images.push(base_image);
     }
     if base_images.is_empty() {
         return Err(refuse(" names no base image".to_owned()));

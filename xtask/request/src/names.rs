@@ -35,18 +35,20 @@ impl Naming<'_> {
         let short = short_sha(self.sha);
         // Any word can stand for a commit.
         let is_commit = self.sha.len() >= 7 && self.sha.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_foreign = |head| !is_commit && is_reserved(head);
+        let is_branch =
+            self.git_ref.starts_with("refs/heads/") || !self.git_ref.starts_with("refs/");
+        let branch = Some(ref_name(self.git_ref)).filter(|_| is_branch && self.git_ref != UNKNOWN);
         for custom in self.custom_tags {
             for head in [short, self.sha] {
-                tags.push(self.moving_tag(head, custom, self.sha, is_commit));
+                tags.push(self.tag(head, custom, self.sha, is_foreign(head)));
             }
-            let is_branch =
-                self.git_ref.starts_with("refs/heads/") || !self.git_ref.starts_with("refs/");
-            if is_branch && self.git_ref != UNKNOWN {
-                let head = ref_name(self.git_ref);
-                tags.push(self.moving_tag(&head, custom, self.git_ref, is_main(self.git_ref)));
+            if let Some(head) = &branch {
+                let is_foreign = !is_main(self.git_ref) && is_reserved(head);
+                tags.push(self.tag(head, custom, self.git_ref, is_foreign));
             }
         }
-        tags.push(self.moving_tag(short, &slug(self.base_image), self.base_image, is_commit));
+        tags.push(self.tag(short, &slug(self.base_image), self.base_image, is_foreign(short)));
         tags.extend(self.release_tags());
         without_repeats(tags)
     }
@@ -54,7 +56,7 @@ impl Naming<'_> {
     /// What main calls this image; `None` on main, and for what may be of several architectures.
     pub fn main_tag(&self) -> Option<String> {
         let custom = self.custom_tags.first().filter(|_| self.arch.is_some())?;
-        (!is_main(self.git_ref)).then(|| self.tag("main", custom, MAIN))
+        (!is_main(self.git_ref)).then(|| self.tag("main", custom, MAIN, false))
     }
 
     /// The release tags alone; none unless they were asked for and a version is known.
@@ -62,87 +64,74 @@ impl Naming<'_> {
         let version = match (self.version, self.git_ref.strip_prefix("refs/tags/")) {
             (None, _) | (Some(UNKNOWN), None) => return Vec::new(),
             // A git tag that is no `X.Y.Z` is used as it is.
-            (_, Some(tag)) if semver(tag).is_none() => tag,
+            (_, Some(tag)) if release(tag).len() != 3 => tag,
             (Some(UNKNOWN), Some(tag)) => tag.trim_start_matches('v'),
             (Some(version), _) => version,
         };
-        let (aliases, is_own) = match semver(version) {
-            Some([major, minor, _]) => {
-                (vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()], true)
+        let (heads, is_foreign) = match release(version)[..] {
+            [major, minor, _] => {
+                (vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()], false)
             }
-            None => {
+            _ => {
                 let cleaned = squeeze(version, is_tag_character);
                 let cleaned = cleaned.trim_matches(['.', '-']);
                 // It may begin with a version, as `1.2.3-rc.1` does, but be none.
-                let is_own = !is_mains(cleaned) && release(cleaned).is_none();
-                (vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()], is_own)
+                let is_foreign = is_mains(cleaned) || !release(cleaned).is_empty();
+                (vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()], is_foreign)
             }
         };
         // Not the digest of a branch that is called like it.
         let raw = format!("version\n{version}");
-        let mut tags = Vec::new();
-        for custom in self.custom_tags {
-            for alias in &aliases {
-                tags.push(self.moving_tag(alias, custom, &raw, is_own));
-            }
-        }
-        without_repeats(tags)
-    }
-
-    /// A tag that may move from image to image. Unless `is_own`, a head that main or a release
-    /// writes is closed with a digest: users pull `main-…`, `latest-…` and `1.58.0-…` in trust of
-    /// who wrote them, whatever others call their branches and git tags.
-    fn moving_tag(&self, head: &str, custom: &str, raw: &str, is_own: bool) -> String {
-        let tag = self.tag(head, custom, raw);
-        let is_free = is_own || !is_mains(head) && !begins_as_release(head);
-        if is_free { tag } else { with_digest(&tag, raw) }
+        let all = self.custom_tags.iter().flat_map(|custom| heads.iter().map(move |h| (h, custom)));
+        without_repeats(
+            all.map(|(head, custom)| self.tag(head, custom, &raw, is_foreign)).collect(),
+        )
     }
 
     /// `head-tail` with the suffixes for flavor, architecture and target. `raw` is the input that
-    /// `head` or `tail` was made from, so that a digest can tell two inputs apart.
-    fn tag(&self, head: &str, tail: &str, raw: &str) -> String {
+    /// `head` or `tail` was made from, so that a digest can tell two inputs apart. A head that is main's
+    /// or a release's, and is foreign here, is closed with a digest: users pull `main-…`, `latest-…` and
+    /// `1.58.0-…` in trust of who wrote them, whatever others call their branches and git tags.
+    fn tag(&self, head: &str, tail: &str, raw: &str, is_foreign: bool) -> String {
         let suffix = suffix(self.flavor.part(), self.arch, Some(self.target));
-        valid(format!("{head}-{tail}{suffix}"), raw)
+        let tag = valid(format!("{head}-{tail}{suffix}"), raw);
+        if is_foreign { with_digest(&tag, raw) } else { tag }
     }
 
     /// The caches to read, in this order, each once.
     pub fn caches_read(&self) -> Vec<Cache> {
-        let caches = self.caches();
-        let names = caches.iter().flat_map(|cache| {
-            [self.git_ref, MAIN].map(|git_ref| self.scoped(cache.clone(), git_ref))
-        });
-        without_repeats(names.collect()).into_iter().map(Cache::Registry).collect()
+        let of = |base_image| [self.git_ref, MAIN].map(|git_ref| self.cache(base_image, git_ref));
+        let mut caches = [of(self.base_image), of("")].concat();
+        caches.dedup();
+        caches
     }
 
     /// The caches to write: the image's, and where asked for the one that all base images share.
     pub fn caches_written(&self, with_shared: bool) -> Vec<Cache> {
-        let written = self.caches().into_iter().take(if with_shared { 2 } else { 1 });
-        written.map(|cache| Cache::Registry(self.scoped(cache, self.git_ref))).collect()
+        let shared = with_shared.then(|| self.cache("", self.git_ref));
+        [self.cache(self.base_image, self.git_ref)].into_iter().chain(shared).collect()
     }
 
-    /// The image's cache and the shared one, without a scope, and the base image that each is for.
-    fn caches(&self) -> [(String, &str); 2] {
-        let (slug, suffix) = (slug(self.base_image), suffix(self.flavor.part(), self.arch, None));
-        [
-            (format!("buildcache-{}-{slug}{suffix}", self.target), self.base_image),
-            (format!("buildcache-shared-{}{suffix}", self.target), ""),
-        ]
-    }
-
-    /// A cache in the scope of `git_ref`. Only main's own scopes end in `-main`: any other name that
-    /// would, such as a branch `Main`, or a branch `slim-main` that reads like main on another base
-    /// image, is closed with a digest, since main trusts what it finds there.
-    fn scoped(&self, (cache, base_image): (String, &str), git_ref: &str) -> String {
-        let is_main = is_main(git_ref);
-        let name = match git_ref {
-            _ if is_main => format!("{cache}-main"),
-            UNKNOWN => cache,
-            _ => format!("{cache}-{}", ref_name(git_ref)),
+    /// The cache for `base_image`, or the shared one where that is empty, in the scope of `git_ref`.
+    /// Only main's own scopes end in `-main`: any other name that would, such as a branch `Main`, or a
+    /// branch `slim-main` that reads like main on another base image, is closed with a digest, since
+    /// main trusts what it finds there.
+    fn cache(&self, base_image: &str, git_ref: &str) -> Cache {
+        let suffix = suffix(self.flavor.part(), self.arch, None);
+        let mut name = match base_image {
+            "" => format!("buildcache-shared-{}{suffix}", self.target),
+            _ => format!("buildcache-{}-{}{suffix}", self.target, slug(base_image)),
         };
+        let is_main = is_main(git_ref);
+        if is_main {
+            name += "-main";
+        } else if git_ref != UNKNOWN {
+            name += &format!("-{}", ref_name(git_ref));
+        }
         let raw = format!("{base_image}\n{}", if is_main { MAIN } else { git_ref });
-        let is_free = is_main || !name.ends_with("-main");
-        let tag = if is_free { valid(name, &raw) } else { with_digest(&name, &raw) };
-        format!("{}:{tag}", self.cache_image)
+        let is_foreign = !is_main && name.ends_with("-main");
+        let tag = if is_foreign { with_digest(&name, &raw) } else { valid(name, &raw) };
+        Cache::Registry(format!("{}:{tag}", self.cache_image))
     }
 }
 
@@ -161,11 +150,12 @@ fn is_mains(head: &str) -> bool {
     head.split('-').next().is_some_and(|first| ["main", "latest"].contains(&first))
 }
 
-/// True for a release, and for what begins with two or three numbers of one: one alone is how branches
-/// name an issue.
-fn begins_as_release(head: &str) -> bool {
+/// True for what main's tags begin with, for a release, and for what begins with two or three numbers of
+/// one: one alone is how branches name an issue.
+fn is_reserved(head: &str) -> bool {
     let first = head.split('-').next().unwrap_or(head);
-    release(head).is_some() || first.contains('.') && release(first).is_some()
+    let is_release = !release(first).is_empty() && (first == head || first.contains('.'));
+    is_mains(head) || is_release
 }
 
 /// The first seven characters of a commit.
@@ -198,30 +188,23 @@ pub fn slug(base_image: &str) -> String {
     format!("{}{}-{}", cut(repository, room_for_repository), cut(tag, room), digest(&slug))
 }
 
-/// The numbers of a release, `X`, `X.Y` or `X.Y.Z`, the first with its `v` if it has one.
-fn release(version: &str) -> Option<Vec<&str>> {
+/// The numbers of a release, `X`, `X.Y` or `X.Y.Z`, the first with its `v`; none of anything else.
+fn release(version: &str) -> Vec<&str> {
     let is_number = |number: &str| {
         let are_digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         are_digits && (number == "0" || !number.starts_with('0'))
     };
     let is_release = version.strip_prefix('v').unwrap_or(version).split('.').all(is_number);
     let numbers = version.split('.').collect::<Vec<_>>();
-    (is_release && numbers.len() <= 3).then_some(numbers)
-}
-
-/// The three numbers of the release `X.Y.Z`.
-fn semver(version: &str) -> Option<[&str; 3]> {
-    release(version)?.try_into().ok()
+    if is_release && numbers.len() <= 3 { numbers } else { Vec::new() }
 }
 
 /// `name` where a registry takes it; else cleaned or cut, and closed with a digest.
 pub fn valid(name: String, raw: &str) -> String {
-    let starts_well = !name.starts_with(['.', '-']);
-    if starts_well && name.len() <= MAX_LENGTH && name.chars().all(is_tag_character) {
-        name
-    } else {
-        with_digest(&name, raw)
-    }
+    let is_valid = name.len() <= MAX_LENGTH
+        && !name.starts_with(['.', '-'])
+        && name.chars().all(is_tag_character);
+    if is_valid { name } else { with_digest(&name, raw) }
 }
 
 /// `name`, cleaned, cut to fit and closed with a digest of it and of `raw`, the input that it was
@@ -239,17 +222,9 @@ pub fn is_tag_character(c: char) -> bool {
 
 /// `text` with every run of characters that are not `kept` replaced by one `-`.
 fn squeeze(text: &str, kept: impl Fn(char) -> bool) -> String {
-    let mut squeezed = String::new();
-    let mut in_run = false;
-    for c in text.chars() {
-        if kept(c) {
-            squeezed.push(c);
-        } else if !in_run {
-            squeezed.push('-');
-        }
-        in_run = !kept(c);
-    }
-    squeezed
+    let chars = Vec::from_iter(text.chars());
+    let runs = chars.chunk_by(|&one, &other| kept(one) == kept(other));
+    runs.map(|run| if kept(run[0]) { String::from_iter(run) } else { "-".to_owned() }).collect()
 }
 
 fn cut(text: &str, length: usize) -> String {

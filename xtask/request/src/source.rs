@@ -1,6 +1,7 @@
 //! Where the server in an image comes from: an SDK checkout, an archive of its workspace, or the pinned
 //! release; and which commit that is.
 
+use std::collections::HashMap;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions, TryLockError};
@@ -98,7 +99,6 @@ impl Source {
         } else {
             return Ok(source);
         };
-        normalize(&folder).map_err(|error| not_written(&folder, &error))?;
         if args.push || args.tag_by == TagBy::Content {
             // The Dockerfile sets the modes of what it copies.
             source.files = Some(digest(&folder, None, false)?);
@@ -275,29 +275,36 @@ impl<'a> Git<'a> {
         Ok(text(&self.run(args, &[])?))
     }
 
-    /// Copies the files that git tracks, or neither tracks nor ignores, to `to`.
-    fn copy_files(&self, to: &Path) -> Result<()> {
+    /// Makes `folder` hold the files that git tracks, or neither tracks nor ignores, and nothing else.
+    fn copy_files(&self, folder: &Path) -> Result<()> {
         let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-        let list = self.run(&list, &self.paths)?;
-        let paths = list.split(|&byte| byte == 0).filter(|path| !path.is_empty());
-        if !paths.clone().any(|path| path == b"uv.lock") {
-            return Err(refused(self.folder, "the repository around it ignores uv.lock", NO_GIT));
-        }
-        for path in paths.map(OsStr::from_bytes) {
-            let (from, to) = (self.folder.join(path), to.join(path));
-            match copy(&from, &to) {
-                // A tracked file may be deleted.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) if error.kind() == ErrorKind::NotADirectory => {}
+        let mut files = HashMap::new();
+        for path in self.run(&list, &self.paths)?.split(|&byte| byte == 0) {
+            let path = OsStr::from_bytes(path);
+            let from = self.folder.join(path);
+            match fs::symlink_metadata(&from) {
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                     return Err(unreadable(&from, &error));
                 }
-                copied => copied.with_context(|| {
-                    format!("cannot copy {} to {}", from.display(), to.display())
-                })?,
+                // A tracked file may be deleted, and a submodule is a folder.
+                Ok(file) if file.is_file() || file.is_symlink() => {
+                    files.insert(folder.join(path), (from, file));
+                }
+                _ => {}
             }
         }
-        Ok(())
+        if !files.contains_key(&folder.join("uv.lock")) {
+            return Err(refused(self.folder, "the repository around it ignores uv.lock", NO_GIT));
+        }
+        let fail = |error| not_written(folder, &error);
+        tidy(folder, &|path| files.contains_key(path)).map_err(fail)?;
+        for (to, (from, file)) in &files {
+            copy(from, file, to).map_err(|error| match error.kind() {
+                ErrorKind::PermissionDenied => unreadable(from, &error),
+                _ => anyhow!("cannot copy {} to {}: {error}", from.display(), to.display()),
+            })?;
+        }
+        tidy(folder, &|_| true).map_err(fail)
     }
 }
 
@@ -345,19 +352,18 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_owned()
 }
 
-/// The first of the folders `target/sdk/NAME-0`, `-1`, … that no other run uses, empty, and its lock. It
-/// is named after the folder or archive that is built: buildx sends what has changed in it.
+/// The first of the folders `target/sdk/NAME-0`, `-1`, … that no other run uses, and its lock. It is
+/// named after the folder or archive that is built: buildx sends what has changed in it.
 fn slot(root: &Path, origin: &Path) -> Result<(PathBuf, File)> {
     let name = sha256(origin.as_os_str().as_bytes());
     let mut number = 0;
     loop {
         let folder = root.join(format!("target/sdk/{}-{number}", &name[..16]));
-        let fail = |error| not_written(&folder, &error);
-        fs::create_dir_all(&folder).map_err(fail)?;
-        let lock = File::create(folder.with_extension("lock")).map_err(fail)?;
+        let lock = fs::create_dir_all(&folder);
+        let lock = lock.and_then(|()| File::create(folder.with_extension("lock")));
+        let lock = lock.map_err(|error| not_written(&folder, &error))?;
         // Some file systems have no locks.
         if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
-            fs::remove_dir_all(&folder).and_then(|()| fs::create_dir(&folder)).map_err(fail)?;
             return Ok((folder, lock));
         }
         number += 1;
@@ -377,47 +383,52 @@ fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     if !archive.is_file() {
         return Err(refuse("it is not a regular file"));
     }
+    tidy(folder, &|_| false).map_err(|error| not_written(folder, &error))?;
     let mut tar = Command::new("tar");
-    tar.args(["--extract", "--gzip", "--strip-components=1", "--no-same-owner", "--file"]);
-    tar.arg(archive).arg("--directory").arg(folder);
+    // Files have new times: those in an archive may all be one, and buildx compares times.
+    tar.args(["--extract", "--gzip", "--touch", "--strip-components=1", "--no-same-owner"]);
+    tar.arg("--file").arg(archive).arg("--directory").arg(folder);
     let output = process::output(&mut tar, PATIENCE)?
         .with_context(|| format!("tar has not read it within {} s", PATIENCE.as_secs()))?;
     if !output.status.success() {
         return Err(refuse(text(&output.stderr).lines().next().unwrap_or("tar fails")));
     }
-    Ok(())
+    tidy(folder, &|_| true).map_err(|error| not_written(folder, &error))
 }
 
-/// Copies a file or a link. A submodule is a folder, and empty.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(from)?;
-    if metadata.is_symlink() || metadata.is_file() {
-        to.parent().map_or(Ok(()), fs::create_dir_all)?;
+/// Copies a link, or a file whose content or mode differs. The copy gets a time of its own: buildx takes
+/// a file of the same size and time for unchanged, and all files of a checkout may have one time.
+fn copy(from: &Path, file: &Metadata, to: &Path) -> io::Result<()> {
+    if let Ok(old) = fs::symlink_metadata(to) {
+        let is_same = old.is_file() && file.is_file() && git_mode(&old) == git_mode(file);
+        if is_same && old.len() == file.len() && fs::read(from)? == fs::read(to)? {
+            return Ok(());
+        }
+        fs::remove_file(to)?;
     }
-    if metadata.is_symlink() {
-        symlink(fs::read_link(from)?, to)?;
-    } else if metadata.is_file() {
-        fs::copy(from, to)?;
+    to.parent().map_or(Ok(()), fs::create_dir_all)?;
+    if file.is_symlink() {
+        return symlink(fs::read_link(from)?, to);
     }
-    Ok(())
+    fs::copy(from, to)?;
+    File::open(to)?.set_modified(SystemTime::now())
 }
 
-/// Gives what is below `folder` the modes that git knows, since they are part of cache keys and umasks
-/// differ; and files a time made of their content: buildx takes a file of the same size and time for unchanged.
-fn normalize(folder: &Path) -> io::Result<()> {
+/// Removes the files below `folder` that `is_wanted` does not want, and gives all others and the
+/// folders the modes that git knows: they are part of cache keys, and umasks differ.
+fn tidy(folder: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o755))?;
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let metadata = fs::symlink_metadata(&path)?;
         if metadata.is_dir() {
-            normalize(&path)?;
+            tidy(&path, is_wanted)?;
+            // It stays unless it is empty now.
+            let _ = fs::remove_dir(&path);
+        } else if !is_wanted(&path) {
+            fs::remove_file(&path)?;
         } else if metadata.is_file() {
             fs::set_permissions(&path, Permissions::from_mode(git_mode(&metadata)))?;
-            let digest = sha256(fs::read(&path)?);
-            // From 2001 on: zip archives know no time before 1980.
-            let nanoseconds = u64::from_str_radix(&digest[..14], 16).unwrap_or_default();
-            let time = Duration::from_secs(1_000_000_000) + Duration::from_nanos(nanoseconds);
-            File::open(&path)?.set_modified(SystemTime::UNIX_EPOCH + time)?;
         }
     }
     Ok(())
