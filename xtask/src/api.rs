@@ -8,7 +8,6 @@ use base::message::{self, one_line};
 use base::output;
 use serde_json::Value;
 
-use crate::docker::Docker;
 use crate::serve::Container;
 use crate::{github, openapi};
 use request::cli::Args;
@@ -60,7 +59,12 @@ fn document(root: &Path, name: &str) -> Result<Value> {
         let text = output::load(path).map_err(|error| wrong(format!("{error}")))?;
         String::from_utf8_lossy(&text).into_owned()
     } else {
-        of_image(root, name).with_context(|| format!("the API of {name:?} can't be read"))?
+        let of_image = || {
+            let container = Container::pull(root, name)?;
+            container.wait_until_healthy()?;
+            container.fetch("/openapi.json")
+        };
+        of_image().with_context(|| format!("the API of {name:?} can't be read"))?
     };
     let document: Value = serde_json::from_str(&text)
         .map_err(|error| wrong(format!("it is not an OpenAPI document ({error})")))?;
@@ -68,15 +72,6 @@ fn document(root: &Path, name: &str) -> Result<Value> {
         return Err(wrong("it is not an OpenAPI document: it has no \"paths\"".to_owned()));
     }
     Ok(document)
-}
-
-/// What the server of `image` says of its API.
-fn of_image(root: &Path, image: &str) -> Result<String> {
-    let docker = Docker::new(root, None);
-    docker.pull(image)?;
-    let container = Container::start(docker, image, None, None)?;
-    container.wait_until_healthy()?;
-    container.fetch("/openapi.json")
 }
 
 fn version(document: &Value) -> String {

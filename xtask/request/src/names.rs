@@ -222,7 +222,7 @@ pub fn is_tag_character(c: char) -> bool {
 
 /// `text` with every run of characters that are not `kept` replaced by one `-`.
 fn squeeze(text: &str, kept: impl Fn(char) -> bool) -> String {
-    let chars = Vec::from_iter(text.chars());
+    let chars = text.chars().collect::<Vec<_>>();
     let runs = chars.chunk_by(|&one, &other| kept(one) == kept(other));
     runs.map(|run| if kept(run[0]) { String::from_iter(run) } else { "-".to_owned() }).collect()
 }
