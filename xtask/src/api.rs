@@ -15,18 +15,15 @@ use request::cli::Args;
 /// Prints what differs, as Markdown.
 /// Errors: a change breaks clients within a minor version; a usage error for anything but two documents.
 pub fn main(root: &Path, args: &Args) -> Result<()> {
-    let mut words = args.words.iter().map(|word| word.to_string_lossy().into_owned());
-    let image = words.next();
-    if let Some(word) = words.next() {
-        return Err(usage(format!("unexpected argument {word:?}\nhint: name one image")));
-    }
-    let (Some(baseline), Some(new)) = (&args.baseline, args.openapi.clone().xor(image)) else {
+    let new = args.openapi.iter().map(Into::into);
+    let new = new.chain(args.words.iter().map(|word| word.to_string_lossy())).collect::<Vec<_>>();
+    let (Some(baseline), [new]) = (&args.baseline, &new[..]) else {
         return Err(usage(
-            "there are not two documents to compare\nhint: name an image or --openapi FILE, and with \
+            "there are not two documents to compare\nhint: name one image or --openapi FILE, and with \
              --baseline an earlier image or file",
         ));
     };
-    let (old, new) = (document(root, baseline)?, document(root, &new)?);
+    let (old, new) = (document(root, baseline)?, document(root, new)?);
     let (was, is) = (version(&old), version(&new));
     let lines = Vec::from_iter(openapi::compare(&old, &new));
     let count = lines.iter().filter(|line| line.starts_with(openapi::BREAKING)).count();
@@ -59,12 +56,8 @@ fn document(root: &Path, name: &str) -> Result<Value> {
         let text = output::load(path).map_err(|error| wrong(format!("{error}")))?;
         String::from_utf8_lossy(&text).into_owned()
     } else {
-        let of_image = || {
-            let container = Container::pull(root, name)?;
-            container.wait_until_healthy()?;
-            container.fetch("/openapi.json")
-        };
-        of_image().with_context(|| format!("the API of {name:?} can't be read"))?
+        let answer = Container::pull(root, name).and_then(|server| server.fetch("/openapi.json"));
+        answer.with_context(|| format!("the API of {name:?} can't be read"))?
     };
     let document: Value = serde_json::from_str(&text)
         .map_err(|error| wrong(format!("it is not an OpenAPI document ({error})")))?;

@@ -55,7 +55,6 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     // Of several that were asked for, the engine's own was built.
     let platform = record.platforms.first().filter(|_| !args.platforms.is_empty());
     let server = Container::start(docker, tag, args.port, platform.map(String::as_str))?;
-    server.wait_until_healthy()?;
     let Container { address, key, .. } = &server;
     if !server.answers() {
         // The context's endpoint is DOCKER_HOST where that is set.
@@ -110,7 +109,7 @@ pub fn smoke(root: &Path, args: &Args) -> Result<()> {
             message::say(&format!("{image} is not started: {:?} has no server", record.target));
             continue;
         }
-        Container::pull(root, &image)?.wait_until_healthy().with_context(|| image.clone())?;
+        Container::pull(root, &image)?;
         output::write(image)?;
     }
     if is_empty {
@@ -127,19 +126,19 @@ pub struct Container {
     /// On the engine's machine.
     address: SocketAddr,
     key: String,
-    is_started: bool,
 }
 
 impl Container {
-    /// Starts `image` with a random key, on `port` of the engine's own 127.0.0.1; a free one for 0.
-    pub fn start(docker: Docker, image: &str, port: u16, platform: Option<&str>) -> Result<Self> {
+    /// Starts `image` with a random key, on `port` of the engine's own 127.0.0.1 (a free one for 0), and
+    /// waits until its server is healthy.
+    fn start(docker: Docker, image: &str, port: u16, platform: Option<&str>) -> Result<Self> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()?;
         let checkout = sha256(docker.root.as_os_str().as_encoded_bytes());
         let name = format!("agent-server-{}-{checkout:.8}", address.port());
         // A run that was killed may have left one, which has stopped with the engine since then.
         docker.output_of(&["rm", "--volumes", &name]);
         // Made before docker is called, so that a signal in between leaves nothing.
-        let mut server = Container { docker, name, address, key: random(16)?, is_started: false };
+        let server = Container { docker, name, address, key: random(16)? };
         let publish = format!("{address}:8000");
         // The key goes by the environment: every user of the machine can read arguments.
         let mut args = vec!["run", "--detach", "--name", &server.name, "--env", "SESSION_API_KEY"];
@@ -149,13 +148,14 @@ impl Container {
         docker.env("SESSION_API_KEY", &server.key).env_remove("DOCKER_DEFAULT_PLATFORM");
         let child = docker.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let mut child = child.map_err(|error| not_started(&error))?;
-        server.is_started = process::wait(&mut child, None)?.success();
+        let status = process::wait(&mut child, None)?;
         process::check_signals()?;
-        ensure!(server.is_started, "cannot start {image}; see docker's message above");
+        ensure!(status.success(), "cannot start {image}; see docker's message above");
+        server.wait_until_healthy().with_context(|| image.to_owned())?;
         Ok(server)
     }
 
-    /// Pulls `image` unless the engine has it, and starts it on a free port.
+    /// As [`Container::start`], of an image that is pulled unless the engine has it, on a free port.
     pub fn pull(root: &Path, image: &str) -> Result<Self> {
         let docker = Docker::new(root, None);
         docker.pull(image)?;
@@ -164,7 +164,7 @@ impl Container {
 
     /// Asks the server over its port, and the engine, since the port may be out of reach from here.
     /// Errors: a signal; the server exits or takes too long, after the end of its log.
-    pub fn wait_until_healthy(&self) -> Result<()> {
+    fn wait_until_healthy(&self) -> Result<()> {
         let started = Instant::now();
         loop {
             // The engine looks once a second.
@@ -192,9 +192,8 @@ impl Container {
     /// The body that the server has for `path`.
     /// Errors: its port is out of reach from here; another status than 200.
     pub fn fetch(&self, path: &str) -> Result<String> {
-        let Container { address, .. } = self;
-        let answer = http::get(*address, path, Duration::from_secs(30)).with_context(|| {
-            format!("the server is healthy, but {address} of the engine is out of reach from here")
+        let answer = http::get(self.address, path, Duration::from_secs(30)).with_context(|| {
+            format!("the server is healthy, but {} of the engine is out of reach", self.address)
         })?;
         ensure!(answer.status == 200, "the server answers {path} with {}", answer.status);
         Ok(answer.body)
@@ -229,20 +228,18 @@ impl Drop for Container {
     fn drop(&mut self) {
         // Not by `process::output`, which a signal would end at once. Docker's errors are not shown: an
         // engine that went down took its container along.
-        let removes = |args: &[&str]| {
+        let names = |args: &[&str]| {
             let mut docker = self.docker.command(args);
             let output = docker.arg(&self.name).stdin(Stdio::null()).stderr(Stdio::null()).output();
             // Newer versions remove nothing successfully, but name what they removed.
-            output.is_ok_and(|output| output.status.success() && !output.stdout.is_empty())
+            output.is_ok_and(|output| !output.stdout.is_empty())
         };
         // It lets the server shut down before it is killed.
-        if self.is_started {
-            removes(&["stop"]);
-        }
+        names(&["stop"]);
         // An engine may finish a `docker run` that a signal ended, so there may be a container later.
-        let attempts = if self.is_started || process::caught().is_none() { 1 } else { 20 };
+        let attempts = if process::caught().is_some() { 20 } else { 1 };
         for _ in 0..attempts {
-            if removes(&["rm", "--force", "--volumes"]) {
+            if names(&["rm", "--force", "--volumes"]) {
                 break;
             }
             thread::sleep(Duration::from_millis(100));

@@ -103,32 +103,19 @@ fn ipv6(text: &str) -> Option<&str> {
     (is_address && address.contains(':')).then_some(rest)
 }
 
-/// True for a repository by the registries' grammar: a host in any case, a path in lower case.
+/// True for a repository: a host in any case, a path in lower case.
 pub fn is_repository(image: &str) -> bool {
-    let path = match image.split_once('/') {
-        // docker takes every first part in upper case for a host; here it may be a mistyped organization.
-        Some((host, path))
-            if host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost") =>
-        {
-            let letters = |c: char| c.is_ascii_alphanumeric() || ".-".contains(c);
-            let port = ipv6(host).unwrap_or_else(|| host.trim_start_matches(letters));
-            let is_port = port.strip_prefix(':').is_some_and(|port| digits(port).is_some());
-            if port == host || !(port.is_empty() || is_port) {
-                return false;
-            }
-            path
-        }
-        _ => image,
-    };
+    // docker takes every first part in upper case for a host; here it may be a mistyped organization.
+    let is_host = |host: &str| host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost");
+    let parts = image.split_once('/').filter(|(host, _)| is_host(host));
+    let path = parts.map_or(image, |(_, path)| path);
     let is_segment = |segment: &str| {
-        let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let mut separators = segment.split(alphanumeric).filter(|part| !part.is_empty());
-        segment.starts_with(alphanumeric)
-            && segment.ends_with(alphanumeric)
-            && separators
-                .all(|part| [".", "_", "__"].contains(&part) || part.replace('-', "").is_empty())
+        let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        segment.starts_with(is_alphanumeric)
+            && segment.ends_with(is_alphanumeric)
+            && segment.chars().all(|c| is_alphanumeric(c) || "._-".contains(c))
     };
-    image.len() <= 255 && path.split('/').all(is_segment)
+    image.len() <= 255 && is_reference(image) && path.split('/').all(is_segment)
 }
 
 /// The registry of a repository, by docker's own rule for what is one, and its path there.
