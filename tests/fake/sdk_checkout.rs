@@ -55,6 +55,9 @@ fn a_checkout_is_not_clean_because_git_does_not_say() {
         let mut call = fake.call(&["image", "--variant=debian", "--check=off"]);
         call.0.args(args).arg(&root);
         let said = call.refused();
-        assert!(said.contains("its repository is broken (fatal: index file corrupt)\n"), "{said}");
+        assert!(
+            said.contains("(fatal: index file corrupt)\nhint: make `git status` work"),
+            "{said}"
+        );
     }
 }

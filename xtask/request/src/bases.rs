@@ -34,10 +34,8 @@ pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
         ))
     };
     let bytes = content.map_err(|error| refuse(format!(" can't be read ({error})")))?;
-    let text = str::from_utf8(&bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()].split(|&byte| byte == b'\n').count();
-        refuse(format!(", line {line}, is not UTF-8"))
-    })?;
+    // What is not UTF-8 is no base image either.
+    let text = String::from_utf8_lossy(&bytes);
     let mut base_images = Vec::new();
     // Editors on Windows begin a file with a byte order mark, which is not part of a reference.
     for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {

@@ -83,22 +83,20 @@ impl Source {
             Source { packages: definition::pinned_packages(root), ..Source::default() };
         let git = Git::new(checkout.as_deref().unwrap_or(root), root);
         source.find_commit(&git, checkout.is_some(), args)?;
-        let (folder, lock) = if let Some(archive) = &args.prebuilt_sdist {
-            let (folder, lock) = slot(root, archive)?;
-            unpack(archive, &folder)?;
-            source.packages = packages(&format!("the archive {}", archive.display()), &folder)?;
-            (folder, lock)
-        } else if let Some(checkout) = &checkout {
-            source.packages = packages(&format!("the checkout {}", checkout.display()), checkout)?;
-            let (folder, lock) = slot(root, checkout)?;
+        let Some(origin) = args.prebuilt_sdist.as_ref().or(checkout.as_ref()) else {
+            return Ok(source);
+        };
+        let (folder, lock) = slot(root, origin)?;
+        if args.prebuilt_sdist.is_some() {
+            unpack(origin, &folder)?;
+            source.packages = packages("archive", origin, &folder)?;
+        } else {
+            source.packages = packages("checkout", origin, origin)?;
             git.copy_files(&folder)?;
             let status = ["status", "--porcelain", "--untracked-files=normal"];
             source.is_dirty = !git.run(&status, &git.paths)?.is_empty();
-            source.checkout = Some(checkout.clone());
-            (folder, lock)
-        } else {
-            return Ok(source);
-        };
+            source.checkout.clone_from(&checkout);
+        }
         if args.push || args.tag_by == TagBy::Content {
             // The Dockerfile sets the modes of what it copies.
             source.files = Some(digest(&folder, None, false)?);
@@ -206,15 +204,16 @@ fn is_checkout(folder: &Path) -> bool {
         && PACKAGES.iter().all(|name| folder.join(name).join("pyproject.toml").is_file())
 }
 
-/// The packages of the workspace in `folder`, which errors call `name`. Their versions are read as text,
-/// since one line of TOML matters and uv itself reads the rest.
+/// The packages of the workspace in `folder`, which is of the archive or checkout `origin`. Their versions
+/// are read as text, since one line of TOML matters and uv itself reads the rest.
 /// Errors: a usage error for a part that is missing or can't be read.
-fn packages(name: &str, folder: &Path) -> Result<Vec<Package>> {
+fn packages(kind: &str, origin: &Path, folder: &Path) -> Result<Vec<Package>> {
     let part = |path: &str| {
         fs::read_to_string(folder.join(path)).map_err(|error| match error.kind() {
             ErrorKind::NotFound => usage(format!(
-                "{name} has no {path}\nhint: an SDK checkout has uv.lock, pyproject.toml and the \
+                "the {kind} {} has no {path}\nhint: an SDK checkout has uv.lock, pyproject.toml and the \
                  folders {}",
+                origin.display(),
                 PACKAGES.join(", ")
             )),
             _ => usage(unreadable(&folder.join(path), &error).to_string()),
@@ -294,7 +293,7 @@ impl<'a> Git<'a> {
             }
         }
         if !files.contains_key(&folder.join("uv.lock")) {
-            return Err(refused(self.folder, "the repository around it ignores uv.lock", NO_GIT));
+            return Err(no_files(self.folder, "the repository around it ignores uv.lock"));
         }
         let fail = |error| not_written(folder, &error);
         tidy(folder, &|path| files.contains_key(path)).map_err(fail)?;
@@ -308,44 +307,33 @@ impl<'a> Git<'a> {
     }
 }
 
-/// What to do about a folder whose files git does not know.
-const NO_GIT: &str =
-    "`git init` it, or pass what `uv build --sdist` makes of it by --prebuilt-sdist";
+/// The error for a folder whose files git does not know.
+fn no_files(folder: &Path, why: &str) -> anyhow::Error {
+    usage(format!(
+        "git does not say which files belong to {:?} ({why})\nhint: name an SDK checkout; `git init` it, or \
+         pass what `uv build --sdist` makes of it by --prebuilt-sdist",
+        folder.to_string_lossy()
+    ))
+}
 
 /// The error for git that says `words` in place of an answer.
 fn refusal(folder: &Path, words: &str) -> anyhow::Error {
+    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut above = folder.ancestors().map(|above| above.join(".git"));
-    let repository = above.find(|git| git.exists());
-    // Git's last line is the command that trusts the repository, which may be above.
-    let (words, trust) = words.split_once("To add an exception").unwrap_or((words, ""));
-    let trust = format!("`{}`", trust.lines().last().unwrap_or_default().trim());
-    let (why, hint) = match repository {
-        _ if words.contains("dubious ownership") || words.contains("unsafe repository") => {
-            ("another user owns it", &*trust)
-        }
-        _ if words.contains("repository extension") || words.contains("git repo version") => {
-            ("git is too old for it", "update git")
-        }
-        _ if words.contains("GIT_DISCOVERY_ACROSS_FILESYSTEM") => (
-            "its repository is not on its file system",
-            "set GIT_DISCOVERY_ACROSS_FILESYSTEM=1 where the one above is meant",
+    let trust = words.split_once("To add an exception for this directory, call:");
+    let (words, hint) = match (trust, above.find(|git| git.exists())) {
+        // It has the root of the repository, which may be above.
+        (Some((words, command)), _) => (words, format!("`{}`", command.trim())),
+        (None, None) => return no_files(folder, &words),
+        (None, Some(git)) if git.is_file() => (
+            &*words,
+            "it is a worktree or a submodule; use a clone, or mount its repository too".to_owned(),
         ),
-        _ if words.contains("could not open directory") => ("a folder can't be read", READABLE),
-        None => ("it is in no repository", NO_GIT),
-        Some(git) if git.is_file() => (
-            "its repository is not there",
-            "it is a worktree or a submodule; use a clone, or mount the repository too",
-        ),
-        Some(_) => {
-            ("its repository is broken", "clone it again, or make .git readable for this user")
+        (None, Some(_)) => {
+            (&*words, "make `git status` work there as this user, or clone it again".to_owned())
         }
     };
-    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    refused(folder, &format!("{why} ({words})"), hint)
-}
-
-fn refused(folder: &Path, why: &str, hint: &str) -> anyhow::Error {
-    usage(format!("git can't be used in {:?}: {why}\nhint: {hint}", folder.to_string_lossy()))
+    usage(format!("git refuses {:?} ({})\nhint: {hint}", folder.to_string_lossy(), words.trim()))
 }
 
 fn text(bytes: &[u8]) -> String {
