@@ -233,7 +233,7 @@ fn git_that_refuses_a_repository_is_told_with_what_helps() {
     let call = Xtask::new(&["image", "--print", "--variant=debian", &root]);
     said(call, &["not a git repository", "\nhint: it is a worktree or a submodule; use a clone"]);
 
-    let helps = "\nhint: make `git status` work there as this user, or clone it again\n";
+    let helps = "\nhint: make `git status` work there without warnings, or clone it again\n";
     let index = fs::read(git("index")).unwrap();
     fs::write(git("index"), "no index").unwrap();
     said(print(&workspace), &["index file", helps]);

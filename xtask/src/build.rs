@@ -505,7 +505,7 @@ impl Ended {
             manifest_tags: image.manifest_tags.clone(),
             release_tags: image.release_tags.clone(),
             server: record::Server {
-                from: source.kind().to_owned(),
+                from: source.kind.to_owned(),
                 commit: source.sha.clone(),
                 r#ref: source.git_ref.clone(),
                 dirty: source.is_dirty,

@@ -7,73 +7,80 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::message::one_line;
 use serde_json::Value;
 
-/// Whether an operation, a parameter, a body or a property is required, and its types, named schemas,
-/// constants or media types, sorted.
-type Field = (bool, BTreeSet<String>);
+/// What begins the line of a change that breaks clients.
+pub const BREAKING: &str = "BREAKING ";
 
-/// What clients send, or what they get.
+/// An operation, a parameter, a body, a property or a named schema.
+struct Field {
+    /// The place that it is part of. Where that is new or gone, the field is no change of its own.
+    parent: String,
+    is_required: bool,
+    /// Its types, named schemas, constants or media types.
+    kinds: BTreeSet<String>,
+}
+
+/// What clients send, or what they get: fields by place, such as `GET /health 200` or `ServerInfo.title`.
 struct Api<'a> {
     document: &'a Value,
     is_request: bool,
-    /// By what their places begin with, such as `GET /health ` or `ServerInfo.`, and by name.
-    fields: BTreeMap<String, BTreeMap<String, Field>>,
+    fields: BTreeMap<String, Field>,
 }
-
-/// What begins the line of a change that breaks clients.
-pub const BREAKING: &str = "BREAKING ";
 
 /// The changes from `old` to `new`, a line each, those that break clients first.
 pub fn compare(old: &Value, new: &Value) -> BTreeSet<String> {
     let mut changes = BTreeSet::new();
+    let mut add = |is_breaking, place: &str, what: &str| {
+        let mark = if is_breaking { BREAKING } else { "changed  " };
+        changes.insert(format!("{mark}{}", one_line(&format!("{place}: {what}"))));
+    };
     for is_request in [true, false] {
-        let [old, new] = [old, new].map(|document| Api::of(document, is_request));
-        for (parent, was) in &old.fields {
-            // Whatever lacks as a whole is a change in another field.
-            let Some(is) = new.fields.get(parent) else { continue };
-            let mut add = |is_breaking, name: &str, what: &str| {
-                let mark = if is_breaking { BREAKING } else { "changed  " };
-                changes.insert(format!("{mark}{}", one_line(&format!("{parent}{name}: {what}"))));
-            };
-            for (name, (is_required, _)) in is.iter().filter(|(name, _)| !was.contains_key(*name)) {
-                let is_breaking = is_request && *is_required;
-                add(is_breaking, name, if is_breaking { "new and required" } else { "new" });
+        let [old, new] = [old, new].map(|document| Api::of(document, is_request).fields);
+        for (place, is) in &new {
+            let is_breaking = is_request && is.is_required;
+            if !old.contains_key(place) && old.contains_key(&is.parent) {
+                add(is_breaking, place, if is_breaking { "new and required" } else { "new" });
             }
-            for (name, (was_required, before)) in was {
-                let Some((is_required, now)) = is.get(name) else {
-                    add(!is_request, name, "gone");
-                    continue;
-                };
-                match (is_request, was_required, is_required) {
-                    (true, false, true) => add(true, name, "required now"),
-                    (false, true, false) => add(true, name, "may be missing now"),
-                    _ => {}
+        }
+        for (place, was) in &old {
+            let Some(is) = new.get(place) else {
+                if new.contains_key(&was.parent) {
+                    add(!is_request, place, "gone");
                 }
-                let fits = if is_request {
-                    before.iter().all(|kind| takes(now, kind))
-                } else {
-                    before.iter().any(|kind| takes(now, kind))
-                        || now.iter().any(|kind| takes(before, kind))
-                };
-                if before != now {
-                    let kinds = [before, now].map(|kinds| Vec::from_iter(kinds.clone()));
-                    let [was, is] = kinds.map(|kinds| kinds.join(" or "));
-                    add(!fits, name, &format!("was {was}, now {is}"));
-                }
+                continue;
+            };
+            match (is_request, was.is_required, is.is_required) {
+                (true, false, true) => add(true, place, "required now"),
+                (false, true, false) => add(true, place, "may be missing now"),
+                _ => {}
+            }
+            let fits = if is_request {
+                was.kinds.iter().all(|kind| is.takes(kind))
+            } else {
+                was.kinds.iter().any(|kind| is.takes(kind))
+                    || is.kinds.iter().any(|kind| was.takes(kind))
+            };
+            if was.kinds != is.kinds {
+                let kinds = [was, is].map(|field| Vec::from_iter(field.kinds.clone()));
+                let [was, is] = kinds.map(|kinds| kinds.join(" or "));
+                add(!fits, place, &format!("was {was}, now {is}"));
             }
         }
     }
     changes
 }
 
-/// True where a value of this `kind` is also one of these `kinds`.
-fn takes(kinds: &BTreeSet<String>, kind: &str) -> bool {
-    let is_number = kind == "integer" && kinds.contains("number");
-    is_number || kinds.contains(kind) || kinds.contains("any")
+impl Field {
+    /// True where it may have a value of this `kind`.
+    fn takes(&self, kind: &String) -> bool {
+        let is_number = kind == "integer" && self.kinds.contains("number");
+        is_number || self.kinds.contains(kind) || self.kinds.contains("any")
+    }
 }
 
 impl<'a> Api<'a> {
     fn of(document: &'a Value, is_request: bool) -> Self {
         let mut api = Api { document, is_request, fields: BTreeMap::new() };
+        api.add("", "", false, BTreeSet::new());
         for (path, item) in entries(&document["paths"]) {
             // Whatever else describes a path is a text or a list.
             for (method, operation) in entries(item).filter(|(_, value)| value.is_object()) {
@@ -83,54 +90,50 @@ impl<'a> Api<'a> {
         api
     }
 
-    fn add_operation(&mut self, name: &str, operation: &'a Value) {
-        let within = format!("{name} ");
-        self.fields.entry(within.clone()).or_default();
+    fn add_operation(&mut self, place: &str, operation: &'a Value) {
+        // It is new or gone on one side alone.
+        let parent = if self.is_request { place } else { "" };
+        self.add(parent, place, true, BTreeSet::new());
+        let answers =
+            entries(&operation["responses"]).filter(|(status, _)| status.starts_with('2'));
         if !self.is_request {
-            self.add("", name, true, BTreeSet::new());
-            for (status, body) in entries(&operation["responses"]) {
-                if status.starts_with('2') {
-                    self.add_body(&within, status, true, body);
-                }
-            }
+            answers.for_each(|(status, body)| self.add_body(place, status, true, body));
             return;
         }
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
             let parameter = self.resolved(parameter);
             let text = |key: &str| parameter[key].as_str().unwrap_or_default();
-            let name = format!("{} {}", text("in"), text("name"));
-            self.add_schema(&within, &name, parameter["required"] == true, &parameter["schema"]);
+            let name = format!("{place} {} {}", text("in"), text("name"));
+            self.add_schema(place, &name, parameter["required"] == true, &parameter["schema"]);
         }
         if let Some(body) = operation.get("requestBody") {
-            self.add_body(&within, "request", body["required"] == true, body);
+            self.add_body(place, "request", body["required"] == true, body);
         }
     }
 
-    fn add_body(&mut self, within: &str, name: &str, is_required: bool, body: &'a Value) {
+    fn add_body(&mut self, parent: &str, name: &str, is_required: bool, body: &'a Value) {
         let mut kinds = BTreeSet::new();
         for (kind, content) in entries(&body["content"]) {
             kinds.insert(kind.clone());
-            self.add_schema(within, &format!("{name} {kind}"), false, &content["schema"]);
+            self.add_schema(parent, &format!("{parent} {name} {kind}"), false, &content["schema"]);
         }
-        self.add(within, name, is_required, kinds);
+        self.add(parent, &format!("{parent} {name}"), is_required, kinds);
     }
 
-    fn add_schema(&mut self, within: &str, name: &str, is_required: bool, schema: &'a Value) {
-        let place = format!("{within}{name}");
-        let inside = format!("{place}.");
-        self.fields.entry(inside.clone()).or_default();
+    fn add_schema(&mut self, parent: &str, place: &str, is_required: bool, schema: &'a Value) {
+        // Not after what it refers to, which may be itself.
+        self.add(parent, place, is_required, BTreeSet::new());
         let mut kinds = BTreeSet::new();
         // A schema and the members of its unions.
         let mut parts = vec![schema];
         while let Some(part) = parts.pop() {
             if let Some(reference) = part["$ref"].as_str() {
-                let short = reference.rsplit('/').next().unwrap_or(reference);
+                let name = reference.rsplit('/').next().unwrap_or(reference);
                 // FastAPI adds this where both sides differ.
-                let short = short.trim_end_matches("-Input").trim_end_matches("-Output");
-                kinds.insert(short.to_owned());
-                if !self.fields.contains_key(short) {
-                    self.fields.insert(short.to_owned(), BTreeMap::new());
-                    self.add_schema(short, "", false, self.resolved(part));
+                let name = name.trim_end_matches("-Input").trim_end_matches("-Output");
+                kinds.insert(name.to_owned());
+                if !self.fields.contains_key(name) {
+                    self.add_schema(name, name, false, self.resolved(part));
                 }
                 continue;
             }
@@ -145,20 +148,21 @@ impl<'a> Api<'a> {
             parts.extend(members);
             let required = texts(&part["required"]);
             for (name, schema) in entries(&part["properties"]) {
-                self.add_schema(&inside, name, required.contains(name), schema);
+                let is_required = required.contains(name);
+                self.add_schema(place, &format!("{place}.{name}"), is_required, schema);
             }
             for (key, mark) in [("items", "[]"), ("additionalProperties", "{}")] {
                 if part[key].is_object() {
-                    self.add_schema(&place, mark, false, &part[key]);
+                    self.add_schema(place, &format!("{place}{mark}"), false, &part[key]);
                 }
             }
         }
-        self.add(within, name, is_required, kinds);
+        self.add(parent, place, is_required, kinds);
     }
 
-    fn add(&mut self, within: &str, name: &str, is_required: bool, kinds: BTreeSet<String>) {
-        let fields = self.fields.entry(within.to_owned()).or_default();
-        fields.insert(name.to_owned(), (is_required, kinds));
+    fn add(&mut self, parent: &str, place: &str, is_required: bool, kinds: BTreeSet<String>) {
+        let field = Field { parent: parent.to_owned(), is_required, kinds };
+        self.fields.insert(place.to_owned(), field);
     }
 
     /// What `value` refers to, if it does.

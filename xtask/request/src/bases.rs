@@ -40,9 +40,8 @@ pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
     // Editors on Windows begin a file with a byte order mark, which is not part of a reference.
     for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
         // A comment begins at the start of the line or after a blank.
-        let mut hashes = line.match_indices('#').map(|(at, _)| at);
-        let comment = hashes.find(|&at| at == 0 || line[..at].ends_with(char::is_whitespace));
-        let entry = line[..comment.unwrap_or(line.len())].trim();
+        let words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
+        let entry = &words.collect::<Vec<_>>().join(" ");
         if !entry.is_empty() {
             let why = || refuse(format!(", line {number}: {entry:?} is not a base image"));
             base_images.push(base_image(entry).ok_or_else(why)?);
@@ -78,7 +77,7 @@ fn base_image(entry: &str) -> Option<BaseImage> {
         };
         (entry["base_image"].as_str()?.to_owned(), tags)
     } else {
-        let (reference, tags) = entry.split_once(char::is_whitespace).unwrap_or((entry, ""));
+        let (reference, tags) = entry.split_once(' ').unwrap_or((entry, ""));
         (reference.to_owned(), split(tags))
     };
     let is_tag = |tag: &String| !tag.is_empty() && tag.chars().all(is_tag_character);

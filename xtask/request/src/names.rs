@@ -75,17 +75,18 @@ impl Naming<'_> {
             _ => {
                 let cleaned = squeeze(version, is_tag_character);
                 let cleaned = cleaned.trim_matches(['.', '-']);
+                let cleaned = if cleaned.is_empty() { UNKNOWN } else { cleaned };
                 // It may begin with a version, as `1.2.3-rc.1` does, but be none.
-                let is_foreign = is_mains(cleaned) || !release(cleaned).is_empty();
-                (vec![if cleaned.is_empty() { UNKNOWN } else { cleaned }.to_owned()], is_foreign)
+                (vec![cleaned.to_owned()], is_mains(cleaned) || !release(cleaned).is_empty())
             }
         };
         // Not the digest of a branch that is called like it.
         let raw = format!("version\n{version}");
-        let all = self.custom_tags.iter().flat_map(|custom| heads.iter().map(move |h| (h, custom)));
-        without_repeats(
-            all.map(|(head, custom)| self.tag(head, custom, &raw, is_foreign)).collect(),
-        )
+        let mut tags = Vec::new();
+        for custom in self.custom_tags {
+            tags.extend(heads.iter().map(|head| self.tag(head, custom, &raw, is_foreign)));
+        }
+        without_repeats(tags)
     }
 
     /// `head-tail` with the suffixes for flavor, architecture and target. `raw` is the input that
@@ -275,28 +276,21 @@ impl Cache {
     fn entry(&self, place: &str) -> String {
         match self {
             Cache::Registry(reference) => format!("type=registry,ref={reference}"),
-            Cache::Folder(folder) => {
-                format!("type=local,{}", csv_field(&format!("{place}={folder}")))
-            }
+            Cache::Folder(path) => format!("type=local,{}", csv_field(&format!("{place}={path}"))),
         }
     }
 
     /// The `cache-to` entry that writes it alone, after the image was delivered.
     pub fn export_entry(&self, mode: Mode) -> String {
-        let entry = self.write_entry(mode);
-        match self {
-            // The image's own layers are compressed already. The rest is read by builders only,
-            // and zstd takes a third of the time of gzip.
-            Cache::Registry(_) => format!("{entry},compression=zstd"),
-            Cache::Folder(_) => entry,
-        }
+        // The image's own layers are compressed already. The rest is read by builders only, and zstd
+        // takes a third of the time of gzip.
+        let is_sent = matches!(self, Cache::Registry(_));
+        self.write_entry(mode) + if is_sent { ",compression=zstd" } else { "" }
     }
 }
 
 /// buildx reads these entries as comma-separated values, so a path may need quotes.
 pub fn csv_field(field: &str) -> String {
-    if !field.contains([',', '"', '\n']) {
-        return field.to_owned();
-    }
-    format!("\"{}\"", field.replace('"', "\"\""))
+    let is_plain = !field.contains([',', '"', '\n']);
+    if is_plain { field.to_owned() } else { format!("\"{}\"", field.replace('"', "\"\"")) }
 }

@@ -28,8 +28,6 @@ pub const UNKNOWN: &str = "unknown";
 pub const PACKAGES: [&str; 4] =
     ["openhands-sdk", "openhands-tools", "openhands-workspace", "openhands-agent-server"];
 
-/// What to do about a file or folder that can't be read.
-const READABLE: &str = "make it readable for this user, or have git ignore it";
 /// How long git or tar may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,6 +41,8 @@ pub struct Package {
 /// What an image is built from.
 #[derive(Default)]
 pub struct Source {
+    /// `checkout`, `archive` or `release`, as records have it.
+    pub kind: &'static str,
     pub packages: Vec<Package>,
     /// The workspace's files, for the build context `sdk`; nobody else changes them while this lives.
     /// `None` for the release that the requirements pin.
@@ -79,8 +79,8 @@ impl Source {
                 around.find(|folder| is_checkout(folder)).map(Path::to_owned)
             }
         };
-        let mut source =
-            Source { packages: definition::pinned_packages(root), ..Source::default() };
+        let packages = definition::pinned_packages(root);
+        let mut source = Source { kind: "release", packages, ..Source::default() };
         let git = Git::new(checkout.as_deref().unwrap_or(root), root);
         source.find_commit(&git, checkout.is_some(), args)?;
         let Some(origin) = args.prebuilt_sdist.as_ref().or(checkout.as_ref()) else {
@@ -88,10 +88,12 @@ impl Source {
         };
         let (folder, lock) = slot(root, origin)?;
         if args.prebuilt_sdist.is_some() {
+            source.kind = "archive";
             unpack(origin, &folder)?;
-            source.packages = packages("archive", origin, &folder)?;
+            source.packages = packages_of(source.kind, origin, &folder)?;
         } else {
-            source.packages = packages("checkout", origin, origin)?;
+            source.kind = "checkout";
+            source.packages = packages_of(source.kind, origin, origin)?;
             git.copy_files(&folder)?;
             let status = ["status", "--porcelain", "--untracked-files=normal"];
             source.is_dirty = !git.run(&status, &git.paths)?.is_empty();
@@ -119,9 +121,8 @@ impl Source {
         if is_checkout && head.is_ok() && github.0.as_deref() != own_sha {
             github = (None, None);
         }
-        let own_ref = || git.text(&["symbolic-ref", "--quiet", "HEAD"]).ok();
-        let git_ref = args.git_ref.clone().or(github.1);
-        let git_ref = git_ref.or_else(|| own_ref().filter(|_| !is_around));
+        let own_ref = || git.text(&["symbolic-ref", "--quiet", "HEAD"]).ok().filter(|_| !is_around);
+        let git_ref = args.git_ref.clone().or(github.1).or_else(own_ref);
         let sha = args.sha.clone().or(github.0).or(own_sha.map(str::to_owned));
         self.created = date.filter(|_| sha.as_deref() == own_sha).map(str::to_owned);
         // An unpacked archive has no repository, and a new repository no commit.
@@ -141,11 +142,10 @@ impl Source {
 
     /// Errors: a usage error for a push of changes that are not committed.
     pub fn check(&self, args: &Args) -> Result<()> {
-        if !args.push {
-            return Ok(());
-        }
-        if let Some(checkout) =
-            self.checkout.as_ref().filter(|_| self.is_dirty && !args.allow_dirty)
+        if let Some(checkout) = &self.checkout
+            && self.is_dirty
+            && args.push
+            && !args.allow_dirty
         {
             return Err(usage(format!(
                 "the checkout {} has changes that are not committed, so its commit does not say what \
@@ -153,20 +153,11 @@ impl Source {
                 checkout.display()
             )));
         }
-        if self.sha == UNKNOWN && args.tag_by == TagBy::Commit {
-            let why = "the commit is not known, so tags begin with `unknown-`";
-            message::warn(&format!("{why}; SDK_SHA names one"));
+        if args.push && self.sha == UNKNOWN && args.tag_by == TagBy::Commit {
+            let why = "the commit is not known, so tags begin with `unknown-`; SDK_SHA names one";
+            message::warn(why);
         }
         Ok(())
-    }
-
-    /// What the server is made of, in a word.
-    pub fn kind(&self) -> &'static str {
-        match (&self.folder, &self.checkout) {
-            (_, Some(_)) => "checkout",
-            (Some(_), None) => "archive",
-            (None, None) => "release",
-        }
     }
 
     /// The version of the SDK in the image, which is the image's.
@@ -191,11 +182,9 @@ impl Source {
 
     /// The packages and their versions, as `openhands-sdk 1.58.2, openhands-tools 1.58.2`.
     pub fn package_list(&self) -> String {
-        let mut list = Vec::new();
-        for Package { name, version } in &self.packages {
-            list.push(format!("{name} {}", version.as_deref().unwrap_or(UNKNOWN)));
-        }
-        list.join(", ")
+        let version = |package: &Package| package.version.clone().unwrap_or(UNKNOWN.to_owned());
+        let list = self.packages.iter().map(|one| format!("{} {}", one.name, version(one)));
+        list.collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -207,7 +196,7 @@ fn is_checkout(folder: &Path) -> bool {
 /// The packages of the workspace in `folder`, which is of the archive or checkout `origin`. Their versions
 /// are read as text, since one line of TOML matters and uv itself reads the rest.
 /// Errors: a usage error for a part that is missing or can't be read.
-fn packages(kind: &str, origin: &Path, folder: &Path) -> Result<Vec<Package>> {
+fn packages_of(kind: &str, origin: &Path, folder: &Path) -> Result<Vec<Package>> {
     let part = |path: &str| {
         fs::read_to_string(folder.join(path)).map_err(|error| match error.kind() {
             ErrorKind::NotFound => usage(format!(
@@ -330,7 +319,7 @@ fn refusal(folder: &Path, words: &str) -> anyhow::Error {
             "it is a worktree or a submodule; use a clone, or mount its repository too".to_owned(),
         ),
         (None, Some(_)) => {
-            (&*words, "make `git status` work there as this user, or clone it again".to_owned())
+            (&*words, "make `git status` work there without warnings, or clone it again".to_owned())
         }
     };
     usage(format!("git refuses {:?} ({})\nhint: {hint}", folder.to_string_lossy(), words.trim()))
@@ -466,6 +455,6 @@ pub fn digest(folder: &Path, wanted: Option<&[&str]>, is_exact: bool) -> Result<
 /// The error for something that can't be read, with its path and what to do.
 pub fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {
     let is_denied = error.kind() == ErrorKind::PermissionDenied;
-    let hint = if is_denied { format!("\nhint: {READABLE}") } else { String::new() };
-    anyhow!("{} can't be read: {error}{hint}", path.display())
+    let hint = "\nhint: make it readable for this user, or have git ignore it";
+    anyhow!("{} can't be read: {error}{}", path.display(), if is_denied { hint } else { "" })
 }
