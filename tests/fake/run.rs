@@ -24,7 +24,7 @@ fn a_container_that_a_killed_run_left_is_removed_unless_it_runs() {
 #[test]
 fn a_server_out_of_reach_is_said_to_be_on_the_machine_of_the_engine() {
     let script = "case \"$*\" in *State.Status*) [ -f waited ] && echo exited || echo 'running healthy'; exit;;
-        wait*) touch waited; exit;; 'context inspect'*) echo ssh://far; exit;; esac";
+        wait*) touch waited; exit;; esac";
     let fake = FakeDocker::with_override("run-far", script);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let ended = fake.call(&["image", "run", "--variant=debian", "--port", &port]).on("x").end();
@@ -32,7 +32,7 @@ fn a_server_out_of_reach_is_said_to_be_on_the_machine_of_the_engine() {
     assert!(ended.stdout.starts_with(&format!("address: http://127.0.0.1:{port}\n")));
     let warning = format!(
         "warning: the server is healthy, but out of reach from here: use 127.0.0.1:{port} on the machine of the \
-         engine, ssh://far\n"
+         engine\n"
     );
     assert!(ended.stderr.contains(&warning), "{}", ended.stderr);
     // It is in the engine alone.

@@ -13,14 +13,14 @@ use base::error::usage;
 use base::{http, message, output, process};
 
 use crate::build;
-use crate::docker::{Docker, not_started, sleep};
+use crate::docker::{Docker, answer, sleep};
 use outcome::record;
 use outcome::text;
 use request::bases;
 use request::cli::Args;
 use request::definition::{Definition, has_server};
 
-/// How long a server may take until it is healthy: 4 s with a warm page cache.
+/// How long docker may take to start a server, and that to be healthy: 4 s with a warm page cache.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The end of a server's log, shown when it fails.
 const LAST_LINES: [&str; 2] = ["--tail", "30"];
@@ -56,16 +56,6 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let platform = record.platforms.first().filter(|_| !args.platforms.is_empty());
     let server = Container::start(docker, tag, args.port, platform.map(String::as_str))?;
     let Container { address, key, .. } = &server;
-    if !server.answers() {
-        // The context's endpoint is DOCKER_HOST where that is set.
-        let format = "{{.Endpoints.docker.Host}}";
-        let engine = server.docker.output_of(&["context", "inspect", "--format", format]);
-        message::warn(&format!(
-            "the server is healthy, but out of reach from here: use {address} on the machine of the \
-             engine, {}",
-            engine.trim()
-        ));
-    }
     output::write(format_args!(
         "address: http://{address}\nkey:     {key}\n\
          try:     curl -H 'X-Session-API-Key: {key}' http://{address}/api/conversations/count"
@@ -146,11 +136,9 @@ impl Container {
         args.extend(["--publish", &publish, image]);
         let mut docker = server.docker.command(&args);
         docker.env("SESSION_API_KEY", &server.key).env_remove("DOCKER_DEFAULT_PLATFORM");
-        let child = docker.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        let mut child = child.map_err(|error| not_started(&error))?;
-        let status = process::wait(&mut child, None)?;
-        process::check_signals()?;
-        ensure!(status.success(), "cannot start {image}; see docker's message above");
+        let output = answer(&mut docker, PATIENCE)?;
+        let why = text::last_lines(&output.stderr, 5).join(" ");
+        ensure!(output.status.success(), "cannot start {image}: {why}");
         server.wait_until_healthy().with_context(|| image.to_owned())?;
         Ok(server)
     }
@@ -177,6 +165,12 @@ impl Container {
             let format = "{{.State.Status}}{{if .State.Health}} {{.State.Health.Status}}{{end}}";
             let state = self.docker.output_of(&["inspect", "--format", format, &self.name]);
             if state.trim().ends_with(" healthy") {
+                if !self.answers() {
+                    message::warn(&format!(
+                        "the server is healthy, but out of reach from here: use {} on the machine of the engine",
+                        self.address
+                    ));
+                }
                 return Ok(());
             }
             let has_ended = state.starts_with("exited") || state.starts_with("dead");
@@ -192,9 +186,7 @@ impl Container {
     /// The body that the server has for `path`.
     /// Errors: its port is out of reach from here; another status than 200.
     pub fn fetch(&self, path: &str) -> Result<String> {
-        let answer = http::get(self.address, path, Duration::from_secs(30)).with_context(|| {
-            format!("the server is healthy, but {} of the engine is out of reach", self.address)
-        })?;
+        let answer = http::get(self.address, path, Duration::from_secs(30))?;
         ensure!(answer.status == 200, "the server answers {path} with {}", answer.status);
         Ok(answer.body)
     }
