@@ -35,20 +35,17 @@ impl Naming<'_> {
         let short = short_sha(self.sha);
         // Any word can stand for a commit.
         let is_commit = self.sha.len() >= 7 && self.sha.bytes().all(|b| b.is_ascii_hexdigit());
-        let is_foreign = |head| !is_commit && is_reserved(head);
-        let is_branch =
-            self.git_ref.starts_with("refs/heads/") || !self.git_ref.starts_with("refs/");
-        let branch = Some(ref_name(self.git_ref)).filter(|_| is_branch && self.git_ref != UNKNOWN);
+        let (git_ref, is_head) = (self.git_ref, self.git_ref.starts_with("refs/heads/"));
+        let is_branch = is_head || !git_ref.starts_with("refs/") && git_ref != UNKNOWN;
         for custom in self.custom_tags {
             for head in [short, self.sha] {
-                tags.push(self.tag(head, custom, self.sha, is_foreign(head)));
+                tags.push(self.tag(head, custom, self.sha, is_commit));
             }
-            if let Some(head) = &branch {
-                let is_foreign = !is_main(self.git_ref) && is_reserved(head);
-                tags.push(self.tag(head, custom, self.git_ref, is_foreign));
+            if is_branch {
+                tags.push(self.tag(&ref_name(git_ref), custom, git_ref, is_main(git_ref)));
             }
         }
-        tags.push(self.tag(short, &slug(self.base_image), self.base_image, is_foreign(short)));
+        tags.push(self.tag(short, &slug(self.base_image), self.base_image, is_commit));
         tags.extend(self.release_tags());
         without_repeats(tags)
     }
@@ -56,7 +53,7 @@ impl Naming<'_> {
     /// What main calls this image; `None` on main, and for what may be of several architectures.
     pub fn main_tag(&self) -> Option<String> {
         let custom = self.custom_tags.first().filter(|_| self.arch.is_some())?;
-        (!is_main(self.git_ref)).then(|| self.tag("main", custom, MAIN, false))
+        (!is_main(self.git_ref)).then(|| self.tag("main", custom, MAIN, true))
     }
 
     /// The release tags alone; none unless they were asked for and a version is known.
@@ -68,35 +65,35 @@ impl Naming<'_> {
             (Some(UNKNOWN), Some(tag)) => tag.trim_start_matches('v'),
             (Some(version), _) => version,
         };
-        let (heads, is_foreign) = match release(version)[..] {
+        let (heads, is_own) = match release(version)[..] {
             [major, minor, _] => {
-                (vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()], false)
+                (vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()], true)
             }
             _ => {
                 let cleaned = squeeze(version, is_tag_character);
                 let cleaned = cleaned.trim_matches(['.', '-']);
                 let cleaned = if cleaned.is_empty() { UNKNOWN } else { cleaned };
                 // It may begin with a version, as `1.2.3-rc.1` does, but be none.
-                (vec![cleaned.to_owned()], is_mains(cleaned) || !release(cleaned).is_empty())
+                (vec![cleaned.to_owned()], !is_mains(cleaned) && release(cleaned).is_empty())
             }
         };
         // Not the digest of a branch that is called like it.
         let raw = format!("version\n{version}");
         let mut tags = Vec::new();
         for custom in self.custom_tags {
-            tags.extend(heads.iter().map(|head| self.tag(head, custom, &raw, is_foreign)));
+            tags.extend(heads.iter().map(|head| self.tag(head, custom, &raw, is_own)));
         }
         without_repeats(tags)
     }
 
     /// `head-tail` with the suffixes for flavor, architecture and target. `raw` is the input that
-    /// `head` or `tail` was made from, so that a digest can tell two inputs apart. A head that is main's
-    /// or a release's, and is foreign here, is closed with a digest: users pull `main-…`, `latest-…` and
+    /// `head` or `tail` was made from, so that a digest can tell two inputs apart. Unless `is_own`, a head
+    /// that main or a release writes is closed with a digest: users pull `main-…`, `latest-…` and
     /// `1.58.0-…` in trust of who wrote them, whatever others call their branches and git tags.
-    fn tag(&self, head: &str, tail: &str, raw: &str, is_foreign: bool) -> String {
+    fn tag(&self, head: &str, tail: &str, raw: &str, is_own: bool) -> String {
         let suffix = suffix(self.flavor.part(), self.arch, Some(self.target));
         let tag = valid(format!("{head}-{tail}{suffix}"), raw);
-        if is_foreign { with_digest(&tag, raw) } else { tag }
+        if is_own || !is_reserved(head) { tag } else { with_digest(&tag, raw) }
     }
 
     /// The caches to read, in this order, each once.
