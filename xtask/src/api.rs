@@ -1,5 +1,7 @@
-//! `cargo xtask image api`: compares the REST API of an image with an earlier one.
+//! `cargo xtask image api`: compares the REST API of an image with an earlier one, by their `OpenAPI` 3
+//! documents: what changed for clients, and which changes break them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -8,8 +10,8 @@ use base::message::{self, one_line};
 use base::output;
 use serde_json::Value;
 
+use crate::github;
 use crate::serve::Container;
-use crate::{github, openapi};
 use request::cli::Args;
 
 /// Prints what differs, as Markdown.
@@ -25,8 +27,8 @@ pub fn main(root: &Path, args: &Args) -> Result<()> {
     };
     let (old, new) = (document(root, baseline)?, document(root, new)?);
     let (was, is) = (version(&old), version(&new));
-    let lines = Vec::from_iter(openapi::compare(&old, &new));
-    let count = lines.iter().filter(|line| line.starts_with(openapi::BREAKING)).count();
+    let lines = Vec::from_iter(compare(&old, &new));
+    let count = lines.iter().filter(|line| line.starts_with(BREAKING)).count();
     let changes = match lines.len() {
         0 => "Nothing has changed.".to_owned(),
         all => format!(
@@ -74,4 +76,184 @@ fn version(document: &Value) -> String {
 /// The first two numbers of a version; all of one that has other parts.
 fn minor(version: &str) -> &str {
     version.match_indices('.').nth(1).map_or(version, |(at, _)| &version[..at])
+}
+
+/// What begins the line of a change that breaks clients.
+const BREAKING: &str = "BREAKING ";
+
+/// An operation, a parameter, a body, a property or a named schema.
+struct Field {
+    /// The place that it is part of. Where that is new or gone, the field is no change of its own.
+    parent: String,
+    is_required: bool,
+    /// Its types, named schemas, constants or media types.
+    kinds: BTreeSet<String>,
+}
+
+/// What clients send, or what they get: fields by place, such as `GET /health 200` or `ServerInfo.title`.
+struct Api<'a> {
+    document: &'a Value,
+    is_request: bool,
+    fields: BTreeMap<String, Field>,
+}
+
+/// The changes from `old` to `new`, a line each, those that break clients first. Another kind of value in a
+/// response breaks nobody: clients skip what they don't know.
+fn compare(old: &Value, new: &Value) -> BTreeSet<String> {
+    let mut changes = BTreeSet::new();
+    let mut add = |is_breaking, place: &str, what: &str| {
+        let mark = if is_breaking { BREAKING } else { "changed  " };
+        changes.insert(format!("{mark}{}", one_line(&format!("{place}: {what}"))));
+    };
+    for is_request in [true, false] {
+        let [old, new] = [old, new].map(|document| Api::of(document, is_request).fields);
+        for (place, is) in &new {
+            let is_breaking = is_request && is.is_required;
+            if !old.contains_key(place) && old.contains_key(&is.parent) {
+                add(is_breaking, place, if is_breaking { "new and required" } else { "new" });
+            }
+        }
+        for (place, was) in &old {
+            let Some(is) = new.get(place) else {
+                if new.contains_key(&was.parent) {
+                    add(!is_request, place, "gone");
+                }
+                continue;
+            };
+            match (is_request, was.is_required, is.is_required) {
+                (true, false, true) => add(true, place, "required now"),
+                (false, true, false) => add(true, place, "may be missing now"),
+                _ => {}
+            }
+            let fits = if is_request {
+                was.kinds.iter().all(|kind| is.takes(kind))
+            } else {
+                was.kinds.iter().any(|kind| is.takes(kind))
+                    || is.kinds.iter().any(|kind| was.takes(kind))
+            };
+            if was.kinds != is.kinds {
+                let kinds = [was, is].map(|field| Vec::from_iter(field.kinds.clone()));
+                let [was, is] = kinds.map(|kinds| kinds.join(" or "));
+                add(!fits, place, &format!("was {was}, now {is}"));
+            }
+        }
+    }
+    changes
+}
+
+impl Field {
+    /// True where it may have a value of this `kind`.
+    fn takes(&self, kind: &String) -> bool {
+        let is_number = kind == "integer" && self.kinds.contains("number");
+        is_number || self.kinds.contains(kind) || self.kinds.contains("any")
+    }
+}
+
+impl<'a> Api<'a> {
+    fn of(document: &'a Value, is_request: bool) -> Self {
+        let mut api = Api { document, is_request, fields: BTreeMap::new() };
+        api.add("", "", false, BTreeSet::new());
+        for (path, item) in entries(&document["paths"]) {
+            // Whatever else describes a path is a text or a list.
+            for (method, operation) in entries(item).filter(|(_, value)| value.is_object()) {
+                api.add_operation(&format!("{} {path}", method.to_uppercase()), operation);
+            }
+        }
+        api
+    }
+
+    fn add_operation(&mut self, place: &str, operation: &'a Value) {
+        // It is new or gone on one side alone.
+        let parent = if self.is_request { place } else { "" };
+        self.add(parent, place, true, BTreeSet::new());
+        let answers =
+            entries(&operation["responses"]).filter(|(status, _)| status.starts_with('2'));
+        if !self.is_request {
+            answers.for_each(|(status, body)| self.add_body(place, status, true, body));
+            return;
+        }
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let parameter = self.resolved(parameter);
+            let text = |key: &str| parameter[key].as_str().unwrap_or_default();
+            let name = format!("{place} {} {}", text("in"), text("name"));
+            self.add_schema(place, &name, parameter["required"] == true, &parameter["schema"]);
+        }
+        if let Some(body) = operation.get("requestBody") {
+            self.add_body(place, "request", body["required"] == true, body);
+        }
+    }
+
+    fn add_body(&mut self, parent: &str, name: &str, is_required: bool, body: &'a Value) {
+        let mut kinds = BTreeSet::new();
+        for (kind, content) in entries(&body["content"]) {
+            kinds.insert(kind.clone());
+            self.add_schema(parent, &format!("{parent} {name} {kind}"), false, &content["schema"]);
+        }
+        self.add(parent, &format!("{parent} {name}"), is_required, kinds);
+    }
+
+    fn add_schema(&mut self, parent: &str, place: &str, is_required: bool, schema: &'a Value) {
+        // Not after what it refers to, which may be itself.
+        self.add(parent, place, is_required, BTreeSet::new());
+        let mut kinds = BTreeSet::new();
+        // A schema and the members of its unions.
+        let mut parts = vec![schema];
+        while let Some(part) = parts.pop() {
+            if let Some(reference) = part["$ref"].as_str() {
+                let name = reference.rsplit('/').next().unwrap_or(reference);
+                // FastAPI adds this where both sides differ.
+                let name = name.trim_end_matches("-Input").trim_end_matches("-Output");
+                kinds.insert(name.to_owned());
+                if !self.fields.contains_key(name) {
+                    self.add_schema(name, name, false, self.resolved(part));
+                }
+                continue;
+            }
+            let members = ["anyOf", "oneOf", "allOf"].map(|key| part[key].as_array());
+            let members = members.into_iter().flatten().flatten().collect::<Vec<_>>();
+            let own = ["const", "enum", "type"].map(|key| texts(&part[key]));
+            match own.into_iter().find(|texts| !texts.is_empty()) {
+                Some(texts) => kinds.extend(texts),
+                None if members.is_empty() => drop(kinds.insert("any".to_owned())),
+                None => {}
+            }
+            parts.extend(members);
+            let required = texts(&part["required"]);
+            for (name, schema) in entries(&part["properties"]) {
+                let is_required = required.contains(name);
+                self.add_schema(place, &format!("{place}.{name}"), is_required, schema);
+            }
+            for (key, mark) in [("items", "[]"), ("additionalProperties", "{}")] {
+                if part[key].is_object() {
+                    self.add_schema(place, &format!("{place}{mark}"), false, &part[key]);
+                }
+            }
+        }
+        self.add(parent, place, is_required, kinds);
+    }
+
+    fn add(&mut self, parent: &str, place: &str, is_required: bool, kinds: BTreeSet<String>) {
+        let field = Field { parent: parent.to_owned(), is_required, kinds };
+        self.fields.insert(place.to_owned(), field);
+    }
+
+    /// What `value` refers to, if it does.
+    fn resolved(&self, value: &'a Value) -> &'a Value {
+        let pointer = value["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+        pointer.and_then(|pointer| self.document.pointer(pointer)).unwrap_or(value)
+    }
+}
+
+fn entries(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    object.as_object().into_iter().flatten()
+}
+
+/// `value`, or the values of a list, as text; none of `null`.
+fn texts(value: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match value {
+        Value::Null => Vec::new(),
+        Value::Array(values) => values.iter().map(text).collect(),
+        value => vec![text(value)],
+    }
 }

@@ -10,7 +10,6 @@ mod explain;
 mod github;
 mod job;
 mod merge;
-mod openapi;
 mod progress;
 mod report;
 mod serve;
