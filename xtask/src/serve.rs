@@ -218,20 +218,14 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // Not by `process::output`, which a signal would end at once. Docker's errors are not shown: an
-        // engine that went down took its container along.
-        let names = |args: &[&str]| {
-            let mut docker = self.docker.command(args);
-            let output = docker.arg(&self.name).stdin(Stdio::null()).stderr(Stdio::null()).output();
-            // Newer versions remove nothing successfully, but name what they removed.
-            output.is_ok_and(|output| !output.stdout.is_empty())
-        };
-        // It lets the server shut down before it is killed.
-        names(&["stop"]);
         // An engine may finish a `docker run` that a signal ended, so there may be a container later.
         let attempts = if process::caught().is_some() { 20 } else { 1 };
         for _ in 0..attempts {
-            if names(&["rm", "--force", "--volumes"]) {
+            // Not by `process::output`, which a signal would end at once.
+            let mut docker = self.docker.command(&["rm", "--force", "--volumes", &self.name]);
+            let output = docker.stdin(Stdio::null()).stderr(Stdio::null()).output();
+            // Newer versions remove nothing successfully, but name what they removed.
+            if output.is_ok_and(|output| !output.stdout.is_empty()) {
                 break;
             }
             thread::sleep(Duration::from_millis(100));

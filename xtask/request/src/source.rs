@@ -309,20 +309,18 @@ fn no_files(folder: &Path, why: &str) -> anyhow::Error {
 fn refusal(folder: &Path, words: &str) -> anyhow::Error {
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut above = folder.ancestors().map(|above| above.join(".git"));
-    let trust = words.split_once("To add an exception for this directory, call:");
-    let (words, hint) = match (trust, above.find(|git| git.exists())) {
-        // It has the root of the repository, which may be above.
-        (Some((words, command)), _) => (words, format!("`{}`", command.trim())),
-        (None, None) => return no_files(folder, &words),
-        (None, Some(git)) if git.is_file() => (
-            &*words,
-            "it is a worktree or a submodule; use a clone, or mount its repository too".to_owned(),
-        ),
-        (None, Some(_)) => {
-            (&*words, "make `git status` work there without warnings, or clone it again".to_owned())
+    // The command has the root of the repository, which may be above.
+    let trust = words.split_once(" To add an exception for this directory, call: ");
+    let (words, command) = trust.unwrap_or((&words, ""));
+    let hint = match above.find(|git| git.exists()) {
+        _ if trust.is_some() => &format!("`{command}`"),
+        None => return no_files(folder, words),
+        Some(git) if git.is_file() && words.contains("not a git repository") => {
+            "it is a worktree or a submodule; use a clone, or mount its repository too"
         }
+        Some(_) => "make `git status` work there without warnings, or clone it again",
     };
-    usage(format!("git refuses {:?} ({})\nhint: {hint}", folder.to_string_lossy(), words.trim()))
+    usage(format!("git refuses {:?} ({words})\nhint: {hint}", folder.to_string_lossy()))
 }
 
 fn text(bytes: &[u8]) -> String {
