@@ -83,7 +83,8 @@ const BREAKING: &str = "BREAKING ";
 
 /// An operation, a parameter, a body, a property or a named schema.
 struct Field {
-    /// The place that it is part of. Where that is new or gone, the field is no change of its own.
+    /// The place that it is part of: where that is new or gone, the field is no change of its own. What is
+    /// its own parent is neither new nor gone.
     parent: String,
     is_required: bool,
     /// Its types, named schemas, constants or media types.
@@ -225,7 +226,8 @@ impl<'a> Api<'a> {
             }
             for (key, mark) in [("items", "[]"), ("additionalProperties", "{}")] {
                 if part[key].is_object() {
-                    self.add_schema(place, &format!("{place}{mark}"), false, &part[key]);
+                    let place = format!("{place}{mark}");
+                    self.add_schema(&place, &place, false, &part[key]);
                 }
             }
         }
