@@ -81,8 +81,7 @@ impl Source {
         };
         let packages = definition::pinned_packages(root);
         let mut source = Source { kind: "release", packages, ..Source::default() };
-        let git = Git::new(checkout.as_deref().unwrap_or(root), root);
-        source.find_commit(&git, checkout.is_some(), args)?;
+        source.find_commit(checkout.as_deref(), root, args)?;
         let Some(origin) = args.prebuilt_sdist.as_ref().or(checkout.as_ref()) else {
             return Ok(source);
         };
@@ -94,9 +93,14 @@ impl Source {
         } else {
             source.kind = "checkout";
             source.packages = packages_of(source.kind, origin, origin)?;
-            git.copy_files(&folder)?;
-            let status = ["status", "--porcelain", "--untracked-files=normal"];
-            source.is_dirty = !git.run(&status, &git.paths)?.is_empty();
+            // This repository may lie in the checkout, and is no part of it.
+            let own = match root.strip_prefix(origin) {
+                Ok(own) if own != "" => format!(":(exclude){}", own.display()),
+                _ => ".".to_owned(),
+            };
+            copy_files(origin, &own, &folder)?;
+            let status = ["status", "--porcelain", "--untracked-files=normal", "--", ".", &own];
+            source.is_dirty = !git(origin, &status)?.is_empty();
             source.checkout.clone_from(&checkout);
         }
         if args.push || args.tag_by == TagBy::Content {
@@ -109,25 +113,26 @@ impl Source {
 
     /// Finds the commit of what is built, its ref and its date. GitHub's variables name those of the
     /// workflow's own repository, so they count only where HEAD is that commit, or where there is no git.
-    fn find_commit(&mut self, git: &Git, is_checkout: bool, args: &Args) -> Result<()> {
-        let head = git.text(&["log", "-1", "--no-show-signature", "--format=%H %cI"]);
+    fn find_commit(&mut self, checkout: Option<&Path>, root: &Path, args: &Args) -> Result<()> {
+        let (folder, is_checkout) = (checkout.unwrap_or(root), checkout.is_some());
+        let git = |args: &[&str]| Ok(text(&git(folder, args)?));
+        let head: Result<_> = git(&["log", "-1", "--no-show-signature", "--format=%H %cI"]);
         process::check_signals()?;
         // A repository around a checkout may not have its files, and then its commit is another's.
-        let is_around =
-            is_checkout && head.is_ok() && git.text(&["ls-files", "uv.lock"])?.is_empty();
+        let is_around = is_checkout && head.is_ok() && git(&["ls-files", "uv.lock"])?.is_empty();
         let known = head.as_ref().ok().filter(|_| !is_around);
         let (own_sha, date) = known.and_then(|head| head.split_once(' ')).unzip();
         let mut github = (variable("GITHUB_SHA")?, variable("GITHUB_REF")?);
         if is_checkout && head.is_ok() && github.0.as_deref() != own_sha {
             github = (None, None);
         }
-        let own_ref = || git.text(&["symbolic-ref", "--quiet", "HEAD"]).ok().filter(|_| !is_around);
+        let own_ref = || git(&["symbolic-ref", "--quiet", "HEAD"]).ok().filter(|_| !is_around);
         let git_ref = args.git_ref.clone().or(github.1).or_else(own_ref);
         let sha = args.sha.clone().or(github.0).or(own_sha.map(str::to_owned));
         self.created = date.filter(|_| sha.as_deref() == own_sha).map(str::to_owned);
         // An unpacked archive has no repository, and a new repository no commit.
         if let (None, Err(refusal)) = (&sha, &head)
-            && git.folder.ancestors().any(|folder| folder.join(".git").exists())
+            && folder.ancestors().any(|folder| folder.join(".git").exists())
             && !refusal.to_string().contains("does not have any commits yet")
         {
             if args.push {
@@ -224,76 +229,58 @@ fn packages_of(kind: &str, origin: &Path, folder: &Path) -> Result<Vec<Package>>
     Ok(packages)
 }
 
-/// Git in a folder.
-struct Git<'a> {
-    folder: &'a Path,
-    /// The folder as a path of git's, without this repository where that lies in it.
-    paths: Vec<String>,
+/// What git writes, asked in `folder`.
+/// Errors: a usage error with git's own words and what to do; a signal.
+fn git(folder: &Path, args: &[&str]) -> Result<Vec<u8>> {
+    let mut git = Command::new("git");
+    git.arg("-C").arg(folder).args(args).env("LC_ALL", "C");
+    // In a hook of git they name the repository that the hook is of.
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"] {
+        git.env_remove(name);
+    }
+    let output = process::output(&mut git, PATIENCE);
+    // At a terminal git gets the signal as well, and fails.
+    process::check_signals()?;
+    let output = output
+        .map_err(|error| usage(format!("git can't be run ({error:#})\nhint: install git")))?
+        .context("git does not answer")?;
+    let words = text(&output.stderr);
+    // It passes over a folder that it may not enter, and succeeds.
+    let has_all = output.status.success() && !words.contains("could not open directory");
+    if has_all { Ok(output.stdout) } else { Err(refusal(folder, &words)) }
 }
 
-impl<'a> Git<'a> {
-    fn new(folder: &'a Path, root: &Path) -> Self {
-        let own = root.strip_prefix(folder).ok().filter(|own| !own.as_os_str().is_empty());
-        let own = own.map(|own| format!(":(exclude){}", own.display()));
-        Git { folder, paths: ["--", "."].map(str::to_owned).into_iter().chain(own).collect() }
-    }
-
-    /// What git writes.
-    /// Errors: a usage error with git's own words and what to do; a signal.
-    fn run(&self, args: &[&str], paths: &[String]) -> Result<Vec<u8>> {
-        let mut git = Command::new("git");
-        git.arg("-C").arg(self.folder).args(args).args(paths).env("LC_ALL", "C");
-        // In a hook of git they name the repository that the hook is of.
-        for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"] {
-            git.env_remove(name);
-        }
-        let output = process::output(&mut git, PATIENCE);
-        // At a terminal git gets the signal as well, and fails.
-        process::check_signals()?;
-        let output = output
-            .map_err(|error| usage(format!("git can't be run ({error:#})\nhint: install git")))?
-            .context("git does not answer")?;
-        let words = text(&output.stderr);
-        // It passes over a folder that it may not enter, and succeeds.
-        let has_all = output.status.success() && !words.contains("could not open directory");
-        if has_all { Ok(output.stdout) } else { Err(refusal(self.folder, &words)) }
-    }
-
-    fn text(&self, args: &[&str]) -> Result<String> {
-        Ok(text(&self.run(args, &[])?))
-    }
-
-    /// Makes `folder` hold the files that git tracks, or neither tracks nor ignores, and nothing else.
-    fn copy_files(&self, folder: &Path) -> Result<()> {
-        let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-        let mut files = HashMap::new();
-        for path in self.run(&list, &self.paths)?.split(|&byte| byte == 0) {
-            let path = OsStr::from_bytes(path);
-            let from = self.folder.join(path);
-            match fs::symlink_metadata(&from) {
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                    return Err(unreadable(&from, &error));
-                }
-                // A tracked file may be deleted, and a submodule is a folder.
-                Ok(file) if file.is_file() || file.is_symlink() => {
-                    files.insert(folder.join(path), (from, file));
-                }
-                _ => {}
+/// Makes `folder` hold the files of `checkout` that git tracks, or neither tracks nor ignores, and nothing
+/// else; `own` is a path of git's that leaves out this repository.
+fn copy_files(checkout: &Path, own: &str, folder: &Path) -> Result<()> {
+    let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".", own];
+    let mut files = HashMap::new();
+    for path in git(checkout, &list)?.split(|&byte| byte == 0) {
+        let path = OsStr::from_bytes(path);
+        let from = checkout.join(path);
+        match fs::symlink_metadata(&from) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(unreadable(&from, &error));
             }
+            // A tracked file may be deleted, and a submodule is a folder.
+            Ok(file) if file.is_file() || file.is_symlink() => {
+                files.insert(folder.join(path), (from, file));
+            }
+            _ => {}
         }
-        if !files.contains_key(&folder.join("uv.lock")) {
-            return Err(no_files(self.folder, "the repository around it ignores uv.lock"));
-        }
-        let fail = |error| not_written(folder, &error);
-        tidy(folder, &|path| files.contains_key(path)).map_err(fail)?;
-        for (to, (from, file)) in &files {
-            copy(from, file, to).map_err(|error| match error.kind() {
-                ErrorKind::PermissionDenied => unreadable(from, &error),
-                _ => anyhow!("cannot copy {} to {}: {error}", from.display(), to.display()),
-            })?;
-        }
-        tidy(folder, &|_| true).map_err(fail)
     }
+    if !files.contains_key(&folder.join("uv.lock")) {
+        return Err(no_files(checkout, "the repository around it ignores uv.lock"));
+    }
+    let fail = |error| not_written(folder, &error);
+    tidy(folder, &|path| files.contains_key(path)).map_err(fail)?;
+    for (to, (from, file)) in &files {
+        copy(from, file, to).map_err(|error| match error.kind() {
+            ErrorKind::PermissionDenied => unreadable(from, &error),
+            _ => anyhow!("cannot copy {} to {}: {error}", from.display(), to.display()),
+        })?;
+    }
+    tidy(folder, &|_| true).map_err(fail)
 }
 
 /// The error for a folder whose files git does not know.
