@@ -145,7 +145,7 @@ pub fn suffix(flavor: Option<&str>, arch: Option<&str>, target: Option<&str>) ->
 
 /// True where main's tags begin as `head` does: a custom tag may be the rest of it.
 fn is_mains(head: &str) -> bool {
-    head.split('-').next().is_some_and(|first| ["main", "latest"].contains(&first))
+    matches!(head.split('-').next(), Some("main" | "latest"))
 }
 
 /// True for what main's tags begin with, for a release, and for what begins with two or three numbers of
@@ -183,7 +183,7 @@ pub fn slug(base_image: &str) -> String {
     let repository = path.split("_s_").last().unwrap_or(path);
     let room = MAX_SLUG - DIGEST_LENGTH - 1;
     let room_for_repository = room.saturating_sub(tag.chars().count());
-    format!("{}{}-{}", cut(repository, room_for_repository), cut(tag, room), digest(&slug))
+    format!("{repository:.room_for_repository$}{tag:.room$}-{}", digest(&slug))
 }
 
 /// The numbers of a release, `X`, `X.Y` or `X.Y.Z`, the first with its `v`; none of anything else.
@@ -209,9 +209,10 @@ pub fn valid(name: String, raw: &str) -> String {
 /// made from: two inputs that clean to the same name still differ.
 pub fn with_digest(name: &str, raw: &str) -> String {
     let cleaned = squeeze(name, is_tag_character);
-    let cleaned = cut(cleaned.trim_start_matches(['.', '-']), MAX_LENGTH - DIGEST_LENGTH - 1);
+    let cleaned = cleaned.trim_start_matches(['.', '-']);
+    let room = MAX_LENGTH - DIGEST_LENGTH - 1;
     let digest = digest(&format!("{raw}\n{name}"));
-    if cleaned.is_empty() { digest } else { format!("{cleaned}-{digest}") }
+    if cleaned.is_empty() { digest } else { format!("{cleaned:.room$}-{digest}") }
 }
 
 pub fn is_tag_character(c: char) -> bool {
@@ -225,12 +226,8 @@ fn squeeze(text: &str, kept: impl Fn(char) -> bool) -> String {
     runs.map(|run| if kept(run[0]) { String::from_iter(run) } else { "-".to_owned() }).collect()
 }
 
-fn cut(text: &str, length: usize) -> String {
-    text.chars().take(length).collect()
-}
-
 fn digest(text: &str) -> String {
-    cut(&sha256(text), DIGEST_LENGTH)
+    format!("{:.DIGEST_LENGTH$}", sha256(text))
 }
 
 /// Where a cache is kept. All that differs between the kinds of caches is in this type.
