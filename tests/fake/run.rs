@@ -1,24 +1,23 @@
-//! `image run`: what an earlier run left at its port, and a run that goes on.
+//! `image run`: the name of its container, and a server out of reach.
 
 use std::net::TcpListener;
 
 use crate::support::fake::FakeDocker;
 
 #[test]
-fn a_container_that_a_killed_run_left_is_removed_unless_it_runs() {
-    let script = "case \"$*\" in *State.Status*) echo running healthy; exit;; esac";
-    let fake = FakeDocker::with_override("run-left", script);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    let run = || fake.call(&["image", "run", "--variant=debian", "--port", &port]).on("x").end();
-    let ended = run();
-    assert!(ended.status == 2 && ended.stderr.contains(&port), "{}", ended.stderr);
-    drop(listener);
-    run();
-    let removed = format!("rm --volumes agent-server-{port}-");
-    let calls = fake.lines("calls");
-    let place = |start: &str| calls.iter().position(|call| call.starts_with(start));
-    assert!(place(&removed).unwrap() < place("run ").unwrap(), "{calls:?}");
+fn a_run_that_cannot_start_removes_its_own_container_alone() {
+    let fake = FakeDocker::with_override("run-name", "case \"$1\" in run) exit 125;; esac");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let names = [(); 2].map(|()| {
+        let run = fake.call(&["image", "run", "--variant=debian", "--port", &port]).on("x").end();
+        assert_eq!(run.status, 1, "{}", run.stderr);
+        let removed = fake.lines("calls").pop().unwrap();
+        removed
+            .strip_prefix(&format!("rm --force --volumes agent-server-{port}-"))
+            .unwrap()
+            .to_owned()
+    });
+    assert_ne!(names[0], names[1]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use base::digest::{random, sha256};
+use base::digest::random;
 use base::error::usage;
 use base::{http, message, output, process};
 
@@ -45,7 +45,8 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     );
     TcpListener::bind((Ipv4Addr::LOCALHOST, args.port)).map_err(|error| {
         let port = args.port;
-        usage(format!("cannot use port {port} ({error})\nhint: choose another port by --port"))
+        let hint = "choose another port by --port; `docker ps` shows what a killed run left";
+        usage(format!("cannot use port {port} ({error})\nhint: {hint}"))
     })?;
     let docker = Docker::new(root, args.builder.as_deref());
     let mut records = Vec::new();
@@ -123,10 +124,8 @@ impl Container {
     /// waits until its server is healthy.
     fn start(docker: Docker, image: &str, port: u16, platform: Option<&str>) -> Result<Self> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()?;
-        let checkout = sha256(docker.root.as_os_str().as_encoded_bytes());
-        let name = format!("agent-server-{}-{checkout:.8}", address.port());
-        // A run that was killed may have left one, which has stopped with the engine since then.
-        docker.output_of(&["rm", "--volumes", &name]);
+        // No name of another run's, as this container is removed by its name.
+        let name = format!("agent-server-{}-{}", address.port(), random(4)?);
         // Made before docker is called, so that a signal in between leaves nothing.
         let server = Container { docker, name, address, key: random(16)? };
         let publish = format!("{address}:8000");
