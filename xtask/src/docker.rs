@@ -525,7 +525,7 @@ pub fn call(docker: &mut Command, patience: Duration) -> Result<String> {
 
 /// What the call `docker` ends with; `None` where there is no answer within `patience`.
 /// Errors: no docker, and what to do; a signal.
-fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
+pub fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
     let output = process::output(docker, patience);
     output.map_err(|error| error.downcast_ref().map(not_started).unwrap_or(error))
 }

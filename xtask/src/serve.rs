@@ -13,7 +13,7 @@ use base::error::usage;
 use base::{http, message, output, process};
 
 use crate::build;
-use crate::docker::{Docker, answer, sleep};
+use crate::docker::{self, Docker, sleep};
 use outcome::record;
 use outcome::text;
 use request::bases;
@@ -135,7 +135,8 @@ impl Container {
         args.extend(["--publish", &publish, image]);
         let mut docker = server.docker.command(&args);
         docker.env("SESSION_API_KEY", &server.key).env_remove("DOCKER_DEFAULT_PLATFORM");
-        let output = answer(&mut docker, PATIENCE)?;
+        let output = docker::output(&mut docker, PATIENCE)?;
+        let output = output.with_context(|| format!("docker does not start {image}"))?;
         let why = text::last_lines(&output.stderr, 5).join(" ");
         ensure!(output.status.success(), "cannot start {image}: {why}");
         server.wait_until_healthy().with_context(|| image.to_owned())?;
