@@ -46,7 +46,7 @@ fn each_step_is_one_line_and_numbers_do_not_start_again() {
 }
 
 #[test]
-fn an_unchanged_build_folds_what_was_cached() {
+fn an_unchanged_build_shows_no_step() {
     let fake = FakeDocker::new("progress-cached");
     fake.play("debian.image", &steps(true));
     let ended = fake.call(&["image", "--variant=debian", "--load"]).on("x").succeed();

@@ -30,7 +30,7 @@ Features:
 pub struct Bake {
     /// The image, as bake names its target.
     pub name: String,
-    /// `check`, `image`, `cache` or `base`.
+    /// `check`, `image` or `cache`.
     pub kind: String,
     /// How many such bakes of this image there have been, with this one.
     pub number: usize,
@@ -144,11 +144,10 @@ impl FakeDocker {
         kept
     }
 
-    /// The bakes as `NAME.KIND.N`, in the order in which they began, but for those ahead.
+    /// The bakes as `NAME.KIND.N`, in the order in which they began.
     pub fn begun(&self) -> Vec<String> {
         let lines = self.lines("begun").into_iter();
-        let bakes = lines.map(|line| line.split(' ').next().unwrap().to_owned());
-        bakes.filter(|bake| !bake.contains(".base.")).collect()
+        lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
     }
 
     /// The most bakes of a kind that ran at once.

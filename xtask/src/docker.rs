@@ -24,7 +24,6 @@ use request::bases::repository;
 use request::cli::{Args, in_engine, without_repeats};
 use request::definition::{FOLDER, strings};
 use request::facts::{Base, Builder};
-use request::host::Host;
 use request::plan::INPUTS_LABEL;
 
 /// How long docker may take to describe itself or a builder: buildx itself waits 20 s for a node.
@@ -76,10 +75,9 @@ impl Baked {
         self.metadata[target]["containerimage.digest"].as_str()
     }
 
-    /// Whether a cache of `target` was exported; `None` where buildx wrote no metadata.
-    pub fn has_cache(&self, target: &str) -> Option<bool> {
-        let is_known = !self.metadata.is_null();
-        is_known.then(|| self.metadata[target]["cache.manifest"].is_string())
+    /// True where buildx says that a cache of `target` was exported.
+    pub fn has_cache(&self, target: &str) -> bool {
+        self.metadata[target]["cache.manifest"].is_string()
     }
 }
 
@@ -154,11 +152,10 @@ impl Docker {
     pub fn bake(
         &self,
         bake: &Value,
-        args: &Args,
-        host: &Host,
         watch: &mut Watch,
         deadline: Option<Instant>,
     ) -> Result<Baked> {
+        let args = watch.ctx.args;
         let started = Instant::now();
         let scratch = Scratch::within(&self.root.join("target/image/tmp"))?;
         let metadata = scratch.0.join("metadata.json");
@@ -168,7 +165,7 @@ impl Docker {
             .arg(&metadata)
             .args(&args.bake_args)
             .current_dir(self.root.join(FOLDER))
-            .envs(host.variables())
+            .envs(watch.ctx.facts.host.variables())
             // The definition may name files outside the folder. Older versions have no `--allow`.
             .env("BUILDX_BAKE_ENTITLEMENTS_FS", "0")
             // An attestation contains the time, so the same image would get another digest every time.
@@ -202,7 +199,7 @@ impl Docker {
             let is_waiting = !trace.awaited().is_empty();
             waiting_since = is_waiting.then(|| waiting_since.unwrap_or(now));
             let is_stuck = waiting_since.is_some_and(|since| now - since > patience);
-            !is_stuck && !watch.is_canceled() && deadline.is_none_or(|deadline| now <= deadline)
+            !is_stuck && deadline.is_none_or(|deadline| now <= deadline)
         };
         let status = process::follow(&mut child, pipe, |bytes| show(bytes, false))?;
         show(&[], true);
@@ -266,7 +263,7 @@ impl Docker {
         let runs = without_repeats(platforms.collect());
         // A buildx that does not print it is taken at its best: bake itself would still complain.
         let exports_cache = field(&text, "Cache export").is_none_or(|can| can == "true");
-        Ok(Builder { name, driver, exports_cache, runs, was_empty: None })
+        Ok(Builder { name, driver, exports_cache, runs })
     }
 
     /// What buildx prints of the builder; its features only with `--debug`.

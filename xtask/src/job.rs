@@ -7,17 +7,17 @@ use std::mem;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use base::error::Interrupted;
 use base::process;
-use serde_json::Value;
 
-use crate::build::{Ctx, Ended, now, prune_limits, read_sizes};
+use crate::build::{Ctx, Ended, now, prune_threshold, read_sizes, unbuilt, written};
 use crate::docker::{self, Baked, Content, Docker, End, sleep};
-use crate::progress::columns;
-use crate::{cache_dir, disk, progress, report};
+use crate::progress::{self, Watch, columns};
+use crate::{cache_dir, disk, report};
 use outcome::cause::{self, Cause};
-use outcome::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Step, Steps};
-use outcome::text;
+use outcome::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
+use outcome::text::{shortened, title};
 use outcome::trace::{self, Failure, Span, Trace};
 use outcome::vertex::Phase;
 use request::names::{self, Cache};
@@ -27,336 +27,315 @@ use request::plan::{self, Image};
 const PAUSES: [u64; 4] = [2, 5, 15, 30];
 
 /// One image while it is built.
-pub struct Job<'a> {
-    ctx: &'a Ctx<'a>,
-    image: &'a Image,
-    /// Whether it is the first of the run, which finds the builder as it was.
-    is_first: bool,
-    /// Whether others have been built already.
-    has_success: bool,
-    /// Whether it has to start before it is pushed.
-    is_checked: bool,
-    log: Option<File>,
-    attempts: u64,
-    /// How many of these were made because of the error, and not without a cache.
+struct Job<'a> {
+    watch: Watch<'a>,
+    /// How many bakes have failed.
     tries: usize,
+    /// Why the last one did.
+    cause: Option<Cause>,
     /// Caches that are not read, each with the reason.
     unread: BTreeMap<String, String>,
     /// What happened in the bakes that check and deliver the image.
     traces: Vec<Trace>,
-    /// What happened in the bakes that export its caches.
-    exports: Vec<Trace>,
+    /// What the registry had of the caches that were read and of the image, before a cache was exported. Empty
+    /// where it does not tell of all, as nobody can say then what is new.
+    known: BTreeMap<String, Content>,
+    /// When caches were exported.
+    exports: Vec<Span>,
 }
 
-impl<'a> Job<'a> {
-    /// Of `image`, before anything is done for it.
-    pub fn new(ctx: &'a Ctx<'a>, image: &'a Image) -> Self {
-        let mut run = ctx.run();
-        Job {
-            ctx,
-            image,
-            is_first: !mem::replace(&mut run.has_begun, true),
-            has_success: run.has_success(),
-            // Of images that begin at once, each is checked: none is pushed before one has started.
-            is_checked: image.check_key.as_ref().is_some_and(|key| !run.started.contains(key)),
-            log: None,
-            attempts: 1,
-            tries: 0,
-            unread: ctx.unread.clone(),
-            traces: Vec::new(),
-            exports: Vec::new(),
+/// Checks and delivers `image`, then exports its caches. A failed image is not an error; `None` for one that a
+/// signal stopped.
+pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
+    let mut ended = unbuilt(ctx, image);
+    let record = &mut ended.record;
+    let mut watch = Watch::new(ctx, image);
+    (watch.log, record.log) = open_log(ctx, image).unzip();
+    record.builder_was_empty = ctx.run().builder_was_empty.replace(false);
+    record.started = Some(now());
+    let mut job = Job {
+        watch,
+        tries: 0,
+        cause: None,
+        unread: ctx.unread.clone(),
+        traces: Vec::new(),
+        known: BTreeMap::new(),
+        exports: Vec::new(),
+    };
+    let delivered = job.deliver();
+    record.attempts = Some(job.tries as u64 + 1);
+    record.step_list = trace::steps(&job.traces);
+    match delivered {
+        Ok(baked) => {
+            (record.status, record.pushed) = (Status::Built, ctx.args.push);
+            let digest = |target: &str| baked.digest(target).map(str::to_owned);
+            record.digest = digest(&image.name);
+            let layer = |tags| Layer { tags, digest: digest(&plan::layer_name(&image.name)) };
+            record.layer = image.layer_tags.first().map(|_| layer(image.layer_tags.clone()));
+            report::image_delivered(ctx, image);
+            record.cache_written = job.export(record);
+            read_sizes(ctx, image, record);
+        }
+        Err(error) if error.is::<Interrupted>() => return None,
+        Err(error) => {
+            (record.status, record.error) = (Status::Failed, Some(format!("{error:#}")));
+            ended.failure = job.traces.last().and_then(Trace::failure);
+            ended.cause = job.cause;
         }
     }
 
-    /// Checks and delivers the image, then exports its caches. A failed image is not an error.
-    /// Errors: a signal; a system that starts no docker.
-    pub fn build(mut self) -> Result<Ended> {
-        let (ctx, image) = (self.ctx, self.image);
-        let mut ended = Ended::new(ctx, image);
-        let record = &mut ended.record;
-        record.log = self.open_log();
-        record.started = Some(now());
-        let delivered = self.deliver()?;
-        let steps = trace::steps(&self.traces);
-        record.attempts = Some(self.attempts);
-        record.builder_was_empty = if self.is_first { ctx.builder.was_empty } else { Some(false) };
-        let mut known = BTreeMap::new();
-        match delivered {
-            Ok(baked) => {
-                record.status = Status::Built;
-                record.pushed = ctx.args.push;
-                let digest = |target: &str| baked.digest(target).map(str::to_owned);
-                record.digest = digest(&image.name);
-                record.layer = (!image.layer_tags.is_empty()).then(|| Layer {
-                    tags: image.layer_tags.clone(),
-                    digest: digest(&plan::layer_name(&image.name)),
-                });
-                report::image_delivered(ctx, image);
-                known = self.known_contents(record, &steps);
-                let is_needless = record.builder_was_empty == Some(true)
-                    && !steps.is_empty()
-                    && steps.iter().all(|step| step.cached == Some(true));
-                record.cache_written = self.export(&known, is_needless);
-                read_sizes(ctx, image, record);
-            }
-            Err((error, cause)) => {
-                (record.status, record.error) = (Status::Failed, Some(error));
-                ended.failure = self.traces.last().and_then(Trace::failure);
-                ended.cause = Some(cause);
-            }
-        }
-        record.cache_read = self.cache_reads(&known);
-        let all = || self.traces.iter().chain(&self.exports);
-        record.context_bytes = all().filter_map(Trace::context_bytes).reduce(|a, b| a + b);
-        ended.bases = self.traces.first().map(Trace::bases).unwrap_or_default();
-        for &phase in Phase::ALL {
-            let spans = all().flat_map(|trace| trace.spans(phase));
-            ended.spans.push((phase, spans.collect()));
-        }
-        if !self.traces.iter().all(|trace| trace.nodes.is_empty()) {
-            record.seconds = seconds(&ended.spans, &self.exports);
-        }
-        if !steps.is_empty() {
-            record.steps = counted(&steps, record, image);
-            let last = ctx.last.steps(image);
-            let cached = steps.iter().filter(|step| step.cached == Some(true));
-            // Parallel steps save the time that they cover once.
-            let saved = last.and_then(|last| {
-                cached.map(|step| last.get(&step.name).copied()).collect::<Option<Vec<_>>>()
-            });
-            record.steps.saved_seconds = saved.map(|spans| text::rounded(trace::covered(spans)));
-            record.step_list = steps;
-        }
-        record.finished = Some(now());
-        Ok(ended)
-    }
+    let traces = &job.traces;
+    record.context_bytes = traces.iter().filter_map(Trace::context_bytes).reduce(|a, b| a + b);
+    ended.bases = traces.first().map(Trace::bases).unwrap_or_default();
 
-    /// Opens the image's log, and returns its path.
-    fn open_log(&mut self) -> Option<String> {
-        let args = self.ctx.args;
-        let suffix = names::suffix(args.flavor.part(), args.arch.as_deref(), Some(&args.target));
-        let folder = self.ctx.docker.root.join("target/image/logs");
-        let name = format!("{}{suffix}", self.image.name);
-        let mut path = folder.join(format!("{name}.log"));
-        let open = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
-        let mut log = fs::create_dir_all(&folder).and_then(|()| open(&path));
-        // Another run may be building an image of that name.
-        let mut number = 2;
-        while log.as_ref().is_ok_and(|log| matches!(log.try_lock(), Err(TryLockError::WouldBlock)))
-        {
-            path = folder.join(format!("{name}-{number}.log"));
-            log = open(&path);
-            number += 1;
-        }
-        let log = log.and_then(|log| log.set_len(0).map(|()| log));
-        let path = path.display().to_string();
-        let log = log.inspect_err(|error| {
-            progress::warn(&format!("the log {path} can't be written: {error}"));
-        });
-        self.log = log.ok();
-        self.log.is_some().then_some(path)
-    }
-
-    fn bake(
-        &self,
-        bake: &Value,
-        shown: Option<&str>,
-        steps_were_shown: bool,
-        deadline: Option<Instant>,
-    ) -> Result<Baked> {
-        let ctx = self.ctx;
-        let mut watch = ctx.progress.watch(shown, self.log.as_ref(), steps_were_shown);
-        ctx.docker.bake(bake, ctx.args, &ctx.facts.host, &mut watch, deadline)
-    }
-
-    /// How long the image may take.
-    fn limit(&self) -> Duration {
-        let platforms = u32::try_from(self.image.platforms.len().max(1)).unwrap_or(u32::MAX);
-        self.ctx.args.timeout.saturating_mul(platforms)
-    }
-
-    /// Starts the image where it is checked, and delivers it, after as many tries as it takes. Caches that
-    /// break the build, or keep it waiting, are left out of another try. Returns why it failed, if it did.
-    fn deliver(&mut self) -> Result<Result<Baked, (String, Cause)>> {
-        let image = self.image;
-        let deadline = Instant::now().checked_add(self.limit());
-        let mut is_checked = !self.is_checked;
-        loop {
-            let without = self.unread.keys().cloned().collect();
-            let steps_were_shown = is_checked && self.is_checked || self.attempts > 1;
-            process::check_signals()?;
-            let bake = if is_checked { image.bake(&without) } else { image.check(&without) };
-            let mut baked = self.bake(&bake, Some(&image.shown), steps_were_shown, deadline)?;
-            let trace = mem::take(&mut baked.trace);
-            let failed = self.after_bake(baked.end, &trace)?;
-            self.traces.push(trace);
-            match (baked.end, failed) {
-                (_, Some(why)) => return Ok(Err(why)),
-                (End::Done, None) if is_checked => return Ok(Ok(baked)),
-                (End::Done, None) => is_checked = true,
-                (_, None) => self.attempts += 1,
-            }
-        }
-    }
-
-    /// Decides after a bake: returns why the image failed, or `None` once the next bake may begin.
-    fn after_bake(&mut self, end: End, trace: &Trace) -> Result<Option<(String, Cause)>> {
-        let ctx = self.ctx;
-        let status = match end {
-            End::TimedOut => {
-                let why =
-                    format!("no answer within {} s", docker::read_patience(ctx.args).as_secs());
-                if self.leave_out(trace.awaited(), &why, "does not answer") {
-                    return Ok(None);
-                }
-                let what = trace.pending().map_or_else(|| "the build".to_owned(), text::title);
-                let limit = self.limit().as_secs();
-                let error = format!("{what}: not done within {limit} s (--timeout)");
-                return Ok(Some((error, Cause::Other)));
-            }
-            End::Done => return Ok(None),
-            End::Failed(status) => status,
+    // How reading each cache went, in the bake that read it first.
+    for cache in &image.cache_read {
+        let name = cache.name();
+        let imports = traces.iter().flat_map(Trace::imports);
+        let mut runs = imports.filter(|(read, _)| cache.is_read_as(read)).map(|(_, run)| run);
+        let run = runs.find(|run| run.completed.is_some());
+        let unread = job.unread.get(name).map(String::as_str);
+        let said = run.and_then(|run| run.error.as_deref());
+        // BuildKit reads any image as a cache of nothing.
+        let other = job.known.get(name).filter(|content| !content.is_cache);
+        let error = unread.or(said).or(other.map(|_| "this is not a build cache"));
+        // Docker Hub says of a repository that it may not be shown, or is not there.
+        let is_refused = |error| {
+            matches!(Cause::of(error), Cause::Denied | Cause::NotFound | Cause::Limited)
+                || cause::http_status(error) == Some(429)
         };
+        let result = match error {
+            _ if unread.is_some() => Some("failed"),
+            None => run.map(|_| "hit"),
+            Some(error) if cause::is_miss(name, error) => Some("miss"),
+            Some(error) if is_refused(error) => Some("refused"),
+            Some(_) => Some("failed"),
+        };
+        record.cache_read.push(CacheRead {
+            r#ref: name.to_owned(),
+            result: result.map(str::to_owned),
+            status: said.and_then(cause::http_status),
+            error: error.filter(|_| result != Some("miss")).map(str::to_owned),
+            seconds: run.and_then(trace::Run::seconds),
+        });
+    }
+
+    for &phase in Phase::ALL {
+        let mut spans = traces.iter().flat_map(|trace| trace.spans(phase)).collect::<Vec<_>>();
+        if phase == Phase::CacheExport {
+            // Of the bakes of caches everything is done for the caches.
+            spans.extend(&job.exports);
+        }
+        ended.spans.push((phase, spans));
+    }
+    if traces.iter().any(|trace| !trace.nodes.is_empty()) {
+        let covered = |phases: &[Phase]| {
+            let spans = ended.spans.iter().filter(|(phase, _)| phases.contains(phase));
+            trace::covered(spans.flat_map(|(_, spans)| spans).copied().collect())
+        };
+        let of = |phase| Some(covered(&[phase]));
+        // An image is pushed within its export, which counts without that.
+        let export = covered(&[Phase::ImageExport, Phase::Push]) - covered(&[Phase::Push]);
+        record.seconds = Seconds {
+            context: of(Phase::Context),
+            cache_import: of(Phase::CacheImport),
+            pull: of(Phase::Pull),
+            steps: of(Phase::Steps),
+            image_export: Some(export),
+            push: of(Phase::Push),
+            cache_export: of(Phase::CacheExport),
+        };
+    }
+
+    if !record.step_list.is_empty() {
+        let steps = record.step_list.iter().filter(|step| step.cached == Some(true));
+        let cached = steps.clone().count() as u64;
+        // BuildKit does not report which cache a step is from, so only some cases are certain.
+        let reads = || record.cache_read.iter().map(|read| read.result.as_deref());
+        let imported = match record.builder_was_empty {
+            _ if cached == 0 => Some(0),
+            _ if reads().all(|result| result.is_some_and(|result| result != "hit")) => Some(0),
+            Some(true) if reads().any(|result| result == Some("hit")) => Some(cached),
+            _ => None,
+        };
+        let is_folder = matches!(image.cache_read.first(), Some(Cache::Folder(_)));
+        // Parallel steps save the time that they cover once.
+        let saved = ctx.last.steps(image).and_then(|last| {
+            let spans = steps.map(|step| last.get(&step.name).copied()).collect::<Option<_>>()?;
+            Some(trace::covered(spans))
+        });
+        record.steps = Steps {
+            total: Some(record.step_list.len() as u64),
+            cached: Some(cached),
+            from_builder: imported.map(|imported| cached - imported),
+            from_registry: imported.filter(|_| !is_folder),
+            from_folder: imported.filter(|_| is_folder),
+            saved_seconds: saved,
+        };
+    }
+    record.finished = Some(now());
+    Some(ended)
+}
+
+/// Opens the log of `image`, and names it.
+fn open_log(ctx: &Ctx, image: &Image) -> Option<(File, String)> {
+    let args = ctx.args;
+    let suffix = names::suffix(args.flavor.part(), args.arch.as_deref(), Some(&args.target));
+    let folder = ctx.docker.root.join("target/image/logs");
+    fs::create_dir_all(&folder).ok()?;
+    // Another run may be building an image of that name.
+    ["", "-2", "-3"].iter().find_map(|number| {
+        let path = folder.join(format!("{}{suffix}{number}.log", image.name));
+        let log = OpenOptions::new().create(true).append(true).open(&path).ok()?;
+        let is_free = !matches!(log.try_lock(), Err(TryLockError::WouldBlock));
+        (is_free && log.set_len(0).is_ok()).then(|| (log, path.display().to_string()))
+    })
+}
+
+impl Job<'_> {
+    /// Starts the image where it is checked, and delivers it, after as many tries as it takes.
+    /// Errors: why the image failed; a signal.
+    fn deliver(&mut self) -> Result<Baked> {
+        let (ctx, image) = (self.watch.ctx, self.watch.image);
+        let platforms = u32::try_from(image.platforms.len().max(1)).unwrap_or(u32::MAX);
+        let limit = ctx.args.timeout.saturating_mul(platforms);
+        let deadline = Instant::now().checked_add(limit);
+        // Of images that begin at once, each is checked: none is pushed before one has started.
+        let key = image.check_key.as_ref();
+        let mut has_started = key.is_none_or(|key| ctx.run().started.contains(key));
+        loop {
+            process::check_signals()?;
+            let without = self.unread.keys().cloned().collect();
+            let bake = if has_started { image.bake(&without) } else { image.check(&without) };
+            let mut baked = ctx.docker.bake(&bake, &mut self.watch, deadline)?;
+            let trace = mem::take(&mut baked.trace);
+            let decided = self.after_bake(&trace, baked.end, limit);
+            self.traces.push(trace);
+            decided?;
+            match baked.end {
+                End::Done if has_started => {
+                    ctx.run().started.extend(image.check_key.clone());
+                    return Ok(baked);
+                }
+                End::Done => has_started = true,
+                _ => self.tries += 1,
+            }
+        }
+    }
+
+    /// After a bake that failed or took longer than `limit`: leaves out caches that broke it or kept it waiting,
+    /// makes room, or waits until it is worth to try again.
+    /// Errors: why the image failed; a signal.
+    fn after_bake(&mut self, trace: &Trace, end: End, limit: Duration) -> Result<()> {
+        let (ctx, image) = (self.watch.ctx, self.watch.image);
         let failure = trace.failure();
-        let error = match (&failure, &trace.error) {
-            (Some(failure), _) => failure.describe(),
-            (None, Some(error)) => error.clone(),
-            (None, None) => format!("`docker buildx bake` exited with status {status}"),
+        let error = match (end, &failure, &trace.error) {
+            (End::Done, ..) => return Ok(()),
+            (End::TimedOut, ..) => {
+                let what = trace.pending().map_or_else(|| "the build".to_owned(), title);
+                format!("{what}: not done within {} s (--timeout)", limit.as_secs())
+            }
+            (_, Some(failure), _) => failure.describe(),
+            (_, None, Some(error)) => error.clone(),
+            (End::Failed(status), ..) => format!("`buildx bake` exited with status {status}"),
         };
         let mut cause = failure.as_ref().map_or_else(|| Cause::of(&error), Failure::cause);
-        // A host that has answered in this run has a name.
-        if cause == Cause::NoHost && self.has_success {
-            cause = Cause::Transient;
-        }
-        if cause == Cause::BrokenCache {
+        let (mut unread, mut why) = (BTreeSet::new(), format!("it or another is broken: {error}"));
+        if end == End::TimedOut {
+            let patience = docker::read_patience(ctx.args).as_secs();
+            (unread, why) = (trace.awaited(), format!("no answer within {patience} s"));
+            cause = Cause::Other;
+        } else if cause == Cause::BrokenCache {
+            unread = trace.hits();
             // Where none is known to have been read, any may be meant.
-            let mut read = trace.hits();
-            if read.is_empty() {
-                read.extend(self.image.cache_read.iter().map(|cache| cache.name().to_owned()));
+            if unread.is_empty() {
+                unread.extend(image.cache_read.iter().map(|cache| cache.name().to_owned()));
             }
-            if self.leave_out(read, &format!("it or another is broken: {error}"), "is broken") {
-                return Ok(None);
-            }
-            // No cache is left that it could be.
+            // Where all are left out already, it is none of them.
             cause = Cause::of_request(&error);
         }
-        if cause == Cause::NoSpace && self.tries == 0 && prune_limits(ctx.args).is_some() {
+        if unread.iter().any(|name| !self.unread.contains_key(name)) {
+            self.unread.extend(unread.into_iter().map(|name| (name, why.clone())));
+            // The caches are named in the end.
+            progress::warn(&format!("{}: a cache can't be read; retrying without it", image.shown));
+            return Ok(());
+        }
+        self.cause = Some(cause);
+        if cause == Cause::NoSpace && self.tries == 0 && prune_threshold(ctx.args).is_some() {
             progress::warn("the builder has no space left; pruning its build cache");
             disk::prune(ctx.docker, 0);
-        } else if self.tries < cause.retries()
-            && let Some(&pause) = PAUSES.get(self.tries)
-        {
-            let shown = text::shortened(&self.image.shown, 40);
-            let room = columns().saturating_sub(shown.chars().count() + 30);
-            let error = text::shortened(&error, room);
-            progress::warn(&format!("{shown}: {error}; retrying in {pause} s"));
-            sleep(Duration::from_secs(pause))?;
-        } else {
-            return Ok(Some((error, cause)));
+            return Ok(());
         }
-        self.tries += 1;
-        Ok(None)
-    }
-
-    /// Leaves `caches` out of the next try, because of `why`; false where all of them were left out before.
-    fn leave_out(&mut self, caches: BTreeSet<String>, why: &str, shown: &str) -> bool {
-        let is_new = caches.iter().any(|name| !self.unread.contains_key(name));
-        if is_new {
-            self.unread.extend(caches.into_iter().map(|name| (name, why.to_owned())));
-            // The caches are named in the end.
-            let image = &self.image.shown;
-            progress::warn(&format!("{image}: a cache {shown}; retrying without it"));
-        }
-        is_new
-    }
-
-    /// What the registry has of the caches that were read and of the image that was pushed, before anything
-    /// is exported. Without exports, only caches that no step came from are looked at.
-    fn known_contents(&self, record: &Record, steps: &[Step]) -> BTreeMap<String, Content> {
-        let is_exported = !self.image.cache_written.is_empty();
-        if !is_exported && steps.iter().any(|step| step.cached == Some(true)) {
-            return BTreeMap::new();
-        }
-        let mut asked = self.traces.iter().flat_map(Trace::hits).collect::<BTreeSet<_>>();
-        asked.retain(|name| !name.starts_with("local:"));
-        // What another repository has is new to that of the caches.
-        if is_exported && self.ctx.args.cache_image.is_none() {
-            asked.extend(record.reference());
-        }
-        let known = self.ctx.docker.each(&asked, Docker::content);
-        // Of some alone, nobody could tell what is new.
-        if known.len() == asked.len() { known } else { BTreeMap::new() }
+        let Some(&pause) = PAUSES.get(self.tries).filter(|_| self.tries < cause.retries()) else {
+            bail!("{error}")
+        };
+        let shown = shortened(&image.shown, 40);
+        let error = shortened(&error, columns().saturating_sub(shown.chars().count() + 30));
+        progress::warn(&format!("{shown}: {error}; retrying in {pause} s"));
+        sleep(Duration::from_secs(pause))
     }
 
     /// Exports the image's caches, as long as the request allows. An export that fails is not an error.
-    fn export(
-        &mut self,
-        known: &BTreeMap<String, Content>,
-        is_needless: bool,
-    ) -> Vec<CacheWritten> {
-        let (ctx, image) = (self.ctx, self.image);
+    fn export(&mut self, record: &Record) -> Vec<CacheWritten> {
+        let (ctx, image) = (self.watch.ctx, self.watch.image);
+        if image.cache_written.is_empty() {
+            return Vec::new();
+        }
+        let hits = self.traces.iter().flat_map(Trace::hits).collect::<BTreeSet<_>>();
+        let mut asked = hits.clone();
+        asked.retain(|name| !name.starts_with("local:"));
+        // What another repository has is new to that of the caches.
+        asked.extend(record.reference().filter(|_| ctx.args.cache_image.is_none()));
+        self.known = ctx.docker.each(&asked, Docker::content);
+        if self.known.len() < asked.len() {
+            self.known.clear();
+        }
+        let layers = self.known.values().flat_map(|content| content.layers.keys().cloned());
+        ctx.run().known_layers.extend(layers);
+        let steps = &record.step_list;
+        let is_needless = record.builder_was_empty == Some(true)
+            && !steps.is_empty()
+            && steps.iter().all(|step| step.cached == Some(true));
         let deadline = Instant::now().checked_add(ctx.args.cache_timeout);
         let mut without = self.unread.keys().cloned().collect::<BTreeSet<_>>();
         let mut all = Vec::new();
         for cache in &image.cache_written {
-            let mut written = CacheWritten {
-                r#ref: cache.name().to_owned(),
-                mode: ctx.args.cache_mode.name().to_owned(),
-                ..CacheWritten::default()
-            };
-            if process::caught().is_some() {
-                written.result = Some("failed".to_owned());
-                written.error = Some("the run was stopped before".to_owned());
-                all.push(written);
-                continue;
-            }
             // Everything was read from the very cache that would be written: only an engine that was empty
             // can't have had it from elsewhere, nor from a cache of which this one has all layers.
-            let has_all = |own: &Content| {
-                let read = image.cache_read.iter().filter_map(|read| known.get(read.name()));
-                let mut layers = read.flat_map(|read| read.layers.keys());
-                layers.all(|digest| own.layers.contains_key(digest))
-            };
-            if is_needless && known.get(cache.name()).is_some_and(has_all) {
-                written.result = Some("skipped".to_owned());
-                all.push(written);
+            let mut read = image.cache_read.iter().filter_map(|read| self.known.get(read.name()));
+            if is_needless
+                && let Some(own) = self.known.get(cache.name())
+                && read.all(|read| read.layers.keys().all(|digest| own.layers.contains_key(digest)))
+            {
+                all.push(written(ctx, cache, "skipped", None));
                 continue;
             }
-            for is_last in [false, true] {
-                let cause = match self.export_once(cache, &without, deadline, &mut written) {
-                    Ok(()) => written.error.as_deref().map(Cause::of),
-                    Err(error) => {
-                        written.result = Some("failed".to_owned());
-                        written.error = Some(format!("{error:#}"));
-                        None
-                    }
-                };
-                // BuildKit itself retries layers, and not the manifest. A layer that BuildKit built
-                // itself may still be looked for in a broken cache.
-                let is_manifest = written.error.as_deref().is_some_and(|e| e.contains("manifest"));
-                let may_help = cause.is_some_and(|cause| {
-                    cause == Cause::BrokenCache || is_manifest && cause.retries() > 0
-                });
-                let has_failed = written.result.as_deref() == Some("failed");
-                if is_last || !has_failed || !may_help || process::caught().is_some() {
-                    break;
-                }
-                if cause == Some(Cause::BrokenCache) {
-                    without.extend(self.traces.iter().flat_map(Trace::hits));
-                }
+            let mut export = |without: &BTreeSet<String>| {
+                let exported = self.export_once(cache, without, deadline);
+                exported.unwrap_or_else(|e| written(ctx, cache, "failed", Some(format!("{e:#}"))))
+            };
+            let mut written = export(&without);
+            let error = written.error.as_deref().unwrap_or_default();
+            let cause = Cause::of(error);
+            // A layer that BuildKit built itself may still be looked for in a broken cache.
+            if cause == Cause::BrokenCache {
+                without.extend(hits.iter().cloned());
             }
-            // Where the registry did not list all that it had, nobody knows what was new to it. What images
-            // have in common is sent once.
+            // BuildKit itself retries layers, and not the manifest.
+            let is_manifest = error.contains("manifest") && cause.retries() > 0;
+            if written.result.as_deref() == Some("failed")
+                && (cause == Cause::BrokenCache || is_manifest)
+            {
+                written = export(&without);
+            }
+            // Where the registry did not list all that it had, nobody knows what was new to it.
             if written.result.as_deref() == Some("done")
-                && matches!(cache, Cache::Registry(_))
-                && !known.is_empty()
+                && !self.known.is_empty()
                 && let Some(content) = ctx.docker.content(cache.name())
             {
                 let (mut sent, mut present) = (0, 0);
-                let mut run = ctx.run();
                 for (digest, size) in content.layers {
-                    let is_known = known.values().any(|had| had.layers.contains_key(&digest));
-                    let is_new = run.cached_layers.insert(digest) && !is_known;
+                    let is_new = ctx.run().known_layers.insert(digest);
                     *(if is_new { &mut sent } else { &mut present }) += size;
                 }
                 (written.bytes_uploaded, written.bytes_present) = (Some(sent), Some(present));
@@ -366,128 +345,42 @@ impl<'a> Job<'a> {
         all
     }
 
-    /// Makes one bake that writes `cache`, and notes how that went.
+    /// Makes one bake that writes `cache`.
     fn export_once(
         &mut self,
         cache: &Cache,
         without: &BTreeSet<String>,
         deadline: Option<Instant>,
-        written: &mut CacheWritten,
-    ) -> Result<()> {
+    ) -> Result<CacheWritten> {
+        process::check_signals()?;
         let folder = match cache {
             Cache::Registry(_) => None,
             Cache::Folder(folder) => Some((folder, cache_dir::lock_writing(folder)?)),
         };
-        let baked = self.bake(&self.image.export(cache, without), None, true, deadline)?;
+        let (ctx, image) = (self.watch.ctx, self.watch.image);
+        let baked = ctx.docker.bake(&image.export(cache, without), &mut self.watch, deadline)?;
+        self.exports.extend(baked.trace.whole());
+        let runs = baked.trace.exports();
+        let error = runs.iter().find_map(|run| run.error.clone());
         // buildx itself writes a folder's index, after everything else.
         let has_index = folder.is_none_or(|(folder, _)| {
             baked.end == End::Done && Path::new(folder).join(cache_dir::INDEX).exists()
         });
-        let runs = baked.trace.exports();
-        let error = runs.iter().find_map(|run| run.error.clone());
         let is_complete =
-            !runs.is_empty() && error.is_none() && runs.iter().all(|run| run.completed.is_some());
-        let is_canceled = error.as_ref().is_none_or(|error| Cause::of(error) == Cause::Canceled);
-        let result = match (baked.end, baked.has_cache(&self.image.name)) {
-            _ if is_complete && has_index => Some("done"),
-            (End::TimedOut, _) if is_canceled => Some("timed out"),
-            _ if error.is_some() => Some("failed"),
-            (End::Done, Some(true)) if has_index => Some("done"),
-            (End::Done, None) => None,
+            has_index && error.is_none() && runs.iter().all(|run| run.completed.is_some());
+        let result = match baked.end {
+            _ if is_complete && !runs.is_empty() => "done",
             // buildx reports one that failed by leaving it out.
-            _ => Some("failed"),
+            End::Done if is_complete && baked.has_cache(&image.name) => "done",
+            End::TimedOut => "timed out",
+            _ => "failed",
         };
-        written.result = result.map(str::to_owned);
-        let seconds = match result {
-            Some("timed out") => Some(baked.seconds),
+        let error = error.or(baked.trace.error.clone()).filter(|_| result != "done");
+        let mut written = written(ctx, cache, result, error);
+        written.seconds = match result {
+            "timed out" => Some(baked.seconds),
             _ => runs.first().and_then(|run| run.seconds()),
         };
-        written.seconds = seconds.map(text::rounded);
-        let error = error.or_else(|| baked.trace.error.clone());
-        written.error = error.filter(|_| written.is_lost());
-        self.exports.push(baked.trace);
-        Ok(())
-    }
-
-    /// How reading each cache went, in the bake that read it first; `known` is what a registry has of some.
-    fn cache_reads(&self, known: &BTreeMap<String, Content>) -> Vec<CacheRead> {
-        let mut reads = Vec::new();
-        for cache in &self.image.cache_read {
-            let name = cache.name();
-            let imports = self.traces.iter().flat_map(Trace::imports);
-            let mut runs = imports.filter(|(read, _)| cache.is_read_as(read)).map(|(_, run)| run);
-            let run = runs.find(|run| run.completed.is_some());
-            let (result, error) = match (self.unread.get(name), run.map(|run| &run.error)) {
-                (Some(why), _) => (Some("failed"), Some(why.as_str())),
-                (None, None) => (None, None),
-                // BuildKit reads any image as a cache of nothing.
-                (None, Some(None)) if known.get(name).is_some_and(|content| !content.is_cache) => {
-                    (Some("failed"), Some("this is not a build cache"))
-                }
-                (None, Some(None)) => (Some("hit"), None),
-                (None, Some(Some(error))) if cause::is_miss(name, error) => (Some("miss"), None),
-                (None, Some(Some(error))) => match (Cause::of(error), cause::http_status(error)) {
-                    // Docker Hub says of a repository that it may not be shown, or is not there.
-                    (Cause::Denied | Cause::NotFound | Cause::Limited, _) | (_, Some(429)) => {
-                        (Some("refused"), Some(error.as_str()))
-                    }
-                    _ => (Some("failed"), Some(error.as_str())),
-                },
-            };
-            reads.push(CacheRead {
-                r#ref: name.to_owned(),
-                result: result.map(str::to_owned),
-                status: run.and_then(|run| cause::http_status(run.error.as_deref()?)),
-                error: error.map(str::to_owned),
-                seconds: run.and_then(trace::Run::seconds).map(text::rounded),
-            });
-        }
-        reads
-    }
-}
-
-/// Seconds by phase. An image is pushed within its export, which counts without that; of the bakes of caches
-/// everything is done for the caches.
-fn seconds(spans: &[(Phase, Vec<Span>)], exports: &[Trace]) -> Seconds {
-    let of = |wanted: &[Phase]| {
-        let wanted = spans.iter().filter(|(phase, _)| wanted.contains(phase));
-        wanted.flat_map(|(_, spans)| spans.clone()).collect::<Vec<_>>()
-    };
-    let total = |phase| Some(text::rounded(trace::covered(of(&[phase]))));
-    let export = trace::covered(of(&[Phase::ImageExport, Phase::Push]));
-    let mut caches = of(&[Phase::CacheExport]);
-    caches.extend(exports.iter().flat_map(Trace::whole));
-    Seconds {
-        context: total(Phase::Context),
-        cache_import: total(Phase::CacheImport),
-        pull: total(Phase::Pull),
-        steps: total(Phase::Steps),
-        image_export: Some(text::rounded(export - trace::covered(of(&[Phase::Push])))),
-        push: total(Phase::Push),
-        cache_export: Some(text::rounded(trace::covered(caches))),
-    }
-}
-
-/// How many steps there are, and where the cached ones are from. `BuildKit` does not report which cache a
-/// step is from, so only some cases are certain.
-fn counted(steps: &[Step], record: &Record, image: &Image) -> Steps {
-    let cached = steps.iter().filter(|step| step.cached == Some(true)).count() as u64;
-    let any_hit = record.cache_read.iter().any(|read| read.result.as_deref() == Some("hit"));
-    let all_known = record.cache_read.iter().all(|read| read.result.is_some());
-    let (builder, import) = if cached == 0 || !any_hit && all_known {
-        (Some(cached), Some(0))
-    } else if record.builder_was_empty == Some(true) && any_hit {
-        (Some(0), Some(cached))
-    } else {
-        (None, None)
-    };
-    let is_folder = matches!(image.cache_read.first(), Some(Cache::Folder(_)));
-    Steps {
-        total: Some(steps.len() as u64),
-        cached: Some(cached),
-        from_builder: builder,
-        from_registry: import.filter(|_| !is_folder),
-        from_folder: import.filter(|_| is_folder),
-        saved_seconds: None,
+        Ok(written)
     }
 }

@@ -47,17 +47,18 @@ const SUBCOMMANDS: [(Command, &str, &str); 10] = [
 /// Runs the subcommand that `words` begin with.
 /// Errors: a usage error for a wrong request; any other error for a build or a container that failed.
 pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
+    // `help run` means `run --help`.
+    if let Some(word) = words.first_mut().filter(|word| *word == "help") {
+        *word = "--help".into();
+    }
     let asks = |flag: &str| words.iter().take_while(|word| *word != "--").any(|word| word == flag);
-    let asks_short = asks("-h");
-    let mut wants_help = asks_short || asks("--help");
-    if wants_help {
+    let (asks_short, asks_help) = (asks("-h"), asks("-h") || asks("--help"));
+    if asks_help {
         words.retain(|word| word != "-h" && word != "--help");
     }
-    let mut name = subcommand(&mut words);
-    if name == "help" {
-        wants_help = true;
-        name = subcommand(&mut words);
-    }
+    let has_name = words.first().is_some_and(|word| !word.to_string_lossy().starts_with('-'));
+    let name = if has_name { words.remove(0) } else { OsString::new() };
+    let name = name.to_string_lossy();
     let Some(subcommand) = SUBCOMMANDS.iter().find(|(command, ..)| command.name() == name) else {
         let names = SUBCOMMANDS[1..].iter().map(|(command, ..)| command.name());
         let suggestion = similar::suggestion(&name, names.clone());
@@ -67,7 +68,7 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
         )));
     };
     let command = subcommand.0;
-    if wants_help {
+    if asks_help {
         let is_short = asks_short && command == Command::Build;
         return output::write(help(subcommand, is_short).trim_end());
     }
@@ -86,12 +87,6 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
         Command::Merge => merge::merge(root, &args),
         Command::Summary => summary::summary(root, &args),
     }
-}
-
-/// Takes the name of a subcommand from `words`; empty where they begin with a flag.
-fn subcommand(words: &mut Vec<OsString>) -> String {
-    let has_name = words.first().is_some_and(|word| !word.to_string_lossy().starts_with('-'));
-    if has_name { words.remove(0).to_string_lossy().into_owned() } else { String::new() }
 }
 
 /// What a subcommand does and takes. The build's help lists the others too.

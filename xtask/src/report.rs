@@ -31,24 +31,22 @@ fn width() -> usize {
     columns().min(100)
 }
 
-/// Says that an image is where it belongs.
+/// Says in a batch that an image is where it belongs.
 pub fn image_delivered(ctx: &Ctx, image: &Image) {
     let tag = image.tags.first().and_then(|tag| tag.rsplit(':').next()).unwrap_or_default();
     let name = shortened(&image.shown, width() - 20);
     let room = width().saturating_sub(name.chars().count() + 9);
-    ctx.progress.end(false, &format!("built  {name}  {}", cut(tag, room)));
+    if ctx.is_batch() {
+        message::say(&format!("built  {name}  {}", cut(tag, room)));
+    }
 }
 
-/// Says why an image failed, if it did.
-pub fn image_ended(ctx: &Ctx, image: &Image, ended: &Ended) {
-    if ended.record.status != Status::Failed {
-        return;
-    }
-    let name = shortened(&image.shown, width() - 30);
-    let room = width().saturating_sub(name.chars().count() + 9);
-    let line = format!("failed {name}: {}", shortened(&why(ended), room));
-    let is_first = ctx.progress.end(true, &line);
-    if ctx.images.len() > 1 {
+/// Says in a batch why an image failed, if it did; of the first one more.
+pub fn image_ended(ctx: &Ctx, image: &Image, ended: &Ended, is_first: bool) {
+    if ctx.is_batch() && ended.record.status == Status::Failed {
+        let name = shortened(&image.shown, width() - 30);
+        let room = width().saturating_sub(name.chars().count() + 9);
+        message::say(&format!("failed {name}: {}", shortened(&why(ended), room)));
         message::folded(&format!("why {} failed", image.shown), is_first, || show_failure(ended));
     }
 }

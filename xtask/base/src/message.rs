@@ -8,16 +8,9 @@ use anyhow::Result;
 
 use crate::output;
 
-/// Colours, by SGR number, for the beginnings of lines at a terminal: red, green, dim.
-const COLOURS: [(&str, u8); 7] = [
-    ("failed", 31),
-    ("error:", 31),
-    ("hint:", 36),
-    ("=> ERROR", 31),
-    ("=> DONE", 32),
-    ("built", 32),
-    ("=> CACHED", 2),
-];
+/// Colours, by SGR number, for the beginnings of lines at a terminal: red, cyan, green.
+const COLOURS: [(&str, u8); 5] =
+    [("failed", 31), ("error:", 31), ("hint:", 36), ("=> DONE", 32), ("built", 32)];
 
 /// Shows `text` as one line.
 pub fn say(text: &str) {

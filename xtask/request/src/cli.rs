@@ -195,7 +195,7 @@ options! {
     prune_threshold: Option<u64> = one(|text| number(text, 0..=100)), "BUILDKIT_PRUNE_THRESHOLD_PCT",
         &[Build, Doctor], "percent of the engine's disk at which a batch prunes the build cache",
         "60 in CI, else never";
-    prune_keep: Option<u64> = one(|text| number(text, 0..=1_000_000)), "BUILDKIT_PRUNE_KEEP_GB",
+    prune_keep: u64 = value(|text| number(text, 0..=1_000_000)), "BUILDKIT_PRUNE_KEEP_GB",
         &[Build, Doctor], "how much of the build cache to keep then", "60";
     "Batch"
     jobs: usize = value(|text| number(text, 1..=1000)), "--jobs NUMBER",

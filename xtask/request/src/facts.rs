@@ -92,8 +92,6 @@ pub struct Builder {
     pub exports_cache: bool,
     /// The platforms that it can build for, its own first.
     pub runs: Vec<String>,
-    /// Whether it had no build cache before this run; `None` where that is not known.
-    pub was_empty: Option<bool>,
 }
 
 impl Builder {
