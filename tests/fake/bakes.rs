@@ -19,7 +19,9 @@ fn plan_and_bakes(fake: &FakeDocker, args: &[&str]) -> (Value, Vec<Bake>) {
     let names = strings(&plan["group"]["default"]["targets"]);
     let tags = names.iter().flat_map(|name| strings(&plan["target"][name]["tags"]));
     assert_eq!(ended.stdout.lines().collect::<Vec<_>>(), tags.collect::<Vec<_>>());
-    (plan, fake.bakes())
+    let mut bakes = fake.bakes();
+    bakes.retain(|bake| bake.kind != "base");
+    (plan, bakes)
 }
 
 /// A target of a bake without what a plan does not have: what only a registry knows.

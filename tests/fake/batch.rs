@@ -7,7 +7,7 @@ use std::process::Stdio;
 use crate::support::events::{self, failed, failed_step};
 use crate::support::fake::FakeDocker;
 use crate::support::{CACHE_MODE, Ended, IMAGE, Xtask, expected, shell_words};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// `--base-image` for `b0` and so on.
 fn bases(count: usize) -> Vec<String> {
@@ -109,6 +109,35 @@ fn standard_output_has_the_tags_in_the_order_of_the_request() {
 }
 
 #[test]
+fn steps_on_the_next_bases_run_one_at_a_time_while_the_first_image_goes_alone() {
+    let fake = FakeDocker::new("batch-ahead");
+    fake.play("debian-b0.image", "wait bakes/debian-b2.base.1\n");
+    fake.play("all.base", "sleep 0.1\n");
+    push(&fake, 4, &[]).succeed();
+    assert_eq!(fake.most_at_once("base"), 1);
+    let order = fake.lines("order");
+    let at = |line: &str| order.iter().position(|found| found == line).unwrap();
+    assert!(at("end debian-b1.base.1") < at("end debian-b0.image.1"), "{order:#?}");
+    let bakes = fake.bakes();
+    let ahead = bakes.iter().find(|bake| bake.kind == "base").unwrap();
+    let target = ahead.target("debian-b1");
+    assert_eq!(
+        (&target["target"], &target["args"]["BASE_IMAGE"]),
+        (&json!("base-image"), &json!("b1"))
+    );
+    assert_eq!((&target["tags"], &target["cache-to"]), (&json!([]), &json!([])));
+    assert_eq!(target["output"], json!(["type=cacheonly"]));
+}
+
+#[test]
+fn a_target_without_steps_on_its_base_has_nothing_to_run_ahead() {
+    let fake = FakeDocker::new("batch-overlay");
+    fake.play("debian-b0.image", "sleep 0.5\n");
+    push(&fake, 3, &["--target=overlay"]).succeed();
+    assert_eq!(fake.most_at_once("base"), 0);
+}
+
+#[test]
 fn failed_images_cost_no_others_and_the_end_says_how_to_go_on() {
     let fake = FakeDocker::new("batch-failed");
     fake.play("debian-b1.image", &no_base("b1"));
@@ -164,7 +193,8 @@ fn the_advice_after_a_failed_load_builds_exactly_the_failed_images() {
     let first = fake.bakes();
     let ended = follow_hint(&fake, &ended);
     assert_eq!(ended.status, 0, "{}", ended.stderr);
-    let again = fake.bakes();
+    let mut again = fake.bakes();
+    again.retain(|bake| bake.kind != "base");
     assert_eq!(fake.begun(), ["java.image.1", "golang.image.1"]);
     for bake in &again {
         let before = first.iter().find(|first| first.name == bake.name && first.kind == "image");

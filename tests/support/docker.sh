@@ -7,7 +7,7 @@
 #   image_REF            the configuration of an image there
 #   play/NAME.KIND.N     what the Nth bake of that kind does for the image NAME; or NAME.KIND, or
 #                        all.KIND: events to write, `wait FILE`, `sleep SECONDS`, `exit STATUS`
-# A bake is of the kind check, image or cache. What it is given is kept as bakes/NAME.KIND.N.
+# A bake is of the kind check, image, cache or base. What it is given is kept as bakes/NAME.KIND.N.
 cd "${0%/*}" || exit
 echo "$*" >>calls
 # shellcheck source=/dev/null
@@ -55,7 +55,8 @@ name=${name%_layer}
 case "$definition" in
 *"_check\""*) kind=check ;;
 *'"cache-to":["'*) kind=cache ;;
-*) kind=image ;;
+*'"tags":["'*) kind=image ;;
+*) kind=base ;;
 esac
 [ -d bakes ] || mkdir -p bakes play
 number=1

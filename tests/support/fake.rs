@@ -30,7 +30,7 @@ Features:
 pub struct Bake {
     /// The image, as bake names its target.
     pub name: String,
-    /// `check`, `image` or `cache`.
+    /// `check`, `image`, `cache` or `base`.
     pub kind: String,
     /// How many such bakes of this image there have been, with this one.
     pub number: usize,
@@ -144,10 +144,11 @@ impl FakeDocker {
         kept
     }
 
-    /// The bakes as `NAME.KIND.N`, in the order in which they began.
+    /// The bakes as `NAME.KIND.N`, in the order in which they began, but for those ahead.
     pub fn begun(&self) -> Vec<String> {
         let lines = self.lines("begun").into_iter();
-        lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+        let bakes = lines.map(|line| line.split(' ').next().unwrap().to_owned());
+        bakes.filter(|bake| !bake.contains(".base.")).collect()
     }
 
     /// The most bakes of a kind that ran at once.

@@ -17,7 +17,7 @@ use base::{lock, message, process};
 use crate::cache_dir::Reading;
 use crate::docker::{self, Docker, SHORT_PATIENCE};
 use crate::explain::Last;
-use crate::progress;
+use crate::progress::{self, Watch};
 use crate::{disk, job, report};
 use outcome::cause::Cause;
 use outcome::record::{self, CacheWritten, Layer, Record, Status};
@@ -191,12 +191,25 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let reading = Reading::open_all(images)?;
     let there = ctx.run().ended.keys().copied().collect::<BTreeSet<_>>();
     ctx.run().queue = (0..images.len()).filter(|number| !there.contains(number)).collect();
-    // Of many that are pushed the first one is built alone, so that the layers in common are pushed once.
     let is_first_alone = args.push && ctx.is_batch() && there.is_empty();
-    if is_first_alone && let Some(first) = ctx.next() {
-        work(&ctx, first);
-    }
     thread::scope(|scope| {
+        // Of many that are pushed the first one is built alone, so that the layers in common are pushed once;
+        // meanwhile the steps of the next ones on their bases run, one at a time.
+        if is_first_alone && let Some(first) = ctx.next() {
+            scope.spawn(|| {
+                let without = ctx.unread.keys().cloned().collect();
+                for image in images.iter().skip(1).take(args.jobs) {
+                    // A step that fails here fails again when its image is built, and is shown then.
+                    let Some(bake) = image.steps_on_base(&without) else { return };
+                    let deadline = Instant::now().checked_add(args.timeout);
+                    let baked = docker.bake(&bake, &mut Watch::new(&ctx, image), deadline);
+                    if baked.is_err() || !ctx.run().ended.is_empty() {
+                        return;
+                    }
+                }
+            });
+            work(&ctx, first);
+        }
         for _ in 0..args.jobs.min(images.len()) {
             scope.spawn(|| {
                 while let Some(number) = ctx.next() {

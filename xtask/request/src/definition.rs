@@ -18,17 +18,18 @@ const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
 const DOCKERFILE: &str = "agent-server-image/Dockerfile";
 const REQUIREMENTS: &str = "agent-server-image/lock/requirements.txt";
 
-/// The stages that can be built for use, and whether these have the server.
-const TARGETS: [(&str, bool); 9] = [
-    ("binary", true),
-    ("binary-minimal", true),
-    ("source", true),
-    ("source-minimal", true),
-    ("overlay", true),
-    ("base-image", false),
-    ("base-image-minimal", false),
-    ("builder", false),
-    ("binary-builder", false),
+/// The stages that can be built for use, with the stage below that runs the last steps on the base
+/// image, and whether the target has the server.
+const TARGETS: [(&str, Option<&str>, bool); 9] = [
+    ("binary", Some("base-image"), true),
+    ("binary-minimal", Some("base-image-minimal"), true),
+    ("source", Some("base-image"), true),
+    ("source-minimal", Some("base-image-minimal"), true),
+    ("overlay", None, true),
+    ("base-image", Some("base-image-minimal"), false),
+    ("base-image-minimal", None, false),
+    ("builder", None, false),
+    ("binary-builder", None, false),
 ];
 
 /// The stage that starts the server of the target that the argument `TARGET` names.
@@ -102,12 +103,17 @@ impl Definition {
 
 /// The names of all targets.
 pub fn targets() -> impl Iterator<Item = &'static str> {
-    TARGETS.iter().map(|(name, _)| *name)
+    TARGETS.iter().map(|(name, ..)| *name)
 }
 
 /// True where images of `target` have the server.
 pub fn has_server(target: &str) -> bool {
-    TARGETS.iter().any(|(name, has_server)| *name == target && *has_server)
+    TARGETS.iter().any(|(name, _, has_server)| *name == target && *has_server)
+}
+
+/// The stage below `target` that runs the last steps on the base image; `None` where there is none.
+pub fn stage_below(target: &str) -> Option<&'static str> {
+    TARGETS.iter().find(|(name, ..)| *name == target)?.1
 }
 
 /// Errors: a usage error unless `name`, which should be that of a `kind`, is one of `known`.

@@ -391,6 +391,12 @@ impl Image {
         bake([(format!("{}_check", self.name), check), (self.name.clone(), image)])
     }
 
+    /// The bake that runs the steps on the base, and keeps nothing; `None` where there are none.
+    pub fn steps_on_base(&self, without: &BTreeSet<String>) -> Option<Value> {
+        let stage = definition::stage_below(self.target["target"].as_str()?)?;
+        Some(bake([(self.name.clone(), self.unnamed(without, json!({ "target": stage })))]))
+    }
+
     /// The bake that writes one of the image's caches to the place `to`, and nothing else.
     pub fn export(&self, to: &Cache, without: &BTreeSet<String>) -> Value {
         let written = json!({ "cache-to": [to.export_entry(self.mode)] });
