@@ -8,10 +8,10 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use crate::support::engine::Engine;
+use crate::support::engine::{Engine, alone};
 use crate::support::{Ended, Folder, Xtask, engine_program, processes, root};
 
 const MARK: &str = "XTASK_TEST";
@@ -21,11 +21,9 @@ const MARK: &str = "XTASK_TEST";
 /// Nor do they run at once: each looks at what the host has before and after it.
 struct Checkout(Folder, #[expect(dead_code)] (Engine, MutexGuard<'static, ()>));
 
-static ALONE: Mutex<()> = Mutex::new(());
-
 impl Checkout {
     fn get(test: &str) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = alone();
         let turn = Engine::get();
         let folder = Folder::new(&format!("engine-{test}"));
         let (downloads, ours) =

@@ -1,5 +1,6 @@
 //! A real engine and a registry: `cargo xtask engine -- cargo test -- --include-ignored`.
 
+mod another_architecture;
 mod bases;
 mod batch;
 mod broken_batch;
@@ -9,7 +10,6 @@ mod capabilities;
 mod clients;
 mod contract;
 mod doctor;
-mod emulated;
 mod engine_command;
 mod overlay;
 mod publish;

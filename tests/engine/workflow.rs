@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::engine::{checkout, own_base};
-use crate::support::engine::{Engine, docker};
+use crate::support::engine::Engine;
 use crate::support::proxy::{Answer, Proxy};
 use crate::support::{CACHE_MODE, Ended, Folder, SHA, Xtask, workflow_steps};
 use serde_json::{Value, json};
@@ -139,16 +139,17 @@ fn outputs_of(file: &Path) -> BTreeMap<String, String> {
 #[test]
 #[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
 fn the_workflow_ends_with_what_its_summary_lists() {
-    let engine = Engine::get();
+    let engine = Engine::emulating();
     let checkout = two_variants(&engine);
     let pipeline = Pipeline { engine: &engine, checkout: &checkout, steps: workflow_steps() };
     check_pipeline(&pipeline, &pipeline.run());
     let image = engine.image("pipeline");
     for (platform, machine) in [("linux/amd64", "x86_64"), ("linux/arm64", "aarch64")] {
         let reference = format!("{image}:latest-debian-{TARGET}");
-        let said = docker(&["run", "--rm", "--platform", platform, &reference, "cat", "/machine"]);
+        let said =
+            engine.docker(&["run", "--rm", "--platform", platform, &reference, "cat", "/machine"]);
         assert_eq!(said, machine);
-        docker(&["rmi", "--force", &reference]);
+        engine.docker(&["rmi", "--force", &reference]);
     }
     // Again, as of a job that is started anew.
     check_pipeline(&pipeline, &pipeline.run());

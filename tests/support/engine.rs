@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::panic::Location;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -81,8 +81,21 @@ impl Engine {
     /// An engine of the test's own, which has nothing; the registry is that of all tests.
     #[track_caller]
     pub fn fresh() -> Self {
+        Self::own(&[])
+    }
+
+    /// The same with the other architecture, whose base image takes minutes of one core to be made.
+    #[track_caller]
+    pub fn emulating() -> Self {
+        Self::own(&["--emulate"])
+    }
+
+    #[track_caller]
+    fn own(flags: &[&str]) -> Self {
+        let alone = flags.contains(&"--emulate").then(alone);
         let engine = Self::get();
-        let own = Own::start();
+        let mut own = Own::start(flags);
+        own.alone = alone;
         Engine { variables: own.variables.clone(), own: Some(own), ..engine }
     }
 
@@ -95,7 +108,8 @@ impl Engine {
 
     /// Another fresh engine for the same test.
     pub fn another(&self) -> Self {
-        let (registry, subject, own) = (self.registry.clone(), self.subject.clone(), Own::start());
+        let (registry, subject, own) =
+            (self.registry.clone(), self.subject.clone(), Own::start(&[]));
         Engine { registry, subject, variables: own.variables.clone(), own: Some(own), _turn: None }
     }
 
@@ -236,36 +250,45 @@ impl Engine {
 /// The processes of an engine of a test's own are known by this variable.
 const OWN_MARK: &str = "XTASK_TEST_ENGINE";
 
+/// Held by tests that change what all engines of the host share, or compare it before and after them.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// An engine of a test's own.
 struct Own {
     process: Child,
     folder: Folder,
     variables: Vec<(String, String)>,
+    /// Kept for one that emulates.
+    alone: Option<MutexGuard<'static, ()>>,
 }
 
 impl Own {
-    fn start() -> Self {
+    fn start(flags: &[&str]) -> Self {
         let folder = Folder::new("own-engine");
         fs::create_dir_all(folder.0.join("target/engine")).unwrap();
         let downloads = root().join("target/engine/downloads");
         symlink(downloads, folder.0.join("target/engine/downloads")).unwrap();
         let file = folder.0.join("variables");
         let script = "env >$0.partial && mv $0.partial $0 && exec sleep 3600";
-        let args = ["engine", "--fresh", "--", "sh", "-ec", script, file.to_str().unwrap()];
+        let command = ["--", "sh", "-ec", script, file.to_str().unwrap()];
+        let args = [&["engine", "--fresh"], flags, &command].concat();
         let call = Xtask::within(&folder.0, &args).env(OWN_MARK, &folder.0);
         let mut call = call.env("TMPDIR", &folder.0);
         call.0.stdout(Stdio::null()).stderr(Stdio::null());
         let process = call.0.spawn().unwrap();
         let started = Instant::now();
         while !file.exists() {
-            assert!(started.elapsed() < Duration::from_secs(300), "no engine came");
+            assert!(started.elapsed() < Duration::from_secs(900), "no engine came");
             std::thread::sleep(Duration::from_millis(20));
         }
         let text = fs::read_to_string(file).unwrap();
         let variables = text.lines().filter(|line| line.starts_with("DOCKER_"));
         let variables = variables.filter_map(|line| line.split_once('='));
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Own { process, variables: variables.collect(), folder }
+        Own { process, variables: variables.collect(), folder, alone: None }
     }
 }
 

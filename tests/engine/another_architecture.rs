@@ -1,5 +1,5 @@
-//! Another architecture than the machine's. Its steps keep one core busy for minutes, so the name of this
-//! file lets it run in the middle of all tests, beside those that count no steps.
+//! Another architecture than the machine's. It keeps one core busy for minutes, so it is the first test by
+//! its name, and in an engine of its own: `BuildKit` repeats steps beside an emulated build.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::support::{CACHE_MODE, Folder, Xtask, records, strings};
 #[test]
 #[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
 fn one_run_builds_both_architectures_under_one_tag() {
-    let engine = Engine::get();
+    let engine = Engine::emulating();
     let folder = Folder::new("both");
     let file = folder.0.join("records");
     let image = engine.image("both");
