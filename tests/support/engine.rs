@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{Folder, Xtask, processes, root};
 
 /// How many tests use engines at once: two cores are soon busy, and many tests only wait.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 4;
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
 
