@@ -67,7 +67,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         let mut wait = server.docker.command(&["wait", &server.name]);
         // An engine that goes down by the same Ctrl-C ends it with an error.
         wait.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        process::wait(&mut wait.spawn()?, None)?.success()
+        process::wait(&mut wait.spawn()?)?.success()
     };
     if process::caught().is_some() {
         return Ok(());

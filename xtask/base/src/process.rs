@@ -31,6 +31,9 @@ unsafe extern "C" {
 
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
 
+/// How long a child may take to end after a signal.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// How long to sleep between two checks of a child, or of anything else that is waited for.
 pub const TICK: Duration = Duration::from_millis(20);
 
@@ -70,50 +73,41 @@ pub fn kill(pid: u32, signal: i32) {
     }
 }
 
-/// All running processes, as number, parent and process group; none without Linux's `/proc`.
-fn running() -> impl Iterator<Item = [u32; 3]> {
+/// The running children of the process `parent`, whoever started them; none without Linux's `/proc`.
+pub fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid: u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // After the name, which may hold anything, come the state, the parent and the group.
-        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-        let ended = fields.next() == Some("Z");
-        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        (!ended).then_some([pid, parent, group])
+    pids.filter(|pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the name, which may hold anything, come the state and the parent.
+        let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+        fields.next() != Some("Z") && fields.next() == Some(&parent.to_string())
     })
+    .collect()
 }
 
-/// The running children of the process `parent`, whoever started them.
-pub fn children(parent: u32) -> Vec<u32> {
-    running().filter(|[_, above, _]| *above == parent).map(|[pid, ..]| pid).collect()
-}
-
-/// The process `root` and those below it in its process group: of these, the ones that Ctrl-C at a
-/// terminal would reach.
-fn group_below(root: u32) -> Vec<u32> {
-    let entries: Vec<_> = running().collect();
-    let own = entries.iter().find(|[pid, ..]| *pid == root).map(|[_, _, group]| *group);
-    let (mut found, mut next) = (vec![root], 0);
-    while let Some(&above) = found.get(next) {
-        let below =
-            entries.iter().filter(|[_, parent, group]| *parent == above && Some(*group) == own);
-        found.extend(below.map(|[pid, ..]| pid));
-        next += 1;
+/// Whether `is_done` comes true within `limit`.
+pub fn within(limit: Duration, mut is_done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while !is_done() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(TICK);
     }
-    found
+    true
 }
 
-/// Waits for `child` and returns its status. A caught signal is passed on to it once. A child that
-/// has not ended `grace` after that is killed.
+/// Waits for `child` and returns its status. A caught signal is passed on to it. A child that has not
+/// ended half a minute after that is killed.
 /// Errors: those of the system; no status of `child` is one.
-pub fn wait(child: &mut Child, grace: Option<Duration>) -> io::Result<ExitStatus> {
+pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     let (_, no_pipes) = mpsc::channel();
-    attend(child, &no_pipes, grace, |_, _| true)?.map_or_else(|| child.wait(), Ok)
+    attend(child, &no_pipes, |_, _| true)?.map_or_else(|| child.wait(), Ok)
 }
 
 /// Waits as [`wait`], and passes the bytes of `pipe` to `show`, which is called with an empty slice
-/// on each idle tick. When it returns `false`, the child is stopped as by Ctrl-C, and there is no
+/// on each idle tick. When it returns `false`, the child is stopped as by a signal, and there is no
 /// status.
 /// Errors: those of the system; no status of `child` is one.
 pub fn follow(
@@ -124,13 +118,12 @@ pub fn follow(
     let (sender, chunks) = mpsc::channel();
     read_chunks(0, pipe, sender);
     let mut show = |_, bytes: &[u8]| show(bytes);
-    let status = attend(child, &chunks, None, &mut show)?;
+    let status = attend(child, &chunks, &mut show)?;
     if status.is_none() {
         // On this signal docker cleans up.
-        kill(child.id(), SIGINT);
-        if !ends_within(child, Duration::from_secs(5))? {
-            end(child)?;
-        }
+        kill(child.id(), SIGTERM);
+        within(Duration::from_secs(5), || has_ended(child));
+        end(child)?;
         drain(&chunks, &mut show);
     }
     Ok(status)
@@ -158,7 +151,7 @@ pub fn output_with(
     }
     let deadline = Instant::now() + limit;
     let mut written = [Vec::new(), Vec::new()];
-    let status = attend(&mut child, &chunks, None, |pipe: usize, bytes| {
+    let status = attend(&mut child, &chunks, |pipe: usize, bytes| {
         written[pipe].extend_from_slice(bytes);
         watch(bytes);
         caught().is_none() && Instant::now() < deadline
@@ -179,10 +172,9 @@ type Chunk = (usize, Vec<u8>);
 fn attend(
     child: &mut Child,
     chunks: &Receiver<Chunk>,
-    grace: Option<Duration>,
     mut show: impl FnMut(usize, &[u8]) -> bool,
 ) -> io::Result<Option<ExitStatus>> {
-    let (mut passed_on, mut since) = (0, None::<Instant>);
+    let mut stopped = None::<Instant>;
     // Most children end soon, and a run may have hundreds.
     let mut pause = Duration::from_millis(1);
     loop {
@@ -203,22 +195,17 @@ fn attend(
         if !wanted {
             return Ok(None);
         }
-        if let Some(signal) = caught().filter(|&signal| signal != passed_on) {
-            passed_on = signal;
+        match (caught(), stopped) {
             // Ctrl-C at a terminal has reached the whole foreground group already; a second one
             // makes docker give up without cleaning up.
-            if signal != SIGINT || !io::stdin().is_terminal() {
-                // A shell that gets SIGINT waits for its child, which would have got it as well.
-                let pid = child.id();
-                let pids = if signal == SIGINT { group_below(pid) } else { vec![pid] };
-                for pid in pids {
-                    kill(pid, signal);
-                }
-                since.get_or_insert_with(Instant::now);
+            (Some(SIGINT), None) if io::stdin().is_terminal() => {}
+            // Not SIGINT: a shell that gets it alone waits for its child.
+            (Some(_), None) => {
+                kill(child.id(), SIGTERM);
+                stopped = Some(Instant::now());
             }
-        }
-        if since.zip(grace).is_some_and(|(since, grace)| since.elapsed() > grace) {
-            child.kill()?;
+            (_, Some(stopped)) if stopped.elapsed() > GRACE => child.kill()?,
+            _ => {}
         }
     }
 }
@@ -256,27 +243,24 @@ pub fn end(child: &mut Child) -> io::Result<()> {
         kill(process, SIGKILL);
     }
     if !below.is_empty() {
-        ends_within(child, Duration::from_secs(10))?;
+        within(Duration::from_secs(10), || has_ended(child));
     }
     child.kill()?;
     child.wait().map(drop)
 }
 
-/// Whether `child` ends within `limit`.
-fn ends_within(child: &mut Child, limit: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + limit;
-    while child.try_wait()?.is_none() {
-        if Instant::now() > deadline {
-            return Ok(false);
-        }
-        thread::sleep(TICK);
-    }
-    Ok(true)
+fn has_ended(child: &mut Child) -> bool {
+    child.try_wait().is_ok_and(|status| status.is_some())
 }
 
-/// The exit status that a shell would report for `status`: the code, or 128 plus the signal.
+/// The exit status that a shell would report for `status`: the code, or 128 plus the signal. SIGTERM
+/// stands for the caught signal, if it was passed on.
 pub fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    let signal = status.signal().map(|signal| match signal {
+        SIGTERM => caught().unwrap_or(signal),
+        _ => signal,
+    });
+    let code = status.code().or(signal.map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 

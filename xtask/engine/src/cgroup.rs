@@ -2,16 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use base::process::within;
 
-use crate::shared::common;
-use base::process::TICK;
-
-/// The mount point where version 2 is the only one.
-const UNIFIED: &str = "/sys/fs/cgroup";
+/// The mount point where version 2 is the only one; else each hierarchy has a folder there.
+const ROOT: &str = "/sys/fs/cgroup";
 /// Where the host's processes go while containers need their group.
 const ASIDE: &str = "/sys/fs/cgroup/xtask-host";
 
@@ -22,12 +19,9 @@ pub fn parent(number: u8) -> String {
 
 /// Removes the group of the engine with this number, from every hierarchy.
 pub fn remove(number: u8) {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    for mount in mounts.lines() {
-        let mut fields = mount.split(' ').skip(1);
-        if let (Some(path), Some("cgroup" | "cgroup2")) = (fields.next(), fields.next()) {
-            remove_all(Path::new(&format!("{path}{}", parent(number))));
-        }
+    let folders = fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in folders.chain([ROOT.into()]) {
+        remove_all(&hierarchy.join(&parent(number)[1..]));
     }
 }
 
@@ -38,10 +32,7 @@ fn remove_all(group: &Path) {
             remove_all(&entry.path());
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while group.exists() && fs::remove_dir(group).is_err() && Instant::now() < deadline {
-        thread::sleep(TICK);
-    }
+    within(Duration::from_secs(2), || fs::remove_dir(group).is_ok() || !group.exists());
 }
 
 /// Moves processes out of the root group, if need be. In a container with version 2 they are in
@@ -49,23 +40,20 @@ fn remove_all(group: &Path) {
 /// the gate held, as is [`restore`].
 pub fn prepare() -> Result<()> {
     // The host's real root has no type, and no such rule.
-    if !Path::new(UNIFIED).join("cgroup.type").exists() || processes(UNIFIED).is_empty() {
-        return Ok(());
+    if Path::new(ROOT).join("cgroup.type").exists() && !processes(ROOT).is_empty() {
+        fs::create_dir_all(ASIDE).context("cannot make a control group")?;
+        move_processes(ROOT, ASIDE);
+        set_controllers("+").context("cannot pass controllers to control groups")?;
     }
-    fs::create_dir_all(ASIDE).context("cannot make a control group")?;
-    fs::write(common("cgroup"), "")?;
-    move_processes(UNIFIED, ASIDE);
-    set_controllers("+").context("cannot pass controllers to control groups")
+    Ok(())
 }
 
 /// Undoes [`prepare`].
 pub fn restore() {
-    let marker = common("cgroup");
-    if marker.exists() {
+    if Path::new(ASIDE).exists() {
         let _ = set_controllers("-");
-        move_processes(ASIDE, UNIFIED);
+        move_processes(ASIDE, ROOT);
         remove_all(Path::new(ASIDE));
-        let _ = fs::remove_file(marker);
     }
 }
 
@@ -77,16 +65,14 @@ fn processes(group: &str) -> Vec<String> {
 
 /// Repeated, because processes may start others meanwhile; one that has ended can't be moved.
 fn move_processes(from: &str, to: &str) {
-    for _ in 0..10 {
-        for process in processes(from) {
-            let _ = fs::write(format!("{to}/cgroup.procs"), process);
-        }
+    for process in (0..10).flat_map(|_| processes(from)) {
+        let _ = fs::write(format!("{to}/cgroup.procs"), process);
     }
 }
 
 fn set_controllers(sign: &str) -> Result<()> {
-    let controllers = fs::read_to_string(format!("{UNIFIED}/cgroup.controllers"))?;
+    let controllers = fs::read_to_string(format!("{ROOT}/cgroup.controllers"))?;
     let change: String =
         controllers.split_whitespace().flat_map(|name| [" ", sign, name]).collect();
-    Ok(fs::write(format!("{UNIFIED}/cgroup.subtree_control"), change)?)
+    Ok(fs::write(format!("{ROOT}/cgroup.subtree_control"), change)?)
 }

@@ -2,29 +2,22 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
 use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-
-use crate::daemons::{DOCKER_LOG, Daemons, REGISTRY_LOG};
-use crate::data::{Data, USED};
-use crate::sandbox::{self, Programs};
-use crate::shared::say;
 use base::error::usage;
 use base::output;
-use base::process::{self, SIGKILL, SIGTERM, TICK};
+use base::process::{self, SIGKILL, SIGTERM, within};
 
-/// How long the command may take to end after a signal.
-const GRACE: Duration = Duration::from_secs(30);
-/// How long the processes that it left may take.
-const LEFTOVERS_GRACE: Duration = Duration::from_secs(2);
+use crate::daemons::{DOCKER_LOG, Daemons, REGISTRY_LOG};
+use crate::sandbox::Programs;
+
+/// How long the processes that the command left may take to end after a signal.
+const GRACE: Duration = Duration::from_secs(2);
 
 const PROMPT: &str = "(engine) # ";
 /// What Bash reads at its start: the user's own file mostly sets a prompt.
@@ -34,8 +27,14 @@ PS1=\"(engine) ${PS1#'(engine) '}\"
 ";
 
 /// The caller's own settings, for another engine.
-const FOREIGN: &str = "BUILDX_BUILDER BUILDX_CONFIG DOCKER_CERT_PATH DOCKER_CONTEXT DOCKER_TLS \
-                       DOCKER_TLS_VERIFY";
+const FOREIGN: [&str; 6] = [
+    "BUILDX_BUILDER",
+    "BUILDX_CONFIG",
+    "DOCKER_CERT_PATH",
+    "DOCKER_CONTEXT",
+    "DOCKER_TLS",
+    "DOCKER_TLS_VERIFY",
+];
 
 /// Refuses a command that does not exist, before anything is started for it.
 pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
@@ -49,13 +48,14 @@ pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
 }
 
 /// Runs the command, or a shell if there is none, and returns its exit status as a shell does.
-pub fn run(
-    command: &[OsString],
-    programs: &Programs,
-    data: &Data,
-    daemons: &Daemons,
-) -> Result<u8> {
-    adopt_orphans();
+pub fn run(command: &[OsString], daemons: &Daemons) -> Result<u8> {
+    let (data, programs) = (daemons.data, daemons.claim.programs);
+    // Docker's own configuration, with its plugin buildx.
+    let config = data.path("config");
+    let plugin = config.join("cli-plugins/docker-buildx");
+    fs::create_dir_all(config.join("cli-plugins"))?;
+    let _ = fs::remove_file(&plugin);
+    symlink(programs.folder.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
     // If this process is killed, the command gets SIGTERM.
     let mut process = Command::new("setpriv");
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
@@ -63,36 +63,21 @@ pub fn run(
         let name = env::var_os("SHELL").unwrap_or_else(|| "sh".into());
         process.args(shell(&name, &data.path("bashrc"))?).env("PS1", PROMPT);
     }
-    let host = format!("unix://{}", daemons.socket.display());
-    // Docker's own configuration, with its plugin buildx.
-    let config = data.path("config");
-    let plugin = config.join("cli-plugins/docker-buildx");
-    fs::create_dir_all(config.join("cli-plugins"))?;
-    let _ = fs::remove_file(&plugin);
-    symlink(programs.folder.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
-    for name in FOREIGN.split(' ') {
+    for name in FOREIGN {
         process.env_remove(name);
     }
     process
         .env("PATH", path(programs)?)
-        .env("DOCKER_HOST", &host)
+        .env("DOCKER_HOST", format!("unix://{}", daemons.socket.display()))
         .env("DOCKER_CONFIG", config)
         .env("XTASK_REGISTRY", daemons.address.to_string())
         .env("XTASK_ENGINE_LOG", data.path(DOCKER_LOG))
         .env("XTASK_REGISTRY_LOG", data.path(REGISTRY_LOG));
-    // The time and the images of all containers, for `data::prune_images`.
-    let now = sandbox::run("date", Command::new("date").args(["-u", "+%FT%TZ"]))?;
-    let mut used = File::create(data.path(USED))?;
-    used.write_all(now.as_bytes())?;
-    let mut events = Command::new(programs.folder.join("path/docker"));
-    events.args(["--host", &host, "events", "--since", now.trim(), "--filter=type=container"]);
-    events.args(["--filter=event=create", "--format={{.From}}"]).process_group(0);
-    let mut events = events.stdin(Stdio::null()).stdout(used).stderr(Stdio::null()).spawn()?;
+    adopt_orphans();
     let own = process::children(std::process::id());
     let mut child = process.spawn().context("cannot run setpriv")?;
-    let status = process::wait(&mut child, Some(GRACE));
+    let status = process::wait(&mut child);
     end_leftovers(&own);
-    process::end(&mut events)?;
     Ok(process::exit_code(status?))
 }
 
@@ -119,27 +104,20 @@ fn shell(name: &OsStr, file: &Path) -> Result<Vec<OsString>> {
     Ok(vec![name.into(), "--rcfile".into(), file.into()])
 }
 
-/// Ends what the command left running: children that this process has got beside its `own`.
+/// Ends what the command left running: children that this process has got beside its `own`. Those
+/// that do not end by SIGTERM, and what they leave in turn, are killed.
 fn end_leftovers(own: &[u32]) {
-    let started = Instant::now();
-    let mut sent = 0;
-    loop {
+    let send = |signal| {
         let mut left = process::children(std::process::id());
         left.retain(|child| !own.contains(child));
-        if left.is_empty() {
-            return;
+        for &child in &left {
+            process::kill(child, signal);
         }
-        if started.elapsed() > 2 * LEFTOVERS_GRACE {
-            return say(format_args!("cannot end these processes of the command: {left:?}"));
-        }
-        let signal = if started.elapsed() > LEFTOVERS_GRACE { SIGKILL } else { SIGTERM };
-        if signal != sent {
-            for &child in &left {
-                process::kill(child, signal);
-            }
-            sent = signal;
-        }
-        thread::sleep(TICK);
+        left.is_empty()
+    };
+    // Signal 0 only looks.
+    if !send(SIGTERM) && !within(GRACE, || send(0)) {
+        within(GRACE, || send(SIGKILL));
     }
 }
 

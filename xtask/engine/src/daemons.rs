@@ -1,5 +1,6 @@
 //! dockerd and the registry: started, waited for, stopped.
 
+use std::env;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
@@ -9,16 +10,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use base::http::{self, Response};
+use base::message;
+use base::process::{self, SIGTERM, TICK, within};
 use serde_json::{Value, json};
 
 use crate::data::{self, Data, PORT};
 use crate::host::Claim;
-use crate::sandbox::Programs;
-use crate::shared::say;
+use crate::sandbox::run;
+use crate::shared::{say, show};
 use crate::{cgroup, network};
-use base::http::{self, Response};
-use base::message;
-use base::process::{self, SIGTERM, TICK};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -29,28 +30,30 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 pub const DOCKER_LOG: &str = "dockerd.log";
 pub const REGISTRY_LOG: &str = "registry.log";
 
-/// The running daemons; killed when dropped, if they have not been stopped.
-pub struct Daemons {
+/// The running daemons, and what they run with; killed when dropped, if they have not been stopped.
+pub struct Daemons<'a> {
+    pub claim: &'a Claim<'a>,
+    pub data: &'a Data,
     docker: Daemon,
     _registry: Daemon,
     pub socket: PathBuf,
+    /// The registry's.
     pub address: SocketAddr,
 }
 
-impl Daemons {
+impl<'a> Daemons<'a> {
     /// Starts both and waits until they answer.
     /// Errors: if one does not start, with the end of its log; `Interrupted` on a signal.
-    pub fn start(programs: &Programs, data: &Data, claim: &Claim) -> Result<Daemons> {
+    pub fn start(data: &'a Data, claim: &'a Claim) -> Result<Daemons<'a>> {
         // The networks of the last engine had addresses that may not be this one's.
         let _ = fs::remove_dir_all(data.path("docker/network"));
         // Where dockerd's mounts come and go. In `/tmp` a killed one would leave them.
         let scratch = data.path("scratch");
         let _ = fs::remove_dir_all(&scratch);
         fs::create_dir_all(&scratch)?;
-        fs::write(claim.path("docker.json"), docker_config(data, claim).to_string())?;
-        let socket = claim.path("docker.sock");
+        fs::write(claim.path("docker.json"), docker_config(data, claim)?.to_string())?;
         let mut docker = Daemon::start(
-            programs.daemon(&claim.path(""), "tini").env("TMPDIR", scratch),
+            claim.command("tini").env("TMPDIR", scratch),
             &["dockerd", "--config-file", "/run/docker.json"],
             data.path(DOCKER_LOG),
         )?;
@@ -71,23 +74,24 @@ impl Daemons {
         });
         // JSON is YAML.
         fs::write(claim.path("registry.yml"), config.to_string())?;
-        data::prune_registry(programs, data, claim)?;
-        fs::write(data.path(PORT), address.port().to_string())?;
+        data::prune_registry(claim, data)?;
         let mut registry = Daemon::start(
-            &mut programs.daemon(&claim.path(""), "tini"),
+            &mut claim.command("tini"),
             &["docker-registry", "serve", "/run/registry.yml"],
             data.path(REGISTRY_LOG),
         )?;
         registry.wait_for(|| http::get(address, "/v2/", ANSWER_LIMIT))?;
+        let socket = claim.path("docker.sock");
         docker.wait_for(|| http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT))?;
-        let daemons = Daemons { docker, _registry: registry, socket, address };
+        let daemons = Daemons { claim, data, docker, _registry: registry, socket, address };
         daemons.remove_containers();
-        data::prune_images(&daemons, data)?;
+        data::prune_images(&daemons)?;
+        fs::write(data.path(PORT), address.port().to_string())?;
         Ok(daemons)
     }
 
     /// Ends the containers and dockerd, so that what they have written can be read again.
-    pub fn stop(&mut self) {
+    pub fn stop(&self) {
         self.remove_containers();
         self.docker.stop();
     }
@@ -114,7 +118,7 @@ impl Daemons {
 }
 
 /// dockerd's `/run` is the claim's folder on the host.
-fn docker_config(data: &Data, claim: &Claim) -> Value {
+fn docker_config(data: &Data, claim: &Claim) -> Result<Value> {
     let mtu = network::mtu();
     let mut config = json!({
         "data-root": data.path("docker"),
@@ -135,16 +139,17 @@ fn docker_config(data: &Data, claim: &Claim) -> Value {
         "iptables": false,
         "shutdown-timeout": 5,
     });
-    if data.on_overlay {
+    // As is everything in a container but its volumes. Overlays do not stack, so layers are copies.
+    let mut stat = Command::new("stat");
+    let stat = stat.args(["--file-system", "--format=%T"]).arg(data.path(""));
+    if run("stat", stat)?.trim() == "overlayfs" {
         config["storage-driver"] = "native".into();
     }
     if !data.fresh {
-        config["builder"] = json!({"gc": {
-            "enabled": true,
-            "defaultKeepStorage": format!("{}MB", data.keep / 5 * 2),
-        }});
+        let keep = format!("{}MB", data.keep / 5 * 2);
+        config["builder"] = json!({"gc": {"enabled": true, "defaultKeepStorage": keep}});
     }
-    config
+    Ok(config)
 }
 
 /// A daemon below an init process, in namespaces of its own.
@@ -158,9 +163,8 @@ impl Daemon {
     /// `init` is the command that runs the init process, `command` the daemon for it.
     fn start(init: &mut Command, command: &[&str], log: PathBuf) -> Result<Daemon> {
         // These would override the daemons' configuration.
-        let foreign = ["DOCKER_", "REGISTRY_"];
-        for (name, _) in std::env::vars_os() {
-            if foreign.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+        for (name, _) in env::vars_os() {
+            if ["DOCKER_", "REGISTRY_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
                 init.env_remove(name);
             }
         }
@@ -177,6 +181,7 @@ impl Daemon {
         let deadline = Instant::now() + START_LIMIT;
         while !answer().is_ok_and(|answer| answer.status == 200) {
             process::check_signals()?;
+            show(&format!("starting {}", self.name));
             thread::sleep(TICK);
             let problem = match self.child.try_wait()? {
                 Some(status) => format!("ended while starting ({status})"),
@@ -193,17 +198,13 @@ impl Daemon {
         Ok(())
     }
 
-    /// Asks it to end, and waits until it has, or has no children any more: dockerd sleeps for a
-    /// second after its containerd has ended. Dropping it kills the rest.
-    fn stop(&mut self) {
+    /// Asks it to end, and waits until it has no children any more: dockerd sleeps for a second
+    /// after its containerd has ended. Dropping it kills the rest.
+    fn stop(&self) {
         let Some(&init) = process::children(self.child.id()).first() else { return };
         process::kill(init, SIGTERM);
         let daemons = process::children(init);
-        let is_up = || daemons.iter().any(|&daemon| !process::children(daemon).is_empty());
-        let deadline = Instant::now() + STOP_LIMIT;
-        while is_up() && Instant::now() < deadline {
-            thread::sleep(TICK);
-        }
+        within(STOP_LIMIT, || daemons.iter().all(|&own| process::children(own).is_empty()));
     }
 }
 

@@ -1,5 +1,5 @@
-//! The data folder of an engine, which has one owner at a time, and how much stays in it. What was
-//! unused for longest goes first, and nothing that the last run used. `BuildKit` limits its cache.
+//! The data folder of an engine, which has one owner at a time, and how much stays in it. The oldest
+//! goes first, and nothing that the last run has written. `BuildKit` limits its cache itself.
 
 use std::env;
 use std::fs;
@@ -14,21 +14,16 @@ use crate::daemons::{Daemons, REGISTRY_LOG};
 use crate::host::Claim;
 use crate::image;
 use crate::packages::RELEASE;
-use crate::sandbox::{Programs, run};
+use crate::sandbox::run;
 use crate::shared::{Folder, say};
 
-/// Files in it: the registry's port, written when a run begins; that time as Docker writes it, and
-/// below it the images that the run started.
+/// The file with the registry's port, written when a run begins.
 pub const PORT: &str = "port";
-pub const USED: &str = "used";
 
 /// Where one engine keeps images, build cache, the registry's content, and its logs.
 pub struct Data {
     folder: Folder,
     pub fresh: bool,
-    /// Whether it is on an overlay itself, as is everything in a container but its volumes.
-    /// Overlays do not stack, so layers have to be copies there.
-    pub on_overlay: bool,
     /// How many MB of build cache, images and the registry's content stay in it.
     pub keep: u64,
 }
@@ -37,12 +32,13 @@ impl Data {
     /// The first data folder below `engine` that no other engine owns; a `fresh` one is removed in
     /// the end. Each `release` has its own: an older one may not read a newer one's data.
     pub fn take(engine: &Path, release: &str, fresh: bool) -> Result<Data> {
-        let keep = match env::var("XTASK_ENGINE_KEEP_MB") {
-            Ok(value) if !value.is_empty() => value.parse().map_err(|_| {
+        let keep = env::var("XTASK_ENGINE_KEEP_MB").unwrap_or_default();
+        let keep = match keep.as_str() {
+            "" => 20_000,
+            number => number.parse().map_err(|_| {
                 let hint = "such as 20000";
-                usage(format!("XTASK_ENGINE_KEEP_MB={value:?} is not a number\nhint: {hint}"))
+                usage(format!("XTASK_ENGINE_KEEP_MB={number:?} is not a number\nhint: {hint}"))
             })?,
-            _ => 20_000,
         };
         let fresh_ones = engine.join("fresh");
         Folder::abandoned(&fresh_ones).iter().for_each(Folder::remove);
@@ -57,19 +53,12 @@ impl Data {
             (0_u32..).map(|number| Folder::try_take(&parent.join(number.to_string())));
         let folder = folders.find_map(Result::transpose).context("too many engines")??;
         if !fresh && !folder.path.ends_with("0") {
-            let path = folder.path.display();
             say(format_args!(
-                "another engine has the images of this checkout; these are in {path}"
+                "another engine has the images of this checkout; these are in {}",
+                folder.path.display()
             ));
         }
-        let mut stat = Command::new("stat");
-        stat.args(["--file-system", "--format=%T"]).arg(&folder.path);
-        let on_overlay = run("stat", &mut stat)?.trim() == "overlayfs";
-        if on_overlay {
-            let path = engine.display();
-            say(format_args!("{path} is on an overlay; a volume there would be faster"));
-        }
-        Ok(Data { folder, fresh, on_overlay, keep })
+        Ok(Data { folder, fresh, keep })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -108,10 +97,8 @@ pub fn prune(engine: &Path) -> Result<()> {
     }
     say(format_args!("removed {freed} MB"));
     if !used.is_empty() {
-        bail!(
-            "engines are running with data in {}\nhint: end them, then prune again",
-            used.join(", ")
-        );
+        let used = used.join(", ");
+        bail!("engines are running with data in {used}\nhint: end them, then prune again");
     }
     Ok(())
 }
@@ -123,32 +110,28 @@ fn size(folder: &Path) -> Result<u64> {
     size.split_whitespace().next().and_then(|size| size.parse().ok()).context("du reports no size")
 }
 
-/// Removes the oldest images. New is what the last run built, pulled, tagged or ran.
-pub fn prune_images(daemons: &Daemons, data: &Data) -> Result<()> {
-    let size = || -> Result<u64> {
+/// Removes the oldest images. New is what the last run built, pulled or tagged.
+pub fn prune_images(daemons: &Daemons) -> Result<()> {
+    let size = || {
         let usage = daemons.get("/system/df?type=image")?;
         Ok(usage["LayersSize"].as_u64().unwrap_or(0) / 1_000_000)
     };
-    let old = || -> Result<Old> {
-        let used = fs::read_to_string(data.path(USED)).unwrap_or_default();
-        let (last_start, used) = used.split_once('\n').unwrap_or_default();
+    let old = || {
+        let mut date = Command::new("date");
+        date.args(["-u", "+%FT%T", "--reference"]).arg(daemons.data.path(PORT));
+        let last_start = run("date", &mut date).unwrap_or_default();
         let mut old = Vec::new();
         for image in daemons.get("/images/json")?.as_array().into_iter().flatten() {
             let id = image["Id"].as_str().unwrap_or_default();
-            let image = daemons.get(&format!("/images/{id}/json"))?;
-            let tagged = image["Metadata"]["LastTagTime"].as_str().unwrap_or_default();
-            let ran = |name: &str| {
-                let latest = format!("{name}:latest");
-                let mut names = image["RepoTags"].as_array().into_iter().flatten();
-                id.contains(name) || names.any(|own| *own == *name || *own == latest)
-            };
-            if tagged < last_start && !used.lines().chain([image::NAME]).any(ran) {
+            let details = daemons.get(&format!("/images/{id}/json"))?;
+            let tagged = details["Metadata"]["LastTagTime"].as_str().unwrap_or_default();
+            if *tagged < *last_start && !image["RepoTags"].to_string().contains(image::NAME) {
                 old.push((tagged.to_owned(), id.to_owned()));
             }
         }
         Ok(old)
     };
-    remove_oldest("images", data, size, old, |some| {
+    remove_oldest("images", daemons.data.keep, size, old, |some| {
         for (_, id) in some {
             process::check_signals()?;
             daemons.ask("DELETE", &format!("/images/{id}?force=1"))?;
@@ -158,13 +141,13 @@ pub fn prune_images(daemons: &Daemons, data: &Data) -> Result<()> {
 }
 
 /// Removes the oldest tags of the registry, which is stopped. New is what the last run used.
-pub fn prune_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result<()> {
+pub fn prune_registry(claim: &Claim, data: &Data) -> Result<()> {
     let root = data.path("registry/docker/registry/v2");
-    if !root.exists() {
+    let repositories = root.join("repositories");
+    if !repositories.exists() {
         return Ok(());
     }
-    let repositories = root.join("repositories");
-    let old = || -> Result<Old> {
+    let old = || {
         let log = fs::read_to_string(data.path(REGISTRY_LOG)).unwrap_or_default();
         let mut find = Command::new("find");
         find.arg(&repositories).args(["-path", "*/_manifests/tags/*/current/link", "!", "-newer"]);
@@ -184,7 +167,7 @@ pub fn prune_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result
     };
     remove_oldest(
         "tags of the registry",
-        data,
+        data.keep,
         || size(&root),
         old,
         |some| {
@@ -195,7 +178,7 @@ pub fn prune_registry(programs: &Programs, data: &Data, claim: &Claim) -> Result
                     forget_manifests(&root, tag.ancestors().nth(2).unwrap_or(tag))?;
                 }
             }
-            let mut collect = programs.daemon(&claim.path(""), "docker-registry");
+            let mut collect = claim.command("docker-registry");
             run("docker-registry", collect.args(["garbage-collect", "/run/registry.yml"])).map(drop)
         },
     )
@@ -212,29 +195,25 @@ fn forget_manifests(root: &Path, manifests: &Path) -> Result<()> {
         named += &format!("{hex}\n{}\n", fs::read_to_string(blob).unwrap_or_default());
     }
     for revision in fs::read_dir(manifests.join("revisions/sha256"))? {
-        let path = revision?.path();
-        let hex = path.file_name().context("a digest")?.to_string_lossy();
-        if !named.contains(&*hex) {
-            fs::remove_dir_all(&path)?;
+        let revision = revision?;
+        if !named.contains(&*revision.file_name().to_string_lossy()) {
+            fs::remove_dir_all(revision.path())?;
         }
     }
     Ok(())
 }
 
-/// When something was new, and its name.
-type Old = Vec<(String, String)>;
-
-/// Removes what `old` finds until three tenths of what `data` keeps are left: an eighth at a time,
-/// because each look at the size is a look at everything. Says what went.
+/// Removes what `old` finds, with its time, until three tenths of the MB to `keep` are left: an
+/// eighth at a time, because each look at the size is a look at everything. Says what went.
 fn remove_oldest(
     what: &str,
-    data: &Data,
+    keep: u64,
     size: impl Fn() -> Result<u64>,
-    old: impl FnOnce() -> Result<Old>,
-    mut remove: impl FnMut(&[(String, String)]) -> Result<()>,
+    old: impl FnOnce() -> Result<Vec<(String, String)>>,
+    remove: impl Fn(&[(String, String)]) -> Result<()>,
 ) -> Result<()> {
-    let (keep, before) = (data.keep / 10 * 3, size()?);
-    if before <= keep {
+    let before = size()?;
+    if before <= keep / 10 * 3 {
         return Ok(());
     }
     let mut old = old()?;
@@ -243,17 +222,13 @@ fn remove_oldest(
     old.dedup();
     let (mut left, mut removed) = (before, 0);
     for some in old.chunks(old.len().div_ceil(8).max(1)) {
-        if left <= keep {
-            break;
+        if left > keep / 10 * 3 {
+            remove(some)?;
+            removed += some.len();
+            left = size()?;
         }
-        remove(some)?;
-        removed += some.len();
-        left = size()?;
     }
     let freed = before.saturating_sub(left);
     say(format_args!("removed {removed} of the oldest {what}: {freed} MB"));
-    if left > keep {
-        say(format_args!("{left} MB stay, more than {keep}, as the last run used these {what}"));
-    }
     Ok(())
 }

@@ -11,9 +11,9 @@ use crate::sandbox::{Programs, run, run_anyway};
 use crate::shared::{common, folders, gate, once};
 
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
-
+const REGISTER: &str = "/proc/sys/fs/binfmt_misc/register";
 /// Ours alone: an entry of the host's own stays, and the last one registered wins.
-const ENTRY: &str = "xtask-engine";
+const ENTRY: &str = "/proc/sys/fs/binfmt_misc/xtask-engine";
 
 /// Marks the folder of an engine that emulates.
 const WANTED: &str = "emulates";
@@ -25,36 +25,34 @@ const MOUNTED: &str = "binfmt-mounted";
 pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<()> {
     let other = if programs.arch == "amd64" { "aarch64" } else { "x86_64" };
     let folder = downloads.join(format!("qemu-{other}-on-{}", programs.arch));
-    once(&folder, |partial| {
-        let (all, made) = (partial.join("all"), partial.join("qemu"));
-        fs::create_dir(&all)?;
-        let apt = Apt::new(partial.join("apt"), RELEASE, &programs.arch)?;
-        unpack(&apt.fetch("qemu-user")?, &all)?;
+    once(&folder, |scratch| {
+        let made = scratch.join("qemu");
         fs::create_dir(&made)?;
-        fs::rename(all.join(format!("usr/bin/qemu-{other}")), made.join("qemu"))?;
+        let apt = Apt::new(scratch.join("apt"), RELEASE, &programs.arch)?;
+        unpack(&apt.fetch("qemu-user")?, scratch)?;
+        fs::rename(scratch.join(format!("usr/bin/qemu-{other}")), made.join("qemu"))?;
         let format = format!("usr/share/qemu/binfmt.d/qemu-{other}.conf");
-        fs::rename(all.join(format), made.join("binfmt.conf"))?;
+        fs::rename(scratch.join(format), made.join("binfmt.conf"))?;
         Ok(made)
     })?;
     // Debian's line for the kernel with our name and path, and flags that make the kernel open QEMU
     // now, so that it is found in containers, and keep credentials and the open program.
     let conf = fs::read_to_string(folder.join("binfmt.conf"))?;
-    let fields: Vec<&str> = conf.trim().split(':').collect();
-    let [_, _, kind, offset, magic, mask, ..] = fields[..] else {
+    let [_, _, kind, offset, magic, mask, ..] = conf.trim().split(':').collect::<Vec<_>>()[..]
+    else {
         bail!("{conf:?} from the package qemu-user is not a line for binfmt_misc");
     };
     let qemu = folder.join("qemu");
-    let line = format!(":{ENTRY}:{kind}:{offset}:{magic}:{mask}:{}:OCF", qemu.display());
+    let line = format!(":xtask-engine:{kind}:{offset}:{magic}:{mask}:{}:OCF", qemu.display());
     let _gate = gate()?;
     fs::write(engine.join(WANTED), "")?;
-    let register = Path::new(BINFMT).join("register");
-    if !register.exists() {
+    if !Path::new(REGISTER).exists() {
         fs::write(common(MOUNTED), "")?;
         let mount = ["-n", "-t", "binfmt_misc", "binfmt_misc", BINFMT];
         run("mounting binfmt_misc", Command::new("mount").args(mount))?;
     }
-    if !Path::new(BINFMT).join(ENTRY).exists() {
-        fs::write(register, line).context("cannot register QEMU")?;
+    if !Path::new(ENTRY).exists() {
+        fs::write(REGISTER, line).context("cannot register QEMU")?;
     }
     Ok(())
 }
@@ -64,10 +62,8 @@ pub fn restore() {
     if folders().any(|folder| folder.join(WANTED).exists()) {
         return;
     }
-    let _ = fs::write(Path::new(BINFMT).join(ENTRY), "-1");
-    let mounted = common(MOUNTED);
-    if mounted.exists() {
+    let _ = fs::write(ENTRY, "-1");
+    if fs::remove_file(common(MOUNTED)).is_ok() {
         run_anyway(Command::new("umount").args(["-n", BINFMT]));
-        let _ = fs::remove_file(mounted);
     }
 }

@@ -4,14 +4,14 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use base::error::usage;
 
 use crate::sandbox::{PATH, Programs, private};
 use crate::shared::{Folder, MAX_ENGINES, common, folders, gate};
 use crate::{cgroup, emulate, network};
-use base::error::usage;
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// The kernel changes this one along with forwarding.
@@ -30,7 +30,7 @@ pub fn check(path: &Path) -> Result<()> {
              a path without it"
         )));
     }
-    for program in ["apt-get", "dpkg", "dpkg-deb", "setpriv", "unshare"] {
+    for program in ["apt-get", "dpkg-deb", "setpriv", "unshare"] {
         if !PATH.split(':').any(|folder| Path::new(folder).join(program).exists()) {
             bail!("the engine needs Debian or Ubuntu, and {program} is missing\nhint: {INSTEAD}");
         }
@@ -40,11 +40,10 @@ pub fn check(path: &Path) -> Result<()> {
     }
     let output = private("true").stdin(Stdio::null()).output()?;
     if !output.status.success() {
-        let reason = String::from_utf8_lossy(&output.stderr);
         bail!(
             "the engine may not make namespaces here ({})\nhint: start the container with \
              `--privileged`, or {INSTEAD}",
-            reason.trim()
+            String::from_utf8_lossy(&output.stderr).trim()
         );
     }
     Ok(())
@@ -52,22 +51,20 @@ pub fn check(path: &Path) -> Result<()> {
 
 /// One engine's share of the host, restored when it is dropped.
 pub struct Claim<'a> {
+    pub programs: &'a Programs,
     pub number: u8,
     /// The addresses of its networks.
     pub range: String,
     folder: Folder,
-    programs: &'a Programs,
 }
 
 impl<'a> Claim<'a> {
     /// Removes what killed engines left, and sets up what belongs to the first free number.
     pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
-        let (number, folder) = take_number(programs)?;
-        // Without a range there is nothing to restore yet but the folder.
-        let range = network::range(number).inspect_err(|_| folder.remove())?;
-        let claim = Claim { number, range, folder, programs };
+        let mut claim = Claim::first(programs)?;
+        claim.range = network::range(claim.number)?;
         fs::write(claim.path("range"), &claim.range)?;
-        network::up(programs, number, &claim.range)?;
+        network::up(programs, claim.number, &claim.range)?;
         let _gate = gate()?;
         let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
         if read(FORWARD)?.trim() == "0" {
@@ -76,6 +73,23 @@ impl<'a> Claim<'a> {
         }
         cgroup::prepare()?;
         Ok(claim)
+    }
+
+    /// The first free number and its folder, and nothing else yet.
+    fn first(programs: &'a Programs) -> Result<Claim<'a>> {
+        let _gate = gate()?;
+        sweep(programs);
+        for number in 0..MAX_ENGINES {
+            if let Some(folder) = Folder::try_take(&common(&number.to_string()))? {
+                return Ok(Claim { programs, number, range: String::new(), folder });
+            }
+        }
+        bail!("{MAX_ENGINES} engines are running on this host, which is the limit\nhint: end one");
+    }
+
+    /// `program` of the unpacked ones, which finds this folder as its `/run`.
+    pub fn command(&self, program: &str) -> Command {
+        self.programs.command(&self.folder.path, program)
     }
 
     /// The path `name` in its folder below `/run`.
@@ -95,28 +109,14 @@ impl Drop for Claim<'_> {
             if let Ok(redirects) = fs::read_to_string(common("redirects")) {
                 let _ = fs::write(FORWARD, "0");
                 let _ = fs::write(REDIRECTS, redirects);
-                let _ = fs::remove_file(common("redirects"));
             }
             cgroup::restore();
-            let _ = fs::remove_dir(common(""));
+            let _ = fs::remove_dir_all(common(""));
         }
     }
 }
 
-fn take_number(programs: &Programs) -> Result<(u8, Folder)> {
-    let _gate = gate()?;
-    sweep(programs);
-    for number in 0..MAX_ENGINES {
-        let path = common(&number.to_string());
-        if !path.exists()
-            && let Some(folder) = Folder::try_take(&path)?
-        {
-            return Ok((number, folder));
-        }
-    }
-    bail!("{MAX_ENGINES} engines are running on this host, which is the limit\nhint: end one");
-}
-
+/// Removes what killed engines have made on the host.
 fn sweep(programs: &Programs) {
     for killed in Folder::abandoned(&common("")) {
         clean_up(programs, &killed);

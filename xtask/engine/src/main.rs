@@ -21,13 +21,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use base::error::{self, usage};
-use base::{message, output, process};
+use base::{lock, message, output, process};
 use pico_args::Arguments;
 
 use crate::daemons::Daemons;
 use crate::data::Data;
 use crate::host::Claim;
-use crate::shared::{say, timed, times};
+use crate::shared::say;
 
 const HELP: &str = "\
 Run a command with a private Docker engine and a registry on a loopback port.
@@ -50,7 +50,7 @@ The command finds in its environment:
   XTASK_REGISTRY                          the registry, as 127.0.0.1:PORT
   XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    paths of their logs
 
-XTASK_ENGINE_KEEP_MB (20000) limits what stays: what was unused for longest is removed first.";
+XTASK_ENGINE_KEEP_MB (20000) limits what stays: the oldest images and tags are removed first.";
 
 fn main() -> ExitCode {
     let words = env::args_os().skip(1).collect();
@@ -114,6 +114,7 @@ fn run(
     let downloads = folder.join("downloads");
     let programs = packages::get(&downloads, release)?;
     command::check(command, &programs)?;
+    image::get(&downloads, &programs.arch, None)?;
 
     let data = Data::take(folder, release, fresh)?;
     let claim = Claim::take(&programs)?;
@@ -121,16 +122,16 @@ fn run(
     if emulate {
         let other = if programs.arch == "amd64" { "arm64" } else { "amd64" };
         emulate::register(&claim.path(""), &programs, &downloads)?;
-        image::get(&downloads, other)?;
+        image::get(&downloads, other, None)?;
         architectures.push(other);
         architectures.sort_unstable();
     }
-    let mut daemons = timed("starting docker", || Daemons::start(&programs, &data, &claim))?;
-    image::load(&downloads, &architectures, &programs, &data, &daemons)?;
-    let seconds = started.elapsed().as_secs_f64();
-    say(format_args!("ready in {seconds:.1} s ({}), registry {}", times(), daemons.address));
+    let daemons = Daemons::start(&data, &claim)?;
+    image::load(&downloads, &architectures, &daemons)?;
+    let (seconds, steps) = (started.elapsed().as_secs_f64(), lock(&sandbox::TIMES).join(", "));
+    say(format_args!("ready in {seconds:.1} s ({steps}), registry {}", daemons.address));
 
-    let status = command::run(command, &programs, &data, &daemons);
+    let status = command::run(command, &daemons);
     // Nobody will read the data of a fresh one again.
     if !fresh {
         daemons.stop();

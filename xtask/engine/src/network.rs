@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use base::message;
@@ -17,6 +18,27 @@ const PREFIXES: [[u8; 2]; 3] = [[198, 19], [172, 30], [10, 253]];
 const RANGE_MASK: u32 = 0xffff_f000;
 /// How far apart the ranges of a prefix are in its third byte: that many engines share it.
 const RANGE_STEP: u8 = u8::MAX / MAX_ENGINES + 1;
+
+/// Makes the bridge $1 with the address $2 and the MTU $3, and the rules $4, and lists the rules
+/// that others have made.
+const UP: &str = r#"
+set -e
+ip link add "$1" type bridge
+ip address add "$2" dev "$1"
+ip link set "$1" mtu "$3" up
+nft "$4"
+nft list chains
+"#;
+
+/// Removes the bridge and the table of the engine $1, and the bridges of networks that were made in
+/// its range $2, which is empty if it had none yet.
+const DOWN: &str = r#"
+nft delete table ip "xtask_engine_$1"
+ip link delete "xtask-$1"
+[ -z "$2" ] || ip -brief address show to "$2" type bridge | while read -r bridge _; do
+    ip link delete "$bridge"
+done
+"#;
 
 /// A range of 16 networks of 256 addresses for the engine with this number, such as
 /// `198.19.0.0/20`, that neither a route nor a name server is in.
@@ -64,23 +86,17 @@ pub fn bridge(number: u8) -> String {
 /// Makes the bridge and the table; first removes those that an engine killed in its clean-up left.
 pub fn up(programs: &Programs, number: u8, range: &str) -> Result<()> {
     down(programs, number, "");
-    let (bridge, mtu) = (bridge(number), mtu().to_string());
+    let bridge = bridge(number);
     // The bridge's own address, in the range's first network.
     let gateway = range.replace(".0/20", ".1/24");
-    for arguments in [
-        vec!["link", "add", &bridge, "type", "bridge"],
-        vec!["address", "add", &gateway, "dev", &bridge],
-        vec!["link", "set", &bridge, "mtu", &mtu, "up"],
-    ] {
-        run("making a network bridge", programs.command("ip").args(arguments))?;
-    }
     let rules = format!(
         "table ip xtask_engine_{number} {{ chain out {{ type nat hook postrouting priority srcnat; \
          ip saddr {range} ip daddr != {range} masquerade; }}; }}"
     );
-    run("letting containers out", programs.command("nft").arg(rules))?;
+    let mut up = programs.command(Path::new(""), "sh");
+    up.args(["-c", UP, "sh", &bridge, &gateway, &mtu().to_string(), &rules]);
+    let chains = run("making a network", &mut up)?;
     // No table of ours can let through what another one drops.
-    let chains = run_anyway(programs.command("nft").args(["list", "chains"]));
     let drops = |line: &str| line.contains("hook forward") && line.contains("policy drop");
     if chains.lines().any(drops) {
         message::warn(&format!(
@@ -91,19 +107,10 @@ pub fn up(programs: &Programs, number: u8, range: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes the bridge and the table of the engine with this number, and the bridges of networks
-/// that were made in its `range`, which is empty if it had none yet.
+/// Undoes [`up`] as far as it came; the `range` is empty if it was not called.
 pub fn down(programs: &Programs, number: u8, range: &str) {
-    run_anyway(programs.command("nft").arg(format!("delete table ip xtask_engine_{number}")));
-    let delete = |bridge: &str| run_anyway(programs.command("ip").args(["link", "delete", bridge]));
-    delete(&bridge(number));
-    if !range.is_empty() {
-        let show = ["-brief", "address", "show", "to", range, "type", "bridge"];
-        let bridges = run_anyway(programs.command("ip").args(show));
-        for bridge in bridges.lines().filter_map(|line| line.split_whitespace().next()) {
-            delete(bridge);
-        }
-    }
+    let mut down = programs.command(Path::new(""), "sh");
+    run_anyway(down.args(["-c", DOWN, "sh", &number.to_string(), range]));
 }
 
 #[cfg(test)]

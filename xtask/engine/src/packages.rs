@@ -6,15 +6,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Result, anyhow, bail};
 use base::digest::sha256;
 use base::error::usage;
 
 use crate::image;
-use crate::sandbox::{Programs, private, run, run_with};
-use crate::shared::{once, progress, timed};
+use crate::sandbox::{Programs, private, run};
+use crate::shared::once;
 
 /// The release of Debian that the programs are from, unless another is asked for.
 pub const RELEASE: &str = "trixie";
@@ -31,53 +31,43 @@ const KEYS: &str = "pool/main/d/debian-archive-keyring/debian-archive-keyring_20
 const KEYS_DIGEST: &str = "SHA256:9ea7778e443144ca490668737a8ab22dd3e748bb99e805e22ec055abeb3c7fac";
 const MIRROR: &str = "http://deb.debian.org/debian";
 
-/// For every apt here. It fetches no descriptions, and stops at the first index that is missing.
+/// For a host on which nothing is installed. It fetches no descriptions, and stops at the first
+/// index that is missing.
 const APT_CONF: &str = r#"
 Acquire::Languages "none";
 Acquire::Retries "3";
 APT::Get::Assume-Yes "true";
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
-Debug::NoLocking "true";
-"#;
-
-/// Our own source, and a host on which nothing is installed.
-const DEBIAN_CONF: &str = r#"
 APT::Update::Error-Mode "any";
+Debug::NoLocking "true";
 Dir::State::status "status";
+quiet "1";
 "#;
 
 /// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them. The
-/// layer of the base image is made at the same time, as it needs some of the same packages.
+/// base image is made at the same time, as it needs some of the same packages.
 pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
     let arch = run("dpkg", Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned();
     if !["amd64", "arm64"].contains(&arch.as_str()) {
         bail!("the engine runs on amd64 and arm64; this machine is {arch}");
     }
-    let recipe = sha256([PACKAGES, APT_CONF, DEBIAN_CONF].concat());
+    let recipe = sha256([PACKAGES, APT_CONF].concat());
     let folder = downloads.join(format!("programs-{release}-{arch}-{}", &recipe[..8]));
-    let layer = image::layer(downloads, &arch);
     once(&folder, |scratch| {
         let programs = scratch.join("programs");
         fs::create_dir(&programs)?;
         let apt = Apt::new(scratch.join("apt"), release, &arch)?;
-        if release == RELEASE && !layer.exists() {
-            let shared = apt.fetch(image::PACKAGES)?;
-            let make = |scratch: &Path| image::make(scratch, &programs, &shared);
-            thread::scope(|scope| {
-                let making = scope.spawn(|| once(&layer, make));
-                let fetched = apt.fetch(PACKAGES).and_then(|mut archives| {
-                    archives.retain(|archive| !shared.contains(archive));
-                    unpack(&archives, &programs)
-                });
-                making.join().unwrap_or_else(|_| Err(anyhow!("the base image was not made")))?;
-                fetched
-            })?;
-        }
-        // The layer that is made here brings them, unless another engine has made it meanwhile.
-        if !programs.join("usr/bin/dash").exists() {
+        thread::scope(|scope| {
+            let mut base = None;
+            if release == RELEASE {
+                let packages = apt.fetch(image::PACKAGES)?;
+                base = Some(scope.spawn(|| image::get(downloads, &arch, Some(packages))));
+            }
             unpack(&apt.fetch(PACKAGES)?, &programs)?;
-        }
+            let made = base.map_or(Ok(Ok(())), ScopedJoinHandle::join);
+            made.unwrap_or_else(|_| Err(anyhow!("the base image was not made")))
+        })?;
         // What the packages' own scripts would have done, as far as it is needed, and without what
         // nobody reads.
         let usr = programs.join("usr");
@@ -94,7 +84,6 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
         symlink("../usr/bin/docker", programs.join("path/docker"))?;
         Ok(programs)
     })?;
-    image::get(downloads, &arch)?;
     Ok(Programs { folder, arch })
 }
 
@@ -104,144 +93,87 @@ pub fn unpack(archives: &[PathBuf], folder: &Path) -> Result<()> {
         folder=$1
         shift
         ls -NS "$@" | xargs -d '\n' -n 1 -P "$(nproc)" \
-            sh -c 'dpkg-deb --extract "$1" "$0" && echo "$1"' "$folder""#;
+            sh -c 'dpkg-deb --extract "$1" "$0" && echo "${1##*/}"' "$folder""#;
     let mut script = private("sh");
     script.args(["-c", UNPACK, "sh"]).arg(folder).args(archives);
-    timed("unpacking", || {
-        let mut done = 0;
-        run_with("unpacking Debian's packages", &mut script, |written| {
-            done += String::from_utf8_lossy(written).matches(".deb\n").count();
-            progress("unpacking", &format!("{done}/{}", archives.len()));
-        })
-    })
-    .map(drop)
+    run("unpacking packages", &mut script).map(drop)
 }
 
 /// An apt with a folder of ours instead of `/`.
-pub struct Apt {
-    folder: PathBuf,
-    release: String,
-}
+pub struct Apt(PathBuf);
 
 impl Apt {
-    /// One for `release` and `arch`, with its package lists.
+    /// One for `release` and `arch` in `folder`, with its package lists.
     pub fn new(folder: PathBuf, release: &str, arch: &str) -> Result<Apt> {
-        let mirror = env::var("APT_MIRROR").unwrap_or_default();
-        let mirror = if mirror.is_empty() { MIRROR } else { mirror.trim_end_matches('/') };
-        let conf = format!("{DEBIAN_CONF}APT::Architecture \"{arch}\";\n");
-        let apt = Apt::configured(folder, release, &conf)?;
-        let mut keys = PathBuf::from(KEYRING);
-        // As on Ubuntu.
-        if !keys.exists() {
-            let package = apt.folder.join("keys.deb");
-            let mut download = apt.call("/usr/lib/apt/apt-helper");
-            download.args(["download-file", &format!("{mirror}/{KEYS}")]).arg(&package);
-            run("downloading Debian's keys", download.arg(KEYS_DIGEST))?;
-            unpack(&[package], &apt.folder)?;
-            keys = apt.folder.join(&KEYRING[1..]);
+        let apt = Apt(folder);
+        for folder in ["apt.conf.d", "preferences.d", "trusted.gpg.d"] {
+            fs::create_dir_all(apt.0.join("etc/apt").join(folder))?;
         }
-        fs::copy(keys, apt.folder.join("etc/apt/trusted.gpg.d/debian.gpg"))?;
-        let mut sources = format!("deb {mirror} {release} main\n");
-        if release == RELEASE {
-            sources += &format!("deb {mirror} {release}-updates main\n");
-            sources += &format!("deb {mirror}-security {release}-security main\n");
+        for folder in ["lib/apt/lists/partial", "cache/apt/archives/partial"] {
+            fs::create_dir_all(apt.0.join("var").join(folder))?;
         }
-        fs::write(apt.folder.join("etc/apt/sources.list"), sources)?;
-        fs::write(apt.folder.join("var/lib/apt/status"), "")?;
-        timed("downloading package lists", || {
-            apt.run("downloading Debian's package lists", apt.get().arg("update"), |_| ())
-        })?;
-        Ok(apt)
-    }
-
-    fn configured(folder: PathBuf, release: &str, conf: &str) -> Result<Apt> {
-        for part in ["apt.conf.d", "preferences.d", "trusted.gpg.d"] {
-            fs::create_dir_all(folder.join("etc/apt").join(part))?;
-        }
-        fs::create_dir_all(folder.join("var/lib/apt/lists/partial"))?;
-        let apt = Apt { folder, release: release.to_owned() };
-        fs::create_dir_all(apt.archives().join("partial"))?;
         // How the host's apt reaches the network, proxies included.
         let mut dump = Command::new("apt-config");
         let dump = run("apt-config", dump.args(["dump", "--format", "%F \"%v\";%n", "Acquire"]))?;
         let network = dump.lines().filter(|line| !line.starts_with("Acquire::IndexTargets"));
         let network = network.collect::<Vec<_>>().join("\n");
         // apt reads this before, and so instead of, the configuration in `/etc/apt`.
-        let conf = format!("{network}\n{APT_CONF}Dir \"{}\";\n{conf}", apt.folder.display());
-        fs::write(apt.folder.join("apt.conf"), conf)?;
+        let own = format!("APT::Architecture \"{arch}\";\nDir \"{}\";\n", apt.0.display());
+        fs::write(apt.0.join("apt.conf"), format!("{network}\n{APT_CONF}{own}"))?;
+
+        let mirror = env::var("APT_MIRROR").unwrap_or_default();
+        let mirror = if mirror.is_empty() { MIRROR } else { mirror.trim_end_matches('/') };
+        let mut keys = PathBuf::from(KEYRING);
+        // As on Ubuntu.
+        if !keys.exists() {
+            let package = apt.0.join("keys.deb");
+            let mut download = apt.command("/usr/lib/apt/apt-helper");
+            download.args(["download-file", &format!("{mirror}/{KEYS}")]).arg(&package);
+            run("downloading Debian's keys", download.arg(KEYS_DIGEST))?;
+            unpack(&[package], &apt.0)?;
+            keys = apt.0.join(&KEYRING[1..]);
+        }
+        fs::copy(keys, apt.0.join("etc/apt/trusted.gpg.d/debian.gpg"))?;
+        let mut sources = format!("deb {mirror} {release} main\n");
+        if release == RELEASE {
+            sources += &format!("deb {mirror} {release}-updates main\n");
+            sources += &format!("deb {mirror}-security {release}-security main\n");
+        }
+        fs::write(apt.0.join("etc/apt/sources.list"), sources)?;
+        fs::write(apt.0.join("var/lib/apt/status"), "")?;
+        apt.get("downloading package lists", "update")?;
         Ok(apt)
     }
 
     /// Fetches `packages` and what they depend on, and returns all that was fetched so far.
     pub fn fetch(&self, packages: &str) -> Result<Vec<PathBuf>> {
-        const WHAT: &str = "downloading packages";
-        let mut install = self.get();
-        install.args(["--download-only", "install"]).args(packages.split(' '));
-        let before = self.bytes();
-        let mut said = String::new();
-        timed(WHAT, || {
-            self.run("downloading Debian's packages", &mut install, |written| {
-                said += &String::from_utf8_lossy(written);
-                if let Some((_, all)) = said.split_once("Need to get ") {
-                    let all = all.split([' ', '/']).next().unwrap_or_default();
-                    let done = (self.bytes() - before) / 1_000_000;
-                    progress(WHAT, &format!("{done} of {all} MB"));
-                }
-            })
-        })?;
-        self.fetched()
+        self.get("downloading packages", &format!("--download-only install {packages}"))?;
+        let files = fs::read_dir(self.0.join("var/cache/apt/archives"))?.flatten();
+        let mut archives: Vec<PathBuf> = files.map(|file| file.path()).collect();
+        archives.retain(|path| path.extension().is_some_and(|end| end == "deb"));
+        archives.sort();
+        Ok(archives)
     }
 
-    /// Runs apt; says so if it fails because the release lacks something.
-    fn run(&self, what: &str, apt: &mut Command, watch: impl FnMut(&[u8])) -> Result<()> {
-        run_with(what, apt, watch).map(drop).map_err(|error| {
-            let text = error.to_string();
+    /// Calls apt-get; a failure says so if the release lacks something.
+    fn get(&self, what: &str, arguments: &str) -> Result<()> {
+        let mut apt = self.command("apt-get");
+        run(what, apt.args(arguments.split(' '))).map(drop).map_err(|error| {
+            let reason = format!("{error:#}");
             let lacks = ["Unable to locate package", "does not have a Release file"];
-            if !lacks.iter().any(|lack| text.contains(lack)) {
+            if !lacks.iter().any(|lack| reason.contains(lack)) {
                 return error;
             }
-            let release = &self.release;
-            let reason = text.rsplit_once("failed: ").map_or(&*text, |(_, reason)| reason);
-            usage(format!(
-                "Debian {release:?} has no Docker for the engine: {reason}\nhint: the releases that \
-                 work are trixie, forky and sid"
-            ))
+            usage(format!("{reason}\nhint: trixie, forky and sid have a Docker for the engine"))
         })
     }
 
-    fn archives(&self) -> PathBuf {
-        self.folder.join("var/cache/apt/archives")
-    }
-
-    /// The size of the packages that are there, in part or as a whole.
-    fn bytes(&self) -> u64 {
-        let folders = [self.archives().join("partial"), self.archives()];
-        let files = folders.map(fs::read_dir).into_iter().flatten().flatten().flatten();
-        files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
-    }
-
-    fn fetched(&self) -> Result<Vec<PathBuf>> {
-        let mut packages = Vec::new();
-        for file in fs::read_dir(self.archives())? {
-            packages.push(file?.path());
-        }
-        packages.retain(|path| path.extension().is_some_and(|end| end == "deb"));
-        packages.sort();
-        Ok(packages)
-    }
-
-    fn get(&self) -> Command {
-        let mut apt = self.call("apt-get");
-        apt.arg("--quiet");
-        apt
-    }
-
-    fn call(&self, program: &str) -> Command {
-        let mut apt = private(program);
-        apt.env("APT_CONFIG", self.folder.join("apt.conf"));
-        apt.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
+    fn command(&self, program: &str) -> Command {
+        let mut command = private(program);
+        command.env("APT_CONFIG", self.0.join("apt.conf"));
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
         // A killed one leaves files there.
-        apt.env("TMPDIR", &self.folder);
-        apt
+        command.env("TMPDIR", &self.0);
+        command
     }
 }

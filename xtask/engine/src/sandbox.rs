@@ -4,12 +4,13 @@
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use base::{lock, process};
 
-use base::error::Interrupted;
-use base::process;
+use crate::shared::show;
 
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -41,13 +42,9 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// `program` of the unpacked ones, on the host's network.
-    pub fn command(&self, program: &str) -> Command {
-        self.daemon(Path::new(""), program)
-    }
-
-    /// The same, for a daemon that is to find `run` as its `/run`.
-    pub fn daemon(&self, run: &Path, program: &str) -> Command {
+    /// `program` of the unpacked ones, on the host's network. A daemon finds `run` as its `/run`,
+    /// unless that is empty.
+    pub fn command(&self, run: &Path, program: &str) -> Command {
         let mut command = private("sh");
         command.args(["-c", ENTER, "sh"]).arg(self.folder.join("usr")).arg(run).arg(program);
         command.current_dir("/");
@@ -66,24 +63,30 @@ pub fn private(program: &str) -> Command {
     command
 }
 
-/// Runs `command` to its end and returns its standard output.
+/// What took longer than a second, such as `unpacking packages 9.8`.
+pub static TIMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Runs `command` to its end and returns its standard output. Shows `what` it does, and each line
+/// that it writes, now and then.
 /// Errors: if it fails, with the reason that it wrote; `Interrupted` on a signal.
 pub fn run(what: &str, command: &mut Command) -> Result<String> {
-    run_with(what, command, |_| ())
-}
-
-/// As [`run`], and passes what is written to `watch`, and an empty slice on each idle tick.
-pub fn run_with(what: &str, command: &mut Command, watch: impl FnMut(&[u8])) -> Result<String> {
     // Longer than any download; only a signal ends a step before that.
     let limit = Duration::from_secs(86_400);
-    let output = match process::output_with(command, limit, watch) {
-        Err(error) if error.is::<Interrupted>() => return Err(error),
-        output => output.with_context(|| format!("cannot run {}", command.get_program().display())),
-    };
-    let output = output?.with_context(|| format!("{what} took too long"))?;
+    let started = Instant::now();
+    let output = process::output_with(command, limit, |written| {
+        if let Some(line) = String::from_utf8_lossy(written).lines().next_back() {
+            show(&format!("{what}: {line}"));
+        }
+    });
+    let output = output.with_context(|| what.to_owned())?;
+    let output = output.with_context(|| format!("{what} took too long"))?;
     if !output.status.success() {
         let written = [output.stdout, output.stderr].concat();
         bail!("{what} failed: {}", reason(&String::from_utf8_lossy(&written)));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    if seconds > 1.0 {
+        lock(&TIMES).push(format!("{what} {seconds:.1}"));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -104,10 +107,9 @@ fn reason(written: &str) -> String {
     reason.to_owned()
 }
 
-/// Runs `command`, part of a clean-up, to its end, signal or not, and returns its standard output.
-/// Failures are ignored: there may be nothing to clean up.
-pub fn run_anyway(command: &mut Command) -> String {
+/// Runs `command`, part of a clean-up, to its end, signal or not. Failures are ignored: there may
+/// be nothing to clean up.
+pub fn run_anyway(command: &mut Command) {
     // A second Ctrl-C at the terminal must not reach it.
-    let output = command.process_group(0).stdin(Stdio::null()).output();
-    output.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned())
+    let _ = command.process_group(0).stdin(Stdio::null()).output();
 }

@@ -1,19 +1,17 @@
 //! What the engine's other modules stand on: messages, folders with one owner, and the folder
 //! that all engines of the host share.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use base::process::{self, TICK};
-use base::{lock, output, status};
+use base::{output, status};
 
 /// One folder for the engines of all checkouts. Short, because the path of a socket may have no
 /// more than 108 bytes.
@@ -26,41 +24,12 @@ pub fn say(message: impl Display) {
     output::note(format_args!("engine: {message}"));
 }
 
-/// What is being done at the same time, one entry for each kind of work.
-static DOING: Mutex<BTreeMap<&str, String>> = Mutex::new(BTreeMap::new());
-/// How long each kind of work took.
-static TIMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// Shows how far the work `what` is, beside what is done at the same time.
-pub fn progress(what: &'static str, how_far: &str) {
-    let mut doing = lock(&DOING);
-    doing.insert(what, format!("{what} {how_far}"));
-    let all: Vec<&str> = doing.values().map(|text| text.trim_end()).collect();
-    show(&all.join(", "));
-}
-
-/// Shows `text` as the line that says how far the engine is, now and then.
-fn show(text: &str) {
+/// Shows now and then how far the engine is.
+pub fn show(progress: &str) {
     let is_terminal = status::is_terminal();
     if status::is_due(is_terminal, Duration::from_secs(10)) {
-        status::show(&[format!("engine: {text}")], is_terminal);
+        status::show(&[format!("engine: {progress}")], is_terminal);
     }
-}
-
-/// Does `work`, called `what` in the line that says how far it is and in [`times`].
-pub fn timed<T>(what: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let started = Instant::now();
-    progress(what, "");
-    let result = work();
-    lock(&DOING).remove(what);
-    let time = format!("{what} {:.1}", started.elapsed().as_secs_f64());
-    lock(&TIMES).push(time);
-    result
-}
-
-/// How many seconds each work took, such as `downloading 4.1, unpacking 9.8`.
-pub fn times() -> String {
-    lock(&TIMES).join(", ")
 }
 
 /// A folder that this process owns. The lock is on the folder's own inode, so no lock file stays
@@ -81,19 +50,18 @@ impl Folder {
             };
             match lock.try_lock() {
                 Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error.into()),
-                Ok(()) => {}
+                locked => locked?,
             }
             // Its last owner may have removed it; then this lock is on an unlinked folder.
-            let present = fs::metadata(path).map(|there| there.ino()).ok();
-            if present == Some(lock.metadata()?.ino()) {
+            let inode = lock.metadata()?.ino();
+            if fs::metadata(path).is_ok_and(|there| there.ino() == inode) {
                 return Ok(Some(Folder { path: path.to_owned(), _lock: lock }));
             }
         }
     }
 
     /// The same, but waits for it. `waiting` is called now and then; its error ends the wait.
-    pub fn wait_for(path: &Path, mut waiting: impl FnMut() -> Result<()>) -> Result<Folder> {
+    fn wait_for(path: &Path, waiting: impl Fn() -> Result<()>) -> Result<Folder> {
         loop {
             if let Some(folder) = Folder::try_take(path)? {
                 return Ok(folder);
@@ -106,8 +74,8 @@ impl Folder {
     /// The folders in `parent` that have no owner, with this process as their owner.
     pub fn abandoned(parent: &Path) -> Vec<Folder> {
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        folders.filter_map(|entry| Folder::try_take(&entry.path()).ok().flatten()).collect()
+        let folders = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
+        folders.filter_map(|path| Folder::try_take(&path).ok().flatten()).collect()
     }
 
     /// Removes the folder and its content; says so if that fails.
