@@ -1,9 +1,7 @@
 //! A small HTTP client for servers on this machine.
 
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -18,21 +16,10 @@ pub struct Response {
 /// GETs `path` from the server at `address`.
 /// Errors: no connection or nothing more of the answer within `limit`, or one that is not HTTP.
 pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Response> {
-    let stream = TcpStream::connect_timeout(&address, limit)?;
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
-    request(stream, "GET", path)
-}
-
-/// As [`get`], of the server at the Unix socket `socket`, and with any method that needs no body.
-pub fn unix(socket: &Path, method: &str, path: &str, limit: Duration) -> Result<Response> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(limit))?;
-    request(stream, method, path)
-}
-
-/// HTTP 1.0, in which the body ends where the connection does.
-fn request(mut stream: impl Read + Write, method: &str, path: &str) -> Result<Response> {
-    stream.write_all(format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
+    // In HTTP 1.0 the body ends where the connection does.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

@@ -27,11 +27,10 @@ pub fn say(text: &str) {
 
 /// Shows what ends this run: `error: ` and the chain of causes on one line, each hint on its own.
 pub fn error(error: &anyhow::Error) {
-    for line in format!("error: {error:#}").split("\nhint: ").enumerate() {
-        match line {
-            (0, what) => say(what),
-            (_, hint) => say(&format!("hint: {hint}")),
-        }
+    let mut start = "error: ";
+    for line in format!("{error:#}").split("\nhint: ") {
+        say(&format!("{start}{line}"));
+        start = "hint: ";
     }
 }
 
@@ -93,38 +92,36 @@ pub fn one_line(text: &str) -> String {
     let mut chars = text.trim_end().chars();
     while let Some(c) = chars.next() {
         // Colours are common in logs, and unreadable without their ESC.
-        if c == '\x1b' && chars.as_str().starts_with('[') {
-            let end = chars.as_str().find(|c: char| !"[;0123456789".contains(c));
-            if let Some(end) = end.filter(|&end| chars.as_str()[end..].starts_with('m')) {
-                chars = chars.as_str()[end + 1..].chars();
-                continue;
-            }
+        if c == '\x1b'
+            && let Some((colour, rest)) = chars.as_str().split_once('m')
+            && colour.starts_with('[')
+            && !colour[1..].contains(|c: char| !c.is_ascii_digit() && c != ';')
+        {
+            chars = rest.chars();
+            continue;
+        }
+        // A CI runner takes `##[name]`, `##vso[` and the like for a command,
+        if c == '#' && line.ends_with('#') {
+            line.push(' ');
         }
         // Line separators and changes of the writing direction are no control characters.
         let is_hidden = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         line.push(if c.is_control() || is_hidden { ' ' } else { c });
     }
-    without_credentials(&without_runner_commands(&line))
+    // and `::name::`.
+    let is_command = line.matches("::").count() > 1;
+    without_credentials(&if is_command { line.replace("::", ": :") } else { line })
 }
 
 /// What stands before a token or a signature, in lower case.
-const SECRETS: [&str; 9] = [
-    "authorization: bearer ",
-    "authorization: basic ",
-    "_authtoken=",
-    "?token=",
-    "&token=",
-    "access_token=",
-    "signature=",
-    "&sig=",
-    "security-token=",
-];
+const SECRETS: &str = "authorization: bearer |authorization: basic |_authtoken=|?token=|&token=|\
+                       access_token=|signature=|&sig=|security-token=";
 
 /// `text` with `***` in place of the user and password before the `@` of each URL, and of tokens.
 pub fn without_credentials(text: &str) -> String {
     let mut text = without_users(text);
     let mut lower = text.to_ascii_lowercase();
-    for sign in SECRETS {
+    for sign in SECRETS.split('|') {
         let mut from = 0;
         while let Some(at) = lower[from..].find(sign) {
             from += at + sign.len();
@@ -158,27 +155,6 @@ fn without_users(text: &str) -> String {
     safe
 }
 
-/// `line` with a blank in whatever a CI runner takes for a command: GitHub `::name::` and
-/// `::name key=value::` at the start and `##[name]` anywhere, others `##vso[` and the like.
-fn without_runner_commands(line: &str) -> String {
-    let mut safe = String::new();
-    for (at, c) in line.char_indices() {
-        safe.push(c);
-        if starts_runner_command(&line[at..]) {
-            safe.push(' ');
-        }
-    }
-    safe
-}
-
-fn starts_runner_command(text: &str) -> bool {
-    let in_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if let Some(text) = text.strip_prefix("::") {
-        return text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.contains("::");
-    }
-    text.strip_prefix("##").is_some_and(|text| text.trim_start_matches(in_name).starts_with('['))
-}
-
 #[cfg(test)]
 mod tests {
     use super::one_line;
@@ -193,15 +169,15 @@ mod tests {
             ("\x1b]8;;http://x\x1b\\link", " ]8;;http://x \\link"),
             ("\u{9b}2Jclear", " 2Jclear"),
             ("a\rb\nc\td\u{202e}e", "a b c d e"),
-            ("::add-mask::x", ": :add-mask::x"),
-            ("x ::set-output name=a::b", "x : :set-output name=a::b"),
-            ("::\x1b[0madd-mask::x", ": :add-mask::x"),
-            (":\x1b[0m:add-mask::x", ": :add-mask::x"),
+            ("::add-mask::x", ": :add-mask: :x"),
+            ("x ::set-output name=a::b", "x : :set-output name=a: :b"),
+            ("::\x1b[0madd-mask::x", ": :add-mask: :x"),
+            (":\x1b[0m:add-mask::x", ": :add-mask: :x"),
             ("\x1b[\x1b[0mm", " [m"),
             ("x ##[stop-commands]y", "x # #[stop-commands]y"),
-            ("###[error]", "## #[error]"),
+            ("###[error]", "# # #[error]"),
             ("##vso[task.complete]", "# #vso[task.complete]"),
-            ("## [1] and fe80::1", "## [1] and fe80::1"),
+            ("## [1] and fe80::1", "# # [1] and fe80::1"),
         ] {
             assert_eq!(one_line(text), safe, "{text:?}");
             assert_eq!(one_line(safe), safe, "a second time");

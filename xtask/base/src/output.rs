@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write as _};
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::Path;
 
@@ -50,37 +49,19 @@ pub fn read(input: impl Read) -> io::Result<Vec<u8>> {
 
 /// Writes `content` to `path`, and makes the folders that it lies in. A file is replaced as a
 /// whole, so nobody ever reads half of it, and keeps its mode and owner. Symbolic links are
-/// followed. What is no regular file, such as a device or `/dev/stdout`, is written to.
+/// followed. What is no regular file, such as a device or a pipe, is written to.
 /// Errors: those of the system, with the path.
 pub fn save(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
-    let saved = save_to(path, content.as_ref());
-    saved.with_context(|| format!("cannot write {:?}", path.to_string_lossy()))
-}
-
-fn save_to(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder)?;
-    if let Some(mut stream) = standard_stream(path) {
-        return stream.write_all(content);
-    }
-    // An open file, as in `/dev/fd/3`, may have no name.
-    let is_open = folder.canonicalize().is_ok_and(|folder| folder.starts_with("/proc"));
-    match path.canonicalize() {
-        Ok(path) if path.is_file() && !is_open => replace(&path, content),
-        Err(_) if !path.is_symlink() => replace(path, content),
-        _ => fs::write(path, content),
-    }
-}
-
-/// Standard output or standard error, if `path` leads there. Opened by its path, a file would be
-/// written from its beginning, over what it holds already.
-fn standard_stream(path: &Path) -> Option<File> {
-    let file = |file: fs::Metadata| (file.dev(), file.ino(), file.rdev());
-    let wanted = file(fs::metadata(path).ok()?);
-    let streams =
-        [io::stdout().as_fd().try_clone_to_owned(), io::stderr().as_fd().try_clone_to_owned()];
-    let mut streams = streams.into_iter().flatten().map(File::from);
-    streams.find(|stream| stream.metadata().is_ok_and(|stream| file(stream) == wanted))
+    let content = content.as_ref();
+    let save = || {
+        fs::create_dir_all(path.parent().unwrap_or(path))?;
+        match path.canonicalize() {
+            Ok(file) if file.is_file() => replace(&file, content),
+            Err(_) if !path.is_symlink() => replace(path, content),
+            _ => fs::write(path, content),
+        }
+    };
+    save().with_context(|| format!("cannot write {:?}", path.to_string_lossy()))
 }
 
 /// Writes `content` beside `path` and moves it there, with the mode and owner of what was there.

@@ -27,14 +27,8 @@ PS1=\"(engine) ${PS1#'(engine) '}\"
 ";
 
 /// The caller's own settings, for another engine.
-const FOREIGN: [&str; 6] = [
-    "BUILDX_BUILDER",
-    "BUILDX_CONFIG",
-    "DOCKER_CERT_PATH",
-    "DOCKER_CONTEXT",
-    "DOCKER_TLS",
-    "DOCKER_TLS_VERIFY",
-];
+const FOREIGN: &str = "BUILDX_BUILDER BUILDX_CONFIG DOCKER_CERT_PATH DOCKER_CONTEXT DOCKER_TLS \
+                       DOCKER_TLS_VERIFY";
 
 /// Refuses a command that does not exist, before anything is started for it.
 pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
@@ -49,9 +43,9 @@ pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
 
 /// Runs the command, or a shell if there is none, and returns its exit status as a shell does.
 pub fn run(command: &[OsString], daemons: &Daemons) -> Result<u8> {
-    let (data, programs) = (daemons.data, daemons.claim.programs);
+    let (data, programs) = (&daemons.data.folder, daemons.claim.programs);
     // Docker's own configuration, with its plugin buildx.
-    let config = data.path("config");
+    let config = data.join("config");
     let plugin = config.join("cli-plugins/docker-buildx");
     fs::create_dir_all(config.join("cli-plugins"))?;
     let _ = fs::remove_file(&plugin);
@@ -61,18 +55,19 @@ pub fn run(command: &[OsString], daemons: &Daemons) -> Result<u8> {
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
     if command.is_empty() {
         let name = env::var_os("SHELL").unwrap_or_else(|| "sh".into());
-        process.args(shell(&name, &data.path("bashrc"))?).env("PS1", PROMPT);
+        process.args(shell(&name, &data.join("bashrc"))?).env("PS1", PROMPT);
     }
-    for name in FOREIGN {
+    let socket = daemons.claim.folder.join("docker.sock");
+    for name in FOREIGN.split(' ') {
         process.env_remove(name);
     }
     process
         .env("PATH", path(programs)?)
-        .env("DOCKER_HOST", format!("unix://{}", daemons.socket.display()))
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
         .env("DOCKER_CONFIG", config)
         .env("XTASK_REGISTRY", daemons.address.to_string())
-        .env("XTASK_ENGINE_LOG", data.path(DOCKER_LOG))
-        .env("XTASK_REGISTRY_LOG", data.path(REGISTRY_LOG));
+        .env("XTASK_ENGINE_LOG", data.join(DOCKER_LOG))
+        .env("XTASK_REGISTRY_LOG", data.join(REGISTRY_LOG));
     adopt_orphans();
     let own = process::children(std::process::id());
     let mut child = process.spawn().context("cannot run setpriv")?;

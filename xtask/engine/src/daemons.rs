@@ -1,6 +1,5 @@
 //! dockerd and the registry: started, waited for, stopped.
 
-use std::env;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
@@ -10,20 +9,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use base::http::{self, Response};
-use base::message;
+use base::http;
 use base::process::{self, SIGTERM, TICK, within};
 use serde_json::{Value, json};
 
 use crate::data::{self, Data, PORT};
 use crate::host::Claim;
-use crate::sandbox::run;
-use crate::shared::{say, show};
+use crate::sandbox::{run, run_anyway};
+use crate::shared::show;
 use crate::{cgroup, network};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
-/// Removing a container takes a while; a daemon that does not answer for this long hangs.
+/// A daemon that does not answer for this long hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// The daemons' output, in the data folder; the registry's has its requests.
@@ -36,7 +34,6 @@ pub struct Daemons<'a> {
     pub data: &'a Data,
     docker: Daemon,
     _registry: Daemon,
-    pub socket: PathBuf,
     /// The registry's.
     pub address: SocketAddr,
 }
@@ -46,20 +43,18 @@ impl<'a> Daemons<'a> {
     /// Errors: if one does not start, with the end of its log; `Interrupted` on a signal.
     pub fn start(data: &'a Data, claim: &'a Claim) -> Result<Daemons<'a>> {
         // The networks of the last engine had addresses that may not be this one's.
-        let _ = fs::remove_dir_all(data.path("docker/network"));
-        // Where dockerd's mounts come and go. In `/tmp` a killed one would leave them.
-        let scratch = data.path("scratch");
-        let _ = fs::remove_dir_all(&scratch);
-        fs::create_dir_all(&scratch)?;
-        fs::write(claim.path("docker.json"), docker_config(data, claim)?.to_string())?;
+        let _ = fs::remove_dir_all(data.folder.join("docker/network"));
+        fs::write(claim.folder.join("docker.json"), docker_config(data, claim)?.to_string())?;
         let mut docker = Daemon::start(
-            claim.command("tini").env("TMPDIR", scratch),
+            // Where its mounts come and go. In `/tmp` a killed one would leave them.
+            claim.command("tini").env("TMPDIR", "/run"),
             &["dockerd", "--config-file", "/run/docker.json"],
-            data.path(DOCKER_LOG),
+            data.folder.join(DOCKER_LOG),
         )?;
         // The port is that of the last time, because images and caches have it in their names;
         // another if that one is taken.
-        let last = fs::read_to_string(data.path(PORT)).ok().and_then(|port| port.parse().ok());
+        let last =
+            fs::read_to_string(data.folder.join(PORT)).ok().and_then(|port| port.parse().ok());
         let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
         let address = free(last.unwrap_or(0)).or_else(|_| free(0));
         let address = address.context("no port is free on 127.0.0.1")?;
@@ -67,26 +62,28 @@ impl<'a> Daemons<'a> {
             "version": 0.1,
             "log": {"accesslog": {"disabled": false}},
             "storage": {
-                "filesystem": {"rootdirectory": data.path("registry")},
+                "filesystem": {"rootdirectory": data.folder.join("registry")},
                 "delete": {"enabled": true},
             },
             "http": {"addr": address.to_string()},
         });
         // JSON is YAML.
-        fs::write(claim.path("registry.yml"), config.to_string())?;
+        fs::write(claim.folder.join("registry.yml"), config.to_string())?;
         data::prune_registry(claim, data)?;
         let mut registry = Daemon::start(
             &mut claim.command("tini"),
             &["docker-registry", "serve", "/run/registry.yml"],
-            data.path(REGISTRY_LOG),
+            data.folder.join(REGISTRY_LOG),
         )?;
-        registry.wait_for(|| http::get(address, "/v2/", ANSWER_LIMIT))?;
-        let socket = claim.path("docker.sock");
-        docker.wait_for(|| http::unix(&socket, "GET", "/_ping", ANSWER_LIMIT))?;
-        let daemons = Daemons { claim, data, docker, _registry: registry, socket, address };
+        registry.wait_for(|| Ok(http::get(address, "/v2/", ANSWER_LIMIT)?.status == 200))?;
+        docker.wait_for(|| {
+            let answer = process::output(claim.command("docker").arg("version"), ANSWER_LIMIT)?;
+            Ok(answer.is_some_and(|answer| answer.status.success()))
+        })?;
+        let daemons = Daemons { claim, data, docker, _registry: registry, address };
         daemons.remove_containers();
-        data::prune_images(&daemons)?;
-        fs::write(data.path(PORT), address.port().to_string())?;
+        data::prune_images(claim, data)?;
+        fs::write(data.folder.join(PORT), address.port().to_string())?;
         Ok(daemons)
     }
 
@@ -98,22 +95,9 @@ impl<'a> Daemons<'a> {
 
     /// Removes all containers and the networks that were made for them.
     fn remove_containers(&self) {
-        let containers = self.get("/containers/json?all=1").unwrap_or_default();
-        for container in containers.as_array().into_iter().flatten() {
-            let id = container["Id"].as_str().unwrap_or_default();
-            let _ = self.ask("DELETE", &format!("/containers/{id}?force=1&v=1"));
-        }
-        let _ = self.ask("POST", "/networks/prune");
-    }
-
-    /// Docker's answer to GET, which is JSON.
-    pub fn get(&self, path: &str) -> Result<Value> {
-        Ok(serde_json::from_str(&self.ask("GET", path)?.body)?)
-    }
-
-    /// Docker's answer to a request without a body.
-    pub fn ask(&self, method: &str, path: &str) -> Result<Response> {
-        http::unix(&self.socket, method, path, ANSWER_LIMIT)
+        let remove = "docker ps --all --quiet | xargs --no-run-if-empty docker rm --force --volumes
+            docker network prune --force";
+        run_anyway(self.claim.command("timeout").args(["60", "sh", "-c", remove]));
     }
 }
 
@@ -121,7 +105,7 @@ impl<'a> Daemons<'a> {
 fn docker_config(data: &Data, claim: &Claim) -> Result<Value> {
     let mtu = network::mtu();
     let mut config = json!({
-        "data-root": data.path("docker"),
+        "data-root": data.folder.join("docker"),
         "exec-root": "/run/docker",
         "pidfile": "/run/docker.pid",
         "hosts": ["unix:///run/docker.sock"],
@@ -141,7 +125,7 @@ fn docker_config(data: &Data, claim: &Claim) -> Result<Value> {
     });
     // As is everything in a container but its volumes. Overlays do not stack, so layers are copies.
     let mut stat = Command::new("stat");
-    let stat = stat.args(["--file-system", "--format=%T"]).arg(data.path(""));
+    let stat = stat.args(["--file-system", "--format=%T"]).arg(data.folder.join(""));
     if run("stat", stat)?.trim() == "overlayfs" {
         config["storage-driver"] = "native".into();
     }
@@ -162,12 +146,6 @@ struct Daemon {
 impl Daemon {
     /// `init` is the command that runs the init process, `command` the daemon for it.
     fn start(init: &mut Command, command: &[&str], log: PathBuf) -> Result<Daemon> {
-        // These would override the daemons' configuration.
-        for (name, _) in env::vars_os() {
-            if ["DOCKER_", "REGISTRY_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
-                init.env_remove(name);
-            }
-        }
         let output =
             File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
         init.arg("--").args(command).stdin(Stdio::null());
@@ -177,9 +155,9 @@ impl Daemon {
         Ok(Daemon { name: command[0].to_owned(), child, log })
     }
 
-    fn wait_for(&mut self, answer: impl Fn() -> Result<Response>) -> Result<()> {
+    fn wait_for(&mut self, is_up: impl Fn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
-        while !answer().is_ok_and(|answer| answer.status == 200) {
+        while !is_up().unwrap_or(false) {
             process::check_signals()?;
             show(&format!("starting {}", self.name));
             thread::sleep(TICK);
@@ -188,12 +166,10 @@ impl Daemon {
                 None if Instant::now() > deadline => format!("is not up after {START_LIMIT:?}"),
                 None => continue,
             };
-            say(format_args!("the log of {} ends with:", self.name));
             let log = fs::read(&self.log).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
-            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-            lines[lines.len().saturating_sub(15)..].iter().for_each(|line| message::say(line));
-            bail!("{} {problem}", self.name);
+            let end = log.trim_end().lines().next_back().unwrap_or("it is empty");
+            bail!("{} {problem}; its log ends with: {end}", self.name);
         }
         Ok(())
     }

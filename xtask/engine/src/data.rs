@@ -3,18 +3,18 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::mem;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use base::error::usage;
-use base::process;
 
-use crate::daemons::{Daemons, REGISTRY_LOG};
+use crate::daemons::REGISTRY_LOG;
 use crate::host::Claim;
 use crate::image;
 use crate::packages::RELEASE;
-use crate::sandbox::run;
+use crate::sandbox::{run, run_anyway};
 use crate::shared::{Folder, say};
 
 /// The file with the registry's port, written when a run begins.
@@ -22,7 +22,7 @@ pub const PORT: &str = "port";
 
 /// Where one engine keeps images, build cache, the registry's content, and its logs.
 pub struct Data {
-    folder: Folder,
+    pub folder: Folder,
     pub fresh: bool,
     /// How many MB of build cache, images and the registry's content stay in it.
     pub keep: u64,
@@ -52,17 +52,7 @@ impl Data {
         let mut folders =
             (0_u32..).map(|number| Folder::try_take(&parent.join(number.to_string())));
         let folder = folders.find_map(Result::transpose).context("too many engines")??;
-        if !fresh && !folder.path.ends_with("0") {
-            say(format_args!(
-                "another engine has the images of this checkout; these are in {}",
-                folder.path.display()
-            ));
-        }
         Ok(Data { folder, fresh, keep })
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path.join(name)
     }
 }
 
@@ -110,57 +100,53 @@ fn size(folder: &Path) -> Result<u64> {
     size.split_whitespace().next().and_then(|size| size.parse().ok()).context("du reports no size")
 }
 
+/// Prints how many MB all images take.
+const SIZE: &str = "docker system df --format '{{.Size}}' | head -n 1 | tr k K | tr -d B |
+    numfmt --from=si --to-unit=M";
+/// Lists the images: when each was built, pulled or tagged, its digest, and its names.
+const IMAGES: &str = "docker images --quiet --no-trunc | sort --unique |
+    xargs --no-run-if-empty docker image inspect --format \
+        '{{json .Metadata.LastTagTime}} {{.Id}} {{.RepoTags}}'";
+
 /// Removes the oldest images. New is what the last run built, pulled or tagged.
-pub fn prune_images(daemons: &Daemons) -> Result<()> {
-    let size = || {
-        let usage = daemons.get("/system/df?type=image")?;
-        Ok(usage["LayersSize"].as_u64().unwrap_or(0) / 1_000_000)
-    };
+pub fn prune_images(claim: &Claim, data: &Data) -> Result<()> {
+    let docker = |script| run("docker", claim.command("sh").args(["-c", script]));
+    let size = || docker(SIZE)?.trim().parse().context("docker reports no size");
     let old = || {
         let mut date = Command::new("date");
-        date.args(["-u", "+%FT%T", "--reference"]).arg(daemons.data.path(PORT));
+        date.args(["-u", "+\"%FT%T", "--reference"]).arg(data.folder.join(PORT));
         let last_start = run("date", &mut date).unwrap_or_default();
-        let mut old = Vec::new();
-        for image in daemons.get("/images/json")?.as_array().into_iter().flatten() {
-            let id = image["Id"].as_str().unwrap_or_default();
-            let details = daemons.get(&format!("/images/{id}/json"))?;
-            let tagged = details["Metadata"]["LastTagTime"].as_str().unwrap_or_default();
-            if *tagged < *last_start && !image["RepoTags"].to_string().contains(image::NAME) {
-                old.push((tagged.to_owned(), id.to_owned()));
-            }
-        }
-        Ok(old)
+        let is_old = |image: &str| image < last_start.trim() && !image.contains(image::NAME);
+        Ok(docker(IMAGES)?.lines().filter(|image| is_old(image)).map(str::to_owned).collect())
     };
-    remove_oldest("images", daemons.data.keep, size, old, |some| {
-        for (_, id) in some {
-            process::check_signals()?;
-            daemons.ask("DELETE", &format!("/images/{id}?force=1"))?;
-        }
+    remove_oldest("images", data.keep, size, old, |images| {
+        let digests = images.iter().filter_map(|image| image.split(' ').nth(1));
+        run_anyway(claim.command("docker").args(["rmi", "--force"]).args(digests));
         Ok(())
     })
 }
 
 /// Removes the oldest tags of the registry, which is stopped. New is what the last run used.
 pub fn prune_registry(claim: &Claim, data: &Data) -> Result<()> {
-    let root = data.path("registry/docker/registry/v2");
+    let root = data.folder.join("registry/docker/registry/v2");
     let repositories = root.join("repositories");
     if !repositories.exists() {
         return Ok(());
     }
     let old = || {
-        let log = fs::read_to_string(data.path(REGISTRY_LOG)).unwrap_or_default();
+        let log = fs::read_to_string(data.folder.join(REGISTRY_LOG)).unwrap_or_default();
+        // Lists such as `1764380000.1 a/image/_manifests/tags/main/current/link`.
         let mut find = Command::new("find");
         find.arg(&repositories).args(["-path", "*/_manifests/tags/*/current/link", "!", "-newer"]);
-        find.arg(data.path(PORT)).args(["-printf", "%T@ %P\\n"]);
+        find.arg(data.folder.join(PORT)).args(["-printf", "%T@ %P\\n"]);
         let mut old = Vec::new();
-        // Such as `1764380000.1 a/image/_manifests/tags/main/current/link`.
-        for (time, path) in run("find", &mut find)?.lines().filter_map(|line| line.split_once(' '))
-        {
+        for line in run("find", &mut find)?.lines() {
+            let path = line.split_once(' ').map_or(line, |(_, path)| path);
             let name =
                 path.replace("/_manifests/tags/", "/manifests/").replace("/current/link", "");
             let digest = fs::read_to_string(repositories.join(path)).unwrap_or_default();
             if !log.contains(&format!("/v2/{name} ")) && !log.contains(&format!("@{digest} ")) {
-                old.push((time.to_owned(), path.to_owned()));
+                old.push(line.to_owned());
             }
         }
         Ok(old)
@@ -170,8 +156,8 @@ pub fn prune_registry(claim: &Claim, data: &Data) -> Result<()> {
         data.keep,
         || size(&root),
         old,
-        |some| {
-            for (_, path) in some {
+        |tags| {
+            for (_, path) in tags.iter().filter_map(|tag| tag.split_once(' ')) {
                 let link = repositories.join(path);
                 if let Some(tag) = link.ancestors().nth(2) {
                     fs::remove_dir_all(tag)?;
@@ -203,32 +189,27 @@ fn forget_manifests(root: &Path, manifests: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what `old` finds, with its time, until three tenths of the MB to `keep` are left: an
-/// eighth at a time, because each look at the size is a look at everything. Says what went.
+/// Removes the older half of what `old` finds, lines that begin with a time, again and again, until
+/// three tenths of the MB to `keep` are left. Each look at the size is a look at everything.
 fn remove_oldest(
     what: &str,
     keep: u64,
     size: impl Fn() -> Result<u64>,
-    old: impl FnOnce() -> Result<Vec<(String, String)>>,
-    remove: impl Fn(&[(String, String)]) -> Result<()>,
+    old: impl FnOnce() -> Result<Vec<String>>,
+    remove: impl Fn(&[String]) -> Result<()>,
 ) -> Result<()> {
-    let before = size()?;
-    if before <= keep / 10 * 3 {
+    let mut left = size()?;
+    if left <= keep / 10 * 3 {
         return Ok(());
     }
     let mut old = old()?;
     old.sort();
-    // An image with two names is listed twice.
-    old.dedup();
-    let (mut left, mut removed) = (before, 0);
-    for some in old.chunks(old.len().div_ceil(8).max(1)) {
-        if left > keep / 10 * 3 {
-            remove(some)?;
-            removed += some.len();
-            left = size()?;
-        }
+    while left > keep / 10 * 3 && !old.is_empty() {
+        let half: Vec<String> = old.drain(..old.len().div_ceil(2)).collect();
+        remove(&half)?;
+        let before = mem::replace(&mut left, size()?);
+        let (count, freed) = (half.len(), before.saturating_sub(left));
+        say(format_args!("removed {count} of the oldest {what}: {freed} MB"));
     }
-    let freed = before.saturating_sub(left);
-    say(format_args!("removed {removed} of the oldest {what}: {freed} MB"));
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::packages::{Apt, RELEASE, unpack};
 use crate::sandbox::{Programs, run, run_anyway};
-use crate::shared::{common, folders, gate, once};
+use crate::shared::{Folder, common, folders, gate, once};
 
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
 const REGISTER: &str = "/proc/sys/fs/binfmt_misc/register";
@@ -20,9 +20,10 @@ const WANTED: &str = "emulates";
 /// Marks the folder of all engines if `binfmt_misc` was not mounted before.
 const MOUNTED: &str = "binfmt-mounted";
 
-/// Lets the kernel run programs of the other architecture, for the engine with the folder `engine`.
+/// Lets the kernel run programs of the other architecture, for the engine with the folder
+/// `engine`.
 /// Errors: if QEMU can't be downloaded, or the kernel refuses it; `Interrupted` on a signal.
-pub fn register(engine: &Path, programs: &Programs, downloads: &Path) -> Result<()> {
+pub fn register(engine: &Folder, programs: &Programs, downloads: &Path) -> Result<()> {
     let other = if programs.arch == "amd64" { "aarch64" } else { "x86_64" };
     let folder = downloads.join(format!("qemu-{other}-on-{}", programs.arch));
     once(&folder, |scratch| {

@@ -1,15 +1,15 @@
 //! What an engine changes on the host and restores: a number, from which the names of its bridge,
 //! its table of rules and its control groups follow; a folder below `/run`; IP forwarding.
 
+use std::env;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use base::error::usage;
 
-use crate::sandbox::{PATH, Programs, private};
+use crate::sandbox::{Programs, private};
 use crate::shared::{Folder, MAX_ENGINES, common, folders, gate};
 use crate::{cgroup, emulate, network};
 
@@ -30,18 +30,13 @@ pub fn check(path: &Path) -> Result<()> {
              a path without it"
         )));
     }
-    for program in ["apt-get", "dpkg-deb", "setpriv", "unshare"] {
-        if !PATH.split(':').any(|folder| Path::new(folder).join(program).exists()) {
-            bail!("the engine needs Debian or Ubuntu, and {program} is missing\nhint: {INSTEAD}");
-        }
-    }
-    if fs::metadata("/proc/self").is_ok_and(|owner| owner.uid() != 0) {
-        bail!("the engine needs root\nhint: use a container in which you are root, or {INSTEAD}");
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!("the engine needs Debian or Ubuntu, and apt-get is missing\nhint: {INSTEAD}");
     }
     let output = private("true").stdin(Stdio::null()).output()?;
     if !output.status.success() {
         bail!(
-            "the engine may not make namespaces here ({})\nhint: start the container with \
+            "the engine may not make namespaces here ({})\nhint: be root, in a container with \
              `--privileged`, or {INSTEAD}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
@@ -55,7 +50,8 @@ pub struct Claim<'a> {
     pub number: u8,
     /// The addresses of its networks.
     pub range: String,
-    folder: Folder,
+    /// Below `/run`.
+    pub folder: Folder,
 }
 
 impl<'a> Claim<'a> {
@@ -63,7 +59,7 @@ impl<'a> Claim<'a> {
     pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
         let mut claim = Claim::first(programs)?;
         claim.range = network::range(claim.number)?;
-        fs::write(claim.path("range"), &claim.range)?;
+        fs::write(claim.folder.join("range"), &claim.range)?;
         network::up(programs, claim.number, &claim.range)?;
         let _gate = gate()?;
         let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
@@ -87,14 +83,17 @@ impl<'a> Claim<'a> {
         bail!("{MAX_ENGINES} engines are running on this host, which is the limit\nhint: end one");
     }
 
-    /// `program` of the unpacked ones, which finds this folder as its `/run`.
+    /// `program` of the unpacked ones, which finds this folder as its `/run`, and Docker there.
     pub fn command(&self, program: &str) -> Command {
-        self.programs.command(&self.folder.path, program)
-    }
-
-    /// The path `name` in its folder below `/run`.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path.join(name)
+        let mut command = self.programs.command(&self.folder.path, program);
+        // The caller's own would override the daemons' configuration.
+        for (name, _) in env::vars_os() {
+            if ["DOCKER_", "REGISTRY_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
+                command.env_remove(name);
+            }
+        }
+        command.env("DOCKER_HOST", "unix:///run/docker.sock");
+        command
     }
 }
 
@@ -127,7 +126,7 @@ fn sweep(programs: &Programs) {
 fn clean_up(programs: &Programs, folder: &Folder) {
     let name = folder.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if let Ok(number) = name.parse() {
-        let range = fs::read_to_string(folder.path.join("range")).unwrap_or_default();
+        let range = fs::read_to_string(folder.join("range")).unwrap_or_default();
         network::down(programs, number, &range);
         cgroup::remove(number);
     }

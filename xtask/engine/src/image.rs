@@ -4,13 +4,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use base::digest::sha256;
 use serde_json::{Value, json};
 
-use crate::daemons::Daemons;
+use crate::host::Claim;
 use crate::packages::{Apt, RELEASE};
 use crate::sandbox::{private, run};
 use crate::shared::once;
@@ -52,18 +51,12 @@ pub fn get(downloads: &Path, arch: &str, fetched: Option<Vec<PathBuf>>) -> Resul
 }
 
 /// Loads the image for `architectures` into the engine, unless it is there.
-pub fn load(downloads: &Path, architectures: &[&str], daemons: &Daemons) -> Result<()> {
-    let layout = daemons.claim.path("layout");
-    let digest = write_layout(&layout, downloads, architectures)?;
-    let image = daemons.ask("GET", &format!("/images/{NAME}/json"))?;
-    if image.status != 200 || !image.body.contains(&digest) {
-        let mut load = Command::new("sh");
-        load.args(["-c", r#"tar -chf - -C "$1" . | "$2" --host "unix://$3" load"#, "sh"]);
-        load.arg(layout).arg(daemons.claim.programs.folder.join("path/docker"));
-        load.arg(&daemons.socket);
-        run("loading debian:trixie-slim", &mut load)?;
-    }
-    Ok(())
+pub fn load(downloads: &Path, architectures: &[&str], claim: &Claim) -> Result<()> {
+    const LOAD: &str = r#"docker image inspect --format {{.Id}} "$1" | grep -qxF "$2" ||
+        tar -ch -C /run/layout . | docker load"#;
+    let digest = write_layout(&claim.folder.join("layout"), downloads, architectures)?;
+    let mut load = claim.command("sh");
+    run("loading debian:trixie-slim", load.args(["-c", LOAD, "sh", NAME, &digest])).map(drop)
 }
 
 /// Writes an OCI image layout to the folder `layout` and returns the digest of its image.

@@ -121,13 +121,13 @@ fn run(
     let mut architectures = vec![programs.arch.as_str()];
     if emulate {
         let other = if programs.arch == "amd64" { "arm64" } else { "amd64" };
-        emulate::register(&claim.path(""), &programs, &downloads)?;
+        emulate::register(&claim.folder, &programs, &downloads)?;
         image::get(&downloads, other, None)?;
         architectures.push(other);
         architectures.sort_unstable();
     }
     let daemons = Daemons::start(&data, &claim)?;
-    image::load(&downloads, &architectures, &daemons)?;
+    image::load(&downloads, &architectures, &claim)?;
     let (seconds, steps) = (started.elapsed().as_secs_f64(), lock(&sandbox::TIMES).join(", "));
     say(format_args!("ready in {seconds:.1} s ({steps}), registry {}", daemons.address));
 

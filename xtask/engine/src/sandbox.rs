@@ -12,7 +12,7 @@ use base::{lock, process};
 
 use crate::shared::show;
 
-pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Mounts the programs' own `/usr`, and `/run` if there is one for them. The host's
 /// `/usr/local` and `/usr/src` stay, for checkouts that are there. `-n` keeps mount from writing

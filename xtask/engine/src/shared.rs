@@ -78,6 +78,10 @@ impl Folder {
         folders.filter_map(|path| Folder::try_take(&path).ok().flatten()).collect()
     }
 
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
     /// Removes the folder and its content; says so if that fails.
     pub fn remove(&self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
