@@ -1,6 +1,7 @@
 //! Control groups: all groups of containers are below one of the engine, so that it can be removed.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,9 +71,8 @@ fn move_processes(from: &str, to: &str) {
     }
 }
 
-fn set_controllers(sign: &str) -> Result<()> {
+fn set_controllers(sign: &str) -> io::Result<()> {
     let controllers = fs::read_to_string(format!("{ROOT}/cgroup.controllers"))?;
-    let change: String =
-        controllers.split_whitespace().flat_map(|name| [" ", sign, name]).collect();
-    Ok(fs::write(format!("{ROOT}/cgroup.subtree_control"), change)?)
+    let change = controllers.split_whitespace().map(|name| format!("{sign}{name} "));
+    fs::write(format!("{ROOT}/cgroup.subtree_control"), change.collect::<String>())
 }

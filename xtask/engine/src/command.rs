@@ -49,7 +49,7 @@ pub fn run(command: &[OsString], daemons: &Daemons) -> Result<u8> {
     let plugin = config.join("cli-plugins/docker-buildx");
     fs::create_dir_all(config.join("cli-plugins"))?;
     let _ = fs::remove_file(&plugin);
-    symlink(programs.folder.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
+    symlink(programs.0.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
     // If this process is killed, the command gets SIGTERM.
     let mut process = Command::new("setpriv");
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
@@ -119,7 +119,7 @@ fn end_leftovers(own: &[u32]) {
 /// The caller's `PATH`, with our docker first.
 fn path(programs: &Programs) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let folders = [programs.folder.join("path")].into_iter().chain(env::split_paths(&path));
+    let folders = [programs.0.join("path")].into_iter().chain(env::split_paths(&path));
     env::join_paths(folders).context("the path of the checkout cannot be in PATH")
 }
 

@@ -13,7 +13,7 @@ use base::http;
 use base::process::{self, SIGTERM, TICK, within};
 use serde_json::{Value, json};
 
-use crate::data::{self, Data, PORT};
+use crate::data::{self, Data};
 use crate::host::Claim;
 use crate::sandbox::{run, run_anyway};
 use crate::shared::show;
@@ -53,19 +53,19 @@ impl<'a> Daemons<'a> {
         )?;
         // The port is that of the last time, because images and caches have it in their names;
         // another if that one is taken.
-        let last =
-            fs::read_to_string(data.folder.join(PORT)).ok().and_then(|port| port.parse().ok());
+        let port = data.folder.join("port");
+        let last = fs::read_to_string(&port).unwrap_or_default().parse().unwrap_or(0);
         let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
-        let address = free(last.unwrap_or(0)).or_else(|_| free(0));
-        let address = address.context("no port is free on 127.0.0.1")?;
+        let address = free(last).or_else(|_| free(0)).context("no port is free on 127.0.0.1")?;
+        fs::write(port, address.port().to_string())?;
         let config = json!({
             "version": 0.1,
             "log": {"accesslog": {"disabled": false}},
+            "http": {"addr": address.to_string()},
             "storage": {
                 "filesystem": {"rootdirectory": data.folder.join("registry")},
                 "delete": {"enabled": true},
             },
-            "http": {"addr": address.to_string()},
         });
         // JSON is YAML.
         fs::write(claim.folder.join("registry.yml"), config.to_string())?;
@@ -83,7 +83,6 @@ impl<'a> Daemons<'a> {
         let daemons = Daemons { claim, data, docker, _registry: registry, address };
         daemons.remove_containers();
         data::prune_images(claim, data)?;
-        fs::write(data.folder.join(PORT), address.port().to_string())?;
         Ok(daemons)
     }
 

@@ -1,24 +1,18 @@
-//! The data folder of an engine, which has one owner at a time, and how much stays in it. The oldest
-//! goes first, and nothing that the last run has written. `BuildKit` limits its cache itself.
+//! The data folder of an engine, which has one owner at a time, and how much stays in it. `BuildKit`
+//! limits its cache itself.
 
 use std::env;
 use std::fs;
-use std::mem;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use base::error::usage;
 
-use crate::daemons::REGISTRY_LOG;
 use crate::host::Claim;
-use crate::image;
 use crate::packages::RELEASE;
 use crate::sandbox::{run, run_anyway};
 use crate::shared::{Folder, say};
-
-/// The file with the registry's port, written when a run begins.
-pub const PORT: &str = "port";
 
 /// Where one engine keeps images, build cache, the registry's content, and its logs.
 pub struct Data {
@@ -71,18 +65,15 @@ impl Drop for Data {
 pub fn prune(engine: &Path) -> Result<()> {
     let (mut freed, mut used) = (0, Vec::new());
     for entry in fs::read_dir(engine).into_iter().flatten().flatten() {
-        let (parent, name) = (entry.path(), entry.file_name());
-        let name = name.to_string_lossy();
-        if name != "fresh" && name != "data" && !name.starts_with("data-") {
+        if entry.file_name() == "downloads" {
             continue;
         }
-        for folder in Folder::abandoned(&parent) {
+        for folder in Folder::abandoned(&entry.path()) {
             freed += size(&folder.path)?;
-            fs::remove_dir_all(&folder.path)
-                .with_context(|| format!("cannot remove {}", folder.path.display()))?;
+            folder.remove();
         }
-        if fs::remove_dir(&parent).is_err() {
-            used.push(parent.display().to_string());
+        if fs::remove_dir(entry.path()).is_err() {
+            used.push(entry.path().display().to_string());
         }
     }
     say(format_args!("removed {freed} MB"));
@@ -100,74 +91,64 @@ fn size(folder: &Path) -> Result<u64> {
     size.split_whitespace().next().and_then(|size| size.parse().ok()).context("du reports no size")
 }
 
-/// Prints how many MB all images take.
-const SIZE: &str = "docker system df --format '{{.Size}}' | head -n 1 | tr k K | tr -d B |
+/// Prints how many MB all layers take.
+const LAYERS_SIZE: &str = "docker system df --format '{{.Size}}' | head -n 1 | tr k K | tr -d B |
     numfmt --from=si --to-unit=M";
-/// Lists the images: when each was built, pulled or tagged, its digest, and its names.
+/// Lists when each image was built, pulled or tagged, its digest, and its names.
 const IMAGES: &str = "docker images --quiet --no-trunc | sort --unique |
     xargs --no-run-if-empty docker image inspect --format \
-        '{{json .Metadata.LastTagTime}} {{.Id}} {{.RepoTags}}'";
+        '{{json .Metadata.LastTagTime}} {{.Id}} {{.RepoTags}}' | grep -vF debian:trixie-slim || true";
 
-/// Removes the oldest images. New is what the last run built, pulled or tagged.
+/// Removes the oldest images if all layers, with those of the build cache, take more than seven
+/// tenths of what is kept.
 pub fn prune_images(claim: &Claim, data: &Data) -> Result<()> {
     let docker = |script| run("docker", claim.command("sh").args(["-c", script]));
-    let size = || docker(SIZE)?.trim().parse().context("docker reports no size");
-    let old = || {
-        let mut date = Command::new("date");
-        date.args(["-u", "+\"%FT%T", "--reference"]).arg(data.folder.join(PORT));
-        let last_start = run("date", &mut date).unwrap_or_default();
-        let is_old = |image: &str| image < last_start.trim() && !image.contains(image::NAME);
-        Ok(docker(IMAGES)?.lines().filter(|image| is_old(image)).map(str::to_owned).collect())
-    };
-    remove_oldest("images", data.keep, size, old, |images| {
-        let digests = images.iter().filter_map(|image| image.split(' ').nth(1));
+    let size: u64 = docker(LAYERS_SIZE)?.trim().parse().context("docker reports no size")?;
+    if size > data.keep / 10 * 7 {
+        let images = docker(IMAGES)?;
+        let old = older_half("images", &images);
+        let digests = old.iter().filter_map(|image| image.split(' ').nth(1));
         run_anyway(claim.command("docker").args(["rmi", "--force"]).args(digests));
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
-/// Removes the oldest tags of the registry, which is stopped. New is what the last run used.
+/// Removes the oldest tags of the registry, which is stopped, if its content takes more than three
+/// tenths of what is kept.
 pub fn prune_registry(claim: &Claim, data: &Data) -> Result<()> {
     let root = data.folder.join("registry/docker/registry/v2");
     let repositories = root.join("repositories");
-    if !repositories.exists() {
+    if !repositories.exists() || size(&root)? <= data.keep / 10 * 3 {
         return Ok(());
     }
-    let old = || {
-        let log = fs::read_to_string(data.folder.join(REGISTRY_LOG)).unwrap_or_default();
-        // Lists such as `1764380000.1 a/image/_manifests/tags/main/current/link`.
-        let mut find = Command::new("find");
-        find.arg(&repositories).args(["-path", "*/_manifests/tags/*/current/link", "!", "-newer"]);
-        find.arg(data.folder.join(PORT)).args(["-printf", "%T@ %P\\n"]);
-        let mut old = Vec::new();
-        for line in run("find", &mut find)?.lines() {
-            let path = line.split_once(' ').map_or(line, |(_, path)| path);
-            let name =
-                path.replace("/_manifests/tags/", "/manifests/").replace("/current/link", "");
-            let digest = fs::read_to_string(repositories.join(path)).unwrap_or_default();
-            if !log.contains(&format!("/v2/{name} ")) && !log.contains(&format!("@{digest} ")) {
-                old.push(line.to_owned());
-            }
+    // Lists such as `1764380000.1 a/image/_manifests/tags/main/current/link`.
+    let mut find = Command::new("find");
+    find.arg(&repositories).args(["-path", "*/_manifests/tags/*/current/link"]);
+    let tags = run("find", find.args(["-printf", "%T@ %P\\n"]))?;
+    for (_, path) in
+        older_half("tags of the registry", &tags).iter().filter_map(|tag| tag.split_once(' '))
+    {
+        let link = repositories.join(path);
+        if let Some(tag) = link.ancestors().nth(2) {
+            fs::remove_dir_all(tag)?;
+            forget_manifests(&root, tag.ancestors().nth(2).unwrap_or(tag))?;
         }
-        Ok(old)
-    };
-    remove_oldest(
-        "tags of the registry",
-        data.keep,
-        || size(&root),
-        old,
-        |tags| {
-            for (_, path) in tags.iter().filter_map(|tag| tag.split_once(' ')) {
-                let link = repositories.join(path);
-                if let Some(tag) = link.ancestors().nth(2) {
-                    fs::remove_dir_all(tag)?;
-                    forget_manifests(&root, tag.ancestors().nth(2).unwrap_or(tag))?;
-                }
-            }
-            let mut collect = claim.command("docker-registry");
-            run("docker-registry", collect.args(["garbage-collect", "/run/registry.yml"])).map(drop)
-        },
-    )
+    }
+    let mut collect = claim.command("docker-registry");
+    run("docker-registry", collect.args(["garbage-collect", "/run/registry.yml"])).map(drop)
+}
+
+/// The older half of the lines of `all`, which begin with a time. Says that `what` they stand for is
+/// removed.
+fn older_half<'a>(what: &str, all: &'a str) -> Vec<&'a str> {
+    let mut lines: Vec<&str> = all.lines().collect();
+    lines.sort_unstable();
+    lines.truncate(lines.len().div_ceil(2));
+    let count = lines.len();
+    if count > 0 {
+        say(format_args!("removed {count} of the oldest {what}: XTASK_ENGINE_KEEP_MB limits them"));
+    }
+    lines
 }
 
 /// Removes the manifests that no tag leads to from the folder `manifests` of a repository. The
@@ -185,31 +166,6 @@ fn forget_manifests(root: &Path, manifests: &Path) -> Result<()> {
         if !named.contains(&*revision.file_name().to_string_lossy()) {
             fs::remove_dir_all(revision.path())?;
         }
-    }
-    Ok(())
-}
-
-/// Removes the older half of what `old` finds, lines that begin with a time, again and again, until
-/// three tenths of the MB to `keep` are left. Each look at the size is a look at everything.
-fn remove_oldest(
-    what: &str,
-    keep: u64,
-    size: impl Fn() -> Result<u64>,
-    old: impl FnOnce() -> Result<Vec<String>>,
-    remove: impl Fn(&[String]) -> Result<()>,
-) -> Result<()> {
-    let mut left = size()?;
-    if left <= keep / 10 * 3 {
-        return Ok(());
-    }
-    let mut old = old()?;
-    old.sort();
-    while left > keep / 10 * 3 && !old.is_empty() {
-        let half: Vec<String> = old.drain(..old.len().div_ceil(2)).collect();
-        remove(&half)?;
-        let before = mem::replace(&mut left, size()?);
-        let (count, freed) = (half.len(), before.saturating_sub(left));
-        say(format_args!("removed {count} of the oldest {what}: {freed} MB"));
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::packages::{Apt, RELEASE, unpack};
-use crate::sandbox::{Programs, run, run_anyway};
+use crate::packages::{ARCH, Apt, RELEASE, unpack};
+use crate::sandbox::{run, run_anyway};
 use crate::shared::{Folder, common, folders, gate, once};
 
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
@@ -20,33 +20,33 @@ const WANTED: &str = "emulates";
 /// Marks the folder of all engines if `binfmt_misc` was not mounted before.
 const MOUNTED: &str = "binfmt-mounted";
 
-/// Lets the kernel run programs of the other architecture, for the engine with the folder
-/// `engine`.
+/// Lets the kernel run programs of the other architecture, for the engine with this `folder`.
 /// Errors: if QEMU can't be downloaded, or the kernel refuses it; `Interrupted` on a signal.
-pub fn register(engine: &Folder, programs: &Programs, downloads: &Path) -> Result<()> {
-    let other = if programs.arch == "amd64" { "aarch64" } else { "x86_64" };
-    let folder = downloads.join(format!("qemu-{other}-on-{}", programs.arch));
-    once(&folder, |scratch| {
+pub fn register(folder: &Folder, downloads: &Path) -> Result<()> {
+    let other = if ARCH == "amd64" { "aarch64" } else { "x86_64" };
+    let qemu = downloads.join(format!("qemu-{other}-on-{ARCH}"));
+    once(&qemu, |scratch| {
         let made = scratch.join("qemu");
         fs::create_dir(&made)?;
-        let apt = Apt::new(scratch.join("apt"), RELEASE, &programs.arch)?;
+        let apt = Apt::new(scratch.join("apt"), RELEASE, ARCH)?;
         unpack(&apt.fetch("qemu-user")?, scratch)?;
-        fs::rename(scratch.join(format!("usr/bin/qemu-{other}")), made.join("qemu"))?;
-        let format = format!("usr/share/qemu/binfmt.d/qemu-{other}.conf");
-        fs::rename(scratch.join(format), made.join("binfmt.conf"))?;
+        let usr = scratch.join("usr");
+        fs::rename(usr.join(format!("bin/qemu-{other}")), made.join("qemu"))?;
+        let conf = format!("share/qemu/binfmt.d/qemu-{other}.conf");
+        fs::rename(usr.join(conf), made.join("binfmt.conf"))?;
         Ok(made)
     })?;
     // Debian's line for the kernel with our name and path, and flags that make the kernel open QEMU
     // now, so that it is found in containers, and keep credentials and the open program.
-    let conf = fs::read_to_string(folder.join("binfmt.conf"))?;
+    let conf = fs::read_to_string(qemu.join("binfmt.conf"))?;
     let [_, _, kind, offset, magic, mask, ..] = conf.trim().split(':').collect::<Vec<_>>()[..]
     else {
         bail!("{conf:?} from the package qemu-user is not a line for binfmt_misc");
     };
-    let qemu = folder.join("qemu");
+    let qemu = qemu.join("qemu");
     let line = format!(":xtask-engine:{kind}:{offset}:{magic}:{mask}:{}:OCF", qemu.display());
     let _gate = gate()?;
-    fs::write(engine.join(WANTED), "")?;
+    fs::write(folder.join(WANTED), "")?;
     if !Path::new(REGISTER).exists() {
         fs::write(common(MOUNTED), "")?;
         let mount = ["-n", "-t", "binfmt_misc", "binfmt_misc", BINFMT];
@@ -60,11 +60,10 @@ pub fn register(engine: &Folder, programs: &Programs, downloads: &Path) -> Resul
 
 /// Unregisters it, unless a running engine still needs it. To be called with the gate held.
 pub fn restore() {
-    if folders().any(|folder| folder.join(WANTED).exists()) {
-        return;
-    }
-    let _ = fs::write(ENTRY, "-1");
-    if fs::remove_file(common(MOUNTED)).is_ok() {
-        run_anyway(Command::new("umount").args(["-n", BINFMT]));
+    if !folders().any(|folder| folder.join(WANTED).exists()) {
+        let _ = fs::write(ENTRY, "-1");
+        if fs::remove_file(common(MOUNTED)).is_ok() {
+            run_anyway(Command::new("umount").args(["-n", BINFMT]));
+        }
     }
 }

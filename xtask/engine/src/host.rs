@@ -1,7 +1,7 @@
 //! What an engine changes on the host and restores: a number, from which the names of its bridge,
 //! its table of rules and its control groups follow; a folder below `/run`; IP forwarding.
 
-use std::env;
+use std::env::{self, consts::ARCH};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -30,15 +30,16 @@ pub fn check(path: &Path) -> Result<()> {
              a path without it"
         )));
     }
-    if !Path::new("/usr/bin/apt-get").exists() {
-        bail!("the engine needs Debian or Ubuntu, and apt-get is missing\nhint: {INSTEAD}");
+    if !["x86_64", "aarch64"].contains(&ARCH) || !Path::new("/usr/bin/apt-get").exists() {
+        bail!("the engine needs Debian or Ubuntu on amd64 or arm64\nhint: {INSTEAD}");
     }
     let output = private("true").stdin(Stdio::null()).output()?;
     if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr);
         bail!(
             "the engine may not make namespaces here ({})\nhint: be root, in a container with \
              `--privileged`, or {INSTEAD}",
-            String::from_utf8_lossy(&output.stderr).trim()
+            reason.trim()
         );
     }
     Ok(())
@@ -57,22 +58,20 @@ pub struct Claim<'a> {
 impl<'a> Claim<'a> {
     /// Removes what killed engines left, and sets up what belongs to the first free number.
     pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
-        let mut claim = Claim::first(programs)?;
+        let mut claim = Claim::first_free(programs)?;
         claim.range = network::range(claim.number)?;
         fs::write(claim.folder.join("range"), &claim.range)?;
-        network::up(programs, claim.number, &claim.range)?;
+        network::up(&claim)?;
         let _gate = gate()?;
-        let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
-        if read(FORWARD)?.trim() == "0" {
-            fs::write(common("redirects"), read(REDIRECTS)?)?;
+        if fs::read_to_string(FORWARD)?.trim() == "0" {
+            fs::write(common("redirects"), fs::read(REDIRECTS)?)?;
             fs::write(FORWARD, "1").context("cannot switch on IP forwarding")?;
         }
         cgroup::prepare()?;
         Ok(claim)
     }
 
-    /// The first free number and its folder, and nothing else yet.
-    fn first(programs: &'a Programs) -> Result<Claim<'a>> {
+    fn first_free(programs: &'a Programs) -> Result<Claim<'a>> {
         let _gate = gate()?;
         sweep(programs);
         for number in 0..MAX_ENGINES {
@@ -83,10 +82,9 @@ impl<'a> Claim<'a> {
         bail!("{MAX_ENGINES} engines are running on this host, which is the limit\nhint: end one");
     }
 
-    /// `program` of the unpacked ones, which finds this folder as its `/run`, and Docker there.
+    /// `program` of the unpacked ones, which finds this engine, and no other.
     pub fn command(&self, program: &str) -> Command {
         let mut command = self.programs.command(&self.folder.path, program);
-        // The caller's own would override the daemons' configuration.
         for (name, _) in env::vars_os() {
             if ["DOCKER_", "REGISTRY_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
                 command.env_remove(name);
@@ -127,7 +125,7 @@ fn clean_up(programs: &Programs, folder: &Folder) {
     let name = folder.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if let Ok(number) = name.parse() {
         let range = fs::read_to_string(folder.join("range")).unwrap_or_default();
-        network::down(programs, number, &range);
+        network::down(programs.command(&folder.path, "sh"), number, &range);
         cgroup::remove(number);
     }
     folder.remove();

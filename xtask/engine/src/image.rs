@@ -14,7 +14,7 @@ use crate::packages::{Apt, RELEASE};
 use crate::sandbox::{private, run};
 use crate::shared::once;
 
-pub const NAME: &str = "debian:trixie-slim";
+const NAME: &str = "debian:trixie-slim";
 
 /// What it has, dependencies aside: as Debian's own image.
 pub const PACKAGES: &str = "?essential ?priority(required) apt";

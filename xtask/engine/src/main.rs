@@ -114,20 +114,17 @@ fn run(
     let downloads = folder.join("downloads");
     let programs = packages::get(&downloads, release)?;
     command::check(command, &programs)?;
-    image::get(&downloads, &programs.arch, None)?;
-
     let data = Data::take(folder, release, fresh)?;
     let claim = Claim::take(&programs)?;
-    let mut architectures = vec![programs.arch.as_str()];
+    let architectures = if emulate { &["amd64", "arm64"][..] } else { &[packages::ARCH] };
     if emulate {
-        let other = if programs.arch == "amd64" { "arm64" } else { "amd64" };
-        emulate::register(&claim.folder, &programs, &downloads)?;
-        image::get(&downloads, other, None)?;
-        architectures.push(other);
-        architectures.sort_unstable();
+        emulate::register(&claim.folder, &downloads)?;
+    }
+    for arch in architectures {
+        image::get(&downloads, arch, None)?;
     }
     let daemons = Daemons::start(&data, &claim)?;
-    image::load(&downloads, &architectures, &claim)?;
+    image::load(&downloads, architectures, &claim)?;
     let (seconds, steps) = (started.elapsed().as_secs_f64(), lock(&sandbox::TIMES).join(", "));
     say(format_args!("ready in {seconds:.1} s ({steps}), registry {}", daemons.address));
 

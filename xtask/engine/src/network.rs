@@ -1,37 +1,28 @@
 //! The engine's network: a bridge with a range of addresses that nobody else has, and a table of
-//! nftables that lets containers out. The daemon itself sets no rules: two of them would delete
-//! each other's.
+//! nftables that lets containers out. dockerd itself sets no rules: two would delete each other's.
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use base::message;
 
-use crate::sandbox::{Programs, run, run_anyway};
-use crate::shared::MAX_ENGINES;
+use crate::host::Claim;
+use crate::sandbox::{run, run_anyway};
 
 /// Each is divided among the engines of a host; the first one was set aside for test networks.
 const PREFIXES: [[u8; 2]; 3] = [[198, 19], [172, 30], [10, 253]];
 
-const RANGE_MASK: u32 = 0xffff_f000;
-/// How far apart the ranges of a prefix are in its third byte: that many engines share it.
-const RANGE_STEP: u8 = u8::MAX / MAX_ENGINES + 1;
-
-/// Makes the bridge $1 with the address $2 and the MTU $3, and the rules $4, and lists the rules
-/// that others have made.
+/// Makes the bridge $1 with the address $2 and the MTU $3, and the rules $4.
 const UP: &str = r#"
 set -e
 ip link add "$1" type bridge
 ip address add "$2" dev "$1"
 ip link set "$1" mtu "$3" up
 nft "$4"
-nft list chains
 "#;
 
-/// Removes the bridge and the table of the engine $1, and the bridges of networks that were made in
-/// its range $2, which is empty if it had none yet.
+/// Removes what [`UP`] made for the engine $1, and the bridges of networks in its range $2.
 const DOWN: &str = r#"
 nft delete table ip "xtask_engine_$1"
 ip link delete "xtask-$1"
@@ -45,9 +36,8 @@ done
 pub fn range(number: u8) -> Result<String> {
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    free(number, &routes, &resolv).with_context(|| {
-        format!("all address ranges for engine {number} are in use by routes of this host")
-    })
+    let range = free(number, &routes, &resolv);
+    range.context("this host has routes to all address ranges that the engine could use")
 }
 
 fn free(number: u8, routes: &str, resolv: &str) -> Option<String> {
@@ -63,8 +53,8 @@ fn free(number: u8, routes: &str, resolv: &str) -> Option<String> {
     });
     // The default route, which has no mask, takes nothing.
     let taken: Vec<(u32, u32)> = routes.filter(|(_, mask)| *mask != 0).chain(servers).collect();
-    let mut ranges = PREFIXES.map(|[a, b]| Ipv4Addr::new(a, b, number * RANGE_STEP, 0)).into_iter();
-    let is_free = |own: u32| taken.iter().all(|(n, mask)| (n ^ own) & mask & RANGE_MASK != 0);
+    let mut ranges = PREFIXES.map(|[a, b]| Ipv4Addr::new(a, b, number * 16, 0)).into_iter();
+    let is_free = |own: u32| taken.iter().all(|(n, mask)| (n ^ own) & mask & 0xffff_f000 != 0);
     ranges.find(|range| is_free(range.to_bits())).map(|range| format!("{range}/20"))
 }
 
@@ -84,33 +74,23 @@ pub fn bridge(number: u8) -> String {
 }
 
 /// Makes the bridge and the table; first removes those that an engine killed in its clean-up left.
-pub fn up(programs: &Programs, number: u8, range: &str) -> Result<()> {
-    down(programs, number, "");
-    let bridge = bridge(number);
+pub fn up(claim: &Claim) -> Result<()> {
+    let Claim { number, range, .. } = claim;
+    down(claim.command("sh"), *number, "");
     // The bridge's own address, in the range's first network.
     let gateway = range.replace(".0/20", ".1/24");
     let rules = format!(
         "table ip xtask_engine_{number} {{ chain out {{ type nat hook postrouting priority srcnat; \
          ip saddr {range} ip daddr != {range} masquerade; }}; }}"
     );
-    let mut up = programs.command(Path::new(""), "sh");
-    up.args(["-c", UP, "sh", &bridge, &gateway, &mtu().to_string(), &rules]);
-    let chains = run("making a network", &mut up)?;
-    // No table of ours can let through what another one drops.
-    let drops = |line: &str| line.contains("hook forward") && line.contains("policy drop");
-    if chains.lines().any(drops) {
-        message::warn(&format!(
-            "a firewall of this host drops what is forwarded, so containers may have no network: allow \
-             what comes from {bridge} and goes there, or `iptables -P FORWARD ACCEPT`"
-        ));
-    }
-    Ok(())
+    let mut up = claim.command("sh");
+    up.args(["-c", UP, "sh", &bridge(*number), &gateway, &mtu().to_string(), &rules]);
+    run("making a network", &mut up).map(drop)
 }
 
-/// Undoes [`up`] as far as it came; the `range` is empty if it was not called.
-pub fn down(programs: &Programs, number: u8, range: &str) {
-    let mut down = programs.command(Path::new(""), "sh");
-    run_anyway(down.args(["-c", DOWN, "sh", &number.to_string(), range]));
+/// Undoes [`up`] by the shell `sh`; the `range` is empty if no network was made in it.
+pub fn down(mut sh: Command, number: u8, range: &str) {
+    run_anyway(sh.args(["-c", DOWN, "sh", &number.to_string(), range]));
 }
 
 #[cfg(test)]

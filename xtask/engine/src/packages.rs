@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use base::digest::sha256;
 use base::error::usage;
 
@@ -18,6 +18,9 @@ use crate::shared::once;
 
 /// The release of Debian that the programs are from, unless another is asked for.
 pub const RELEASE: &str = "trixie";
+
+/// This machine's architecture, as Debian and Docker call it.
+pub const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// The packages, their dependencies aside. All of them are from one release, the C library too, so
 /// the host's own does not matter.
@@ -48,21 +51,17 @@ quiet "1";
 /// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them. The
 /// base image is made at the same time, as it needs some of the same packages.
 pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
-    let arch = run("dpkg", Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned();
-    if !["amd64", "arm64"].contains(&arch.as_str()) {
-        bail!("the engine runs on amd64 and arm64; this machine is {arch}");
-    }
     let recipe = sha256([PACKAGES, APT_CONF].concat());
-    let folder = downloads.join(format!("programs-{release}-{arch}-{}", &recipe[..8]));
+    let folder = downloads.join(format!("programs-{release}-{ARCH}-{}", &recipe[..8]));
     once(&folder, |scratch| {
         let programs = scratch.join("programs");
         fs::create_dir(&programs)?;
-        let apt = Apt::new(scratch.join("apt"), release, &arch)?;
+        let apt = Apt::new(scratch.join("apt"), release, ARCH)?;
         thread::scope(|scope| {
             let mut base = None;
             if release == RELEASE {
                 let packages = apt.fetch(image::PACKAGES)?;
-                base = Some(scope.spawn(|| image::get(downloads, &arch, Some(packages))));
+                base = Some(scope.spawn(|| image::get(downloads, ARCH, Some(packages))));
             }
             unpack(&apt.fetch(PACKAGES)?, &programs)?;
             let made = base.map_or(Ok(Ok(())), ScopedJoinHandle::join);
@@ -84,7 +83,7 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
         symlink("../usr/bin/docker", programs.join("path/docker"))?;
         Ok(programs)
     })?;
-    Ok(Programs { folder, arch })
+    Ok(Programs(folder))
 }
 
 /// Unpacks the packages `archives` into `folder`, the largest first.
@@ -105,12 +104,11 @@ pub struct Apt(PathBuf);
 impl Apt {
     /// One for `release` and `arch` in `folder`, with its package lists.
     pub fn new(folder: PathBuf, release: &str, arch: &str) -> Result<Apt> {
+        const FOLDERS: &str = "etc/apt/apt.conf.d etc/apt/preferences.d etc/apt/trusted.gpg.d \
+                               var/lib/apt/lists/partial var/cache/apt/archives/partial";
         let apt = Apt(folder);
-        for folder in ["apt.conf.d", "preferences.d", "trusted.gpg.d"] {
-            fs::create_dir_all(apt.0.join("etc/apt").join(folder))?;
-        }
-        for folder in ["lib/apt/lists/partial", "cache/apt/archives/partial"] {
-            fs::create_dir_all(apt.0.join("var").join(folder))?;
+        for folder in FOLDERS.split(' ') {
+            fs::create_dir_all(apt.0.join(folder))?;
         }
         // How the host's apt reaches the network, proxies included.
         let mut dump = Command::new("apt-config");

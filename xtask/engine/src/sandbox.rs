@@ -14,9 +14,8 @@ use crate::shared::show;
 
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Mounts the programs' own `/usr`, and `/run` if there is one for them. The host's
-/// `/usr/local` and `/usr/src` stay, for checkouts that are there. `-n` keeps mount from writing
-/// about it to the host's `/run`.
+/// Mounts the programs' own `/usr`, and a `/run` for them. The host's `/usr/local` and `/usr/src`
+/// stay, for checkouts that are there. `-n` keeps mount from writing to the host's `/run`.
 const ENTER: &str = r#"
 set -e
 usr=$1 run=$2
@@ -24,29 +23,23 @@ shift 2
 for folder in local src; do
     if [ -d /usr/$folder ]; then mount -n --rbind /usr/$folder "$usr/$folder"; fi
 done
-if [ "$run" ]; then
-    if [ -d /run/systemd/resolve ]; then
-        mkdir -p "$run/systemd/resolve"
-        mount -n --rbind /run/systemd/resolve "$run/systemd/resolve"
-    fi
-    mount -n --rbind "$run" /run
+if [ -d /run/systemd/resolve ]; then
+    mkdir -p "$run/systemd/resolve"
+    mount -n --rbind /run/systemd/resolve "$run/systemd/resolve"
 fi
+mount -n --rbind "$run" /run
 mount -n --rbind "$usr" /usr
 exec "$@"
 "#;
 
-pub struct Programs {
-    /// Holds `usr`, and `path` with docker, which is all that the command may see of it.
-    pub folder: PathBuf,
-    pub arch: String,
-}
+/// A folder with `usr`, and `path` with docker, which is all that the command may see of it.
+pub struct Programs(pub PathBuf);
 
 impl Programs {
-    /// `program` of the unpacked ones, on the host's network. A daemon finds `run` as its `/run`,
-    /// unless that is empty.
+    /// `program` of the unpacked ones, on the host's network, with `run` as its `/run`.
     pub fn command(&self, run: &Path, program: &str) -> Command {
         let mut command = private("sh");
-        command.args(["-c", ENTER, "sh"]).arg(self.folder.join("usr")).arg(run).arg(program);
+        command.args(["-c", ENTER, "sh"]).arg(self.0.join("usr")).arg(run).arg(program);
         command.current_dir("/");
         command
     }
@@ -66,20 +59,19 @@ pub fn private(program: &str) -> Command {
 /// What took longer than a second, such as `unpacking packages 9.8`.
 pub static TIMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Runs `command` to its end and returns its standard output. Shows `what` it does, and each line
-/// that it writes, now and then.
+/// Runs `command` to its end and returns its standard output. Shows now and then `what` it does, and
+/// the line that it wrote last.
 /// Errors: if it fails, with the reason that it wrote; `Interrupted` on a signal.
 pub fn run(what: &str, command: &mut Command) -> Result<String> {
-    // Longer than any download; only a signal ends a step before that.
-    let limit = Duration::from_secs(86_400);
     let started = Instant::now();
-    let output = process::output_with(command, limit, |written| {
+    // Longer than any download; only a signal ends a step before that.
+    let output = process::output_with(command, Duration::from_secs(86_400), |written| {
         if let Some(line) = String::from_utf8_lossy(written).lines().next_back() {
             show(&format!("{what}: {line}"));
         }
     });
+    let output = output.and_then(|output| output.context("it took too long"));
     let output = output.with_context(|| what.to_owned())?;
-    let output = output.with_context(|| format!("{what} took too long"))?;
     if !output.status.success() {
         let written = [output.stdout, output.stderr].concat();
         bail!("{what} failed: {}", reason(&String::from_utf8_lossy(&written)));

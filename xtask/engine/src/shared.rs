@@ -101,7 +101,7 @@ pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<
         show("waiting for the downloads of another engine");
         process::check_signals()
     })?;
-    let scratch = partial.path.join("scratch");
+    let scratch = partial.join("scratch");
     // A killed process may have left its own.
     let _ = fs::remove_dir_all(&scratch);
     let make = || {
