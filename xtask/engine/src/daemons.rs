@@ -20,11 +20,12 @@ use crate::shared::show;
 use crate::{cgroup, network};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
-const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// A daemon that does not answer for this long hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// The daemons' output, in the data folder; the registry's has its requests.
+/// The daemons' commands, and their output in the data folder; the registry's has its requests.
+const DOCKER: [&str; 2] = ["dockerd --config-file /run/docker.json", DOCKER_LOG];
+const REGISTRY: [&str; 2] = ["docker-registry serve /run/registry.yml", REGISTRY_LOG];
 pub const DOCKER_LOG: &str = "dockerd.log";
 pub const REGISTRY_LOG: &str = "registry.log";
 
@@ -45,12 +46,7 @@ impl<'a> Daemons<'a> {
         // The networks of the last engine had addresses that may not be this one's.
         let _ = fs::remove_dir_all(data.folder.join("docker/network"));
         fs::write(claim.folder.join("docker.json"), docker_config(data, claim)?.to_string())?;
-        let mut docker = Daemon::start(
-            // Where its mounts come and go. In `/tmp` a killed one would leave them.
-            claim.command("tini").env("TMPDIR", "/run"),
-            &["dockerd", "--config-file", "/run/docker.json"],
-            data.folder.join(DOCKER_LOG),
-        )?;
+        let mut docker = Daemon::start(claim, data, DOCKER)?;
         // The port is that of the last time, because images and caches have it in their names;
         // another if that one is taken.
         let port = data.folder.join("port");
@@ -70,13 +66,11 @@ impl<'a> Daemons<'a> {
         // JSON is YAML.
         fs::write(claim.folder.join("registry.yml"), config.to_string())?;
         data::prune_registry(claim, data)?;
-        let mut registry = Daemon::start(
-            &mut claim.command("tini"),
-            &["docker-registry", "serve", "/run/registry.yml"],
-            data.folder.join(REGISTRY_LOG),
-        )?;
-        registry.wait_for(|| Ok(http::get(address, "/v2/", ANSWER_LIMIT)?.status == 200))?;
-        docker.wait_for(|| {
+        let mut registry = Daemon::start(claim, data, REGISTRY)?;
+        registry.wait_for("the registry", || {
+            Ok(http::get(address, "/v2/", ANSWER_LIMIT)?.status == 200)
+        })?;
+        docker.wait_for("dockerd", || {
             let answer = process::output(claim.command("docker").arg("version"), ANSWER_LIMIT)?;
             Ok(answer.is_some_and(|answer| answer.status.success()))
         })?;
@@ -117,9 +111,8 @@ fn docker_config(data: &Data, claim: &Claim) -> Result<Value> {
         "mtu": mtu,
         "default-address-pools": [{"base": claim.range, "size": 24}],
         "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": mtu.to_string()}},
-        "ip-forward": false,
-        "ip6tables": false,
-        "iptables": false,
+        // The host's part: see `network`.
+        "ip-forward": false, "ip6tables": false, "iptables": false,
         "shutdown-timeout": 5,
     });
     // As is everything in a container but its volumes. Overlays do not stack, so layers are copies.
@@ -137,28 +130,29 @@ fn docker_config(data: &Data, claim: &Claim) -> Result<Value> {
 
 /// A daemon below an init process, in namespaces of its own.
 struct Daemon {
-    name: String,
     child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
-    /// `init` is the command that runs the init process, `command` the daemon for it.
-    fn start(init: &mut Command, command: &[&str], log: PathBuf) -> Result<Daemon> {
+    fn start(claim: &Claim, data: &Data, [command, log]: [&str; 2]) -> Result<Daemon> {
+        let log = data.folder.join(log);
         let output =
             File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
-        init.arg("--").args(command).stdin(Stdio::null());
-        init.stdout(output.try_clone()?).stderr(output);
+        let mut init = claim.command("tini");
+        // Where mounts come and go. In `/tmp` a killed daemon would leave them.
+        init.env("TMPDIR", "/run").arg("--").args(command.split(' '));
+        init.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // Ctrl-C at the terminal is for the command; the daemons are needed until it has ended.
-        let child = init.process_group(0).spawn()?;
-        Ok(Daemon { name: command[0].to_owned(), child, log })
+        Ok(Daemon { child: init.process_group(0).spawn()?, log })
     }
 
-    fn wait_for(&mut self, is_up: impl Fn() -> Result<bool>) -> Result<()> {
+    /// Waits until `is_up`, or fails with the end of the log.
+    fn wait_for(&mut self, name: &str, is_up: impl Fn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         while !is_up().unwrap_or(false) {
             process::check_signals()?;
-            show(&format!("starting {}", self.name));
+            show(&format!("starting {name}"));
             thread::sleep(TICK);
             let problem = match self.child.try_wait()? {
                 Some(status) => format!("ended while starting ({status})"),
@@ -168,7 +162,7 @@ impl Daemon {
             let log = fs::read(&self.log).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
             let end = log.trim_end().lines().next_back().unwrap_or("it is empty");
-            bail!("{} {problem}; its log ends with: {end}", self.name);
+            bail!("{name} {problem}; its log ends with: {end}");
         }
         Ok(())
     }
@@ -179,7 +173,8 @@ impl Daemon {
         let Some(&init) = process::children(self.child.id()).first() else { return };
         process::kill(init, SIGTERM);
         let daemons = process::children(init);
-        within(STOP_LIMIT, || daemons.iter().all(|&own| process::children(own).is_empty()));
+        let limit = Duration::from_secs(15);
+        within(limit, || daemons.iter().all(|&own| process::children(own).is_empty()));
     }
 }
 
