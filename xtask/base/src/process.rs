@@ -102,14 +102,12 @@ pub fn within(limit: Duration, mut is_done: impl FnMut() -> bool) -> bool {
 /// ended half a minute after that is killed.
 /// Errors: those of the system; no status of `child` is one.
 pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
-    let (_, no_pipes) = mpsc::channel();
-    attend(child, &no_pipes, |_, _| true)?.map_or_else(|| child.wait(), Ok)
+    follow(child, io::empty(), |_| true)?.map_or_else(|| child.wait(), Ok)
 }
 
-/// Waits as [`wait`], and passes the bytes of `pipe` to `show`, which is called with an empty slice
-/// on each idle tick. When it returns `false`, the child is stopped as by a signal, and there is no
-/// status.
-/// Errors: those of the system; no status of `child` is one.
+/// The same, and passes the bytes of `pipe` to `show`, which is called with an empty slice on each
+/// idle tick. When it returns `false`, the child is stopped as by a signal, and has no status.
+/// Errors: those of the system.
 pub fn follow(
     child: &mut Child,
     pipe: impl Read + Send + 'static,
@@ -211,8 +209,7 @@ fn attend(
 }
 
 /// Passes on what a child wrote before it ended, until its pipes are closed. A process that it left
-/// may keep them open, or even write to them, so this has limits; they are long, as on a busy machine
-/// what was written before may take its time to arrive.
+/// may keep them open, or even write to them; on a busy machine, what was written takes its time.
 fn drain(chunks: &Receiver<Chunk>, show: &mut impl FnMut(usize, &[u8]) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(4);
     while Instant::now() < deadline

@@ -43,7 +43,7 @@ pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
 
 /// Runs the command, or a shell if there is none, and returns its exit status as a shell does.
 pub fn run(command: &[OsString], daemons: &Daemons) -> Result<u8> {
-    let (data, programs) = (&daemons.data.folder, daemons.claim.programs);
+    let (data, programs) = (daemons.data, daemons.claim.programs);
     // Docker's own configuration, with its plugin buildx.
     let config = data.join("config");
     let plugin = config.join("cli-plugins/docker-buildx");

@@ -13,10 +13,10 @@ use base::http;
 use base::process::{self, SIGTERM, TICK, within};
 use serde_json::{Value, json};
 
-use crate::data::{self, Data};
+use crate::data;
 use crate::host::Claim;
 use crate::sandbox::{run, run_anyway};
-use crate::shared::show;
+use crate::shared::{Folder, show};
 use crate::{cgroup, network};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -32,7 +32,7 @@ pub const REGISTRY_LOG: &str = "registry.log";
 /// The running daemons, and what they run with; killed when dropped, if they have not been stopped.
 pub struct Daemons<'a> {
     pub claim: &'a Claim<'a>,
-    pub data: &'a Data,
+    pub data: &'a Folder,
     docker: Daemon,
     _registry: Daemon,
     /// The registry's.
@@ -42,14 +42,14 @@ pub struct Daemons<'a> {
 impl<'a> Daemons<'a> {
     /// Starts both and waits until they answer.
     /// Errors: if one does not start, with the end of its log; `Interrupted` on a signal.
-    pub fn start(data: &'a Data, claim: &'a Claim) -> Result<Daemons<'a>> {
+    pub fn start(data: &'a Folder, claim: &'a Claim) -> Result<Daemons<'a>> {
         // The networks of the last engine had addresses that may not be this one's.
-        let _ = fs::remove_dir_all(data.folder.join("docker/network"));
+        let _ = fs::remove_dir_all(data.join("docker/network"));
         fs::write(claim.folder.join("docker.json"), docker_config(data, claim)?.to_string())?;
         let mut docker = Daemon::start(claim, data, DOCKER)?;
         // The port is that of the last time, because images and caches have it in their names;
         // another if that one is taken.
-        let port = data.folder.join("port");
+        let port = data.join("port");
         let last = fs::read_to_string(&port).unwrap_or_default().parse().unwrap_or(0);
         let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
         let address = free(last).or_else(|_| free(0)).context("no port is free on 127.0.0.1")?;
@@ -59,7 +59,7 @@ impl<'a> Daemons<'a> {
             "log": {"accesslog": {"disabled": false}},
             "http": {"addr": address.to_string()},
             "storage": {
-                "filesystem": {"rootdirectory": data.folder.join("registry")},
+                "filesystem": {"rootdirectory": data.join("registry")},
                 "delete": {"enabled": true},
             },
         });
@@ -76,7 +76,7 @@ impl<'a> Daemons<'a> {
         })?;
         let daemons = Daemons { claim, data, docker, _registry: registry, address };
         daemons.remove_containers();
-        data::prune_images(claim, data)?;
+        data::prune_images(claim)?;
         Ok(daemons)
     }
 
@@ -95,10 +95,10 @@ impl<'a> Daemons<'a> {
 }
 
 /// dockerd's `/run` is the claim's folder on the host.
-fn docker_config(data: &Data, claim: &Claim) -> Result<Value> {
+fn docker_config(data: &Folder, claim: &Claim) -> Result<Value> {
     let mtu = network::mtu();
     let mut config = json!({
-        "data-root": data.folder.join("docker"),
+        "data-root": data.join("docker"),
         "exec-root": "/run/docker",
         "pidfile": "/run/docker.pid",
         "hosts": ["unix:///run/docker.sock"],
@@ -114,16 +114,13 @@ fn docker_config(data: &Data, claim: &Claim) -> Result<Value> {
         // The host's part: see `network`.
         "ip-forward": false, "ip6tables": false, "iptables": false,
         "shutdown-timeout": 5,
+        "builder": {"gc": {"enabled": true, "defaultKeepStorage": format!("{}MB", data::keep()? / 5 * 2)}},
     });
     // As is everything in a container but its volumes. Overlays do not stack, so layers are copies.
     let mut stat = Command::new("stat");
-    let stat = stat.args(["--file-system", "--format=%T"]).arg(data.folder.join(""));
+    let stat = stat.args(["--file-system", "--format=%T"]).arg(data.join(""));
     if run("stat", stat)?.trim() == "overlayfs" {
         config["storage-driver"] = "native".into();
-    }
-    if !data.fresh {
-        let keep = format!("{}MB", data.keep / 5 * 2);
-        config["builder"] = json!({"gc": {"enabled": true, "defaultKeepStorage": keep}});
     }
     Ok(config)
 }
@@ -135,8 +132,8 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(claim: &Claim, data: &Data, [command, log]: [&str; 2]) -> Result<Daemon> {
-        let log = data.folder.join(log);
+    fn start(claim: &Claim, data: &Folder, [command, log]: [&str; 2]) -> Result<Daemon> {
+        let log = data.join(log);
         let output =
             File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
         let mut init = claim.command("tini");

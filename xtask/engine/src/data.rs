@@ -14,50 +14,33 @@ use crate::packages::RELEASE;
 use crate::sandbox::{run, run_anyway};
 use crate::shared::{Folder, say};
 
-/// Where one engine keeps images, build cache, the registry's content, and its logs.
-pub struct Data {
-    pub folder: Folder,
-    pub fresh: bool,
-    /// How many MB of build cache, images and the registry's content stay in it.
-    pub keep: u64,
+/// The first data folder below `engine` that no other engine owns; a `fresh` one is removed in the
+/// end. Each `release` has its own: an older one may not read a newer one's data.
+pub fn take(engine: &Path, release: &str, fresh: bool) -> Result<Folder> {
+    let fresh_ones = engine.join("fresh");
+    Folder::abandoned(&fresh_ones).iter().for_each(Folder::remove);
+    // Only if it is empty.
+    let _ = fs::remove_dir(&fresh_ones);
+    let parent = match release {
+        _ if fresh => fresh_ones,
+        RELEASE => engine.join("data"),
+        _ => engine.join(format!("data-{release}")),
+    };
+    let mut folders = (0_u32..).map(|number| Folder::try_take(&parent.join(number.to_string())));
+    let mut folder = folders.find_map(Result::transpose).context("too many engines")??;
+    folder.is_temporary = fresh;
+    Ok(folder)
 }
 
-impl Data {
-    /// The first data folder below `engine` that no other engine owns; a `fresh` one is removed in
-    /// the end. Each `release` has its own: an older one may not read a newer one's data.
-    pub fn take(engine: &Path, release: &str, fresh: bool) -> Result<Data> {
-        let keep = env::var("XTASK_ENGINE_KEEP_MB").unwrap_or_default();
-        let keep = match keep.as_str() {
-            "" => 20_000,
-            number => number.parse().map_err(|_| {
-                let hint = "such as 20000";
-                usage(format!("XTASK_ENGINE_KEEP_MB={number:?} is not a number\nhint: {hint}"))
-            })?,
-        };
-        let fresh_ones = engine.join("fresh");
-        Folder::abandoned(&fresh_ones).iter().for_each(Folder::remove);
-        // This removes an empty folder only.
-        let _ = fs::remove_dir(&fresh_ones);
-        let parent = match release {
-            _ if fresh => fresh_ones,
-            RELEASE => engine.join("data"),
-            _ => engine.join(format!("data-{release}")),
-        };
-        let mut folders =
-            (0_u32..).map(|number| Folder::try_take(&parent.join(number.to_string())));
-        let folder = folders.find_map(Result::transpose).context("too many engines")??;
-        Ok(Data { folder, fresh, keep })
+/// How many MB of build cache, images and the registry's content stay in a data folder.
+pub fn keep() -> Result<u64> {
+    let keep = env::var("XTASK_ENGINE_KEEP_MB").unwrap_or_default();
+    if keep.is_empty() {
+        return Ok(20_000);
     }
-}
-
-impl Drop for Data {
-    fn drop(&mut self) {
-        if self.fresh {
-            self.folder.remove();
-            // Only the last fresh engine can remove it.
-            let _ = self.folder.path.parent().map(fs::remove_dir);
-        }
-    }
+    keep.parse().map_err(|_| {
+        usage(format!("XTASK_ENGINE_KEEP_MB={keep:?} is not a number\nhint: such as 20000"))
+    })
 }
 
 /// Removes all data folders below `engine` that no running engine owns.
@@ -101,10 +84,10 @@ const IMAGES: &str = "docker images --quiet --no-trunc | sort --unique |
 
 /// Removes the oldest images if all layers, with those of the build cache, take more than seven
 /// tenths of what is kept.
-pub fn prune_images(claim: &Claim, data: &Data) -> Result<()> {
+pub fn prune_images(claim: &Claim) -> Result<()> {
     let docker = |script| run("docker", claim.command("sh").args(["-c", script]));
     let size: u64 = docker(LAYERS_SIZE)?.trim().parse().context("docker reports no size")?;
-    if size > data.keep / 10 * 7 {
+    if size > keep()? / 10 * 7 {
         let images = docker(IMAGES)?;
         let old = older_half("images", &images);
         let digests = old.iter().filter_map(|image| image.split(' ').nth(1));
@@ -115,10 +98,10 @@ pub fn prune_images(claim: &Claim, data: &Data) -> Result<()> {
 
 /// Removes the oldest tags of the registry, which is stopped, if its content takes more than three
 /// tenths of what is kept.
-pub fn prune_registry(claim: &Claim, data: &Data) -> Result<()> {
-    let root = data.folder.join("registry/docker/registry/v2");
+pub fn prune_registry(claim: &Claim, data: &Folder) -> Result<()> {
+    let root = data.join("registry/docker/registry/v2");
     let repositories = root.join("repositories");
-    if !repositories.exists() || size(&root)? <= data.keep / 10 * 3 {
+    if !repositories.exists() || size(&root)? <= keep()? / 10 * 3 {
         return Ok(());
     }
     // Lists such as `1764380000.1 a/image/_manifests/tags/main/current/link`.

@@ -25,7 +25,6 @@ use base::{lock, message, output, process};
 use pico_args::Arguments;
 
 use crate::daemons::Daemons;
-use crate::data::Data;
 use crate::host::Claim;
 use crate::shared::say;
 
@@ -114,7 +113,7 @@ fn run(
     let downloads = folder.join("downloads");
     let programs = packages::get(&downloads, release)?;
     command::check(command, &programs)?;
-    let data = Data::take(folder, release, fresh)?;
+    let data = data::take(folder, release, fresh)?;
     let claim = Claim::take(&programs)?;
     let architectures = if emulate { &["amd64", "arm64"][..] } else { &[packages::ARCH] };
     if emulate {

@@ -36,6 +36,8 @@ pub fn show(progress: &str) {
 /// behind, and the lock goes with the process, however that ends.
 pub struct Folder {
     pub path: PathBuf,
+    /// True if it is removed when this is dropped.
+    pub is_temporary: bool,
     _lock: File,
 }
 
@@ -55,7 +57,7 @@ impl Folder {
             // Its last owner may have removed it; then this lock is on an unlinked folder.
             let inode = lock.metadata()?.ino();
             if fs::metadata(path).is_ok_and(|there| there.ino() == inode) {
-                return Ok(Some(Folder { path: path.to_owned(), _lock: lock }));
+                return Ok(Some(Folder { path: path.into(), is_temporary: false, _lock: lock }));
             }
         }
     }
@@ -90,6 +92,16 @@ impl Folder {
     }
 }
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.is_temporary {
+            self.remove();
+            // Only if it is empty.
+            let _ = self.path.parent().map(fs::remove_dir);
+        }
+    }
+}
+
 /// Makes `path` with `make`, in a scratch folder, unless it exists. Only one process or thread makes
 /// it at a time, and what exists is complete.
 /// Errors: those of `make`; `Interrupted` on a signal during the wait.
@@ -97,23 +109,19 @@ pub fn once(path: &Path, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<
     if path.exists() {
         return Ok(());
     }
-    let partial = Folder::wait_for(&path.with_extension("partial"), || {
+    let mut partial = Folder::wait_for(&path.with_extension("partial"), || {
         show("waiting for the downloads of another engine");
         process::check_signals()
     })?;
+    partial.is_temporary = true;
     let scratch = partial.join("scratch");
     // A killed process may have left its own.
     let _ = fs::remove_dir_all(&scratch);
-    let make = || {
-        if !path.exists() {
-            fs::create_dir(&scratch)?;
-            fs::rename(make(&scratch)?, path)?;
-        }
-        Ok(())
-    };
-    let result = make();
-    partial.remove();
-    result
+    if !path.exists() {
+        fs::create_dir(&scratch)?;
+        fs::rename(make(&scratch)?, path)?;
+    }
+    Ok(())
 }
 
 /// Keeps all other engines from changing what they share while it is held, which is never long:
