@@ -14,7 +14,6 @@ use base::output;
 use base::process::{self, SIGKILL, SIGTERM, within};
 
 use crate::daemons::{DOCKER_LOG, Daemons, REGISTRY_LOG};
-use crate::sandbox::Programs;
 
 /// How long the processes that the command left may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(2);
@@ -31,7 +30,7 @@ const FOREIGN: &str = "BUILDX_BUILDER BUILDX_CONFIG DOCKER_CERT_PATH DOCKER_CONT
                        DOCKER_TLS_VERIFY";
 
 /// Refuses a command that does not exist, before anything is started for it.
-pub fn check(command: &[OsString], programs: &Programs) -> Result<()> {
+pub fn check(command: &[OsString], programs: &Path) -> Result<()> {
     let Some(name) = command.first() else { return Ok(()) };
     let mut which = Command::new("sh");
     which.args(["-c", r#"command -v -- "$1""#, "sh"]).arg(name).env("PATH", path(programs)?);
@@ -49,7 +48,7 @@ pub fn run(command: &[OsString], daemons: &Daemons) -> Result<u8> {
     let plugin = config.join("cli-plugins/docker-buildx");
     fs::create_dir_all(config.join("cli-plugins"))?;
     let _ = fs::remove_file(&plugin);
-    symlink(programs.0.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
+    symlink(programs.join("usr/libexec/docker/cli-plugins/docker-buildx"), plugin)?;
     // If this process is killed, the command gets SIGTERM.
     let mut process = Command::new("setpriv");
     process.args(["--pdeathsig", "TERM", "--"]).args(command);
@@ -117,9 +116,9 @@ fn end_leftovers(own: &[u32]) {
 }
 
 /// The caller's `PATH`, with our docker first.
-fn path(programs: &Programs) -> Result<OsString> {
+fn path(programs: &Path) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let folders = [programs.0.join("path")].into_iter().chain(env::split_paths(&path));
+    let folders = [programs.join("path")].into_iter().chain(env::split_paths(&path));
     env::join_paths(folders).context("the path of the checkout cannot be in PATH")
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use base::error::usage;
 
-use crate::sandbox::{Programs, private};
+use crate::sandbox::{private, unpacked};
 use crate::shared::{Folder, MAX_ENGINES, common, folders, gate};
 use crate::{cgroup, emulate, network};
 
@@ -47,7 +47,7 @@ pub fn check(path: &Path) -> Result<()> {
 
 /// One engine's share of the host, restored when it is dropped.
 pub struct Claim<'a> {
-    pub programs: &'a Programs,
+    pub programs: &'a Path,
     pub number: u8,
     /// The addresses of its networks.
     pub range: String,
@@ -57,7 +57,7 @@ pub struct Claim<'a> {
 
 impl<'a> Claim<'a> {
     /// Removes what killed engines left, and sets up what belongs to the first free number.
-    pub fn take(programs: &'a Programs) -> Result<Claim<'a>> {
+    pub fn take(programs: &'a Path) -> Result<Claim<'a>> {
         let mut claim = Claim::first_free(programs)?;
         claim.range = network::range(claim.number)?;
         fs::write(claim.folder.join("range"), &claim.range)?;
@@ -71,7 +71,7 @@ impl<'a> Claim<'a> {
         Ok(claim)
     }
 
-    fn first_free(programs: &'a Programs) -> Result<Claim<'a>> {
+    fn first_free(programs: &'a Path) -> Result<Claim<'a>> {
         let _gate = gate()?;
         sweep(programs);
         for number in 0..MAX_ENGINES {
@@ -84,7 +84,7 @@ impl<'a> Claim<'a> {
 
     /// `program` of the unpacked ones, which finds this engine, and no other.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = self.programs.command(&self.folder.path, program);
+        let mut command = unpacked(self.programs, &self.folder.path, program);
         for (name, _) in env::vars_os() {
             if ["DOCKER_", "REGISTRY_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
                 command.env_remove(name);
@@ -114,18 +114,18 @@ impl Drop for Claim<'_> {
 }
 
 /// Removes what killed engines have made on the host.
-fn sweep(programs: &Programs) {
+fn sweep(programs: &Path) {
     for killed in Folder::abandoned(&common("")) {
         clean_up(programs, &killed);
     }
 }
 
 /// Removes what the engine of `folder` has made on the host.
-fn clean_up(programs: &Programs, folder: &Folder) {
+fn clean_up(programs: &Path, folder: &Folder) {
     let name = folder.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if let Ok(number) = name.parse() {
         let range = fs::read_to_string(folder.join("range")).unwrap_or_default();
-        network::down(programs.command(&folder.path, "sh"), number, &range);
+        network::down(unpacked(programs, &folder.path, "sh"), number, &range);
         cgroup::remove(number);
     }
     folder.remove();

@@ -13,7 +13,7 @@ use base::digest::sha256;
 use base::error::usage;
 
 use crate::image;
-use crate::sandbox::{Programs, private, run};
+use crate::sandbox::{private, run};
 use crate::shared::once;
 
 /// The release of Debian that the programs are from, unless another is asked for.
@@ -48,9 +48,10 @@ Dir::State::status "status";
 quiet "1";
 "#;
 
-/// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them. The
-/// base image is made at the same time, as it needs some of the same packages.
-pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
+/// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them: a folder
+/// with `usr`, and `path` with docker, which is all that the command may see of it. The base image is
+/// made at the same time, as it needs some of the same packages.
+pub fn get(downloads: &Path, release: &str) -> Result<PathBuf> {
     let recipe = sha256([PACKAGES, APT_CONF].concat());
     let folder = downloads.join(format!("programs-{release}-{ARCH}-{}", &recipe[..8]));
     once(&folder, |scratch| {
@@ -83,7 +84,7 @@ pub fn get(downloads: &Path, release: &str) -> Result<Programs> {
         symlink("../usr/bin/docker", programs.join("path/docker"))?;
         Ok(programs)
     })?;
-    Ok(Programs(folder))
+    Ok(folder)
 }
 
 /// Unpacks the packages `archives` into `folder`, the largest first.

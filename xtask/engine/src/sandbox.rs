@@ -2,7 +2,7 @@
 //! unpacked packages stand in for the host's `/usr`.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -32,17 +32,12 @@ mount -n --rbind "$usr" /usr
 exec "$@"
 "#;
 
-/// A folder with `usr`, and `path` with docker, which is all that the command may see of it.
-pub struct Programs(pub PathBuf);
-
-impl Programs {
-    /// `program` of the unpacked ones, on the host's network, with `run` as its `/run`.
-    pub fn command(&self, run: &Path, program: &str) -> Command {
-        let mut command = private("sh");
-        command.args(["-c", ENTER, "sh"]).arg(self.0.join("usr")).arg(run).arg(program);
-        command.current_dir("/");
-        command
-    }
+/// `program` of the unpacked `programs`, on the host's network, with `run` as its `/run`.
+pub fn unpacked(programs: &Path, run: &Path, program: &str) -> Command {
+    let mut command = private("sh");
+    command.args(["-c", ENTER, "sh"]).arg(programs.join("usr")).arg(run).arg(program);
+    command.current_dir("/");
+    command
 }
 
 /// `program` of the host, in a mount and PID namespace: whatever it starts and mounts ends with
