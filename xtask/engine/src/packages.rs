@@ -3,7 +3,6 @@
 
 use std::env;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{self, ScopedJoinHandle};
@@ -48,6 +47,16 @@ Dir::State::status "status";
 quiet "1";
 "#;
 
+/// Does what the packages' own scripts would do, as far as it is needed, and removes what nobody
+/// reads.
+const FINISH: &str = "
+rm -r usr/share/doc usr/share/locale usr/share/man
+mkdir -p usr/local usr/src path
+ln -s iptables-nft usr/sbin/iptables
+ln -s ip6tables-nft usr/sbin/ip6tables
+ln -s ../usr/bin/docker path/docker
+";
+
 /// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them: a folder
 /// with `usr`, and `path` with docker, which is all that the command may see of it. The base image is
 /// made at the same time, as it needs some of the same packages.
@@ -68,20 +77,7 @@ pub fn get(downloads: &Path, release: &str) -> Result<PathBuf> {
             let made = base.map_or(Ok(Ok(())), ScopedJoinHandle::join);
             made.unwrap_or_else(|_| Err(anyhow!("the base image was not made")))
         })?;
-        // What the packages' own scripts would have done, as far as it is needed, and without what
-        // nobody reads.
-        let usr = programs.join("usr");
-        for unread in ["doc", "locale", "man"] {
-            fs::remove_dir_all(usr.join("share").join(unread))?;
-        }
-        for place in ["local", "src"] {
-            fs::create_dir_all(usr.join(place))?;
-        }
-        for program in ["iptables", "ip6tables"] {
-            symlink(format!("{program}-nft"), usr.join("sbin").join(program))?;
-        }
-        fs::create_dir(programs.join("path"))?;
-        symlink("../usr/bin/docker", programs.join("path/docker"))?;
+        run("sh", Command::new("sh").args(["-ec", FINISH]).current_dir(&programs))?;
         Ok(programs)
     })?;
     Ok(folder)
