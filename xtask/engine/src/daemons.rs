@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::data;
 use crate::host::Claim;
-use crate::sandbox::{run, run_anyway};
+use crate::sandbox::{run, run_anyway, took};
 use crate::shared::{Folder, show};
 use crate::{cgroup, network};
 
@@ -146,14 +146,16 @@ impl Daemon {
 
     /// Waits until `is_up`, or fails with the end of the log.
     fn wait_for(&mut self, name: &str, is_up: impl Fn() -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + START_LIMIT;
+        let started = Instant::now();
         while !is_up().unwrap_or(false) {
             process::check_signals()?;
             show(&format!("starting {name}"));
             thread::sleep(TICK);
             let problem = match self.child.try_wait()? {
                 Some(status) => format!("ended while starting ({status})"),
-                None if Instant::now() > deadline => format!("is not up after {START_LIMIT:?}"),
+                None if started.elapsed() > START_LIMIT => {
+                    format!("is not up after {START_LIMIT:?}")
+                }
                 None => continue,
             };
             let log = fs::read(&self.log).unwrap_or_default();
@@ -161,6 +163,7 @@ impl Daemon {
             let end = log.trim_end().lines().next_back().unwrap_or("it is empty");
             bail!("{name} {problem}; its log ends with: {end}");
         }
+        took(&format!("starting {name}"), started);
         Ok(())
     }
 

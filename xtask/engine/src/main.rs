@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 /// Does what the `words` of the command line say, and returns the exit status; the repository's
-/// `root` has the folder for downloads and data.
+/// `root` has the folder for downloads and data. An engine is started for the command, and stopped.
 /// Errors: a usage error for a wrong request; `Interrupted` on a signal while the engine starts.
 fn engine(root: &Path, mut words: Vec<OsString>) -> Result<u8> {
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
@@ -91,29 +91,21 @@ fn engine(root: &Path, mut words: Vec<OsString>) -> Result<u8> {
         )));
     }
     let folder = root.join("target/engine");
-    match prune {
-        true if command.is_empty() => data::prune(&folder).map(|()| 0),
-        true => Err(usage("--prune runs no command\nhint: leave out `--` and the command")),
-        false => run(&folder, &command, release, fresh, emulate),
+    if prune {
+        if !command.is_empty() {
+            return Err(usage("--prune runs no command\nhint: leave out `--` and the command"));
+        }
+        return data::prune(&folder).map(|()| 0);
     }
-}
 
-/// Starts everything, runs the command, and takes everything down again: what is set up here is
-/// undone, in reverse order, when it goes out of scope.
-fn run(
-    folder: &Path,
-    command: &[OsString],
-    release: &str,
-    fresh: bool,
-    emulate: bool,
-) -> Result<u8> {
     let started = Instant::now();
-    host::check(folder)?;
+    host::check(&folder)?;
     process::catch_signals();
     let downloads = folder.join("downloads");
     let programs = packages::get(&downloads, release)?;
-    command::check(command, &programs)?;
-    let data = data::take(folder, release, fresh)?;
+    command::check(&command, &programs)?;
+    // What is set up from here on is undone, in reverse order, when it goes out of scope.
+    let data = data::take(&folder, release, fresh)?;
     let claim = Claim::take(&programs)?;
     let architectures = if emulate { &["amd64", "arm64"][..] } else { &[packages::ARCH] };
     if emulate {
@@ -127,7 +119,7 @@ fn run(
     let (seconds, steps) = (started.elapsed().as_secs_f64(), lock(&sandbox::TIMES).join(", "));
     say(format_args!("ready in {seconds:.1} s ({steps}), registry {}", daemons.address));
 
-    let status = command::run(command, &daemons);
+    let status = command::run(&command, &daemons);
     // Nobody will read the data of a fresh one again.
     if !fresh {
         daemons.stop();

@@ -51,8 +51,16 @@ pub fn private(program: &str) -> Command {
     command
 }
 
-/// What took longer than a second, such as `unpacking packages 9.8`.
+/// The seconds of what took some time, such as `unpacking packages 9.8`.
 pub static TIMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Notes how long `what` took.
+pub fn took(what: &str, started: Instant) {
+    let seconds = started.elapsed().as_secs_f64();
+    if seconds > 0.1 {
+        lock(&TIMES).push(format!("{what} {seconds:.1}"));
+    }
+}
 
 /// Runs `command` to its end and returns its standard output. Shows now and then `what` it does, and
 /// the line that it wrote last.
@@ -71,10 +79,7 @@ pub fn run(what: &str, command: &mut Command) -> Result<String> {
         let written = [output.stdout, output.stderr].concat();
         bail!("{what} failed: {}", reason(&String::from_utf8_lossy(&written)));
     }
-    let seconds = started.elapsed().as_secs_f64();
-    if seconds > 1.0 {
-        lock(&TIMES).push(format!("{what} {seconds:.1}"));
-    }
+    took(what, started);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
