@@ -118,8 +118,7 @@ pub fn follow(
     let mut show = |_, bytes: &[u8]| show(bytes);
     let status = attend(child, &chunks, &mut show)?;
     if status.is_none() {
-        // On this signal docker cleans up.
-        kill(child.id(), SIGTERM);
+        terminate(child);
         within(Duration::from_secs(5), || has_ended(child));
         end(child)?;
         drain(&chunks, &mut show);
@@ -197,9 +196,8 @@ fn attend(
             // Ctrl-C at a terminal has reached the whole foreground group already; a second one
             // makes docker give up without cleaning up.
             (Some(SIGINT), None) if io::stdin().is_terminal() => {}
-            // Not SIGINT: a shell that gets it alone waits for its child.
             (Some(_), None) => {
-                kill(child.id(), SIGTERM);
+                terminate(child);
                 stopped = Some(Instant::now());
             }
             (_, Some(stopped)) if stopped.elapsed() > GRACE => child.kill()?,
@@ -229,6 +227,15 @@ fn read_chunks(number: usize, mut pipe: impl Read + Send + 'static, chunks: Send
             }
         }
     });
+}
+
+/// Asks `child` and its children to end. On this signal docker cleans up; an older one leaves that to
+/// its plugin. With SIGINT, a shell would wait for its child.
+fn terminate(child: &Child) {
+    let below = children(child.id());
+    for process in [child.id()].into_iter().chain(below) {
+        kill(process, SIGTERM);
+    }
 }
 
 /// Kills the children of `child`, and `child` itself only if it does not end by that: a program

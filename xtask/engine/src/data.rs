@@ -85,7 +85,7 @@ const IMAGES: &str = "docker images --quiet --no-trunc | sort --unique |
 /// Removes the oldest images if all layers, with those of the build cache, take more than seven
 /// tenths of what is kept.
 pub fn prune_images(claim: &Claim) -> Result<()> {
-    let docker = |script| run("docker", claim.command("sh").args(["-c", script]));
+    let docker = |script| run("asking for images", claim.command("sh").args(["-c", script]));
     let size: u64 = docker(LAYERS_SIZE)?.trim().parse().context("docker reports no size")?;
     if size > keep()? / 10 * 7 {
         let images = docker(IMAGES)?;

@@ -77,7 +77,7 @@ pub fn get(downloads: &Path, release: &str) -> Result<PathBuf> {
             let made = base.map_or(Ok(Ok(())), ScopedJoinHandle::join);
             made.unwrap_or_else(|_| Err(anyhow!("the base image was not made")))
         })?;
-        run("sh", Command::new("sh").args(["-ec", FINISH]).current_dir(&programs))?;
+        run("preparing programs", Command::new("sh").args(["-ec", FINISH]).current_dir(&programs))?;
         Ok(programs)
     })?;
     Ok(folder)

@@ -62,14 +62,16 @@ pub fn took(what: &str, started: Instant) {
     }
 }
 
-/// Runs `command` to its end and returns its standard output. Shows now and then `what` it does, and
-/// the line that it wrote last.
+/// Runs `command` to its end and returns its standard output. Where that takes long, shows now and
+/// then `what` it does, and the line that it wrote last.
 /// Errors: if it fails, with the reason that it wrote; `Interrupted` on a signal.
 pub fn run(what: &str, command: &mut Command) -> Result<String> {
     let started = Instant::now();
     // Longer than any download; only a signal ends a step before that.
     let output = process::output_with(command, Duration::from_secs(86_400), |written| {
-        if let Some(line) = String::from_utf8_lossy(written).lines().next_back() {
+        if started.elapsed() > Duration::from_secs(1)
+            && let Some(line) = String::from_utf8_lossy(written).lines().next_back()
+        {
             show(&format!("{what}: {line}"));
         }
     });
