@@ -53,7 +53,6 @@ impl<'a> Daemons<'a> {
         let last = fs::read_to_string(&port).unwrap_or_default().parse().unwrap_or(0);
         let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
         let address = free(last).or_else(|_| free(0)).context("no port is free on 127.0.0.1")?;
-        fs::write(port, address.port().to_string())?;
         let config = json!({
             "version": 0.1,
             "log": {"accesslog": {"disabled": false}},
@@ -76,12 +75,15 @@ impl<'a> Daemons<'a> {
         })?;
         let daemons = Daemons { claim, data, docker, _registry: registry, address };
         daemons.remove_containers();
-        data::prune_images(claim)?;
+        data::prune_images(claim, data)?;
+        // Its time is that of the last start, until here.
+        fs::write(port, address.port().to_string())?;
         Ok(daemons)
     }
 
     /// Ends the containers and dockerd, so that what they have written can be read again.
     pub fn stop(&self) {
+        data::note_used(self.claim, self.data);
         self.remove_containers();
         self.docker.stop();
     }

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use base::error::usage;
 
+use crate::daemons::REGISTRY_LOG;
 use crate::host::Claim;
 use crate::packages::RELEASE;
 use crate::sandbox::{run, run_anyway};
@@ -77,19 +78,33 @@ fn size(folder: &Path) -> Result<u64> {
 /// Prints how many MB all layers take.
 const LAYERS_SIZE: &str = "docker system df --format '{{.Size}}' | head -n 1 | tr k K | tr -d B |
     numfmt --from=si --to-unit=M";
-/// Lists when each image was built, pulled or tagged, its digest, and its names.
-const IMAGES: &str = "docker images --quiet --no-trunc | sort --unique |
+/// Prints when the last run began, and the images that it did not run: when each was built, pulled or tagged,
+/// its digest, and its names. Docker's times are in quotes.
+const IMAGES: &str = r#"date --utc --reference "$0/port" '+"%FT%T'
+    docker images --quiet --no-trunc | sort --unique |
     xargs --no-run-if-empty docker image inspect --format \
-        '{{json .Metadata.LastTagTime}} {{.Id}} {{.RepoTags}}' | grep -vF debian:trixie-slim || true";
+        '{{json .Metadata.LastTagTime}} {{.Id}} {{.RepoTags}}' |
+    grep -vF -e debian:trixie-slim -f "$0/used" || true"#;
+/// Notes the images of the last containers that were made.
+const NOTE_USED: &str = r#"docker events --since 0 --until "$(date +%s)" --filter event=create \
+    --filter type=container --format '{{.Actor.Attributes.image}}' | sort --unique >"$0/used""#;
+
+/// Notes what this run has used, for the next one's pruning.
+pub fn note_used(claim: &Claim, data: &Folder) {
+    run_anyway(claim.command("timeout").args(["20", "sh", "-c", NOTE_USED]).arg(&data.path));
+}
 
 /// Removes the oldest images if all layers, with those of the build cache, take more than seven
 /// tenths of what is kept.
-pub fn prune_images(claim: &Claim) -> Result<()> {
-    let docker = |script| run("asking for images", claim.command("sh").args(["-c", script]));
+pub fn prune_images(claim: &Claim, data: &Folder) -> Result<()> {
+    let docker =
+        |script| run("asking for images", claim.command("sh").args(["-c", script]).arg(&data.path));
     let size: u64 = docker(LAYERS_SIZE)?.trim().parse().context("docker reports no size")?;
-    if size > keep()? / 10 * 7 {
+    if size > keep()? / 10 * 7 && data.join("used").exists() {
         let images = docker(IMAGES)?;
-        let old = older_half("images", &images);
+        let (start, images) = images.split_once('\n').unwrap_or_default();
+        let old = images.lines().filter(|image| *image < start).collect();
+        let old = older_half("images", old);
         let digests = old.iter().filter_map(|image| image.split(' ').nth(1));
         run_anyway(claim.command("docker").args(["rmi", "--force"]).args(digests));
     }
@@ -97,20 +112,26 @@ pub fn prune_images(claim: &Claim) -> Result<()> {
 }
 
 /// Removes the oldest tags of the registry, which is stopped, if its content takes more than three
-/// tenths of what is kept.
+/// tenths of what is kept. Those that the last run pushed or pulled stay.
 pub fn prune_registry(claim: &Claim, data: &Folder) -> Result<()> {
     let root = data.join("registry/docker/registry/v2");
     let repositories = root.join("repositories");
     if !repositories.exists() || size(&root)? <= keep()? / 10 * 3 {
         return Ok(());
     }
+    let log = fs::read_to_string(data.join(REGISTRY_LOG)).unwrap_or_default();
     // Lists such as `1764380000.1 a/image/_manifests/tags/main/current/link`.
     let mut find = Command::new("find");
-    find.arg(&repositories).args(["-path", "*/_manifests/tags/*/current/link"]);
-    let tags = run("find", find.args(["-printf", "%T@ %P\\n"]))?;
-    for (_, path) in
-        older_half("tags of the registry", &tags).iter().filter_map(|tag| tag.split_once(' '))
-    {
+    find.arg(&repositories).args(["-path", "*/_manifests/tags/*/current/link", "!", "-newer"]);
+    let tags = run("find", find.arg(data.join("port")).args(["-printf", "%T@ %P\n"]))?;
+    let is_unused = |tag: &&str| {
+        let path = tag.split(' ').nth(1).unwrap_or_default();
+        let name = path.replace("/_manifests/tags/", "/manifests/").replace("/current/link", "");
+        let digest = fs::read_to_string(repositories.join(path)).unwrap_or_default();
+        !log.contains(&format!("/v2/{name} ")) && !log.contains(&format!("@{digest} "))
+    };
+    let old = older_half("tags of the registry", tags.lines().filter(is_unused).collect());
+    for (_, path) in old.iter().filter_map(|tag| tag.split_once(' ')) {
         let link = repositories.join(path);
         if let Some(tag) = link.ancestors().nth(2) {
             fs::remove_dir_all(tag)?;
@@ -121,10 +142,8 @@ pub fn prune_registry(claim: &Claim, data: &Folder) -> Result<()> {
     run("docker-registry", collect.args(["garbage-collect", "/run/registry.yml"])).map(drop)
 }
 
-/// The older half of the lines of `all`, which begin with a time. Says that `what` they stand for is
-/// removed.
-fn older_half<'a>(what: &str, all: &'a str) -> Vec<&'a str> {
-    let mut lines: Vec<&str> = all.lines().collect();
+/// The older half of `lines`, which begin with a time. Says that `what` they stand for is removed.
+fn older_half<'a>(what: &str, mut lines: Vec<&'a str>) -> Vec<&'a str> {
     lines.sort_unstable();
     lines.truncate(lines.len().div_ceil(2));
     let count = lines.len();

@@ -49,7 +49,7 @@ The command finds in its environment:
   XTASK_REGISTRY                          the registry, as 127.0.0.1:PORT
   XTASK_ENGINE_LOG, XTASK_REGISTRY_LOG    paths of their logs
 
-XTASK_ENGINE_KEEP_MB (20000) limits what stays: the oldest images and tags are removed first.";
+XTASK_ENGINE_KEEP_MB (20000) limits what stays: the oldest go first, and never what the last call used.";
 
 fn main() -> ExitCode {
     let words = env::args_os().skip(1).collect();
