@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use crate::engine::{give, images};
 use crate::support::container::Container;
-use crate::support::engine::{Engine, docker, http, send};
+use crate::support::engine::{Engine, docker, http, once, send};
 use crate::support::{Folder, Xtask, root};
 use serde_json::{Value, json};
 
@@ -19,10 +19,11 @@ const KEY: &str = "SESSION_API_KEY=secret";
 /// A running server of each target with a key, started once for all tests.
 fn servers(engine: &Engine) -> &'static [(&'static str, &'static str, Container); 3] {
     static SERVERS: OnceLock<[(&str, &str, Container); 3]> = OnceLock::new();
-    SERVERS.get_or_init(|| {
+    let images = images(engine);
+    once(&SERVERS, || {
         let options = ["--publish=127.0.0.1::8000", "--env", KEY];
         let start = |(target, image)| (target, image, Container::start(&options, image, &[]));
-        let servers = images(engine).map(start);
+        let servers = images.map(start);
         for (_, _, server) in &servers {
             server.serve(8000);
         }

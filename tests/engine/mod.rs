@@ -28,7 +28,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, json};
 
-use crate::support::engine::Engine;
+use crate::support::engine::{Engine, once};
 use crate::support::{CACHE_MODE, Folder, Xtask};
 
 /// The targets that start a server on their own.
@@ -37,7 +37,7 @@ const TARGETS: [&str; 3] = ["source-minimal", "binary-minimal", "overlay"];
 /// The image of each target on `debian:trixie-slim`, built once for all tests.
 fn images(engine: &Engine) -> [(&'static str, &'static str); 3] {
     static IMAGES: OnceLock<[String; 3]> = OnceLock::new();
-    let images = IMAGES.get_or_init(|| TARGETS.map(|target| image(engine, target, "default")));
+    let images = once(&IMAGES, || TARGETS.map(|target| image(engine, target, "default")));
     [0, 1, 2].map(|number| (TARGETS[number], images[number].as_str()))
 }
 

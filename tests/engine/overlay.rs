@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::engine::{NO_PROVIDERS, clients, give};
-use crate::support::engine::{Engine, docker, http};
+use crate::support::engine::{Engine, docker, http, once};
 use crate::support::server::{KEY, Server};
 use crate::support::{CACHE_MODE, SHA, Xtask};
 use serde_json::json;
@@ -65,7 +65,7 @@ struct Built {
 /// The images of all bases, made by one call on an engine that has nothing of them.
 fn built(engine: &Engine) -> &'static Built {
     static BUILT: OnceLock<Built> = OnceLock::new();
-    BUILT.get_or_init(|| {
+    once(&BUILT, || {
         // Made elsewhere: this engine has nothing of them.
         let other = engine.another();
         let references = BASES.map(|base| make(&other, &base));

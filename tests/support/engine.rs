@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::panic::Location;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -25,17 +25,44 @@ struct Turn(Instant);
 
 impl Turn {
     fn take() -> Self {
-        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut running = ENDED.wait_while(running, |running| *running == AT_ONCE).unwrap();
-        *running += 1;
+        begin();
         Turn(Instant::now())
     }
 }
 
+/// Waits until a test may use engines.
+fn begin() {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut running = ENDED.wait_while(running, |running| *running == AT_ONCE).unwrap();
+    *running += 1;
+}
+
+/// Lets another test use engines.
+fn end() {
+    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    ENDED.notify_one();
+}
+
+/// Gets what `make` makes once for all tests. Those that wait for it let others run, and so does the one that
+/// makes it.
+pub fn once<T>(cell: &'static OnceLock<T>, make: impl FnOnce() -> T) -> &'static T {
+    /// Takes the turn back, also after a panic.
+    struct Aside;
+    impl Drop for Aside {
+        fn drop(&mut self) {
+            begin();
+        }
+    }
+    let _aside = cell.get().is_none().then(|| {
+        end();
+        Aside
+    });
+    cell.get_or_init(make)
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        ENDED.notify_one();
+        end();
         // A line with the seconds that a test took, in the file that this names.
         let Some(path) = std::env::var_os("TEST_TIMES") else { return };
         let test = std::thread::current().name().unwrap_or_default().to_owned();
