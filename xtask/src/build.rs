@@ -426,7 +426,7 @@ pub fn unbuilt(ctx: &Ctx, image: &Image) -> Ended {
             commit: source.sha.clone(),
             r#ref: source.git_ref.clone(),
             dirty: source.is_dirty,
-            packages: source.packages.iter().map(|p| (p.name.clone(), p.version.clone())).collect(),
+            packages: source.packages.iter().cloned().collect(),
             description: Some(source.describe()),
         },
         builder: ctx.facts.builder.as_ref().map(|builder| builder.name.clone()),

@@ -1,5 +1,4 @@
-//! What can be built: `agent-server-image/docker-bake.json` (variants), the `Dockerfile` beside it,
-//! and the pinned requirements (versions). Read here, written by people.
+//! What can be built: the stages of the `Dockerfile`, and the variants in `docker-bake.json` beside it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,26 +9,21 @@ use base::error::usage;
 use base::similar::use_one_of;
 use serde_json::{Map, Value, json};
 
-use crate::source::{PACKAGES, Package};
-
 /// The folder of the image, below the repository's root. Bakes run in it.
 pub const FOLDER: &str = "agent-server-image";
 const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
-const DOCKERFILE: &str = "agent-server-image/Dockerfile";
-const REQUIREMENTS: &str = "agent-server-image/lock/requirements.txt";
 
-/// The stages that can be built for use, with the stage below that runs the last steps on the base
-/// image, and whether the target has the server.
-const TARGETS: [(&str, Option<&str>, bool); 9] = [
-    ("binary", Some("base-image"), true),
-    ("binary-minimal", Some("base-image-minimal"), true),
-    ("source", Some("base-image"), true),
-    ("source-minimal", Some("base-image-minimal"), true),
-    ("overlay", None, true),
-    ("base-image", Some("base-image-minimal"), false),
-    ("base-image-minimal", None, false),
-    ("builder", None, false),
-    ("binary-builder", None, false),
+/// The stages that can be built for use; the first five have the server.
+pub const TARGETS: [&str; 9] = [
+    "binary",
+    "binary-minimal",
+    "source",
+    "source-minimal",
+    "overlay",
+    "base-image",
+    "base-image-minimal",
+    "builder",
+    "binary-builder",
 ];
 
 /// The stage that starts the server of the target that the argument `TARGET` names.
@@ -54,28 +48,26 @@ pub struct Variant {
 }
 
 impl Definition {
-    /// Reads the image's folder below `root`.
-    /// Errors: a usage error for a file that is missing or broken, with the place in it.
+    /// Reads the bake file below `root`.
+    /// Errors: a usage error where it is missing or broken, with the place in it.
     pub fn read(root: &Path) -> Result<Self> {
-        let read = |path: &str| {
-            fs::read_to_string(root.join(path))
-                .map_err(|error| usage(format!("{path} can't be read: {error}")))
-        };
-        let (bake, dockerfile) = (read(BAKE_FILE)?, read(DOCKERFILE)?);
-        Self::parse(&bake, &dockerfile).map_err(|error| usage(format!("{BAKE_FILE}: {error:#}")))
+        let bake = fs::read_to_string(root.join(BAKE_FILE))
+            .map_err(|error| usage(format!("{BAKE_FILE} can't be read: {error}")))?;
+        let dockerfile = fs::read_to_string(root.join(FOLDER).join("Dockerfile"));
+        let has_check = dockerfile.is_ok_and(|dockerfile| dockerfile.contains(" AS check\n"));
+        Self::parse(&bake, has_check).map_err(|error| usage(format!("{BAKE_FILE}: {error:#}")))
     }
 
-    fn parse(bake: &str, dockerfile: &str) -> Result<Self> {
+    fn parse(bake: &str, has_check: bool) -> Result<Self> {
         let bake: Value = serde_json::from_str(bake).context("it is not JSON")?;
-        let targets = bake["target"].as_object();
-        let targets = targets.context("\"target\" must be an object of targets")?;
+        let targets =
+            bake["target"].as_object().context("\"target\" must be an object of targets")?;
         let mut variants = BTreeMap::new();
         for name in targets.keys().filter(|name| !name.starts_with('_')) {
             let bake = resolve(targets, name, 0)?;
-            let base_image = bake["args"]["BASE_IMAGE"].as_str().filter(|image| !image.is_empty());
+            let base_image = bake["args"]["BASE_IMAGE"].as_str().map(str::to_owned);
             let base_image = base_image
-                .with_context(|| format!("\"target.{name}.args.BASE_IMAGE\" must name an image"))?
-                .to_owned();
+                .with_context(|| format!("\"target.{name}.args.BASE_IMAGE\" must name an image"))?;
             let platforms = strings(&bake["platforms"])
                 .with_context(|| format!("\"target.{name}.platforms\" must list platforms"))?;
             variants.insert(name.clone(), Variant { base_image, platforms, bake });
@@ -83,7 +75,6 @@ impl Definition {
         let default_variants = strings(&bake["group"]["default"]["targets"])
             .filter(|names| !names.is_empty() && names.iter().all(|n| variants.contains_key(n)))
             .context("\"group.default.targets\" must list targets of this file")?;
-        let has_check = dockerfile.lines().any(|line| line.split(" AS ").nth(1) == Some(CHECK));
         Ok(Definition { variants, default_variants, has_check })
     }
 
@@ -101,28 +92,25 @@ impl Definition {
     }
 }
 
-/// The names of all targets.
-pub fn targets() -> impl Iterator<Item = &'static str> {
-    TARGETS.iter().map(|(name, ..)| *name)
-}
-
 /// True where images of `target` have the server.
 pub fn has_server(target: &str) -> bool {
-    TARGETS.iter().any(|(name, _, has_server)| *name == target && *has_server)
+    TARGETS[..5].contains(&target)
 }
 
 /// The stage below `target` that runs the last steps on the base image; `None` where there is none.
 pub fn stage_below(target: &str) -> Option<&'static str> {
-    TARGETS.iter().find(|(name, ..)| *name == target)?.1
+    match target {
+        "binary" | "source" => Some("base-image"),
+        "binary-minimal" | "source-minimal" | "base-image" => Some("base-image-minimal"),
+        _ => None,
+    }
 }
 
 /// Errors: a usage error unless `name`, which should be that of a `kind`, is one of `known`.
 pub fn check_name<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Result<()> {
     let known = known.collect::<Vec<_>>();
-    if known.contains(&name) {
-        return Ok(());
-    }
-    Err(usage(format!("unknown {kind} {name:?}\nhint: {}", use_one_of(name, &known))))
+    let why = || format!("unknown {kind} {name:?}\nhint: {}", use_one_of(name, &known));
+    if known.contains(&name) { Ok(()) } else { Err(usage(why())) }
 }
 
 /// The lists that bake appends to those of a parent. It replaces all others.
@@ -164,19 +152,4 @@ pub fn merge(under: &mut Value, over: Value) {
 /// A list of strings, and nothing else.
 pub fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
-}
-
-/// The packages of the server, with the versions that the requirements pin.
-pub fn pinned_packages(root: &Path) -> Vec<Package> {
-    let requirements = fs::read_to_string(root.join(REQUIREMENTS)).unwrap_or_default();
-    let pinned = |name: &str| {
-        let version = requirements.lines().find_map(|line| {
-            // Extras may stand between, as in `openhands-sdk[boto3]==1.58.2`.
-            let (package, pin) = line.split_once("==")?;
-            let version = pin.split_whitespace().next()?;
-            (package.split('[').next() == Some(name)).then(|| version.to_owned())
-        });
-        Package { name: name.to_owned(), version }
-    };
-    PACKAGES.map(pinned).to_vec()
 }

@@ -19,7 +19,6 @@ use base::scratch::not_written;
 use base::{message, process};
 
 use crate::cli::{Args, TagBy, variable};
-use crate::definition;
 
 /// The word for a commit, ref or version that is not known.
 pub const UNKNOWN: &str = "unknown";
@@ -31,19 +30,15 @@ pub const PACKAGES: [&str; 4] =
 /// How long git or tar may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A package and its version, where that is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Package {
-    pub name: String,
-    pub version: Option<String>,
-}
+/// The packages with their versions, where these are known.
+type Packages = [(&'static str, Option<String>); 4];
 
 /// What an image is built from.
 #[derive(Default)]
 pub struct Source {
     /// `checkout`, `archive` or `release`, as records have it.
     pub kind: &'static str,
-    pub packages: Vec<Package>,
+    pub packages: Packages,
     /// The workspace's files, for the build context `sdk`; nobody else changes them while this lives.
     /// `None` for the release that the requirements pin.
     pub folder: Option<PathBuf>,
@@ -79,8 +74,8 @@ impl Source {
                 around.find(|folder| is_checkout(folder)).map(Path::to_owned)
             }
         };
-        let packages = definition::pinned_packages(root);
-        let mut source = Source { kind: "release", packages, ..Source::default() };
+        let mut source =
+            Source { kind: "release", packages: pinned_packages(root), ..Source::default() };
         source.find_commit(checkout.as_deref(), root, args)?;
         let Some(origin) = args.prebuilt_sdist.as_ref().or(checkout.as_ref()) else {
             return Ok(source);
@@ -167,7 +162,7 @@ impl Source {
 
     /// The version of the SDK in the image, which is the image's.
     pub fn version(&self) -> &str {
-        self.packages.first().and_then(|sdk| sdk.version.as_deref()).unwrap_or(UNKNOWN)
+        self.packages[0].1.as_deref().unwrap_or(UNKNOWN)
     }
 
     /// What the image gets, such as `the checkout at 0123456 (PATH): openhands-sdk 1.58.2, …`.
@@ -187,9 +182,10 @@ impl Source {
 
     /// The packages and their versions, as `openhands-sdk 1.58.2, openhands-tools 1.58.2`.
     pub fn package_list(&self) -> String {
-        let version = |package: &Package| package.version.clone().unwrap_or(UNKNOWN.to_owned());
-        let list = self.packages.iter().map(|one| format!("{} {}", one.name, version(one)));
-        list.collect::<Vec<_>>().join(", ")
+        let package = |(name, version): &(&str, Option<String>)| {
+            format!("{name} {}", version.as_deref().unwrap_or(UNKNOWN))
+        };
+        self.packages.each_ref().map(package).join(", ")
     }
 }
 
@@ -198,10 +194,22 @@ fn is_checkout(folder: &Path) -> bool {
         && PACKAGES.iter().all(|name| folder.join(name).join("pyproject.toml").is_file())
 }
 
+/// The packages, with the versions that the requirements pin.
+fn pinned_packages(root: &Path) -> Packages {
+    let file = root.join("agent-server-image/lock/requirements.txt");
+    let requirements = fs::read_to_string(file).unwrap_or_default();
+    PACKAGES.map(|name| {
+        // Extras may stand between, as in `openhands-sdk[boto3]==1.58.2`.
+        let mut pins = requirements.lines().filter_map(|line| line.split_once("=="));
+        let pin = pins.find(|(package, _)| package.split('[').next() == Some(name));
+        (name, pin.and_then(|(_, pin)| Some(pin.split_whitespace().next()?.to_owned())))
+    })
+}
+
 /// The packages of the workspace in `folder`, which is of the archive or checkout `origin`. Their versions
 /// are read as text, since one line of TOML matters and uv itself reads the rest.
 /// Errors: a usage error for a part that is missing or can't be read.
-fn packages_of(kind: &str, origin: &Path, folder: &Path) -> Result<Vec<Package>> {
+fn packages_of(kind: &str, origin: &Path, folder: &Path) -> Result<Packages> {
     let part = |path: &str| {
         fs::read_to_string(folder.join(path)).map_err(|error| match error.kind() {
             ErrorKind::NotFound => usage(format!(
@@ -215,16 +223,15 @@ fn packages_of(kind: &str, origin: &Path, folder: &Path) -> Result<Vec<Package>>
     };
     part("pyproject.toml")?;
     part("uv.lock")?;
-    let mut packages = Vec::new();
-    for package in PACKAGES {
-        let manifest = part(&format!("{package}/pyproject.toml"))?;
+    let mut packages = PACKAGES.map(|name| (name, None));
+    for (name, version) in &mut packages {
+        let manifest = part(&format!("{name}/pyproject.toml"))?;
         let project = manifest.split_once("[project]").map_or("", |(_, rest)| rest);
         let project = project.split("\n[").next().unwrap_or_default();
-        let version = project.lines().find_map(|line| {
+        *version = project.lines().find_map(|line| {
             let text = line.strip_prefix("version")?.trim().strip_prefix('=')?.split('#').next()?;
             Some(text.trim().trim_matches(['"', '\'']).to_owned())
         });
-        packages.push(Package { name: package.to_owned(), version });
     }
     Ok(packages)
 }
