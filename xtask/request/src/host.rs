@@ -1,5 +1,4 @@
-//! What of the caller's machine enters the steps of a build: certificates, proxies and mirrors. None of
-//! it enters a layer or a cache key.
+//! The certificates, proxies and mirrors of this machine, for build steps. None enters a layer or a cache key.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -27,8 +26,7 @@ const BUNDLES: [&str; 5] = [
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-/// Variables that name files of certificates: a bundle in place of these, and further ones for one program
-/// each.
+/// Variables that name files of certificates: a bundle in place of these, and what single programs add.
 const CERTIFICATES: &str = "SSL_CERT_FILE REQUESTS_CA_BUNDLE PIP_CERT NODE_EXTRA_CA_CERTS \
                             CURL_CA_BUNDLE NPM_CONFIG_CAFILE npm_config_cafile";
 /// The largest secret that `BuildKit` takes, in bytes.
@@ -39,8 +37,8 @@ const MIRRORS: &str = "APT_MIRROR UBUNTU_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_UR
                        UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_INSECURE_HOST NPM_CONFIG_REGISTRY NPM_CONFIG_STRICT_SSL \
                        NPM_TOKEN NODE_AUTH_TOKEN";
 
-/// The secret for each program's configuration, and the files that count, those that override others last. A
-/// place that is not absolute begins with a variable. The last variable replaces the user's own files.
+/// The secret for each program's configuration, and its files, those that override others last. Relative ones
+/// begin with a variable. The last variable replaces the user's own files.
 const CONFIGURATIONS: [(&str, &str); 3] = [
     (
         "pip.conf",
@@ -63,7 +61,6 @@ const CONFIGURATIONS: [(&str, &str); 3] = [
 pub struct Host {
     /// Build arguments that `BuildKit` knows.
     pub proxies: Vec<(String, String)>,
-    /// The file of certificates, below `target`.
     certificates: Option<PathBuf>,
     /// By the name of their secret. They may hold passwords: only docker gets them, by variables.
     texts: Vec<(&'static str, String)>,
@@ -71,8 +68,8 @@ pub struct Host {
 
 impl Host {
     /// Reads the environment and the configuration of docker, pip, uv and npm. Addresses on loopback mean another
-    /// machine within a step: they are not handed on, which is said. `workspace` is that of the server,
-    /// whose lock may name indexes too.
+    /// machine within a step, and are left out with a warning. The lock of the server's `workspace` may name
+    /// indexes too.
     /// Errors: a usage error for a variable that is not text, or a named CA bundle that can't be used.
     pub fn read(root: &Path, workspace: Option<&Path>) -> Result<Self> {
         let mut refused = Vec::new();
@@ -127,14 +124,18 @@ fn secret_variable(name: &str) -> String {
 
 /// Docker's own configuration, with its path; `Null` where there is none.
 pub fn docker_config() -> (PathBuf, Value) {
-    let folder = env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty());
-    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".docker"));
-    let path = folder.map(PathBuf::from).or_else(home).unwrap_or_default().join("config.json");
+    let path = named_or_home("DOCKER_CONFIG", ".docker").join("config.json");
     let text = output::load(&path).unwrap_or_default();
     (path, serde_json::from_slice(&text).unwrap_or_default())
 }
 
-/// The proxies that steps can use, of the environment. Those that they can't are added to `refused`.
+/// What the variable `name` names, else the place `own` in the user's home.
+fn named_or_home(name: &str, own: &str) -> PathBuf {
+    let named = env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    named.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(own))
+}
+
+/// The proxies of the environment that steps can use. The others are added to `refused`.
 fn proxies(refused: &mut Vec<String>) -> Result<Vec<(String, String)>> {
     let mut proxies = Vec::<(String, String)>::new();
     let (path, docker) = docker_config();
@@ -189,8 +190,8 @@ fn settings(refused: &mut Vec<String>) -> Result<String> {
     Ok(settings)
 }
 
-/// The files of one program that count, with a form feed in a line behind each. Addresses on loopback are cut
-/// out, and their lines added to `refused`.
+/// The files of one program, with a form feed in a line behind each. Addresses on loopback are cut out, and
+/// their lines added to `refused`.
 fn configuration(secret: &str, places: &str, refused: &mut Vec<String>) -> String {
     let is_uvs = secret == "uv.toml";
     let value = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
@@ -239,8 +240,7 @@ fn configuration(secret: &str, places: &str, refused: &mut Vec<String>) -> Strin
     if names_mirrors { configuration } else { String::new() }
 }
 
-/// An .npmrc with the value of NAME for each `${NAME}` or `${NAME?}` that is set here, because no step has
-/// it.
+/// An .npmrc with the value of NAME for each `${NAME}` or `${NAME?}` that is set here: no step has it.
 fn expanded(text: &str) -> String {
     let names = text.split("${").skip(1).filter_map(|part| Some(part.split_once('}')?.0));
     names.fold(text.to_owned(), |text, name| {
@@ -274,24 +274,11 @@ fn is_loopback(address: &str) -> bool {
         || host.starts_with("127.")
         || host == "localhost"
         || host.ends_with(".localhost")
-        || has_loopback(&fs::read_to_string("/etc/hosts").unwrap_or_default(), &host)
 }
 
-/// True where `hosts` gives this name to the loopback, as systems do with their own.
-fn has_loopback(hosts: &str, name: &str) -> bool {
-    hosts.lines().any(|line| {
-        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-        let ip = words.next().and_then(|word| word.parse::<IpAddr>().ok());
-        ip.is_some_and(|ip| ip.is_loopback()) && words.any(|word| word.eq_ignore_ascii_case(name))
-    })
-}
-
-/// The logins in .netrc, which pip and uv read, for the hosts that `settings` or the lock of the `workspace`
-/// name.
+/// The logins in .netrc, which pip and uv read, for the hosts in `settings` and the lock of the `workspace`.
 fn netrc(settings: &str, workspace: Option<&Path>) -> Option<String> {
-    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".netrc"));
-    let path = env::var_os("NETRC").filter(|path| !path.is_empty()).map(PathBuf::from).or(home)?;
-    let text = String::from_utf8(output::load(&path).ok()?).ok()?;
+    let text = String::from_utf8(output::load(&named_or_home("NETRC", ".netrc")).ok()?).ok()?;
     let lock = workspace.and_then(|folder| fs::read_to_string(folder.join("uv.lock")).ok());
     let is_end = |c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c));
     let named = settings.split(is_end).chain(lock.iter().flat_map(|lock| lock.split(is_end)));
@@ -312,8 +299,7 @@ fn netrc(settings: &str, workspace: Option<&Path>) -> Option<String> {
     Some(kept).filter(|kept| !kept.is_empty())
 }
 
-/// The certificates that this machine trusts, below `target`: its CA bundle, and the files that
-/// [`CERTIFICATES`] name.
+/// A file of the certificates that this machine trusts, below `target`.
 fn certificates(root: &Path) -> Result<Option<PathBuf>> {
     let mut text = String::new();
     for name in CERTIFICATES.split(' ') {
@@ -327,12 +313,11 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
             path = BUNDLES.map(PathBuf::from).into_iter().find(|path| path.is_file());
         }
         let Some(path) = path else { continue };
-        // cargo sets it to a system's where nobody has set it.
-        let is_chosen = is_bundle && !is_systems(&path);
         let Err(why) = add_certificates(&mut text, &path) else { continue };
-        let path = path.display();
-        let why = format!("the certificates in {name}={path} are not handed on: {why}");
-        if is_chosen {
+        let why = format!("the certificates in {name}={} are not handed on: {why}", path.display());
+        // cargo sets it to the system's where nobody has set it.
+        let path = path.canonicalize().unwrap_or(path);
+        if is_bundle && !BUNDLES.iter().any(|known| path == Path::new(known)) {
             return Err(usage(format!(
                 "{why}\nhint: set SSL_CERT_FILE to a smaller bundle, or to a readable one of PEM \
                  certificates; `openssl x509 -inform der -in FILE -out FILE.pem` converts one"
@@ -340,23 +325,11 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
         }
         message::warn(&why);
     }
-    if text.is_empty() {
-        return Ok(None);
+    let file = root.join(format!("target/image/ca-{:.16}.pem", sha256(&text)));
+    if !text.is_empty() && !file.is_file() {
+        output::save(&file, &text)?;
     }
-    let file = root.join(format!("target/image/ca-{}.pem", &sha256(&text)[..16]));
-    if !file.is_file()
-        && let Err(error) = output::save(&file, &text)
-    {
-        message::warn(&format!("build steps get no certificates: {error:#}"));
-        return Ok(None);
-    }
-    Ok(Some(file))
-}
-
-/// True for a system's bundle by any name.
-fn is_systems(path: &Path) -> bool {
-    let Ok(path) = path.canonicalize() else { return false };
-    BUNDLES.iter().any(|known| Path::new(known).canonicalize().is_ok_and(|known| known == path))
+    Ok(Some(file).filter(|_| !text.is_empty()))
 }
 
 /// Adds the certificates in the file `path` to `text`, which has no repeats, comments and private keys.

@@ -1,5 +1,4 @@
-//! Where the server in an image comes from: an SDK checkout, an archive of its workspace, or the pinned
-//! release; and which commit that is.
+//! Which server an image gets (an SDK checkout, an archive of one, or the pinned release) and its commit.
 
 use std::collections::HashMap;
 use std::env;
@@ -39,10 +38,9 @@ pub struct Source {
     /// `checkout`, `archive` or `release`, as records have it.
     pub kind: &'static str,
     pub packages: Packages,
-    /// The workspace's files, for the build context `sdk`; nobody else changes them while this lives.
-    /// `None` for the release that the requirements pin.
+    /// The workspace's files, for the build context `sdk`; `None` for the pinned release.
     pub folder: Option<PathBuf>,
-    /// The checkout that the files are from; `None` for those of an archive too.
+    /// Where the files are from, unless that is an archive.
     pub checkout: Option<PathBuf>,
     pub sha: String,
     /// `refs/heads/…`, `refs/tags/…` or a bare branch name.
@@ -53,14 +51,13 @@ pub struct Source {
     pub is_dirty: bool,
     /// A digest of the workspace's files, where names or labels need it.
     pub files: Option<String>,
-    /// Keeps other runs off the folder.
+    /// Keeps other runs off the folder while this lives.
     #[allow(dead_code)]
     lock: Option<File>,
 }
 
 impl Source {
-    /// Finds what `args` ask for: an archive, the checkout that they name or that is around the
-    /// caller or this repository, or the pinned release. Copies files below `target/sdk`.
+    /// Finds what `args` ask for, or a checkout around the caller or this repository, and copies its files.
     /// Errors: a usage error for a checkout or an archive that can't be built.
     pub fn resolve(root: &Path, args: &Args) -> Result<Self> {
         let checkout = match &args.sdk_project_root {
@@ -106,8 +103,8 @@ impl Source {
         Ok(source)
     }
 
-    /// Finds the commit of what is built, its ref and its date. GitHub's variables name those of the
-    /// workflow's own repository, so they count only where HEAD is that commit, or where there is no git.
+    /// Finds the commit, its ref and its date. GitHub's variables are those of the workflow's own repository,
+    /// so they count only where HEAD is that commit, or where there is no git.
     fn find_commit(&mut self, checkout: Option<&Path>, root: &Path, args: &Args) -> Result<()> {
         let (folder, is_checkout) = (checkout.unwrap_or(root), checkout.is_some());
         let git = |args: &[&str]| Ok(text(&git(folder, args)?));
@@ -142,11 +139,8 @@ impl Source {
 
     /// Errors: a usage error for a push of changes that are not committed.
     pub fn check(&self, args: &Args) -> Result<()> {
-        if let Some(checkout) = &self.checkout
-            && self.is_dirty
-            && args.push
-            && !args.allow_dirty
-        {
+        let checkout = self.checkout.as_ref().filter(|_| self.is_dirty && args.push);
+        if let Some(checkout) = checkout.filter(|_| !args.allow_dirty) {
             return Err(usage(format!(
                 "the checkout {} has changes that are not committed, so its commit does not say what \
                  would be pushed\nhint: commit them, or allow them with --allow-dirty",
@@ -154,8 +148,9 @@ impl Source {
             )));
         }
         if args.push && self.sha == UNKNOWN && args.tag_by == TagBy::Commit {
-            let why = "the commit is not known, so tags begin with `unknown-`; SDK_SHA names one";
-            message::warn(why);
+            message::warn(
+                "the commit is not known, so tags begin with `unknown-`; SDK_SHA names one",
+            );
         }
         Ok(())
     }
@@ -165,7 +160,7 @@ impl Source {
         self.packages[0].1.as_deref().unwrap_or(UNKNOWN)
     }
 
-    /// What the image gets, such as `the checkout at 0123456 (PATH): openhands-sdk 1.58.2, …`.
+    /// What the image gets, such as `the checkout at 0123456 (PATH): sdk 1.58.2, …`.
     pub fn describe(&self) -> String {
         let from = match &self.checkout {
             Some(path) => {
@@ -206,8 +201,8 @@ fn pinned_packages(root: &Path) -> Packages {
     })
 }
 
-/// The packages of the workspace in `folder`, which is of the archive or checkout `origin`. Their versions
-/// are read as text, since one line of TOML matters and uv itself reads the rest.
+/// The packages of the workspace in `folder`, which is of the archive or checkout `origin`. One line of TOML
+/// matters here; uv itself reads the rest.
 /// Errors: a usage error for a part that is missing or can't be read.
 fn packages_of(kind: &str, origin: &Path, folder: &Path) -> Result<Packages> {
     let part = |path: &str| {
@@ -257,8 +252,8 @@ fn git(folder: &Path, args: &[&str]) -> Result<Vec<u8>> {
     if has_all { Ok(output.stdout) } else { Err(refusal(folder, &words)) }
 }
 
-/// Makes `folder` hold the files of `checkout` that git tracks, or neither tracks nor ignores, and nothing
-/// else; `own` is a path of git's that leaves out this repository.
+/// Makes `folder` hold the files of `checkout` that git tracks or does not ignore, and no others. `own` is a
+/// path of git's that leaves out this repository.
 fn copy_files(checkout: &Path, own: &str, folder: &Path) -> Result<()> {
     let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".", own];
     let mut files = HashMap::new();
@@ -302,17 +297,17 @@ fn no_files(folder: &Path, why: &str) -> anyhow::Error {
 /// The error for git that says `words` in place of an answer.
 fn refusal(folder: &Path, words: &str) -> anyhow::Error {
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut above = folder.ancestors().map(|above| above.join(".git"));
     // The command has the root of the repository, which may be above.
     let trust = words.split_once(" To add an exception for this directory, call: ");
     let (words, command) = trust.unwrap_or((&words, ""));
-    let hint = match above.find(|git| git.exists()) {
-        _ if trust.is_some() => &format!("`{command}`"),
-        None => return no_files(folder, words),
-        Some(git) if git.is_file() && words.contains("not a git repository") => {
-            "it is a worktree or a submodule; use a clone, or mount its repository too"
-        }
-        Some(_) => "make `git status` work there without warnings, or clone it again",
+    let mut above = folder.ancestors().map(|above| above.join(".git"));
+    let Some(git) = above.find(|git| git.exists()) else { return no_files(folder, words) };
+    let hint = if trust.is_some() {
+        &format!("`{command}`")
+    } else if git.is_file() && words.contains("not a git repository") {
+        "it is a worktree or a submodule; use a clone, or mount its repository too"
+    } else {
+        "make `git status` work there without warnings, or clone it again"
     };
     usage(format!("git refuses {:?} ({words})\nhint: {hint}", folder.to_string_lossy()))
 }
@@ -321,13 +316,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_owned()
 }
 
-/// The first of the folders `target/sdk/NAME-0`, `-1`, … that no other run uses, and its lock. It is
-/// named after the folder or archive that is built: buildx sends what has changed in it.
+/// The first of the folders `target/sdk/NAME-0`, `-1`, … that no other run uses, and its lock. Each `origin`
+/// has its own: buildx sends what has changed in it.
 fn slot(root: &Path, origin: &Path) -> Result<(PathBuf, File)> {
     let name = sha256(origin.as_os_str().as_bytes());
     let mut number = 0;
     loop {
-        let folder = root.join(format!("target/sdk/{}-{number}", &name[..16]));
+        let folder = root.join(format!("target/sdk/{name:.16}-{number}"));
         let lock = fs::create_dir_all(&folder);
         let lock = lock.and_then(|()| File::create(folder.with_extension("lock")));
         let lock = lock.map_err(|error| not_written(&folder, &error))?;
@@ -383,8 +378,8 @@ fn copy(from: &Path, file: &Metadata, to: &Path) -> io::Result<()> {
     File::open(to)?.set_modified(SystemTime::now())
 }
 
-/// Removes the files below `folder` that `is_wanted` does not want, and gives all others and the
-/// folders the modes that git knows: they are part of cache keys, and umasks differ.
+/// Removes the files below `folder` that `is_wanted` does not want, and gives all else the modes that git
+/// knows: they are part of cache keys, and umasks differ.
 fn tidy(folder: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o755))?;
     for entry in fs::read_dir(folder)? {
@@ -417,10 +412,9 @@ pub fn digest(folder: &Path, wanted: Option<&[&str]>, is_exact: bool) -> Result<
     let mut all = String::new();
     for entry in entries {
         let (name, path) = (entry.file_name(), entry.path());
+        let is_wanted = wanted.is_none_or(|wanted| wanted.iter().any(|wanted| name == *wanted));
         // Python leaves bytecode beside what it runs; .dockerignore has that too.
-        if wanted.is_some_and(|wanted| wanted.iter().all(|wanted| name != *wanted))
-            || !is_exact && name == "__pycache__"
-        {
+        if !is_wanted || !is_exact && name == "__pycache__" {
             continue;
         }
         let fail = |error: io::Error| unreadable(&path, &error);
