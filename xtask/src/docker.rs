@@ -165,7 +165,7 @@ impl Docker {
             .arg(&metadata)
             .args(&args.bake_args)
             .current_dir(self.root.join(FOLDER))
-            .envs(watch.ctx.facts.host.variables())
+            .envs(&watch.ctx.facts.host.variables)
             // The definition may name files outside the folder. Older versions have no `--allow`.
             .env("BUILDX_BAKE_ENTITLEMENTS_FS", "0")
             // An attestation contains the time, so the same image would get another digest every time.

@@ -117,7 +117,7 @@ fn build_images(root: &Path, args: &Args) -> Result<()> {
     if args.print {
         let facts = Facts::read(root, args)?;
         let images = plan::plan(args, &facts)?;
-        if facts.host.variables().next().is_some() {
+        if !facts.host.variables.is_empty() {
             message::warn(
                 "`docker buildx bake` alone builds this without the settings of your mirrors, which are \
                  not printed",

@@ -1,5 +1,4 @@
-//! Base images: references, the list that names many of them, and the part of a run that one of
-//! several CI jobs builds.
+//! Base images: references, the list that names many of them, and the part that one CI job builds.
 
 use std::io;
 use std::path::Path;
@@ -54,7 +53,7 @@ pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
 }
 
 /// Each reference once, in the order of `base_images`, with all custom tags that it has there.
-pub fn joined(base_images: Vec<BaseImage>) -> Vec<BaseImage> {
+pub fn joined(base_images: impl Iterator<Item = BaseImage>) -> Vec<BaseImage> {
     let mut joined: Vec<BaseImage> = Vec::new();
     for base_image in base_images {
         match joined.iter_mut().find(|known| known.reference == base_image.reference) {
@@ -65,8 +64,8 @@ pub fn joined(base_images: Vec<BaseImage>) -> Vec<BaseImage> {
     joined
 }
 
-/// Reads `REF`, `REF TAG[,TAG…]`, or an object with `base_image` and `custom_tags`, as scripts
-/// write it. Tags are names that others look up, so one that would have to be changed is refused.
+/// Reads `REF`, `REF TAG[,TAG…]`, or an object with `base_image` and `custom_tags`, as scripts write it. A
+/// tag that a registry would not take is refused, not cleaned: others look it up.
 fn base_image(entry: &str) -> Option<BaseImage> {
     let (reference, custom_tags) = if entry.starts_with('{') {
         let entry: Value = serde_json::from_str(entry).ok()?;
@@ -102,24 +101,21 @@ fn ipv6(text: &str) -> Option<&str> {
 
 /// True for a repository: a host in any case, a path in lower case.
 pub fn is_repository(image: &str) -> bool {
-    // docker takes every first part in upper case for a host; here it may be a mistyped organization.
-    let is_host = |host: &str| host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost");
-    let parts = image.split_once('/').filter(|(host, _)| is_host(host));
-    let path = parts.map_or(image, |(_, path)| path);
     let is_segment = |segment: &str| {
         let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         segment.starts_with(is_alphanumeric)
             && segment.ends_with(is_alphanumeric)
             && segment.chars().all(|c| is_alphanumeric(c) || "._-".contains(c))
     };
+    let (_, path) = host_and_path(image);
     image.len() <= 255 && is_reference(image) && path.split('/').all(is_segment)
 }
 
-/// The registry of a repository, by docker's own rule for what is one, and its path there.
+/// The registry of a repository, and its path there.
 pub fn host_and_path(repository: &str) -> (&str, &str) {
-    let marks = |c: char| c == '.' || c == ':' || c.is_ascii_uppercase();
-    let parts = repository.split_once('/');
-    let parts = parts.filter(|(host, _)| *host == "localhost" || host.contains(marks));
+    // docker takes every first part in upper case for a host; here it may be a mistyped organization.
+    let is_host = |host: &str| host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost");
+    let parts = repository.split_once('/').filter(|(host, _)| is_host(host));
     parts.unwrap_or(("docker.io", repository))
 }
 

@@ -1,8 +1,5 @@
 //! What was typed: flags and variables, read once into [`Args`]. A flag is a row of the table below,
 //! which makes its field, its reader, its help and the error for where it does not belong.
-//!
-//! A flag overrides its variable, and an empty variable counts as unset, but for the two `INSTALL_`
-//! variables, where empty means none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -45,7 +42,7 @@ impl Flavor {
     }
 }
 
-/// A flag with its variable, or either alone.
+/// A flag with its variable, or either alone. Empty variables count as unset, except in [`Flag::set`].
 #[derive(Clone, Copy, Default)]
 struct Flag {
     heading: &'static str,
@@ -71,7 +68,7 @@ macro_rules! options {
             pub ci: bool,
             /// The base images that replace the variants' own, listed ones included.
             pub base_images: Vec<BaseImage>,
-            /// Words that are not flags: files or an image, for the subcommands that take some.
+            /// Files or an image, for the subcommands that take some.
             pub words: Vec<OsString>,
             /// The arguments behind `--`, for bake, each with its value in one word.
             pub bake_args: Vec<String>,
@@ -106,13 +103,10 @@ macro_rules! options {
 
 use Command::{Api, Build, Doctor, List, Matrix, Merge, Probe, Run, Summary};
 
-/// The subcommands that take a request for images.
+/// The subcommands that take a request, name images, build, and do or check what a build needs.
 const REQUEST: &[Command] = &[Build, Run, List, Doctor];
-/// Those of them that name images.
 const NAMING: &[Command] = &[Build, List, Doctor];
-/// Those of them that build.
 const BUILDING: &[Command] = &[Build, Run];
-/// Those, and the one that says whether they can.
 const CHECKING: &[Command] = &[Build, Run, Doctor];
 
 options! {
@@ -268,7 +262,7 @@ impl Args {
         }
         let named = args.base_image.iter().cloned();
         let named = named.map(|reference| BaseImage { reference, custom_tags: Vec::new() });
-        args.base_images = bases::joined(named.chain(listed).collect());
+        args.base_images = bases::joined(named.chain(listed));
         Ok(args)
     }
 
@@ -282,14 +276,13 @@ impl Args {
 type Typed = BTreeMap<&'static str, Vec<String>>;
 
 /// Flags with their values, other words, and the arguments for bake.
-/// Errors: a usage error for what `command` does not take, and for a flag in place of a value, as an
-/// unquoted empty variable leaves it.
+/// Errors: a usage error for what `command` does not take, and for a flag in place of a value.
 fn sorted(command: Command, words: &[OsString]) -> Result<(Typed, Vec<OsString>, Vec<String>)> {
-    let words = words.iter().map(|word| {
-        let why = || usage(format!("the argument {:?} is not UTF-8", word.to_string_lossy()));
-        word.to_str().ok_or_else(why)
-    });
-    let mut words = words.collect::<Result<Vec<_>>>()?.into_iter();
+    let not_text = |word: &&OsString| word.to_str().is_none();
+    if let Some(word) = words.iter().find(not_text) {
+        return Err(usage(format!("the argument {:?} is not UTF-8", word.to_string_lossy())));
+    }
+    let mut words = words.iter().filter_map(|word| word.to_str());
     let takes_words = matches!(command, Command::Smoke | Api | Merge | Summary);
     let (mut typed, mut others, mut bake_args) = (Typed::new(), Vec::new(), Vec::new());
     while let Some(word) = words.next() {
@@ -301,15 +294,15 @@ fn sorted(command: Command, words: &[OsString]) -> Result<(Typed, Vec<OsString>,
             others.push(word.into());
             continue;
         }
-        let mut parts = word.splitn(2, '=');
-        let (name, given) = (parts.next().unwrap_or_default(), parts.next());
-        let mut own = TABLE.iter().filter(|flag| flag.commands.contains(&command));
-        let flag = own.find(|flag| flag.name() == name && name.starts_with('-'));
+        let (name, given) =
+            word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        let flag = flags_of(command).find(|flag| flag.name() == name && name.starts_with('-'));
         let flag = flag.ok_or_else(|| unexpected(word, command))?;
         let value = match given {
             Some(value) => value,
             None if flag.names[0] == name => "1",
             None if flag.names[0].contains('[') => "",
+            // An unquoted empty variable leaves another flag in place of the value.
             None => words.next().filter(|next| !next.starts_with("--")).ok_or_else(|| {
                 let hint = format!("write {name}=VALUE where a value begins with dashes");
                 usage(format!("{name} needs a value\nhint: {hint}"))
@@ -318,6 +311,10 @@ fn sorted(command: Command, words: &[OsString]) -> Result<(Typed, Vec<OsString>,
         typed.entry(flag.name()).or_default().push(value.to_owned());
     }
     Ok((typed, others, bake_args))
+}
+
+fn flags_of(command: Command) -> impl Iterator<Item = &'static Flag> {
+    TABLE.iter().filter(move |flag| flag.commands.contains(&command))
 }
 
 /// Reads a value. An error is the hint on what is accepted.
@@ -435,19 +432,16 @@ fn read_bake_args<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Vec<St
 /// The error for `word`, which `command` does not take: it says what was probably meant.
 fn unexpected(word: &str, command: Command) -> anyhow::Error {
     let name = word.split('=').next().unwrap_or_default();
-    let own = TABLE.iter().filter(|flag| flag.commands.contains(&command)).map(Flag::name);
-    let suggestion = suggestion(name, own);
-    let mut flags = TABLE.iter().filter(|flag| flag.names[0].starts_with('-'));
-    let hint = match flags.find(|flag| flag.name() == name) {
-        Some(other) => format!("it belongs to `{}`", call(other.commands[0])),
-        None if ["--report", "--manifest", "--build-info"].contains(&name) => {
-            "use --records FILE".to_owned()
-        }
-        None if name == "--progress" => "set BUILDKIT_PROGRESS=plain".to_owned(),
+    let suggestion = suggestion(name, flags_of(command).map(Flag::name));
+    let other = TABLE.iter().find(|flag| flag.name() == name && name.starts_with('-'));
+    let hint = match (name, other) {
+        (_, Some(other)) => &format!("it belongs to `{}`", call(other.commands[0])),
+        ("--report" | "--manifest" | "--build-info", _) => "use --records FILE",
+        ("--progress", _) => "set BUILDKIT_PROGRESS=plain",
         // The helper has this flag.
-        None if name == "--build-ctx-only" => "--print shows what buildx would get".to_owned(),
-        None if !suggestion.is_empty() => suggestion.trim_start_matches("; ").to_owned(),
-        None => format!("`{} --help` lists what is accepted", call(command)),
+        ("--build-ctx-only", _) => "--print shows what buildx would get",
+        _ if !suggestion.is_empty() => suggestion.trim_start_matches("; "),
+        _ => &format!("`{} --help` lists what is accepted", call(command)),
     };
     usage(format!("unexpected argument {word:?}\nhint: {hint}"))
 }
@@ -475,8 +469,8 @@ pub fn quoted(word: &str) -> String {
 
 /// The flags and variables of `command`, for its help; only their names where it is to be `short`.
 pub fn help(command: Command, short: bool) -> String {
-    let own = TABLE.iter().filter(|flag| flag.commands.contains(&command)).collect::<Vec<_>>();
     let mut help = String::new();
+    let own = flags_of(command).collect::<Vec<_>>();
     for group in own.chunk_by(|one, other| one.heading == other.heading) {
         let heading = group[0].heading;
         if short {

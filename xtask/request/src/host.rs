@@ -1,6 +1,6 @@
 //! The certificates, proxies and mirrors of this machine, for build steps. None enters a layer or a cache key.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::net::IpAddr;
@@ -29,8 +29,6 @@ const BUNDLES: [&str; 5] = [
 /// Variables that name files of certificates: a bundle in place of these, and what single programs add.
 const CERTIFICATES: &str = "SSL_CERT_FILE REQUESTS_CA_BUNDLE PIP_CERT NODE_EXTRA_CA_CERTS \
                             CURL_CA_BUNDLE NPM_CONFIG_CAFILE npm_config_cafile";
-/// The largest secret that `BuildKit` takes, in bytes.
-const LARGEST_SECRET: usize = 500 * 1024;
 
 /// The variables by which pip, uv, npm and apt know mirrors, besides those that begin with `UV_INDEX`.
 const MIRRORS: &str = "APT_MIRROR UBUNTU_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST \
@@ -60,10 +58,11 @@ const CONFIGURATIONS: [(&str, &str); 3] = [
 /// What of this machine enters steps.
 pub struct Host {
     /// Build arguments that `BuildKit` knows.
-    pub proxies: Vec<(String, String)>,
-    certificates: Option<PathBuf>,
-    /// By the name of their secret. They may hold passwords: only docker gets them, by variables.
-    texts: Vec<(&'static str, String)>,
+    pub proxies: BTreeMap<String, String>,
+    /// The `secret` entries of a bake target.
+    pub secrets: Vec<String>,
+    /// The variables of secrets. They may hold passwords, so only docker gets them.
+    pub variables: BTreeMap<String, String>,
 }
 
 impl Host {
@@ -72,23 +71,25 @@ impl Host {
     /// indexes too.
     /// Errors: a usage error for a variable that is not text, or a named CA bundle that can't be used.
     pub fn read(root: &Path, workspace: Option<&Path>) -> Result<Self> {
-        let mut refused = Vec::new();
-        let certificates = certificates(root)?;
+        let (mut secrets, mut variables, mut refused) = (Vec::new(), BTreeMap::new(), Vec::new());
+        if let Some(path) = certificates(root)? {
+            let source = csv_field(&format!("src={}", path.display()));
+            secrets.push(format!("type=file,id=ca-certificates,{source}"));
+        }
         let proxies = proxies(&mut refused)?;
-        let mut settings = settings(&mut refused)?;
-        let mut texts = Vec::new();
+        let mut texts = vec![("settings", settings(&mut refused)?)];
         for (secret, places) in CONFIGURATIONS {
             texts.push((secret, configuration(secret, places, &mut refused)));
         }
-        let named = texts.iter().map(|(_, text)| text.as_str()).chain([settings.as_str()]);
-        if let Some(logins) = netrc(&named.collect::<String>(), workspace) {
-            settings.push_str(&format!(
-                "printf %s {} >/run/tmp/netrc\nexport NETRC=/run/tmp/netrc\n",
-                quoted(&logins)
-            ));
+        if let Some(logins) = netrc(&texts, workspace) {
+            texts[0].1 +=
+                &format!("export NETRC=/run/tmp/netrc\nprintf %s {} >$NETRC\n", quoted(&logins));
         }
-        texts.push(("settings", settings));
-        texts.retain(|(_, text)| !text.is_empty());
+        for (id, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+            let variable = format!("XTASK_SECRET_{}", id.replace('.', "_").to_uppercase());
+            secrets.push(format!("type=env,id={id},env={variable}"));
+            variables.insert(variable, text);
+        }
         if !refused.is_empty() {
             message::warn(&format!(
                 "not handed on to build steps, which can't reach this machine's own loopback or use \
@@ -96,30 +97,8 @@ impl Host {
                 refused.join(", ")
             ));
         }
-        Ok(Host { proxies, certificates, texts })
+        Ok(Host { proxies, secrets, variables })
     }
-
-    /// The `secret` entries of a bake target.
-    pub fn secrets(&self) -> Vec<String> {
-        let mut secrets = Vec::new();
-        if let Some(path) = &self.certificates {
-            let source = csv_field(&format!("src={}", path.display()));
-            secrets.push(format!("type=file,id=ca-certificates,{source}"));
-        }
-        for (name, _) in &self.texts {
-            secrets.push(format!("type=env,id={name},env={}", secret_variable(name)));
-        }
-        secrets
-    }
-
-    /// The variables that hold the secrets, for docker.
-    pub fn variables(&self) -> impl Iterator<Item = (String, &str)> {
-        self.texts.iter().map(|(name, text)| (secret_variable(name), text.as_str()))
-    }
-}
-
-fn secret_variable(name: &str) -> String {
-    format!("XTASK_SECRET_{}", name.replace('.', "_").to_uppercase())
 }
 
 /// Docker's own configuration, with its path; `Null` where there is none.
@@ -136,8 +115,8 @@ fn named_or_home(name: &str, own: &str) -> PathBuf {
 }
 
 /// The proxies of the environment that steps can use. The others are added to `refused`.
-fn proxies(refused: &mut Vec<String>) -> Result<Vec<(String, String)>> {
-    let mut proxies = Vec::<(String, String)>::new();
+fn proxies(refused: &mut Vec<String>) -> Result<BTreeMap<String, String>> {
+    let mut proxies = BTreeMap::<String, String>::new();
     let (path, docker) = docker_config();
     let engine = docker["proxies"].get(env::var("DOCKER_HOST").unwrap_or_default());
     let dockers = engine.unwrap_or(&docker["proxies"]["default"]);
@@ -149,7 +128,7 @@ fn proxies(refused: &mut Vec<String>) -> Result<Vec<(String, String)>> {
         for name in [upper.to_owned(), upper.to_lowercase()] {
             match variable(&name)? {
                 Some(value) if is_refused(&value) => refused.push(name),
-                Some(value) => proxies.push((name, value)),
+                Some(value) => drop(proxies.insert(name, value)),
                 None => {}
             }
         }
@@ -161,7 +140,7 @@ fn proxies(refused: &mut Vec<String>) -> Result<Vec<(String, String)>> {
                 refused.push(format!("{key} in {}", path.display()));
             }
             let value = given.map(|(_, value)| value.clone()).unwrap_or_default();
-            proxies.push((upper.to_owned(), value));
+            proxies.insert(upper.to_owned(), value);
         }
     }
     Ok(proxies)
@@ -276,13 +255,13 @@ fn is_loopback(address: &str) -> bool {
         || host.ends_with(".localhost")
 }
 
-/// The logins in .netrc, which pip and uv read, for the hosts in `settings` and the lock of the `workspace`.
-fn netrc(settings: &str, workspace: Option<&Path>) -> Option<String> {
+/// The logins in .netrc, which pip and uv read, for the hosts in `texts` and in the lock of the `workspace`.
+fn netrc(texts: &[(&str, String)], workspace: Option<&Path>) -> Option<String> {
     let text = String::from_utf8(output::load(&named_or_home("NETRC", ".netrc")).ok()?).ok()?;
     let lock = workspace.and_then(|folder| fs::read_to_string(folder.join("uv.lock")).ok());
     let is_end = |c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c));
-    let named = settings.split(is_end).chain(lock.iter().flat_map(|lock| lock.split(is_end)));
-    let named = named.collect::<BTreeSet<_>>();
+    let texts = texts.iter().map(|(_, text)| text).chain(&lock);
+    let named = texts.flat_map(|text| text.split(is_end)).collect::<BTreeSet<_>>();
     let (mut kept, mut is_kept) = (String::new(), false);
     for line in text.lines() {
         let mut words = line.split_whitespace();
@@ -346,7 +325,7 @@ fn add_certificates(text: &mut String, path: &Path) -> Result<(), String> {
     let blocks = all.split(BEGIN).skip(1).filter_map(|block| Some(block.split_once(END)?.0));
     let blocks = blocks.collect::<BTreeSet<_>>().into_iter();
     let all = blocks.map(|block| format!("{BEGIN}{block}{END}\n")).collect::<String>();
-    if all.len() > LARGEST_SECRET {
+    if all.len() > 500 << 10 {
         return Err("all have more than 500 KiB, and BuildKit takes 500".to_owned());
     }
     *text = all;

@@ -208,8 +208,8 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
     let delivered = literal(json!({
         "platforms": if asked.is_empty() { &[] } else { platforms.as_slice() },
         "output": [output],
-        "secret": facts.host.secrets(),
-        "args": facts.host.proxies.iter().cloned().collect::<Value>(),
+        "secret": facts.host.secrets,
+        "args": facts.host.proxies,
     }));
     let references = |tags: Vec<String>| {
         tags.iter().map(|tag| format!("{}:{tag}", args.image)).collect::<Vec<_>>()
