@@ -1,5 +1,4 @@
-//! What a plan is made of besides the request: what the repository, the caller's variables and git tell, and
-//! what docker and registries answered.
+//! What a plan is made of besides the request: what this machine has, and what docker and registries answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +12,6 @@ use base::message;
 use crate::cli::{Args, TagBy, in_engine};
 use crate::definition::{self, Definition, FOLDER, check_name};
 use crate::host::Host;
-use crate::plan::choices;
 use crate::source::{self, Source};
 
 /// What was found out before planning. `--print` has neither a builder nor a registry to ask.
@@ -39,35 +37,37 @@ impl Facts {
         check_name("target", &args.target, definition::TARGETS.into_iter())?;
         let has_inputs = args.push || args.tag_by != TagBy::Commit;
         let mut needed = BTreeSet::new();
-        for choice in choices(args, &definition)? {
+        for (_, variant) in definition.chosen(&args.variant)? {
             for platform in &args.platforms {
-                let platforms = choice.variant.platforms.iter().map(String::as_str);
+                let platforms = variant.platforms.iter().map(String::as_str);
                 check_name("platform", platform, platforms)?;
             }
-            needed.insert(choice.base_image.to_owned());
-            let given =
-                [("BUILDER_IMAGE", &args.builder_image), ("TOOLS_IMAGE", &args.tools_image)];
-            for (name, given) in given.into_iter().filter(|_| has_inputs) {
-                let own = choice.variant.bake["args"][name].as_str();
-                needed.extend(given.as_deref().or(own).map(str::to_owned));
+            let given = [
+                ("BASE_IMAGE", args.base_images.first().map(|base| &base.reference)),
+                ("BUILDER_IMAGE", args.builder_image.as_ref()),
+                ("TOOLS_IMAGE", args.tools_image.as_ref()),
+            ];
+            for (name, given) in given.into_iter().take(if has_inputs { 3 } else { 1 }) {
+                let own = || variant.bake["args"][name].as_str().map(str::to_owned);
+                needed.extend(given.cloned().or_else(own));
             }
         }
+        needed.extend(args.base_images.iter().map(|base| base.reference.clone()));
         let source = Source::resolve(root, args)?;
         let host = Host::read(root, source.folder.as_deref())?;
-        if let Some(folder) = &args.layer
-            && let Err(error) = fs::metadata(folder.join("Dockerfile"))
-        {
-            ensure!(error.kind() == ErrorKind::NotFound, source::unreadable(folder, &error));
-            let name = folder.to_string_lossy();
-            return Err(usage(format!("--layer {name:?}: there is no Dockerfile in it")));
-        }
         let (mut files, mut layer_files) = (String::new(), None);
+        if let Some(folder) = &args.layer {
+            if let Err(error) = fs::metadata(folder.join("Dockerfile")) {
+                ensure!(error.kind() == ErrorKind::NotFound, source::unreadable(folder, &error));
+                let name = folder.to_string_lossy();
+                return Err(usage(format!("--layer {name:?}: there is no Dockerfile in it")));
+            }
+            layer_files = has_inputs.then(|| source::digest(folder, None, true)).transpose()?;
+        }
         if has_inputs {
             // All that the build reads, whose modes the Dockerfile sets.
             let read = [".dockerignore", "Dockerfile", "steps", "runtime", "lock"];
             files = source::digest(&root.join(FOLDER), Some(&read), false)?;
-            let digest = |folder| source::digest(folder, None, true);
-            layer_files = args.layer.as_deref().map(digest).transpose()?;
         }
         let (builder, bases) = (None, BTreeMap::new());
         Ok(Facts { definition, source, host, needed, files, layer_files, builder, bases })
@@ -97,10 +97,9 @@ pub struct Builder {
 impl Builder {
     /// Errors: it does not build for one of `platforms`.
     pub fn check_platforms(&self, platforms: &[String]) -> Result<()> {
+        let other = platforms.iter().find(|platform| !self.runs.contains(platform));
         // Some builders do not say.
-        let does_not_run =
-            |platform: &&String| !self.runs.is_empty() && !self.runs.contains(platform);
-        if let Some(other) = platforms.iter().find(does_not_run) {
+        if let Some(other) = other.filter(|_| !self.runs.is_empty()) {
             bail!(
                 "the builder {:?} does not run {other:?}, only {}\nhint: build it on such a machine, \
                  install QEMU's binfmt support, or run {}",

@@ -23,8 +23,6 @@ pub struct Image {
     pub shown: String,
     /// `None` where only a base image was asked for.
     pub variant: Option<String>,
-    /// The variant that it is built as, also where only a base image was asked for.
-    pub built_as: String,
     /// True where its base image is the variant's own.
     pub has_own_base: bool,
     pub base_image: String,
@@ -53,8 +51,6 @@ pub struct Image {
     /// Its bake target without caches, and its layer's with the name of that.
     target: Value,
     layer: Option<(String, Value)>,
-    /// Where a check leaves the image for the push.
-    check_output: String,
 }
 
 /// The label that holds [`Image::inputs`].
@@ -67,13 +63,13 @@ const COMPRESSION: &str = "compression=gzip,compression-level=4,force-compressio
 const PROVIDERS: [&str; 6] = ["claude-code", "codex", "gemini-cli", "kimi-code", "opencode", "pi"];
 
 /// A variant on a base image.
-pub(crate) struct Choice<'a> {
+struct Choice<'a> {
     name: String,
     built_as: &'a String,
-    pub variant: &'a Variant,
+    variant: &'a Variant,
     /// True where the variant was asked for, and not only a base image.
     is_named: bool,
-    pub base_image: &'a str,
+    base_image: &'a str,
     /// Those that a list gives this image alone.
     custom_tags: &'a [String],
 }
@@ -161,8 +157,33 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         _ => asked.clone(),
     };
 
-    let mut target = choice.variant.bake.clone();
-    definition::merge(&mut target, inputs(args, facts, base_image, version));
+    let capabilities = args.capabilities.iter().map(|capability| capability.name());
+    let providers = match args.flavor {
+        Flavor::Default => args.acp_providers.join(","),
+        Flavor::Slim | Flavor::Minimal => String::new(),
+    };
+    let own = json!({
+        "target": args.target,
+        "args": {
+            "BASE_IMAGE": base_image,
+            "TARGET": args.target,
+            "IMAGE_FLAVOR": args.flavor.name(),
+            "INSTALL_CAPABILITIES": capabilities.collect::<Vec<_>>().join(","),
+            "INSTALL_ACP_PROVIDERS": providers,
+            "SERVER": if source.folder.is_some() { "checkout" } else { "release" },
+            "BUILDER_IMAGE": args.builder_image,
+            "TOOLS_IMAGE": args.tools_image,
+            "ENABLE_VERTEX": args.vertex.then_some("1"),
+            "UPGRADE_PACKAGES": args.upgrade_packages.then_some("1"),
+        },
+        "labels": {
+            "org.opencontainers.image.version": known(version),
+            "org.opencontainers.image.base.name": base_image,
+            "org.opencontainers.image.base.digest": base.map(|base| &base.digest),
+            "dev.openhands.packages": source.package_list(),
+        },
+    });
+    let mut target = with(choice.variant.bake.clone(), own);
     // `BUILDER_IMAGE` and the like are bases as well.
     let values = target["args"].as_object().into_iter().flatten();
     let bases = values.filter_map(|(_, value)| facts.needed.get(value.as_str()?));
@@ -205,18 +226,17 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         }
         (_, false) => "type=docker".to_owned(),
     };
-    let delivered = literal(json!({
+    let delivered = json!({
         "platforms": if asked.is_empty() { &[] } else { platforms.as_slice() },
         "output": [output],
         "secret": facts.host.secrets,
         "args": facts.host.proxies,
-    }));
+    });
     let references = |tags: Vec<String>| {
         tags.iter().map(|tag| format!("{}:{tag}", args.image)).collect::<Vec<_>>()
     };
     let tags = references(naming.tags());
-    definition::merge(&mut target, delivered.clone());
-    let of_commit = literal(json!({
+    let of_commit = json!({
         "args": {
             "OPENHANDS_BUILD_GIT_SHA": source.sha,
             "OPENHANDS_BUILD_GIT_REF": source.git_ref,
@@ -229,23 +249,22 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         },
         "contexts": source.folder.as_ref().map(|folder| json!({ "sdk": folder.to_string_lossy() })),
         "tags": tags,
-    }));
-    definition::merge(&mut target, of_commit);
+    });
+    let target = with(with(target, delivered.clone()), of_commit);
     let mut layer_tags = Vec::new();
     let layer = args.layer.as_ref().map(|folder| {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let suffix = args.layer_tag.as_deref().unwrap_or(&name);
         let with_suffix = |tag: &String| names::valid(format!("{tag}-{suffix}"), tag);
         layer_tags = references(naming.tags().iter().map(with_suffix).collect());
-        let mut layer = literal(json!({
+        let layer = json!({
             "context": folder.to_string_lossy(),
             "contexts": { "finished-image": format!("target:{}", choice.name) },
             "args": { "BASE_IMAGE": "finished-image" },
             "tags": layer_tags,
             "cache-to": [],
-        }));
-        definition::merge(&mut layer, delivered);
-        (layer_name(&choice.name), layer)
+        });
+        (layer_name(&choice.name), with(delivered, layer))
     });
     let system = base.and_then(|base| base.system.as_deref()).unwrap_or(base_image);
     let check_key = match args.check() {
@@ -254,7 +273,6 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         Check::First => Some(format!("{} {system}", choice.built_as)),
         Check::Off => None,
     };
-    let stored = format!("type=image,store=false,{COMPRESSION}");
     Image {
         name: choice.name.clone(),
         shown: match &variant {
@@ -263,7 +281,6 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
             None => base_image.to_owned(),
         },
         variant,
-        built_as: choice.built_as.clone(),
         has_own_base: base_image == choice.variant.base_image,
         base_image: base_image.to_owned(),
         base_digest: base.map(|base| base.digest.clone()),
@@ -281,38 +298,7 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         mode: args.cache_mode,
         target,
         layer,
-        check_output: if stores { stored } else { "type=cacheonly".to_owned() },
     }
-}
-
-/// What of a bake target goes into the image.
-fn inputs(args: &Args, facts: &Facts, base_image: &str, version: &str) -> Value {
-    let capabilities = args.capabilities.iter().map(|capability| capability.name());
-    let providers = match args.flavor {
-        Flavor::Default => args.acp_providers.join(","),
-        Flavor::Slim | Flavor::Minimal => String::new(),
-    };
-    literal(json!({
-        "target": args.target,
-        "args": {
-            "BASE_IMAGE": base_image,
-            "TARGET": args.target,
-            "IMAGE_FLAVOR": args.flavor.name(),
-            "INSTALL_CAPABILITIES": capabilities.collect::<Vec<_>>().join(","),
-            "INSTALL_ACP_PROVIDERS": providers,
-            "SERVER": if facts.source.folder.is_some() { "checkout" } else { "release" },
-            "BUILDER_IMAGE": args.builder_image,
-            "TOOLS_IMAGE": args.tools_image,
-            "ENABLE_VERTEX": args.vertex.then_some("1"),
-            "UPGRADE_PACKAGES": args.upgrade_packages.then_some("1"),
-        },
-        "labels": {
-            "org.opencontainers.image.version": known(version),
-            "org.opencontainers.image.base.name": base_image,
-            "org.opencontainers.image.base.digest": facts.bases.get(base_image).map(|base| &base.digest),
-            "dev.openhands.packages": facts.source.package_list(),
-        },
-    }))
 }
 
 fn known(text: &str) -> Option<&str> {
@@ -320,7 +306,7 @@ fn known(text: &str) -> Option<&str> {
 }
 
 /// The variants of a request, each on each of its base images.
-pub(crate) fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<'a>>> {
+fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<'a>>> {
     // A variant's name tags its image where a variant is what was asked for: not where only a base image
     // was, nor where several would share the name.
     let is_named =
@@ -338,13 +324,11 @@ pub(crate) fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<
             choices.push(Choice { name, built_as, variant, is_named, base_image, custom_tags });
         }
     }
-    // Names that are alike, as those of `a.b` and `a_b` are, end in a digest. The others keep the name
-    // that people know.
-    let mut counts = BTreeMap::new();
-    for choice in &choices {
-        *counts.entry(choice.name.clone()).or_insert(0) += 1;
-    }
-    for choice in choices.iter_mut().filter(|choice| counts[&choice.name] > 1) {
+    // Names that are alike, as those of `a.b` and `a_b` are, end in a digest.
+    let names = choices.iter().map(|choice| choice.name.clone()).collect::<Vec<_>>();
+    let is_shared =
+        |choice: &&mut Choice| names.iter().filter(|name| **name == choice.name).count() > 1;
+    for choice in choices.iter_mut().filter(is_shared) {
         choice.name = names::with_digest(&choice.name, choice.base_image);
     }
     Ok(choices)
@@ -358,10 +342,9 @@ pub fn layer_name(name: &str) -> String {
 /// `images` as one bake definition, as `--print` shows it.
 pub fn print(images: &[Image]) -> Value {
     bake(images.iter().flat_map(|image| {
-        let mut target = image.cached(&BTreeSet::new());
         let written = image.cache_written.iter().map(|cache| cache.write_entry(image.mode));
-        target["cache-to"] = written.map(|entry| literal(json!(entry))).collect();
-        image.with_layer(target)
+        let written = json!({ "cache-to": written.collect::<Vec<_>>() });
+        image.with_layer(with(image.cached(&BTreeSet::new()), written))
     }))
 }
 
@@ -387,7 +370,10 @@ impl Image {
     /// The bake that starts the image, and meanwhile makes what a push then sends.
     pub fn check(&self, without: &BTreeSet<String>) -> Value {
         let check = self.unnamed(without, json!({ "target": CHECK }));
-        let image = self.unnamed(without, json!({ "output": [self.check_output] }));
+        let output = self.target["output"][0].as_str().filter(|output| output.contains("push="));
+        let output = output.map(|output| output.replace("push=,", ""));
+        let output = output.unwrap_or_else(|| "type=cacheonly".to_owned());
+        let image = self.unnamed(without, json!({ "output": [output] }));
         bake([(format!("{}_check", self.name), check), (self.name.clone(), image)])
     }
 
@@ -405,20 +391,16 @@ impl Image {
 
     /// Its target without the caches in `unread`, and with none to write: that is a bake of its own.
     fn cached(&self, unread: &BTreeSet<String>) -> Value {
-        let mut target = self.target.clone();
         let is_read = |cache: &&Cache| !unread.iter().any(|name| cache.is_read_as(name));
         let read = self.cache_read.iter().filter(is_read).map(Cache::read_entry);
-        let caches = json!({ "cache-from": read.collect::<Vec<_>>(), "cache-to": [] });
-        definition::merge(&mut target, literal(caches));
-        target
+        let read = read.collect::<Vec<_>>();
+        with(self.target.clone(), json!({ "cache-from": read, "cache-to": [] }))
     }
 
     /// Its target with these `changes`, delivered nowhere unless they say so.
     fn unnamed(&self, unread: &BTreeSet<String>, changes: Value) -> Value {
-        let mut target = self.cached(unread);
-        definition::merge(&mut target, json!({ "tags": [], "output": ["type=cacheonly"] }));
-        definition::merge(&mut target, literal(changes));
-        target
+        let target = json!({ "tags": [], "output": ["type=cacheonly"] });
+        with(with(self.cached(unread), target), changes)
     }
 
     /// Its `target` and its layer's, by name.
@@ -432,6 +414,12 @@ fn bake(targets: impl IntoIterator<Item = (String, Value)>) -> Value {
     let (names, all): (Vec<_>, Map<_, _>) =
         targets.into_iter().map(|target| (target.0.clone(), target)).unzip();
     json!({ "group": { "default": { "targets": names } }, "target": all })
+}
+
+/// `target` with `changes`, which are not written for bake yet.
+fn with(mut target: Value, changes: Value) -> Value {
+    definition::merge(&mut target, literal(changes));
+    target
 }
 
 /// `value` as bake writes it, without what is null. Bake reads every string as a template: a branch name
