@@ -1,5 +1,5 @@
-//! Names: the tags of images, and what build caches are called. Other tools compute the same names,
-//! so their form is fixed. Every tag that leaves here is one that a registry takes.
+//! The tags of images and of build caches. Other tools compute the same names, so their form is fixed. Every
+//! tag that leaves here is one that a registry takes.
 
 use base::digest::sha256;
 
@@ -8,10 +8,9 @@ use crate::source::UNKNOWN;
 
 const MAX_LENGTH: usize = 128;
 const MAX_SLUG: usize = 64;
-/// Hex digits of a digest that closes a name, 48 bits.
+/// Hex digits of a digest that closes a name.
 const DIGEST_LENGTH: usize = 12;
-
-pub const MAIN: &str = "refs/heads/main";
+const MAIN: &str = "refs/heads/main";
 
 /// What the tags and the cache names of one image are made of.
 pub struct Naming<'a> {
@@ -29,7 +28,7 @@ pub struct Naming<'a> {
 }
 
 impl Naming<'_> {
-    /// All tags: of each custom tag the commit's and the branch's, the base image's, the releases'.
+    /// All tags.
     pub fn tags(&self) -> Vec<String> {
         let mut tags = Vec::new();
         let short = short_sha(self.sha);
@@ -65,17 +64,15 @@ impl Naming<'_> {
             (Some(UNKNOWN), Some(tag)) => tag.trim_start_matches('v'),
             (Some(version), _) => version,
         };
+        let cleaned = squeeze(version, is_tag_character);
+        let cleaned = cleaned.trim_matches(['.', '-']);
+        let cleaned = if cleaned.is_empty() { UNKNOWN } else { cleaned };
         let (heads, is_own) = match release(version)[..] {
-            [major, minor, _] => {
-                (vec![major.to_owned(), format!("{major}.{minor}"), version.to_owned()], true)
+            [major, _, _] => {
+                (vec![major, version.rsplit_once('.').unwrap_or_default().0, version], true)
             }
-            _ => {
-                let cleaned = squeeze(version, is_tag_character);
-                let cleaned = cleaned.trim_matches(['.', '-']);
-                let cleaned = if cleaned.is_empty() { UNKNOWN } else { cleaned };
-                // It may begin with a version, as `1.2.3-rc.1` does, but be none.
-                (vec![cleaned.to_owned()], !is_mains(cleaned) && release(cleaned).is_empty())
-            }
+            // It may begin with a version, as `1.2.3-rc.1` does, but be none.
+            _ => (vec![cleaned], !is_mains(cleaned) && release(cleaned).is_empty()),
         };
         // Not the digest of a branch that is called like it.
         let raw = format!("version\n{version}");
@@ -86,10 +83,9 @@ impl Naming<'_> {
         without_repeats(tags)
     }
 
-    /// `head-tail` with the suffixes for flavor, architecture and target. `raw` is the input that
-    /// `head` or `tail` was made from, so that a digest can tell two inputs apart. Unless `is_own`, a head
-    /// that main or a release writes is closed with a digest: users pull `main-…`, `latest-…` and
-    /// `1.58.0-…` in trust of who wrote them, whatever others call their branches and git tags.
+    /// `head-tail` with its suffix. `raw` is the input that `head` or `tail` was made from, so that a digest can
+    /// tell two inputs apart. Unless `is_own`, a head that main or a release writes is closed with a digest:
+    /// users pull `main-…` and `1.58.0-…` in trust of who wrote them.
     fn tag(&self, head: &str, tail: &str, raw: &str, is_own: bool) -> String {
         let suffix = suffix(self.flavor.part(), self.arch, Some(self.target));
         let tag = valid(format!("{head}-{tail}{suffix}"), raw);
@@ -110,10 +106,9 @@ impl Naming<'_> {
         [self.cache(self.base_image, self.git_ref)].into_iter().chain(shared).collect()
     }
 
-    /// The cache for `base_image`, or the shared one where that is empty, in the scope of `git_ref`.
-    /// Only main's own scopes end in `-main`: any other name that would, such as a branch `Main`, or a
-    /// branch `slim-main` that reads like main on another base image, is closed with a digest, since
-    /// main trusts what it finds there.
+    /// The cache for `base_image`, or the shared one where that is empty, in the scope of `git_ref`. Any other
+    /// name that would end in `-main`, such as that of a branch `Main` or `slim-main`, is closed with a digest,
+    /// since main trusts what it finds there.
     fn cache(&self, base_image: &str, git_ref: &str) -> Cache {
         let suffix = suffix(self.flavor.part(), self.arch, None);
         let mut name = match base_image {
@@ -133,8 +128,8 @@ impl Naming<'_> {
     }
 }
 
-/// What ends names, so that jobs of different flavors or architectures don't overwrite each other's tags and
-/// caches. No `target` is named for `binary`, nor where the flavor already says that the minimal binary is meant.
+/// What ends the names of each flavor, architecture and target. `binary` is not named, nor is the minimal binary
+/// in the flavor `minimal`.
 pub fn suffix(flavor: Option<&str>, arch: Option<&str>, target: Option<&str>) -> String {
     let target = match (target, flavor) {
         (Some("binary"), _) | (Some("binary-minimal"), Some("minimal")) => None,
@@ -148,8 +143,7 @@ fn is_mains(head: &str) -> bool {
     matches!(head.split('-').next(), Some("main" | "latest"))
 }
 
-/// True for what main's tags begin with, for a release, and for what begins with two or three numbers of
-/// one: one alone is how branches name an issue.
+/// True for what main's tags or a release begin with. One number alone is how branches name an issue.
 fn is_reserved(head: &str) -> bool {
     let first = head.split('-').next().unwrap_or(head);
     let is_release = !release(first).is_empty() && (first == head || first.contains('.'));
@@ -205,8 +199,7 @@ pub fn valid(name: String, raw: &str) -> String {
     if is_valid { name } else { with_digest(&name, raw) }
 }
 
-/// `name`, cleaned, cut to fit and closed with a digest of it and of `raw`, the input that it was
-/// made from: two inputs that clean to the same name still differ.
+/// `name`, cleaned, cut to fit and closed with a digest of it and of `raw`, the input that it was made from.
 pub fn with_digest(name: &str, raw: &str) -> String {
     let cleaned = squeeze(name, is_tag_character);
     let cleaned = cleaned.trim_start_matches(['.', '-']);
@@ -230,10 +223,9 @@ fn digest(text: &str) -> String {
     format!("{:.DIGEST_LENGTH$}", sha256(text))
 }
 
-/// Where a cache is kept. All that differs between the kinds of caches is in this type.
+/// Where a cache is kept: a reference or a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cache {
-    /// A reference.
     Registry(String),
     Folder(String),
 }
@@ -245,8 +237,8 @@ impl Cache {
         }
     }
 
-    /// True where an import vertex of `BuildKit` that names `read` reads this cache. It names a folder
-    /// by the digest of its index, so any folder may be meant.
+    /// True where an import vertex of `BuildKit` that names `read` reads this cache, or any folder: it names
+    /// these by a digest.
     pub fn is_read_as(&self, read: &str) -> bool {
         match self {
             Cache::Registry(reference) => read == reference,
@@ -254,30 +246,24 @@ impl Cache {
         }
     }
 
-    /// The `cache-from` entry that reads it.
-    pub fn read_entry(&self) -> String {
-        self.entry("src")
-    }
-
-    /// The `cache-to` entry that writes it with an image.
-    pub fn write_entry(&self, mode: Mode) -> String {
-        // An export that fails must not cost the image, hence `ignore-error`; some registries take
-        // a cache only as an OCI image manifest, hence the rest.
-        let options = "image-manifest=true,oci-mediatypes=true,ignore-error=true";
-        format!("{},mode={},{options}", self.entry("dest"), mode.name())
-    }
-
-    fn entry(&self, place: &str) -> String {
+    /// The `cache-from` entry that reads it from `src`, or the beginning of one that writes it to `dest`.
+    pub fn entry(&self, place: &str) -> String {
         match self {
             Cache::Registry(reference) => format!("type=registry,ref={reference}"),
             Cache::Folder(path) => format!("type=local,{}", csv_field(&format!("{place}={path}"))),
         }
     }
 
+    /// The `cache-to` entry that writes it with an image.
+    pub fn write_entry(&self, mode: Mode) -> String {
+        // An export that fails must not cost the image; some registries take only an OCI image manifest.
+        let options = "image-manifest=true,oci-mediatypes=true,ignore-error=true";
+        format!("{},mode={},{options}", self.entry("dest"), mode.name())
+    }
+
     /// The `cache-to` entry that writes it alone, after the image was delivered.
     pub fn export_entry(&self, mode: Mode) -> String {
-        // The image's own layers are compressed already. The rest is read by builders only, and zstd
-        // takes a third of the time of gzip.
+        // The image's own layers are compressed already. For the rest zstd takes a third of the time of gzip.
         let is_sent = matches!(self, Cache::Registry(_));
         self.write_entry(mode) + if is_sent { ",compression=zstd" } else { "" }
     }

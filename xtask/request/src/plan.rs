@@ -1,5 +1,5 @@
-//! From what was typed and what was found out to what is built, tagged and cached. [`plan`] is pure and
-//! called once; nobody edits what it returns. `--print` shows it, and every bake is taken from it.
+//! From what was typed and what was found out to what is built, tagged and cached. [`plan`] is pure, and
+//! nobody edits what it returns. `--print` shows it, and every bake is taken from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ pub struct Image {
     pub cache_written: Vec<Cache>,
     /// The tags of the layer on top of it; empty without one.
     pub layer_tags: Vec<String>,
-    /// Once an image with this key has started, others are pushed without; `None` where none is.
+    /// Once an image with this key has started, others are pushed unchecked; `None` for no check.
     pub check_key: Option<String>,
     /// A digest of what goes into it.
     pub inputs: String,
@@ -96,9 +96,8 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
             }
         }
     }
-    // Only now, so that tags, names, errors and the writer of the shared cache are the same in every shard.
-    // The names alone decide: jobs that list the same base images in different orders still miss none.
-    // Neighbours, which are often much alike, go to different shards.
+    // Only now, so that names, errors and the writer of the shared cache are the same in every shard. The
+    // names alone decide, as jobs may list base images in different orders. Neighbours are often alike.
     if let Some(shard) = args.shard {
         let names = images.iter().map(|image| image.name.clone()).collect::<BTreeSet<_>>();
         let own = names.iter().skip(shard.number - 1).step_by(shard.of).collect::<BTreeSet<_>>();
@@ -307,8 +306,7 @@ fn known(text: &str) -> Option<&str> {
 
 /// The variants of a request, each on each of its base images.
 fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<'a>>> {
-    // A variant's name tags its image where a variant is what was asked for: not where only a base image
-    // was, nor where several would share the name.
+    // A variant's name tags its image unless only a base image was asked for, or several would share it.
     let is_named =
         args.base_images.is_empty() || args.base_images.len() == 1 && !args.variant.is_empty();
     let mut choices: Vec<Choice> = Vec::new();
@@ -361,8 +359,7 @@ impl Image {
         args.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
     }
 
-    /// The bake that delivers the image, and its layer. Caches in `without` are not read, by the names
-    /// that `BuildKit`'s import vertices have.
+    /// The bake that delivers the image and its layer, without the caches that `BuildKit` calls `without`.
     pub fn bake(&self, without: &BTreeSet<String>) -> Value {
         bake(self.with_layer(self.cached(without)))
     }
@@ -392,7 +389,7 @@ impl Image {
     /// Its target without the caches in `unread`, and with none to write: that is a bake of its own.
     fn cached(&self, unread: &BTreeSet<String>) -> Value {
         let is_read = |cache: &&Cache| !unread.iter().any(|name| cache.is_read_as(name));
-        let read = self.cache_read.iter().filter(is_read).map(Cache::read_entry);
+        let read = self.cache_read.iter().filter(is_read).map(|cache| cache.entry("src"));
         let read = read.collect::<Vec<_>>();
         with(self.target.clone(), json!({ "cache-from": read, "cache-to": [] }))
     }
