@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use base::error::usage;
 use base::output;
 use serde_json::Value;
@@ -46,9 +46,7 @@ pub fn read_list(path: &str) -> Result<Vec<BaseImage>> {
             base_images.push(base_image(entry).ok_or_else(why)?);
         }
     }
-    if base_images.is_empty() {
-        return Err(refuse(" names no base image".to_owned()));
-    }
+    ensure!(!base_images.is_empty(), refuse(" names no base image".to_owned()));
     Ok(base_images)
 }
 
@@ -86,17 +84,14 @@ fn base_image(entry: &str) -> Option<BaseImage> {
 
 /// True where `text` may be an image reference: anything else is refused before a tag is made of it.
 pub fn is_reference(text: &str) -> bool {
-    let name = ipv6(text).map_or(text, |rest| rest.trim_start_matches([':', '/']));
+    // As in `[::1]:5000/x`.
+    let ipv6 = text.strip_prefix('[').and_then(|text| text.split_once(']'));
+    let is_ipv6 = |c: char| c.is_ascii_hexdigit() || c == ':';
+    let ipv6 = ipv6.filter(|(ip, _)| ip.contains(':') && ip.chars().all(is_ipv6));
+    let name = ipv6.map_or(text, |(_, rest)| rest.trim_start_matches([':', '/']));
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && !name.contains("//")
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@+".contains(c))
-}
-
-/// What follows an IPv6 address, as in `[::1]:5000/x`.
-fn ipv6(text: &str) -> Option<&str> {
-    let (address, rest) = text.strip_prefix('[')?.split_once(']')?;
-    let is_address = address.chars().all(|c| c.is_ascii_hexdigit() || c == ':');
-    (is_address && address.contains(':')).then_some(rest)
 }
 
 /// True for a repository: a host in any case, a path in lower case.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use base::error::usage;
 use base::similar::suggestion;
 
@@ -232,18 +232,13 @@ impl Args {
             (push, load) = (switch_variable("PUSH")?, switch_variable("LOAD")?);
         }
         args.push = push.unwrap_or(args.ci) && load != Some(true);
-        if push == Some(true) && load == Some(true) {
-            let both = "--push and --load (or PUSH and LOAD) are both set\nhint: choose one";
-            return Err(usage(both));
-        }
-        if args.skip_existing && !args.push {
-            return Err(usage("--skip-existing is for a push\nhint: add --push"));
-        }
-        if args.layer_tag.is_some() && args.layer.is_none() {
-            return Err(usage("--layer-tag is for a layer\nhint: add --layer"));
-        }
-        // What `docker run` starts is what a load has to build. The system alone leaves the architecture to
-        // docker.
+        let both = "--push and --load (or PUSH and LOAD) are both set\nhint: choose one";
+        ensure!((push, load) != (Some(true), Some(true)), usage(both));
+        let no_push = "--skip-existing is for a push\nhint: add --push";
+        ensure!(args.push || !args.skip_existing, usage(no_push));
+        let no_layer = "--layer-tag is for a layer\nhint: add --layer";
+        ensure!(args.layer.is_some() || args.layer_tag.is_none(), usage(no_layer));
+        // A load builds what `docker run` starts. The system alone leaves the architecture to docker.
         if CHECKING.contains(&command) && args.platforms.is_empty() && !args.push {
             let name = variable("DOCKER_DEFAULT_PLATFORM")?;
             let name = name.filter(|name| !name.eq_ignore_ascii_case("linux"));
@@ -361,9 +356,8 @@ impl Flag {
         };
         let items = split(&text).iter().map(|item| self.parse(item, parse)).collect::<Result<_>>();
         let items = without_repeats(items?);
-        if items.is_empty() && typed.contains_key(self.name()) {
-            return Err(usage(format!("{} needs a value", self.name())));
-        }
+        let is_wrong = items.is_empty() && typed.contains_key(self.name());
+        ensure!(!is_wrong, usage(format!("{} needs a value", self.name())));
         Ok(items)
     }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use base::digest::sha256;
 use base::error::usage;
 use base::{message, output};
@@ -296,12 +296,10 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
         let why = format!("the certificates in {name}={} are not handed on: {why}", path.display());
         // cargo sets it to the system's where nobody has set it.
         let path = path.canonicalize().unwrap_or(path);
-        if is_bundle && !BUNDLES.iter().any(|known| path == Path::new(known)) {
-            return Err(usage(format!(
-                "{why}\nhint: set SSL_CERT_FILE to a smaller bundle, or to a readable one of PEM \
-                 certificates; `openssl x509 -inform der -in FILE -out FILE.pem` converts one"
-            )));
-        }
+        let hint = "set SSL_CERT_FILE to a smaller bundle, or to a readable one of PEM certificates; \
+                    `openssl x509 -inform der -in FILE -out FILE.pem` converts one";
+        let is_systems = BUNDLES.iter().any(|known| path == Path::new(known));
+        ensure!(!is_bundle || is_systems, usage(format!("{why}\nhint: {hint}")));
         message::warn(&why);
     }
     let file = root.join(format!("target/image/ca-{:.16}.pem", sha256(&text)));
@@ -313,21 +311,17 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
 
 /// Adds the certificates in the file `path` to `text`, which has no repeats, comments and private keys.
 /// Errors: why they can't be used.
-fn add_certificates(text: &mut String, path: &Path) -> Result<(), String> {
+fn add_certificates(text: &mut String, path: &Path) -> Result<()> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
-    let file = output::load(path).map_err(|error| error.to_string())?;
+    let file = output::load(path)?;
     let file = String::from_utf8_lossy(&file);
-    if !file.contains(BEGIN) && !file.trim().is_empty() {
-        return Err("it holds no PEM certificate".to_owned());
-    }
+    ensure!(file.contains(BEGIN) || file.trim().is_empty(), "it holds no PEM certificate");
     let all = format!("{text}{file}");
     let blocks = all.split(BEGIN).skip(1).filter_map(|block| Some(block.split_once(END)?.0));
     let blocks = blocks.collect::<BTreeSet<_>>().into_iter();
     let all = blocks.map(|block| format!("{BEGIN}{block}{END}\n")).collect::<String>();
-    if all.len() > 500 << 10 {
-        return Err("all have more than 500 KiB, and BuildKit takes 500".to_owned());
-    }
+    ensure!(all.len() <= 500 << 10, "all have more than 500 KiB, and BuildKit takes 500");
     *text = all;
     Ok(())
 }

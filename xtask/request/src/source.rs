@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use base::digest::sha256;
 use base::error::usage;
 use base::scratch::not_written;
@@ -127,9 +127,7 @@ impl Source {
             && folder.ancestors().any(|folder| folder.join(".git").exists())
             && !refusal.to_string().contains("does not have any commits yet")
         {
-            if args.push {
-                return Err(usage(format!("{refusal}, or name the commit by SDK_SHA")));
-            }
+            ensure!(!args.push, usage(format!("{refusal}, or name the commit by SDK_SHA")));
             message::warn(&refusal.to_string().replace("\nhint: ", ": "));
         }
         self.sha = sha.unwrap_or_else(|| UNKNOWN.to_owned());
@@ -261,19 +259,16 @@ fn copy_files(checkout: &Path, own: &str, folder: &Path) -> Result<()> {
         let path = OsStr::from_bytes(path);
         let from = checkout.join(path);
         match fs::symlink_metadata(&from) {
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                return Err(unreadable(&from, &error));
-            }
-            // A tracked file may be deleted, and a submodule is a folder.
-            Ok(file) if file.is_file() || file.is_symlink() => {
-                files.insert(folder.join(path), (from, file));
-            }
-            _ => {}
+            // A submodule is a folder.
+            Ok(file) if file.is_dir() => {}
+            Ok(file) => drop(files.insert(folder.join(path), (from, file))),
+            // A tracked file may be deleted, also with its folder.
+            Err(error) if error.kind() != ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(unreadable(&from, &error)),
         }
     }
-    if !files.contains_key(&folder.join("uv.lock")) {
-        return Err(no_files(checkout, "the repository around it ignores uv.lock"));
-    }
+    let has_lock = files.contains_key(&folder.join("uv.lock"));
+    ensure!(has_lock, no_files(checkout, "the repository around it ignores uv.lock"));
     let fail = |error| not_written(folder, &error);
     tidy(folder, &|path| files.contains_key(path)).map_err(fail)?;
     for (to, (from, file)) in &files {
@@ -344,9 +339,7 @@ fn unpack(archive: &Path, folder: &Path) -> Result<()> {
         ))
     };
     // A pipe or a device might never end.
-    if !archive.is_file() {
-        return Err(refuse("it is not a regular file"));
-    }
+    ensure!(archive.is_file(), refuse("it is not a regular file"));
     tidy(folder, &|_| false).map_err(|error| not_written(folder, &error))?;
     let mut tar = Command::new("tar");
     // Files have new times: those in an archive may all be one, and buildx compares times.
@@ -354,9 +347,8 @@ fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     tar.arg("--file").arg(archive).arg("--directory").arg(folder);
     let output = process::output(&mut tar, PATIENCE)?
         .with_context(|| format!("tar has not read it within {} s", PATIENCE.as_secs()))?;
-    if !output.status.success() {
-        return Err(refuse(text(&output.stderr).lines().next().unwrap_or("tar fails")));
-    }
+    let why = text(&output.stderr);
+    ensure!(output.status.success(), refuse(why.lines().next().unwrap_or("tar fails")));
     tidy(folder, &|_| true).map_err(|error| not_written(folder, &error))
 }
 
