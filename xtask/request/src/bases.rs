@@ -62,8 +62,7 @@ pub fn joined(base_images: impl Iterator<Item = BaseImage>) -> Vec<BaseImage> {
     joined
 }
 
-/// Reads `REF`, `REF TAG[,TAG…]`, or an object with `base_image` and `custom_tags`, as scripts write it. A
-/// tag that a registry would not take is refused, not cleaned: others look it up.
+/// Reads `REF`, `REF TAG[,TAG…]`, or an object. Tags are not cleaned, but refused: others look them up.
 fn base_image(entry: &str) -> Option<BaseImage> {
     let (reference, custom_tags) = if entry.starts_with('{') {
         let entry: Value = serde_json::from_str(entry).ok()?;

@@ -148,8 +148,8 @@ options! {
         NAMING, "make tags of these; with only a base image, none by default", "the variant's name";
     tag_by: TagBy = value(choice), "--tag-by WHAT", NAMING,
         "begin tags with commit, or with content: a digest of what goes into the image", "commit";
-    arch: Option<String> = one(arch), "--arch SUFFIX" "ARCH",
-        NAMING, "end tags and cache names with this", "none";
+    arch: Option<String> = one(|text| if text.is_empty() { Ok(String::new()) } else { name(text) }),
+        "--arch SUFFIX" "ARCH", NAMING, "end tags and cache names with this", "none";
     versioned_tag: bool = switch, "--versioned-tag" "VERSIONED_TAG",
         NAMING, "add the tags X, X.Y and X.Y.Z", "off";
     sha: Option<String> = text, "SDK_SHA", NAMING, "the commit", "from git, else unknown";
@@ -222,6 +222,7 @@ impl Args {
         let (typed, words, bake_args) = sorted(command, words)?;
         let mut args = Args::read_flags(command, &typed)?;
         (args.words, args.bake_args) = (words, bake_args);
+        // Scripts write `--arch "$ARCH"`.
         args.arch = args.arch.filter(|arch| !arch.is_empty());
         for name in ["CI", "GITHUB_ACTIONS"] {
             args.ci |= variable(name)?.is_some_and(|word| on_or_off(&word) != Ok(false));
@@ -400,18 +401,15 @@ pub(crate) fn switch_variable(name: &str) -> Result<Option<bool>> {
     on_or_off(&word).map(Some).map_err(|hint| refused(name, &word, &hint))
 }
 
-/// Behind `--`, only what changes nothing that is delivered: anything else would make the image, its
-/// check and its cache three different builds.
+/// Only what changes nothing that is delivered, or the image, its check and its cache would differ.
 fn read_bake_args<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Vec<String>> {
     let mut args = Vec::new();
     while let Some(word) = words.next() {
         let name = word.split('=').next().unwrap_or_default();
-        if !["--provenance", "--sbom", "--allow", "--debug"].contains(&name) {
-            return Err(usage(format!(
-                "{word:?} behind `--` is not accepted\nhint: use --provenance, --sbom, --allow or --debug; \
-                 other settings have flags of their own"
-            )));
-        }
+        let is_known = ["--provenance", "--sbom", "--allow", "--debug"].contains(&name);
+        let hint =
+            "use --provenance, --sbom, --allow or --debug; other settings have flags of their own";
+        ensure!(is_known, usage(format!("{word:?} behind `--` is not accepted\nhint: {hint}")));
         let mut arg = word.to_owned();
         if name == word && name != "--debug" {
             let value = words.next().filter(|value| !value.starts_with('-'));
@@ -522,13 +520,9 @@ fn number<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Result<T, 
 
 /// A time in seconds, or in one unit: `600`, `600s`, `10m`, `1h`; more than 0.
 fn time(text: &str) -> Result<Duration, String> {
-    let number = text.strip_suffix(['s', 'm', 'h']).unwrap_or(text);
-    let unit = match text.strip_prefix(number) {
-        Some("m") => 60,
-        Some("h") => 3600,
-        _ => 1,
-    };
-    let seconds = digits(number).and_then(|number| number.checked_mul(unit)).filter(|&s| s > 0);
+    let units = [("", 1), ("s", 1), ("m", 60), ("h", 3600)];
+    let read = |(unit, seconds)| digits(text.strip_suffix(unit)?)?.checked_mul(seconds);
+    let seconds = units.into_iter().find_map(read).filter(|&seconds| seconds > 0);
     let hint = "use whole seconds, as in 600, or a unit, as in 10m";
     Ok(Duration::from_secs(seconds.ok_or(hint)?))
 }
@@ -558,11 +552,6 @@ fn platform(name: &str) -> String {
         _ => name,
     };
     known.to_owned()
-}
-
-/// Empty for none, as scripts write it: `--arch "$ARCH"`.
-fn arch(text: &str) -> Result<String, String> {
-    if text.is_empty() { Ok(String::new()) } else { name(text) }
 }
 
 /// A name that may become a part of tags.

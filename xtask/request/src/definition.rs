@@ -117,8 +117,7 @@ pub fn check_name<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a st
 const APPENDED: [&str; 6] =
     ["annotations", "attest", "cache-from", "entitlements", "secret", "ssh"];
 
-/// The target `name` with what it inherits, as bake merges it: later parents over earlier ones, its own
-/// attributes over all. So what `--print` shows has one target for each image and no others.
+/// The target `name` with what it inherits: later parents over earlier ones, its own attributes over all.
 fn resolve(targets: &Map<String, Value>, name: &str, depth: usize) -> Result<Value> {
     ensure!(depth <= targets.len(), "\"target.{name}\" inherits from itself");
     let own = targets.get(name).and_then(Value::as_object).cloned();

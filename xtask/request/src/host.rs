@@ -35,8 +35,8 @@ const MIRRORS: &str = "APT_MIRROR UBUNTU_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_UR
                        UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_INSECURE_HOST NPM_CONFIG_REGISTRY NPM_CONFIG_STRICT_SSL \
                        NPM_TOKEN NODE_AUTH_TOKEN";
 
-/// The secret for each program's configuration, and its files, those that override others last. Relative ones
-/// begin with a variable. The last variable replaces the user's own files.
+/// The secret for each program's configuration, and its files, those that override others last. Some begin with
+/// a variable. The last variable replaces the user's own files.
 const CONFIGURATIONS: [(&str, &str); 3] = [
     (
         "pip.conf",
@@ -66,9 +66,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads the environment and the configuration of docker, pip, uv and npm. Addresses on loopback mean another
-    /// machine within a step, and are left out with a warning. The lock of the server's `workspace` may name
-    /// indexes too.
+    /// Reads the environment and the configuration of docker, pip, uv and npm, and warns of what steps can't use,
+    /// such as this machine's loopback. The lock of the server's `workspace` may name indexes too.
     /// Errors: a usage error for a variable that is not text, or a named CA bundle that can't be used.
     pub fn read(root: &Path, workspace: Option<&Path>) -> Result<Self> {
         let (mut secrets, mut variables, mut refused) = (Vec::new(), BTreeMap::new(), Vec::new());
@@ -169,8 +168,7 @@ fn settings(refused: &mut Vec<String>) -> Result<String> {
     Ok(settings)
 }
 
-/// The files of one program, with a form feed in a line behind each. Addresses on loopback are cut out, and
-/// their lines added to `refused`.
+/// The files of one program, each with a form feed behind it. Lines with loopback are added to `refused`.
 fn configuration(secret: &str, places: &str, refused: &mut Vec<String>) -> String {
     let is_uvs = secret == "uv.toml";
     let value = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
@@ -294,11 +292,12 @@ fn certificates(root: &Path) -> Result<Option<PathBuf>> {
         let Some(path) = path else { continue };
         let Err(why) = add_certificates(&mut text, &path) else { continue };
         let why = format!("the certificates in {name}={} are not handed on: {why}", path.display());
-        // cargo sets it to the system's where nobody has set it.
-        let path = path.canonicalize().unwrap_or(path);
+        // cargo sets it to the system's, by any name, where nobody has set it.
+        let names = [path.canonicalize().unwrap_or_default(), path];
         let hint = "set SSL_CERT_FILE to a smaller bundle, or to a readable one of PEM certificates; \
                     `openssl x509 -inform der -in FILE -out FILE.pem` converts one";
-        let is_systems = BUNDLES.iter().any(|known| path == Path::new(known));
+        let is_systems =
+            names.iter().any(|name| BUNDLES.iter().any(|known| name == Path::new(known)));
         ensure!(!is_bundle || is_systems, usage(format!("{why}\nhint: {hint}")));
         message::warn(&why);
     }

@@ -1,5 +1,4 @@
-//! From the words of a command line to a plan: what was typed, what it is built from, and how each
-//! image is named, cached and delivered. Nothing here calls docker.
+//! From the words of a command line to a plan of images. Nothing here calls docker.
 
 pub mod bases;
 pub mod cli;

@@ -83,9 +83,8 @@ impl Naming<'_> {
         without_repeats(tags)
     }
 
-    /// `head-tail` with its suffix. `raw` is the input that `head` or `tail` was made from, so that a digest can
-    /// tell two inputs apart. Unless `is_own`, a head that main or a release writes is closed with a digest:
-    /// users pull `main-…` and `1.58.0-…` in trust of who wrote them.
+    /// `head-tail` with its suffix. `raw` is what `head` or `tail` was made from. Unless `is_own`, a head of main
+    /// or of a release is closed with a digest: users pull `main-…` in trust of who wrote it.
     fn tag(&self, head: &str, tail: &str, raw: &str, is_own: bool) -> String {
         let suffix = suffix(self.flavor.part(), self.arch, Some(self.target));
         let tag = valid(format!("{head}-{tail}{suffix}"), raw);
@@ -106,9 +105,8 @@ impl Naming<'_> {
         [self.cache(self.base_image, self.git_ref)].into_iter().chain(shared).collect()
     }
 
-    /// The cache for `base_image`, or the shared one where that is empty, in the scope of `git_ref`. Any other
-    /// name that would end in `-main`, such as that of a branch `Main` or `slim-main`, is closed with a digest,
-    /// since main trusts what it finds there.
+    /// The cache for `base_image`, or the shared one where that is empty, in the scope of `git_ref`. What others
+    /// would end in `-main`, such as a branch `slim-main`, is closed with a digest: main trusts its own.
     fn cache(&self, base_image: &str, git_ref: &str) -> Cache {
         let suffix = suffix(self.flavor.part(), self.arch, None);
         let mut name = match base_image {
@@ -128,8 +126,7 @@ impl Naming<'_> {
     }
 }
 
-/// What ends the names of each flavor, architecture and target. `binary` is not named, nor is the minimal binary
-/// in the flavor `minimal`.
+/// What ends names: flavor, architecture and target, except `binary` and, in the flavor `minimal`, its own.
 pub fn suffix(flavor: Option<&str>, arch: Option<&str>, target: Option<&str>) -> String {
     let target = match (target, flavor) {
         (Some("binary"), _) | (Some("binary-minimal"), Some("minimal")) => None,
@@ -237,8 +234,7 @@ impl Cache {
         }
     }
 
-    /// True where an import vertex of `BuildKit` that names `read` reads this cache, or any folder: it names
-    /// these by a digest.
+    /// True where `BuildKit`'s import of `read` reads this cache. It names folders by digests, so any may be.
     pub fn is_read_as(&self, read: &str) -> bool {
         match self {
             Cache::Registry(reference) => read == reference,

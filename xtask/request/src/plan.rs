@@ -1,5 +1,5 @@
-//! From what was typed and what was found out to what is built, tagged and cached. [`plan`] is pure, and
-//! nobody edits what it returns. `--print` shows it, and every bake is taken from it.
+//! What is built, tagged and cached. [`plan`] is pure, and nobody edits what it returns. `--print` shows it, and
+//! every bake is taken from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use base::error::usage;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{Args, Check, Flavor, Mode, TagBy, split};
-use crate::definition::{self, CHECK, Definition, Variant, check_name};
+use crate::definition::{self, CHECK, Variant, check_name};
 use crate::facts::Facts;
 use crate::names::{self, Cache, Naming};
 use crate::source::UNKNOWN;
@@ -80,7 +80,29 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     for provider in args.acp_providers.iter().filter(|_| facts.source.folder.is_none()) {
         check_name("ACP provider", provider, PROVIDERS.into_iter())?;
     }
-    let choices = choices(args, &facts.definition)?;
+    // A variant's name tags its image unless only a base image was asked for, or several would share it.
+    let is_named =
+        args.base_images.is_empty() || args.base_images.len() == 1 && !args.variant.is_empty();
+    let mut choices: Vec<Choice> = Vec::new();
+    for (built_as, variant) in facts.definition.chosen(&args.variant)? {
+        let own = args.base_images.is_empty().then_some((variant.base_image.as_str(), &[][..]));
+        let given = args.base_images.iter();
+        let given = given.map(|base| (base.reference.as_str(), base.custom_tags.as_slice()));
+        for (base_image, custom_tags) in own.into_iter().chain(given) {
+            let name = format!("{built_as}-{}", names::slug(base_image));
+            // Bake takes neither dots nor `+`.
+            let name = names::valid(name, base_image).replace('.', "_");
+            let name = if is_named { built_as.clone() } else { name };
+            choices.push(Choice { name, built_as, variant, is_named, base_image, custom_tags });
+        }
+    }
+    // Names that are alike, as those of `a.b` and `a_b` are, end in a digest.
+    let names = choices.iter().map(|choice| choice.name.clone()).collect::<Vec<_>>();
+    let is_shared =
+        |choice: &&mut Choice| names.iter().filter(|name| **name == choice.name).count() > 1;
+    for choice in choices.iter_mut().filter(is_shared) {
+        choice.name = names::with_digest(&choice.name, choice.base_image);
+    }
     let images = choices.iter().map(|choice| image(args, facts, &choices, choice));
     let mut images = images.collect::<Vec<_>>();
     // The second would silently replace the first in the registry or in the definition.
@@ -304,34 +326,6 @@ fn known(text: &str) -> Option<&str> {
     Some(text).filter(|text| *text != UNKNOWN)
 }
 
-/// The variants of a request, each on each of its base images.
-fn choices<'a>(args: &'a Args, definition: &'a Definition) -> Result<Vec<Choice<'a>>> {
-    // A variant's name tags its image unless only a base image was asked for, or several would share it.
-    let is_named =
-        args.base_images.is_empty() || args.base_images.len() == 1 && !args.variant.is_empty();
-    let mut choices: Vec<Choice> = Vec::new();
-    for (built_as, variant) in definition.chosen(&args.variant)? {
-        let own = args.base_images.is_empty().then_some((variant.base_image.as_str(), &[][..]));
-        let given = args.base_images.iter();
-        let given = given.map(|base| (base.reference.as_str(), base.custom_tags.as_slice()));
-        for (base_image, custom_tags) in own.into_iter().chain(given) {
-            let name = format!("{built_as}-{}", names::slug(base_image));
-            // Bake takes neither dots nor `+`.
-            let name = names::valid(name, base_image).replace('.', "_");
-            let name = if is_named { built_as.clone() } else { name };
-            choices.push(Choice { name, built_as, variant, is_named, base_image, custom_tags });
-        }
-    }
-    // Names that are alike, as those of `a.b` and `a_b` are, end in a digest.
-    let names = choices.iter().map(|choice| choice.name.clone()).collect::<Vec<_>>();
-    let is_shared =
-        |choice: &&mut Choice| names.iter().filter(|name| **name == choice.name).count() > 1;
-    for choice in choices.iter_mut().filter(is_shared) {
-        choice.name = names::with_digest(&choice.name, choice.base_image);
-    }
-    Ok(choices)
-}
-
 /// The name of the target of the layer on the image `name`.
 pub fn layer_name(name: &str) -> String {
     format!("{name}_layer")
@@ -419,8 +413,7 @@ fn with(mut target: Value, changes: Value) -> Value {
     target
 }
 
-/// `value` as bake writes it, without what is null. Bake reads every string as a template: a branch name
-/// may hold `${`.
+/// `value` without what is null, for bake. It reads every string as a template, and a branch may hold `${`.
 fn literal(value: Value) -> Value {
     match value {
         Value::String(text) => json!(text.replace("${", "$${").replace("%{", "%%{")),

@@ -199,8 +199,7 @@ fn pinned_packages(root: &Path) -> Packages {
     })
 }
 
-/// The packages of the workspace in `folder`, which is of the archive or checkout `origin`. One line of TOML
-/// matters here; uv itself reads the rest.
+/// The packages of the workspace in `folder`, which is of the archive or checkout `origin`.
 /// Errors: a usage error for a part that is missing or can't be read.
 fn packages_of(kind: &str, origin: &Path, folder: &Path) -> Result<Packages> {
     let part = |path: &str| {
@@ -221,6 +220,7 @@ fn packages_of(kind: &str, origin: &Path, folder: &Path) -> Result<Packages> {
         let manifest = part(&format!("{name}/pyproject.toml"))?;
         let project = manifest.split_once("[project]").map_or("", |(_, rest)| rest);
         let project = project.split("\n[").next().unwrap_or_default();
+        // One line of TOML matters here; uv itself reads the rest.
         *version = project.lines().find_map(|line| {
             let text = line.strip_prefix("version")?.trim().strip_prefix('=')?.split('#').next()?;
             Some(text.trim().trim_matches(['"', '\'']).to_owned())
@@ -250,8 +250,7 @@ fn git(folder: &Path, args: &[&str]) -> Result<Vec<u8>> {
     if has_all { Ok(output.stdout) } else { Err(refusal(folder, &words)) }
 }
 
-/// Makes `folder` hold the files of `checkout` that git tracks or does not ignore, and no others. `own` is a
-/// path of git's that leaves out this repository.
+/// Makes `folder` hold the files of `checkout` that git tracks or does not ignore, and no others.
 fn copy_files(checkout: &Path, own: &str, folder: &Path) -> Result<()> {
     let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".", own];
     let mut files = HashMap::new();
@@ -260,7 +259,7 @@ fn copy_files(checkout: &Path, own: &str, folder: &Path) -> Result<()> {
         let from = checkout.join(path);
         match fs::symlink_metadata(&from) {
             // A submodule is a folder.
-            Ok(file) if file.is_dir() => {}
+            Ok(file) if !file.is_file() && !file.is_symlink() => {}
             Ok(file) => drop(files.insert(folder.join(path), (from, file))),
             // A tracked file may be deleted, also with its folder.
             Err(error) if error.kind() != ErrorKind::PermissionDenied => {}
