@@ -23,7 +23,6 @@ use outcome::cause::Cause;
 use outcome::record::{self, CacheWritten, Layer, Record, Status};
 use outcome::trace::{Failure, Span};
 use outcome::vertex::Phase;
-use request::bases::Shard;
 use request::cli::{Args, Check, Mode, TagBy};
 use request::facts::Facts;
 use request::names::{self, Cache};
@@ -112,7 +111,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     facts.source.check(args)?;
     // What is wrong with the request is said before anything is asked, also by an empty shard.
     let count = plan::plan(args, &facts)?.len();
-    if let (0, Some(Shard { number, of })) = (count, args.shard) {
+    if let (0, Some((number, of))) = (count, args.shard) {
         message::say(&format!("shard {number}/{of} is empty; nothing to build"));
         return report::write_outputs(args, &facts.source, &[]);
     }

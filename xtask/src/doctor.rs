@@ -11,7 +11,7 @@ use crate::disk;
 use crate::docker::{AT_ONCE, Docker, PATIENCE, call, unusable};
 use request::bases;
 use request::cli::{Args, Mode, TagBy};
-use request::definition::{TARGETS, has_server};
+use request::definition::{self, has_server};
 use request::facts::{Builder, Facts};
 use request::host::docker_config;
 use request::plan;
@@ -123,7 +123,7 @@ pub fn list(root: &Path, args: &Args) -> Result<()> {
         text += &format!("  {name:<10} {} ({platforms}{mark})\n", variant.base_image);
     }
     text += "\nTargets (--target):\n";
-    for name in TARGETS {
+    for name in definition::targets() {
         let server = if has_server(name) { "with the server" } else { "without the server" };
         let mark = if name == args.target { "; chosen here" } else { "" };
         text += &format!("  {name:<18} {server}{mark}\n");

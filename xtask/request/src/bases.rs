@@ -8,9 +8,8 @@ use base::error::usage;
 use base::output;
 use serde_json::Value;
 
-use crate::cli::{digits, split};
+use crate::cli::{name, split};
 use crate::definition::strings;
-use crate::names::is_tag_character;
 
 /// A base image, with the custom tags that a list gives to the image on it.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,8 +75,7 @@ fn base_image(entry: &str) -> Option<BaseImage> {
         let (reference, tags) = entry.split_once(' ').unwrap_or((entry, ""));
         (reference.to_owned(), split(tags))
     };
-    let is_tag = |tag: &String| !tag.is_empty() && tag.chars().all(is_tag_character);
-    let is_valid = is_reference(&reference) && custom_tags.iter().all(is_tag);
+    let is_valid = is_reference(&reference) && custom_tags.iter().all(|tag| name(tag).is_ok());
     is_valid.then_some(BaseImage { reference, custom_tags })
 }
 
@@ -126,23 +124,4 @@ pub fn repository(reference: &str) -> &str {
 pub fn is_digest(digest: &str) -> bool {
     let hex = digest.strip_prefix("sha256:").unwrap_or_default();
     hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// One of `of` parts of a run, the first of which has the number 1.
-#[derive(Clone, Copy, Debug)]
-pub struct Shard {
-    pub number: usize,
-    pub of: usize,
-}
-
-impl Shard {
-    /// Reads `K/N`. An error is the hint on what is accepted.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let part = |text| usize::try_from(digits(text)?).ok();
-        let parts = text.split_once('/').and_then(|(k, n)| Some((part(k)?, part(n)?)));
-        let (number, of) = parts
-            .filter(|(number, of)| (1..=*of).contains(number))
-            .ok_or("write K/N, the part and how many there are, as in 1/4 up to 4/4")?;
-        Ok(Shard { number, of })
-    }
 }

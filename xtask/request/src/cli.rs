@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use base::error::usage;
 use base::similar::suggestion;
 
-use crate::bases::{self, BaseImage, Shard};
+use crate::bases::{self, BaseImage};
 use crate::names::is_tag_character;
 
 base::named! {
@@ -117,7 +117,7 @@ options! {
         REQUEST, "build on this image; repeat it for several", "the variant's base image";
     base_images_file: Option<String> = text, "--base-images FILE",
         NAMING, "build on each image of a list: REF or REF TAG,TAG a line, or JSON; - is stdin", "none";
-    shard: Option<Shard> = one(Shard::parse), "--shard K/N", NAMING, "build only part K of N", "all";
+    shard: Option<(usize, usize)> = one(shard), "--shard K/N", NAMING, "build only part K of N", "all";
     target: String = value(name), "--target NAME" "TARGET",
         REQUEST, "the stage to build; `image list` names all", "binary";
     flavor: Flavor = value(choice), "--image-flavor NAME" "IMAGE_FLAVOR",
@@ -507,7 +507,7 @@ fn on_or_off(word: &str) -> Result<bool, String> {
 }
 
 /// A number of digits alone: `parse` would take `+5` too.
-pub fn digits(text: &str) -> Option<u64> {
+fn digits(text: &str) -> Option<u64> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
 }
@@ -554,8 +554,16 @@ fn platform(name: &str) -> String {
     known.to_owned()
 }
 
+/// `K/N`, the part of a run and how many there are.
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let part = |text| usize::try_from(digits(text)?).ok();
+    let parts = text.split_once('/').and_then(|(k, n)| Some((part(k)?, part(n)?)));
+    let hint = "write K/N, the part and how many there are, as in 1/4 up to 4/4";
+    parts.filter(|(number, of)| (1..=*of).contains(number)).ok_or(hint.to_owned())
+}
+
 /// A name that may become a part of tags.
-fn name(text: &str) -> Result<String, String> {
+pub fn name(text: &str) -> Result<String, String> {
     let fits = !text.is_empty() && text.chars().all(is_tag_character);
     accepted(text, fits, "use letters, digits, '_', '.' and '-'")
 }

@@ -13,18 +13,9 @@ use serde_json::{Map, Value, json};
 pub const FOLDER: &str = "agent-server-image";
 const BAKE_FILE: &str = "agent-server-image/docker-bake.json";
 
-/// The stages that can be built for use; the first five have the server.
-pub const TARGETS: [&str; 9] = [
-    "binary",
-    "binary-minimal",
-    "source",
-    "source-minimal",
-    "overlay",
-    "base-image",
-    "base-image-minimal",
-    "builder",
-    "binary-builder",
-];
+/// The stages that can be built for use, with the server and without.
+const SERVERS: [&str; 5] = ["binary", "binary-minimal", "source", "source-minimal", "overlay"];
+const OTHERS: [&str; 4] = ["base-image", "base-image-minimal", "builder", "binary-builder"];
 
 /// The stage that starts the server of the target that the argument `TARGET` names.
 pub const CHECK: &str = "check";
@@ -92,9 +83,14 @@ impl Definition {
     }
 }
 
+/// The names of all targets.
+pub fn targets() -> impl Iterator<Item = &'static str> {
+    SERVERS.into_iter().chain(OTHERS)
+}
+
 /// True where images of `target` have the server.
 pub fn has_server(target: &str) -> bool {
-    TARGETS[..5].contains(&target)
+    SERVERS.contains(&target)
 }
 
 /// The stage below `target` that runs the last steps on the base image; `None` where there is none.

@@ -34,7 +34,7 @@ impl Facts {
     /// Errors: a usage error for a target, variant, platform or layer that there is not; what can't be read.
     pub fn read(root: &Path, args: &Args) -> Result<Self> {
         let definition = Definition::read(root)?;
-        check_name("target", &args.target, definition::TARGETS.into_iter())?;
+        check_name("target", &args.target, definition::targets())?;
         let has_inputs = args.push || args.tag_by != TagBy::Commit;
         let mut needed = BTreeSet::new();
         for (_, variant) in definition.chosen(&args.variant)? {

@@ -37,22 +37,13 @@ const MIRRORS: &str = "APT_MIRROR UBUNTU_MIRROR PIP_INDEX_URL PIP_EXTRA_INDEX_UR
 
 /// The secret for each program's configuration, and its files, those that override others last. Some begin with
 /// a variable. The last variable replaces the user's own files.
-const CONFIGURATIONS: [(&str, &str); 3] = [
-    (
-        "pip.conf",
-        "/etc/xdg/pip/pip.conf /etc/pip.conf HOME/.pip/pip.conf HOME/.config/pip/pip.conf \
-         XDG_CONFIG_HOME/pip/pip.conf VIRTUAL_ENV/pip.conf PIP_CONFIG_FILE",
-    ),
-    (
-        "uv.toml",
-        "/etc/uv/uv.toml /etc/xdg/uv/uv.toml HOME/.config/uv/uv.toml XDG_CONFIG_HOME/uv/uv.toml \
-         UV_CONFIG_FILE",
-    ),
-    (
-        "npmrc",
-        "/etc/npmrc /usr/etc/npmrc /usr/local/etc/npmrc NPM_CONFIG_PREFIX/etc/npmrc \
-         NPM_CONFIG_GLOBALCONFIG HOME/.npmrc NPM_CONFIG_USERCONFIG",
-    ),
+const CONFIGURATIONS: [&str; 3] = [
+    "pip.conf: /etc/xdg/pip/pip.conf /etc/pip.conf HOME/.pip/pip.conf HOME/.config/pip/pip.conf \
+     XDG_CONFIG_HOME/pip/pip.conf VIRTUAL_ENV/pip.conf PIP_CONFIG_FILE",
+    "uv.toml: /etc/uv/uv.toml /etc/xdg/uv/uv.toml HOME/.config/uv/uv.toml XDG_CONFIG_HOME/uv/uv.toml \
+     UV_CONFIG_FILE",
+    "npmrc: /etc/npmrc /usr/etc/npmrc /usr/local/etc/npmrc NPM_CONFIG_PREFIX/etc/npmrc \
+     NPM_CONFIG_GLOBALCONFIG HOME/.npmrc NPM_CONFIG_USERCONFIG",
 ];
 
 /// What of this machine enters steps.
@@ -77,7 +68,7 @@ impl Host {
         }
         let proxies = proxies(&mut refused)?;
         let mut texts = vec![("settings", settings(&mut refused)?)];
-        for (secret, places) in CONFIGURATIONS {
+        for (secret, places) in CONFIGURATIONS.iter().filter_map(|line| line.split_once(": ")) {
             texts.push((secret, configuration(secret, places, &mut refused)));
         }
         if let Some(logins) = netrc(&texts, workspace) {

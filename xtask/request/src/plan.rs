@@ -120,9 +120,9 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     }
     // Only now, so that names, errors and the writer of the shared cache are the same in every shard. The
     // names alone decide, as jobs may list base images in different orders. Neighbours are often alike.
-    if let Some(shard) = args.shard {
+    if let Some((number, of)) = args.shard {
         let names = images.iter().map(|image| image.name.clone()).collect::<BTreeSet<_>>();
-        let own = names.iter().skip(shard.number - 1).step_by(shard.of).collect::<BTreeSet<_>>();
+        let own = names.iter().skip(number - 1).step_by(of).collect::<BTreeSet<_>>();
         images.retain(|image| own.contains(&image.name));
     }
     Ok(images)
@@ -135,7 +135,8 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
     let variant = choice.is_named.then(|| choice.built_as.clone());
     let given = args.custom_tags.as_deref().map(split);
     let given = given.unwrap_or_else(|| variant.iter().cloned().collect());
-    let version = args.version.as_deref().unwrap_or_else(|| source.version());
+    let version = args.version.as_ref().or(source.packages[0].1.as_ref());
+    let version = version.map_or(UNKNOWN, String::as_str);
     let mut naming = Naming {
         cache_image: args.cache_image.as_deref().unwrap_or(&args.image),
         sha: &source.sha,

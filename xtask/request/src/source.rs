@@ -153,11 +153,6 @@ impl Source {
         Ok(())
     }
 
-    /// The version of the SDK in the image, which is the image's.
-    pub fn version(&self) -> &str {
-        self.packages[0].1.as_deref().unwrap_or(UNKNOWN)
-    }
-
     /// What the image gets, such as `the checkout at 0123456 (PATH): sdk 1.58.2, …`.
     pub fn describe(&self) -> String {
         let from = match &self.checkout {
