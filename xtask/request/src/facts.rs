@@ -1,8 +1,6 @@
 //! What a plan is made of besides the request: what this machine has, and what docker and registries answered.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
@@ -57,11 +55,9 @@ impl Facts {
         let host = Host::read(root, source.folder.as_deref())?;
         let (mut files, mut layer_files) = (String::new(), None);
         if let Some(folder) = &args.layer {
-            if let Err(error) = fs::metadata(folder.join("Dockerfile")) {
-                ensure!(error.kind() == ErrorKind::NotFound, source::unreadable(folder, &error));
-                let name = folder.to_string_lossy();
-                return Err(usage(format!("--layer {name:?}: there is no Dockerfile in it")));
-            }
+            let why =
+                format!("--layer {:?}: there is no Dockerfile in it", folder.to_string_lossy());
+            ensure!(folder.join("Dockerfile").exists(), usage(why));
             layer_files = has_inputs.then(|| source::digest(folder, None, true)).transpose()?;
         }
         if has_inputs {
@@ -76,10 +72,8 @@ impl Facts {
     /// Names the base images whose triggers will run.
     pub fn warn_of_triggers(&self) {
         for (reference, _) in self.bases.iter().filter(|(_, base)| base.has_triggers) {
-            message::warn(&format!(
-                "the base image {reference} has ONBUILD triggers: they run in this build, on the image's own \
-                 files"
-            ));
+            let what = "has ONBUILD triggers: they run in this build, on the image's own files";
+            message::warn(&format!("the base image {reference} {what}"));
         }
     }
 }

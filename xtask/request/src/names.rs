@@ -113,12 +113,10 @@ impl Naming<'_> {
             "" => format!("buildcache-shared-{}{suffix}", self.target),
             _ => format!("buildcache-{}-{}{suffix}", self.target, slug(base_image)),
         };
-        let is_main = is_main(git_ref);
-        if is_main {
-            name += "-main";
-        } else if git_ref != UNKNOWN {
+        if git_ref != UNKNOWN {
             name += &format!("-{}", ref_name(git_ref));
         }
+        let is_main = is_main(git_ref);
         let raw = format!("{base_image}\n{}", if is_main { MAIN } else { git_ref });
         let is_foreign = !is_main && name.ends_with("-main");
         let tag = if is_foreign { with_digest(&name, &raw) } else { valid(name, &raw) };

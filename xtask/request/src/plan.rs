@@ -180,10 +180,7 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
     };
 
     let capabilities = args.capabilities.iter().map(|capability| capability.name());
-    let providers = match args.flavor {
-        Flavor::Default => args.acp_providers.join(","),
-        Flavor::Slim | Flavor::Minimal => String::new(),
-    };
+    let providers = Some(args.acp_providers.join(",")).filter(|_| args.flavor == Flavor::Default);
     let own = json!({
         "target": args.target,
         "args": {
@@ -191,7 +188,7 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
             "TARGET": args.target,
             "IMAGE_FLAVOR": args.flavor.name(),
             "INSTALL_CAPABILITIES": capabilities.collect::<Vec<_>>().join(","),
-            "INSTALL_ACP_PROVIDERS": providers,
+            "INSTALL_ACP_PROVIDERS": providers.unwrap_or_default(),
             "SERVER": if source.folder.is_some() { "checkout" } else { "release" },
             "BUILDER_IMAGE": args.builder_image,
             "TOOLS_IMAGE": args.tools_image,

@@ -425,7 +425,7 @@ pub fn digest(folder: &Path, wanted: Option<&[&str]>, is_exact: bool) -> Result<
 }
 
 /// The error for something that can't be read, with its path and what to do.
-pub fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {
+fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {
     let is_denied = error.kind() == ErrorKind::PermissionDenied;
     let hint = "\nhint: make it readable for this user, or have git ignore it";
     anyhow!("{} can't be read: {error}{}", path.display(), if is_denied { hint } else { "" })
