@@ -245,12 +245,9 @@ impl Args {
             let name = name.filter(|name| !name.eq_ignore_ascii_case("linux"));
             args.platforms.extend(name.map(|name| platform(&name)));
         }
-        let mut listed = Vec::new();
-        if let Some(path) = &args.base_images_file {
-            listed = bases::read_list(path)?;
-            // A list overrides the variable.
-            args.base_image.retain(|_| typed.contains_key("--base-image"));
-        }
+        let listed = args.base_images_file.as_deref().map(bases::read_list).transpose()?;
+        // A list overrides the variable.
+        args.base_image.retain(|_| listed.is_none() || typed.contains_key("--base-image"));
         // What the helper that this program replaces calls its default base image.
         let is_default = args.base_image == ["python-node-runtime"];
         if is_default && args.variant.iter().all(|name| name == "python") {
@@ -258,7 +255,7 @@ impl Args {
         }
         let named = args.base_image.iter().cloned();
         let named = named.map(|reference| BaseImage { reference, custom_tags: Vec::new() });
-        args.base_images = bases::joined(named.chain(listed));
+        args.base_images = bases::joined(named.chain(listed.into_iter().flatten()));
         Ok(args)
     }
 
@@ -290,12 +287,11 @@ fn sorted(command: Command, words: &[OsString]) -> Result<(Typed, Vec<OsString>,
             others.push(word.into());
             continue;
         }
-        let (name, given) =
-            word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        let name = word.split('=').next().unwrap_or_default();
         let flag = flags_of(command).find(|flag| flag.name() == name && name.starts_with('-'));
         let flag = flag.ok_or_else(|| unexpected(word, command))?;
-        let value = match given {
-            Some(value) => value,
+        let value = match word.split_once('=') {
+            Some((_, value)) => value,
             None if flag.names[0] == name => "1",
             None if flag.names[0].contains('[') => "",
             // An unquoted empty variable leaves another flag in place of the value.

@@ -93,16 +93,14 @@ impl Builder {
     pub fn check_platforms(&self, platforms: &[String]) -> Result<()> {
         let other = platforms.iter().find(|platform| !self.runs.contains(platform));
         // Some builders do not say.
-        if let Some(other) = other.filter(|_| !self.runs.is_empty()) {
-            bail!(
-                "the builder {:?} does not run {other:?}, only {}\nhint: build it on such a machine, \
-                 install QEMU's binfmt support, or run {}",
-                self.name,
-                self.runs.join(", "),
-                in_engine("--emulate ")
-            );
-        }
-        Ok(())
+        let Some(other) = other.filter(|_| !self.runs.is_empty()) else { return Ok(()) };
+        bail!(
+            "the builder {:?} does not run {other:?}, only {}\nhint: build it on such a machine, install \
+             QEMU's binfmt support, or run {}",
+            self.name,
+            self.runs.join(", "),
+            in_engine("--emulate ")
+        )
     }
 
     /// Errors: it can't write a cache.

@@ -81,11 +81,9 @@ impl Host {
             variables.insert(variable, text);
         }
         if !refused.is_empty() {
-            message::warn(&format!(
-                "not handed on to build steps, which can't reach this machine's own loopback or use \
-                 SOCKS: {}",
-                refused.join(", ")
-            ));
+            let why = "which can't reach this machine's own loopback or use SOCKS";
+            let names = refused.join(", ");
+            message::warn(&format!("not handed on to build steps, {why}: {names}"));
         }
         Ok(Host { proxies, secrets, variables })
     }

@@ -9,6 +9,7 @@ use base::digest::sha256;
 use base::error::usage;
 use serde_json::{Map, Value, json};
 
+use crate::bases::BaseImage;
 use crate::cli::{Args, Check, Flavor, Mode, TagBy, split};
 use crate::definition::{self, CHECK, Variant, check_name};
 use crate::facts::Facts;
@@ -69,9 +70,7 @@ struct Choice<'a> {
     variant: &'a Variant,
     /// True where the variant was asked for, and not only a base image.
     is_named: bool,
-    base_image: &'a str,
-    /// Those that a list gives this image alone.
-    custom_tags: &'a [String],
+    base: BaseImage,
 }
 
 /// The images of a run, or of the shard of one that was asked for.
@@ -85,15 +84,14 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
         args.base_images.is_empty() || args.base_images.len() == 1 && !args.variant.is_empty();
     let mut choices: Vec<Choice> = Vec::new();
     for (built_as, variant) in facts.definition.chosen(&args.variant)? {
-        let own = args.base_images.is_empty().then_some((variant.base_image.as_str(), &[][..]));
-        let given = args.base_images.iter();
-        let given = given.map(|base| (base.reference.as_str(), base.custom_tags.as_slice()));
-        for (base_image, custom_tags) in own.into_iter().chain(given) {
-            let name = format!("{built_as}-{}", names::slug(base_image));
+        let own = BaseImage { reference: variant.base_image.clone(), custom_tags: Vec::new() };
+        let bases = if args.base_images.is_empty() { vec![own] } else { args.base_images.clone() };
+        for base in bases {
+            let name = format!("{built_as}-{}", names::slug(&base.reference));
             // Bake takes neither dots nor `+`.
-            let name = names::valid(name, base_image).replace('.', "_");
+            let name = names::valid(name, &base.reference).replace('.', "_");
             let name = if is_named { built_as.clone() } else { name };
-            choices.push(Choice { name, built_as, variant, is_named, base_image, custom_tags });
+            choices.push(Choice { name, built_as, variant, is_named, base });
         }
     }
     // Names that are alike, as those of `a.b` and `a_b` are, end in a digest.
@@ -101,7 +99,7 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     let is_shared =
         |choice: &&mut Choice| names.iter().filter(|name| **name == choice.name).count() > 1;
     for choice in choices.iter_mut().filter(is_shared) {
-        choice.name = names::with_digest(&choice.name, choice.base_image);
+        choice.name = names::with_digest(&choice.name, &choice.base.reference);
     }
     let images = choices.iter().map(|choice| image(args, facts, &choices, choice));
     let mut images = images.collect::<Vec<_>>();
@@ -110,11 +108,11 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
     for image in &images {
         for name in [&image.name].into_iter().chain(image.all_tags()) {
             if let Some(first) = owners.insert(name, image) {
-                return Err(usage(format!(
-                    "the images {} and {} would both be {name}\nhint: leave out --variant, --custom-tags or \
-                     one of the base images",
-                    first.shown, image.shown
-                )));
+                let (one, other) = (&first.shown, &image.shown);
+                let hint = "leave out --variant, --custom-tags or one of the base images";
+                let why =
+                    format!("the images {one} and {other} would both be {name}\nhint: {hint}");
+                return Err(usage(why));
             }
         }
     }
@@ -129,7 +127,8 @@ pub fn plan(args: &Args, facts: &Facts) -> Result<Vec<Image>> {
 }
 
 fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Image {
-    let (source, base_image, builder) = (&facts.source, choice.base_image, facts.builder.as_ref());
+    let (source, builder) = (&facts.source, facts.builder.as_ref());
+    let BaseImage { reference: base_image, custom_tags } = &choice.base;
     let base = facts.bases.get(base_image);
     let exports_cache = builder.is_none_or(|builder| builder.exports_cache);
     let variant = choice.is_named.then(|| choice.built_as.clone());
@@ -143,7 +142,7 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
         git_ref: &source.git_ref,
         version: args.versioned_tag.then_some(version),
         base_image,
-        custom_tags: if choice.custom_tags.is_empty() { &given } else { choice.custom_tags },
+        custom_tags: if custom_tags.is_empty() { &given } else { custom_tags },
         flavor: args.flavor,
         arch: args.arch.as_deref(),
         target: &args.target,
@@ -300,7 +299,7 @@ fn image(args: &Args, facts: &Facts, choices: &[Choice], choice: &Choice) -> Ima
             None => base_image.to_owned(),
         },
         variant,
-        has_own_base: base_image == choice.variant.base_image,
+        has_own_base: *base_image == choice.variant.base_image,
         base_image: base_image.to_owned(),
         base_digest: base.map(|base| base.digest.clone()),
         platforms,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base::digest::sha256;
 use base::error::usage;
 use base::scratch::not_written;
@@ -139,11 +139,9 @@ impl Source {
     pub fn check(&self, args: &Args) -> Result<()> {
         let checkout = self.checkout.as_ref().filter(|_| self.is_dirty && args.push);
         if let Some(checkout) = checkout.filter(|_| !args.allow_dirty) {
-            return Err(usage(format!(
-                "the checkout {} has changes that are not committed, so its commit does not say what \
-                 would be pushed\nhint: commit them, or allow them with --allow-dirty",
-                checkout.display()
-            )));
+            let why = "has changes that are not committed, so its commit does not say what would be pushed";
+            let hint = "commit them, or allow them with --allow-dirty";
+            bail!(usage(format!("the checkout {} {why}\nhint: {hint}", checkout.display())));
         }
         if args.push && self.sha == UNKNOWN && args.tag_by == TagBy::Commit {
             message::warn(
@@ -276,11 +274,10 @@ fn copy_files(checkout: &Path, own: &str, folder: &Path) -> Result<()> {
 
 /// The error for a folder whose files git does not know.
 fn no_files(folder: &Path, why: &str) -> anyhow::Error {
-    usage(format!(
-        "git does not say which files belong to {:?} ({why})\nhint: name an SDK checkout; `git init` it, or \
-         pass what `uv build --sdist` makes of it by --prebuilt-sdist",
-        folder.to_string_lossy()
-    ))
+    let folder = folder.to_string_lossy();
+    let hint = "name an SDK checkout; `git init` it, or pass what `uv build --sdist` makes of it by \
+                --prebuilt-sdist";
+    usage(format!("git does not say which files belong to {folder:?} ({why})\nhint: {hint}"))
 }
 
 /// The error for git that says `words` in place of an answer.
@@ -325,13 +322,10 @@ fn slot(root: &Path, origin: &Path) -> Result<(PathBuf, File)> {
 
 /// Unpacks the one folder in the workspace's archive. tar itself refuses paths that lead out of it.
 fn unpack(archive: &Path, folder: &Path) -> Result<()> {
-    let refuse = |why: &str| {
-        usage(format!(
-            "--prebuilt-sdist {:?} can't be used: {why}\nhint: name the .tar.gz that `uv build --sdist` \
-             makes at the root of the SDK",
-            archive.to_string_lossy()
-        ))
-    };
+    let name = archive.to_string_lossy();
+    let hint = "name the .tar.gz that `uv build --sdist` makes at the root of the SDK";
+    let refuse =
+        |why: &str| usage(format!("--prebuilt-sdist {name:?} can't be used: {why}\nhint: {hint}"));
     // A pipe or a device might never end.
     ensure!(archive.is_file(), refuse("it is not a regular file"));
     tidy(folder, &|_| false).map_err(|error| not_written(folder, &error))?;
@@ -388,9 +382,8 @@ fn git_mode(file: &Metadata) -> u32 {
     if file.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 }
 }
 
-/// A digest of all files below `folder`, or of those in it that `wanted` names: of their names and contents
-/// and of where links lead. Only if `is_exact`, execute bits, empty folders and Python's bytecode count.
-/// Errors: what can't be read, with its path.
+/// A digest of the files below `folder`, or of those in it that `wanted` names. Only if `is_exact`, execute bits,
+/// empty folders and Python's bytecode count. Errors: what can't be read, with its path.
 pub fn digest(folder: &Path, wanted: Option<&[&str]>, is_exact: bool) -> Result<String> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.map_err(|error| unreadable(folder, &error))?;
