@@ -1,5 +1,4 @@
-//! Every call of docker: bakes, what the builder can do, and requests to registries, which
-//! `docker buildx imagetools` makes with the user's logins.
+//! Every call of docker. Registries are asked by `docker buildx imagetools`, with the user's logins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -20,6 +19,7 @@ use crate::progress::Watch;
 use outcome::cause::{self, Cause};
 use outcome::events;
 use outcome::trace::Trace;
+use outcome::vertex::Phase;
 use request::bases::repository;
 use request::cli::{Args, in_engine, without_repeats};
 use request::definition::{FOLDER, strings};
@@ -65,19 +65,12 @@ pub struct Baked {
     pub trace: Trace,
     /// What buildx wrote of each target; `null` for a bake that was not done.
     metadata: Value,
-    /// From its start to its end.
-    pub seconds: f64,
 }
 
 impl Baked {
-    /// The digest of the image of `target`, where buildx says so.
-    pub fn digest(&self, target: &str) -> Option<&str> {
-        self.metadata[target]["containerimage.digest"].as_str()
-    }
-
-    /// True where buildx says that a cache of `target` was exported.
-    pub fn has_cache(&self, target: &str) -> bool {
-        self.metadata[target]["cache.manifest"].is_string()
+    /// What buildx wrote of `target` under `key`.
+    pub fn text(&self, target: &str, key: &str) -> Option<String> {
+        self.metadata[target][key].as_str().map(str::to_owned)
     }
 }
 
@@ -95,8 +88,7 @@ impl Docker {
         Docker { root: root.to_owned(), builder: builder.map(str::to_owned), plugin: None }
     }
 
-    /// The same client for many calls of buildx: without docker, each takes less than half the time.
-    /// Where docker does not say where its plugin is, nothing changes.
+    /// The same client for many calls of buildx, where possible without docker: in less than half the time.
     pub fn for_many(&self) -> Self {
         // A script, or what starts a snap, gives docker an environment that its plugin needs too.
         let path = env::var_os("PATH").unwrap_or_default();
@@ -145,9 +137,8 @@ impl Docker {
         call(&mut self.command(args), PATIENCE).unwrap_or_default()
     }
 
-    /// Runs one `docker buildx bake` of `bake`, which it reads on standard input, and shows it by `watch`.
-    /// It is stopped at `deadline`, and where it waits for nothing but caches for longer than [`read_patience`]:
-    /// `BuildKit` itself waits forever.
+    /// Runs one `docker buildx bake` of `bake`, shown by `watch`. It is stopped at `deadline`, and where it waits
+    /// for nothing but caches for longer than [`read_patience`]: `BuildKit` itself waits forever.
     /// Errors: a signal, or no docker to run. A build that fails is not one.
     pub fn bake(
         &self,
@@ -156,7 +147,6 @@ impl Docker {
         deadline: Option<Instant>,
     ) -> Result<Baked> {
         let args = watch.ctx.args;
-        let started = Instant::now();
         let scratch = Scratch::within(&self.root.join("target/image/tmp"))?;
         let metadata = scratch.0.join("metadata.json");
         let mut docker = self.buildx(&["bake", "--file", "-", "--progress", "rawjson"]);
@@ -190,9 +180,7 @@ impl Docker {
         let Some(pipe) = child.stderr.take() else { bail!("docker has no standard error") };
         let mut show = |bytes: &[u8], is_last: bool| {
             for value in events::read(&mut rest, bytes, is_last) {
-                for (event, place) in trace.add(&value) {
-                    watch.show(&event, place, &trace);
-                }
+                trace.add(&value).iter().for_each(|event| watch.show(event, &trace));
             }
             watch.tick(&trace);
             let now = Instant::now();
@@ -205,7 +193,8 @@ impl Docker {
         show(&[], true);
         watch.end();
         // A signal, or an error of something else, may come when everything was pushed.
-        let is_pushed = args.push && trace.images_exported() == targets.len();
+        let pushed = trace.exports(Phase::ImageExport).filter(|run| run.is_done()).count();
+        let is_pushed = args.push && pushed == targets.len();
         let is_done = status.is_some_and(|status| status.success() || is_pushed);
         if !is_done {
             process::check_signals()?;
@@ -225,11 +214,10 @@ impl Docker {
         // An engine that writes no metadata has built all the same.
         let metadata = fs::read(&metadata).unwrap_or_default();
         let metadata = serde_json::from_slice(&metadata).unwrap_or_default();
-        Ok(Baked { end, trace, metadata, seconds: started.elapsed().as_secs_f64() })
+        Ok(Baked { end, trace, metadata })
     }
 
-    /// What the builder can do, which is started for that.
-    /// Errors: what is missing, and what to do.
+    /// What the builder can do, which is started for that. Errors: what is missing, and what to do.
     pub fn inspect(&self) -> Result<Builder> {
         let mut text = self.ask(&[], PATIENCE, "the builder")?;
         let name = field(&text, "Name").unwrap_or_default().to_owned();
@@ -266,8 +254,7 @@ impl Docker {
         Ok(Builder { name, driver, exports_cache, runs })
     }
 
-    /// What buildx prints of the builder; its features only with `--debug`.
-    /// Errors: `what` can't be used.
+    /// What buildx prints of the builder; its features only with `--debug`. Errors: `what` can't be used.
     fn ask(&self, flags: &[&str], patience: Duration, what: &str) -> Result<String> {
         let name = Vec::from_iter(self.builder.as_deref());
         let args = [&["--debug", "buildx", "inspect"], flags, &name].concat();
@@ -282,8 +269,7 @@ impl Docker {
         Some(field(&call(&mut self.buildx(&["du"]), PATIENCE).ok()?, "Total")? == "0B")
     }
 
-    /// The version of buildx.
-    /// Errors: there is none, it is too old, or `docker` is another program; and what to do.
+    /// The version of buildx. Errors: there is none, or it is too old; and what to do.
     pub fn version(&self) -> Result<String> {
         let output = output(&mut self.command(&["buildx", "version"]), PATIENCE)?;
         let output = output.ok_or_else(|| unusable("docker", "it does not answer"))?;
@@ -306,8 +292,7 @@ impl Docker {
         Ok(version.to_owned())
     }
 
-    /// Makes one list of the images `sources` (references by digest) and pushes it under `tags`.
-    /// Errors: the registry refuses, or does not recover in time.
+    /// Pushes a list of the images `sources` under `tags`. Errors: the registry refuses.
     pub fn create(&self, tags: &[String], sources: &[String]) -> Result<()> {
         let mut args = vec!["create"];
         args.extend(tags.iter().flat_map(|tag| ["--tag", tag]));
@@ -315,8 +300,7 @@ impl Docker {
         self.imagetools(&args).map(drop)
     }
 
-    /// Pulls `image`, unless the engine has it.
-    /// Errors: as [`Docker::create`].
+    /// Pulls `image`, unless the engine has it. Errors: the registry refuses.
     pub fn pull(&self, image: &str) -> Result<()> {
         if self.output_of(&["image", "inspect", "--format", "{{.Id}}", image]).is_empty() {
             message::say(&format!("pulling {image}"));
@@ -327,8 +311,7 @@ impl Docker {
         Ok(())
     }
 
-    /// What `docker buildx imagetools` prints, of images that were pushed.
-    /// Errors: as [`Docker::create`].
+    /// What `docker buildx imagetools` prints, of images that were pushed. Errors: the registry refuses.
     pub fn imagetools(&self, args: &[&str]) -> Result<String> {
         let imagetools = self.buildx(&[&["imagetools"], args].concat());
         request(imagetools, PUSH_PATIENCE, |cause| match cause {
@@ -375,8 +358,8 @@ impl Docker {
         Some(Content { layers, is_cache })
     }
 
-    /// The base images `references`, by reference. A push asks registries first, so that all machines get
-    /// the same; a load, which is not to wait, the engine. Their lowest layers only where `is_compared`.
+    /// The base images `references`: for a push from registries, the same for all machines, for a load from
+    /// the engine, which is faster, if possible. Their lowest layers only where `is_compared`.
     pub fn bases(
         &self,
         references: &BTreeSet<String>,
@@ -422,8 +405,7 @@ impl Docker {
         })
     }
 
-    /// The label of the image `reference` that holds a digest of what went into it, empty where it has none;
-    /// `None` where that can't be read.
+    /// The label with the digest of what went into `reference`, empty for none; `None` where it can't be read.
     pub fn inputs(&self, reference: &str) -> Option<String> {
         let image = self.configuration(reference)?;
         Some(image["config"]["Labels"][INPUTS_LABEL].as_str().unwrap_or_default().to_owned())
@@ -438,8 +420,7 @@ impl Docker {
         by_platform.cloned().or(Some(image))
     }
 
-    /// The manifest that a registry has under `reference`, if it has one.
-    /// Errors: the registry does not say, in two tries.
+    /// The manifest that a registry has under `reference`. Errors: the registry does not say, in two tries.
     pub fn manifest(&self, reference: &str) -> Result<Option<String>> {
         let cause = |error: &anyhow::Error| Cause::of(&error.to_string());
         let mut answer = self.raw_manifest(reference, SHORT_PATIENCE);
@@ -472,8 +453,7 @@ pub fn digest(manifest: &str) -> String {
     format!("sha256:{}", sha256(manifest))
 }
 
-/// What the call `docker` of a registry prints, after as many tries as it takes.
-/// Errors: what went wrong, and the `hint` for its cause.
+/// What the call `docker` of a registry prints, in some tries. Errors: what went wrong, and a `hint`.
 pub fn request(
     mut docker: Command,
     patience: Duration,
@@ -505,8 +485,7 @@ pub fn request(
     }
 }
 
-/// What the call `docker` prints.
-/// Errors: no docker, no answer within `patience`, a signal, or what docker says where it fails.
+/// What the call `docker` prints. Errors: no answer within `patience`, a signal, or what docker says.
 pub fn call(docker: &mut Command, patience: Duration) -> Result<String> {
     let output = output(docker, patience)?;
     let output = output.with_context(|| format!("no answer within {} s", patience.as_secs()))?;
@@ -520,8 +499,7 @@ pub fn call(docker: &mut Command, patience: Duration) -> Result<String> {
     Err(anyhow!(error.or_else(last).unwrap_or_default().to_owned()))
 }
 
-/// What the call `docker` ends with; `None` where there is no answer within `patience`.
-/// Errors: no docker, and what to do; a signal.
+/// What the call `docker` ends with; `None` for no answer within `patience`. Errors: no docker; a signal.
 pub fn output(docker: &mut Command, patience: Duration) -> Result<Option<Output>> {
     let output = process::output(docker, patience);
     output.map_err(|error| error.downcast_ref().map(not_started).unwrap_or(error))
@@ -557,8 +535,7 @@ fn fields<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     values.map(str::trim).filter(|value| !value.is_empty())
 }
 
-/// True where `version`, such as `v0.12.1` or `v0.8+unknown`, is one of 0 with a minor version before
-/// [`OLDEST`]. Packagers may give none, which reads as 0.0.
+/// True for a `version` such as `v0.12.1` or `v0.8+unknown`. Packagers may give none, which reads as 0.0.
 fn is_too_old(version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split(['.', '+', '-']).map(str::parse);
     let (major, minor) = (numbers.next(), numbers.next());

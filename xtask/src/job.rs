@@ -16,7 +16,7 @@ use crate::docker::{self, Baked, Content, Docker, End, sleep};
 use crate::progress::{self, Watch, columns};
 use crate::{cache_dir, disk, report};
 use outcome::cause::{self, Cause};
-use outcome::record::{CacheRead, CacheWritten, Layer, Record, Seconds, Status, Steps};
+use outcome::record::{self, CacheRead, CacheWritten, Layer, Record, Status, Steps};
 use outcome::text::{shortened, title};
 use outcome::trace::{self, Failure, Span, Trace};
 use outcome::vertex::Phase;
@@ -37,15 +37,13 @@ struct Job<'a> {
     unread: BTreeMap<String, String>,
     /// What happened in the bakes that check and deliver the image.
     traces: Vec<Trace>,
-    /// What the registry had of the caches that were read and of the image, before a cache was exported. Empty
-    /// where it does not tell of all, as nobody can say then what is new.
+    /// What the registry had of caches and image before an export; empty where it does not tell of all.
     known: BTreeMap<String, Content>,
     /// When caches were exported.
     exports: Vec<Span>,
 }
 
-/// Checks and delivers `image`, then exports its caches. A failed image is not an error; `None` for one that a
-/// signal stopped.
+/// Checks and delivers `image`, then exports its caches; `None` for one that a signal stopped.
 pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
     let mut ended = unbuilt(ctx, image);
     let record = &mut ended.record;
@@ -68,7 +66,7 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
     match delivered {
         Ok(baked) => {
             (record.status, record.pushed) = (Status::Built, ctx.args.push);
-            let digest = |target: &str| baked.digest(target).map(str::to_owned);
+            let digest = |target: &str| baked.text(target, "containerimage.digest");
             record.digest = digest(&image.name);
             let layer = |tags| Layer { tags, digest: digest(&plan::layer_name(&image.name)) };
             record.layer = image.layer_tags.first().map(|_| layer(image.layer_tags.clone()));
@@ -121,7 +119,7 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
     }
 
     for &phase in Phase::ALL {
-        let mut spans = traces.iter().flat_map(|trace| trace.spans(phase)).collect::<Vec<_>>();
+        let mut spans = traces.iter().flat_map(|trace| trace.spans(&[phase])).collect::<Vec<_>>();
         if phase == Phase::CacheExport {
             // Of the bakes of caches everything is done for the caches.
             spans.extend(&job.exports);
@@ -133,18 +131,13 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
             let spans = ended.spans.iter().filter(|(phase, _)| phases.contains(phase));
             trace::covered(spans.flat_map(|(_, spans)| spans).copied().collect())
         };
-        let of = |phase| Some(covered(&[phase]));
-        // An image is pushed within its export, which counts without that.
-        let export = covered(&[Phase::ImageExport, Phase::Push]) - covered(&[Phase::Push]);
-        record.seconds = Seconds {
-            context: of(Phase::Context),
-            cache_import: of(Phase::CacheImport),
-            pull: of(Phase::Pull),
-            steps: of(Phase::Steps),
-            image_export: Some(export),
-            push: of(Phase::Push),
-            cache_export: of(Phase::CacheExport),
-        };
+        let seconds = Phase::ALL.iter().map(|&phase| match phase {
+            // An image is pushed within its export, which counts without that.
+            Phase::ImageExport => covered(&[phase, Phase::Push]) - covered(&[Phase::Push]),
+            _ => covered(&[phase]),
+        });
+        let seconds = seconds.map(|seconds| record::rounded(seconds.into()));
+        record.seconds = Phase::ALL.iter().map(|phase| phase.name()).zip(seconds).collect();
     }
 
     if !record.step_list.is_empty() {
@@ -223,8 +216,7 @@ impl Job<'_> {
         }
     }
 
-    /// After a bake that failed or took longer than `limit`: leaves out caches that broke it or kept it waiting,
-    /// makes room, or waits until it is worth to try again.
+    /// After a bake that failed: leaves out caches that broke it, makes room, or waits to try again.
     /// Errors: why the image failed; a signal.
     fn after_bake(&mut self, trace: &Trace, end: End, limit: Duration) -> Result<()> {
         let (ctx, image) = (self.watch.ctx, self.watch.image);
@@ -300,8 +292,7 @@ impl Job<'_> {
         let mut without = self.unread.keys().cloned().collect::<BTreeSet<_>>();
         let mut all = Vec::new();
         for cache in &image.cache_written {
-            // Everything was read from the very cache that would be written: only an engine that was empty
-            // can't have had it from elsewhere, nor from a cache of which this one has all layers.
+            // Only an engine that was empty had nothing else, where this cache has all layers of the others.
             let mut read = image.cache_read.iter().filter_map(|read| self.known.get(read.name()));
             if is_needless
                 && let Some(own) = self.known.get(cache.name())
@@ -357,29 +348,30 @@ impl Job<'_> {
             Cache::Registry(_) => None,
             Cache::Folder(folder) => Some((folder, cache_dir::lock_writing(folder)?)),
         };
-        let (ctx, image) = (self.watch.ctx, self.watch.image);
+        let (ctx, image, started) = (self.watch.ctx, self.watch.image, Instant::now());
         let baked = ctx.docker.bake(&image.export(cache, without), &mut self.watch, deadline)?;
-        self.exports.extend(baked.trace.whole());
-        let runs = baked.trace.exports();
-        let error = runs.iter().find_map(|run| run.error.clone());
+        self.exports.extend(baked.trace.spans(Phase::ALL));
+        let mut runs = baked.trace.exports(Phase::CacheExport);
+        let error = runs.clone().find_map(|run| run.error.clone());
         // buildx itself writes a folder's index, after everything else.
         let has_index = folder.is_none_or(|(folder, _)| {
             baked.end == End::Done && Path::new(folder).join(cache_dir::INDEX).exists()
         });
-        let is_complete =
-            has_index && error.is_none() && runs.iter().all(|run| run.completed.is_some());
+        let is_complete = has_index && runs.clone().all(trace::Run::is_done);
         let result = match baked.end {
-            _ if is_complete && !runs.is_empty() => "done",
+            _ if is_complete && runs.clone().next().is_some() => "done",
             // buildx reports one that failed by leaving it out.
-            End::Done if is_complete && baked.has_cache(&image.name) => "done",
+            End::Done if is_complete && baked.text(&image.name, "cache.manifest").is_some() => {
+                "done"
+            }
             End::TimedOut => "timed out",
             _ => "failed",
         };
         let error = error.or(baked.trace.error.clone()).filter(|_| result != "done");
         let mut written = written(ctx, cache, result, error);
         written.seconds = match result {
-            "timed out" => Some(baked.seconds),
-            _ => runs.first().and_then(|run| run.seconds()),
+            "timed out" => Some(started.elapsed().as_secs_f64()),
+            _ => runs.next().and_then(trace::Run::seconds),
         };
         Ok(written)
     }

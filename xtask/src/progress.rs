@@ -49,35 +49,32 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Shows an event, which `trace` has taken up as that of its node `place`: to the log always; to people
-    /// steps that ran, once. The rest is told in the end.
-    pub fn show(&mut self, event: &Event, place: Option<usize>, trace: &Trace) {
-        let node = place.and_then(|place| Some((place, trace.nodes.get(place)?)));
-        match (event, node) {
-            (Event::Log(text), Some((place, _))) => {
-                let Some((_, rest)) = self.begun.get_mut(&place) else { return };
+    /// Shows an event, which `trace` has taken up: to the log always; to people steps that ran, once. The
+    /// rest is told in the end.
+    pub fn show(&mut self, event: &Event, trace: &Trace) {
+        match event {
+            Event::Log(place, text) => {
+                let Some((_, rest)) = self.begun.get_mut(place) else { return };
                 for line in rest.add(text.as_bytes()) {
                     self.log(&format!("#{} {line}", place + 1), false);
                     line.strip_prefix("warning: ").inspect(|warning| warn_once(self.ctx, warning));
                 }
             }
-            (Event::Warning(warning), _) => warn_once(self.ctx, warning),
+            Event::Warning(warning) => warn_once(self.ctx, warning),
             // What buildx writes after a failure is that failure once more, with other lines of the
             // Dockerfile. Nor has it a reason of its own where it was stopped.
-            (Event::Text(_), _) if trace.failure().is_some() || process::caught().is_some() => {}
-            (Event::Text(text), _) => {
-                self.log(&format!("buildx: {}", message::one_line(text)), true);
-            }
-            (Event::Run(run), Some((place, node))) => {
-                let number = place + 1;
-                if let Entry::Vacant(begun) = self.begun.entry(place) {
+            Event::Text(_) if trace.failure().is_some() || process::caught().is_some() => {}
+            Event::Text(text) => self.log(&format!("buildx: {}", message::one_line(text)), true),
+            Event::Run(place, run) => {
+                let (number, node) = (place + 1, &trace.nodes[*place]);
+                if let Entry::Vacant(begun) = self.begun.entry(*place) {
                     begun.insert((Instant::now(), Lines::default()));
                     self.log(&format!("#{number} {}", text::title(&node.name)), false);
                 }
                 if run.completed.is_none() {
                     return;
                 }
-                let rest = self.begun.get_mut(&place).and_then(|(_, rest)| rest.end());
+                let rest = self.begun.get_mut(place).and_then(|(_, rest)| rest.end());
                 rest.inspect(|line| self.log(&format!("#{number} {line}"), false));
                 let seconds = run.seconds().unwrap_or_default();
                 let cache = vertex::cache(&node.name);
@@ -103,7 +100,6 @@ impl<'a> Watch<'a> {
                     message::say(&format!("=> {end:<11} [{number}/{all}] {title}"));
                 }
             }
-            _ => {}
         }
     }
 

@@ -19,7 +19,6 @@ use request::definition::FOLDER;
 use request::names;
 use request::plan::Image;
 use request::source::Source;
-use serde_json::Value;
 
 /// With more images than this, only what went wrong is shown.
 const SHOWN: usize = 8;
@@ -244,10 +243,10 @@ fn table(ctx: &Ctx, ended: &[Ended], seconds: f64) -> Vec<String> {
     let mut lines = Vec::new();
     let is_shown = |record: &&Record| ended.len() <= SHOWN && !record.step_list.is_empty();
     for record in ended.iter().map(|ended| &ended.record).filter(is_shown) {
-        let taken = Value::from(record.seconds.clone());
         // With the phases that took no time, the line would not fit a terminal.
         let phases = Phase::ALL.iter().filter_map(|phase| {
-            let seconds = taken[phase.name()].as_f64().filter(|seconds| *seconds >= 0.05)?;
+            let seconds =
+                record.seconds[phase.name()].as_f64().filter(|seconds| *seconds >= 0.05)?;
             Some(format!("{} {seconds:.1}", phase.name().replace('_', " ")))
         });
         let phases = phases.collect::<Vec<_>>().join(", ");
@@ -307,7 +306,10 @@ fn exported(ctx: &Ctx, ended: &[Ended]) -> String {
     if all == 0 {
         return format!("nothing exported ({mode})");
     }
-    let seconds = ended.iter().map(|ended| ended.record.seconds.cache_export).sum::<Option<f64>>();
+    let seconds = ended
+        .iter()
+        .map(|ended| ended.record.seconds["cache_export"].as_f64())
+        .sum::<Option<f64>>();
     let seconds = seconds.map_or("?".to_owned(), |seconds| format!("{seconds:.1}"));
     let sent =
         written.clone().filter_map(|written| written.bytes_uploaded).reduce(|sum, b| sum + b);

@@ -13,8 +13,6 @@ use base::message::without_credentials;
 use base::output;
 use serde_json::{Value, json};
 
-use crate::text;
-
 /// The version of the format. Readers refuse another.
 const SCHEMA: u64 = 2;
 
@@ -54,8 +52,9 @@ fn key(field: &str) -> &str {
 }
 
 /// Of a time only as many digits as mean something.
-fn rounded(value: Value) -> Value {
-    if value.is_f64() { value.as_f64().map(text::rounded).into() } else { value }
+pub fn rounded(value: Value) -> Value {
+    let seconds = value.as_f64().filter(|_| value.is_f64());
+    seconds.map_or(value, |seconds| ((seconds * 1000.0).round() / 1000.0).into())
 }
 
 base::named! {
@@ -127,7 +126,8 @@ records! {
         attempts: Option<u64>,
         started: Option<u64>,
         finished: Option<u64>,
-        seconds: Seconds,
+        /// How long each phase took, by its name. Phases overlap.
+        seconds: Value,
         steps: Steps,
         step_list: Vec<Step>,
         context_bytes: Option<u64>,
@@ -151,17 +151,6 @@ records! {
         dirty: bool,
         packages: Value,
         description: Option<String>,
-    }
-
-    /// How long each phase took. Phases overlap.
-    Seconds {
-        context: Option<f64>,
-        cache_import: Option<f64>,
-        pull: Option<f64>,
-        steps: Option<f64>,
-        image_export: Option<f64>,
-        push: Option<f64>,
-        cache_export: Option<f64>,
     }
 
     /// How many steps there are, and where the cached ones are from, where that is certain.

@@ -36,11 +36,6 @@ pub fn title(name: &str) -> String {
     cut(&one_line(&title), LONGEST_NAME)
 }
 
-/// Seconds with as many digits as mean something.
-pub fn rounded(seconds: f64) -> f64 {
-    (seconds * 1000.0).round() / 1000.0
-}
-
 /// A number of bytes as people write it.
 pub fn bytes(count: u64) -> String {
     #[allow(clippy::cast_precision_loss)]

@@ -15,10 +15,10 @@ const OUTPUT_KEPT: usize = 8192;
 
 /// Something that happened in a build.
 pub enum Event {
-    /// A vertex has begun, or ended.
-    Run(Run),
-    /// Output of a vertex.
-    Log(String),
+    /// The node of this number has begun, or ended.
+    Run(usize, Run),
+    /// Output of the node of this number.
+    Log(usize, String),
     /// Advice of `BuildKit`.
     Warning(String),
     /// A line that is no event, meant for people.
@@ -56,6 +56,11 @@ pub struct Run {
 impl Run {
     fn span(&self) -> Option<Span> {
         Some(Span { from: self.started, to: self.completed? })
+    }
+
+    /// True where it ended, and well.
+    pub fn is_done(&self) -> bool {
+        self.completed.is_some() && self.error.is_none()
     }
 
     /// `None` where it did not end.
@@ -122,22 +127,16 @@ impl Failure {
         }
     }
 
-    /// Why the command of a step failed, in its own words: scripts end by a line `error: …`.
-    pub fn reason(&self) -> Option<String> {
-        cause::step_end(&self.error)?;
-        // Compilers write so as well, further up.
-        let lines = text::last_lines(&self.output, 5);
-        lines.iter().rev().find_map(|line| line.strip_prefix("error: ")).map(str::to_owned)
-    }
-
-    /// What failed, and its reason; where a step gives none, how its command ended.
+    /// What failed, and why: scripts end by a line `error: …`; other steps by the status of their command.
     pub fn describe(&self) -> String {
         let title = text::title(&self.name);
-        match (self.reason(), cause::step_end(&self.error)) {
-            (Some(reason), _) => format!("{title}: {reason}"),
-            (None, Some(end)) => format!("{title} ended with {end}"),
-            (None, None) => format!("{title}: {}", self.error),
-        }
+        let Some(end) = cause::step_end(&self.error) else {
+            return format!("{title}: {}", self.error);
+        };
+        // Compilers write so as well, further up.
+        let lines = text::last_lines(&self.output, 5);
+        let reason = lines.iter().rev().find_map(|line| line.strip_prefix("error: "));
+        reason.map_or(format!("{title} ended with {end}"), |reason| format!("{title}: {reason}"))
     }
 
     /// True where the server of the image was started to check it.
@@ -158,12 +157,12 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Takes up an object or a line, and returns what people may see of it, each with its node's number.
-    pub fn add(&mut self, value: &Value) -> Vec<(Event, Option<usize>)> {
+    /// Takes up an object or a line, and returns what people may see of it.
+    pub fn add(&mut self, value: &Value) -> Vec<Event> {
         if let Some(line) = value.as_str() {
             let error = line.strip_prefix("ERROR: ").map(str::to_owned);
             self.error = error.or(self.error.take());
-            return vec![(Event::Text(line.to_owned()), None)];
+            return vec![Event::Text(line.to_owned())];
         }
         let list = |key: &str| value[key].as_array().into_iter().flatten();
         let (ended, others): (Vec<_>, Vec<_>) =
@@ -179,8 +178,7 @@ impl Trace {
             // An image is pushed within its export.
             let run = events::run(status).filter(|run| run.completed.is_some());
             if let Some(run) = run.filter(|_| id.starts_with("pushing ")) {
-                let name = id.to_owned();
-                self.nodes.push(Node { name, runs: vec![run], ..Node::default() });
+                self.nodes.push(Node { name: id.to_owned(), runs: vec![run], ..Node::default() });
             }
         }
         for log in list("logs") {
@@ -188,9 +186,9 @@ impl Trace {
             let text = decoded(&log["data"]);
             node.output.extend(text.as_bytes());
             node.output.drain(..node.output.len().saturating_sub(OUTPUT_KEPT));
-            seen.push((Event::Log(text), Some(place)));
+            seen.push(Event::Log(place, text));
         }
-        seen.extend(list("warnings").map(|value| (Event::Warning(decoded(&value["short"])), None)));
+        seen.extend(list("warnings").map(|value| Event::Warning(decoded(&value["short"]))));
         // Work that ends does so after its parts.
         seen.extend(ended.into_iter().filter_map(|vertex| self.add_vertex(vertex)));
         seen
@@ -201,7 +199,7 @@ impl Trace {
         self.nodes.iter_mut().enumerate().find(|(_, node)| node.digest == *digest)
     }
 
-    fn add_vertex(&mut self, vertex: &Value) -> Option<(Event, Option<usize>)> {
+    fn add_vertex(&mut self, vertex: &Value) -> Option<Event> {
         let digest = &vertex["digest"];
         if self.node(digest).is_none() {
             let own = |name: &str| vertex::without_target(&self.targets, name);
@@ -223,7 +221,7 @@ impl Trace {
         }
         node.runs.push(run.clone());
         node.runs.sort_by(|a, b| a.started.total_cmp(&b.started));
-        Some((Event::Run(run), Some(place)))
+        Some(Event::Run(place, run))
     }
 
     /// Bytes that were sent to the builder as Dockerfile and context; `None` where no event reported any.
@@ -262,15 +260,10 @@ impl Trace {
         steps
     }
 
-    /// When the bake was in `phase`.
-    pub fn spans(&self, phase: Phase) -> Vec<Span> {
-        let nodes = self.nodes.iter().filter(|node| node.phase() == phase);
+    /// When the bake was in one of `phases`.
+    pub fn spans(&self, phases: &[Phase]) -> Vec<Span> {
+        let nodes = self.nodes.iter().filter(|node| phases.contains(&node.phase()));
         nodes.flat_map(|node| &node.runs).filter_map(Run::span).collect()
-    }
-
-    /// When the bake was in any phase.
-    pub fn whole(&self) -> Vec<Span> {
-        Phase::ALL.iter().flat_map(|&phase| self.spans(phase)).collect()
     }
 
     /// The caches that were asked for, each with how that went.
@@ -302,17 +295,10 @@ impl Trace {
         self.nodes.iter().find(|node| node.is_running()).map(|node| node.name.as_str())
     }
 
-    /// How many images were exported as a whole.
-    pub fn images_exported(&self) -> usize {
-        let is_done = |run: &Run| run.completed.is_some() && run.error.is_none();
-        let nodes = self.nodes.iter().filter(|node| node.phase() == Phase::ImageExport);
-        nodes.filter(|node| node.runs.last().is_some_and(is_done)).count()
-    }
-
-    /// How each cache export went.
-    pub fn exports(&self) -> Vec<&Run> {
-        let nodes = self.nodes.iter().filter(|node| node.phase() == Phase::CacheExport);
-        nodes.filter_map(|node| node.runs.last()).collect()
+    /// How each export of an image, or of a cache, went.
+    pub fn exports(&self, phase: Phase) -> impl Iterator<Item = &Run> + Clone {
+        let nodes = self.nodes.iter().filter(move |node| node.phase() == phase);
+        nodes.filter_map(|node| node.runs.last())
     }
 
     /// What failed first. A cache never does.
