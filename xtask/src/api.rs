@@ -1,5 +1,4 @@
-//! `cargo xtask image api`: compares the REST API of an image with an earlier one, by their `OpenAPI` 3
-//! documents: what changed for clients, and which changes break them.
+//! `cargo xtask image api`: what changed in the REST API of an image, and which changes break clients.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,8 +13,7 @@ use crate::github;
 use crate::serve::Container;
 use request::cli::Args;
 
-/// Prints what differs, as Markdown.
-/// Errors: a change breaks clients within a minor version; a usage error for anything but two documents.
+/// Prints what differs. Errors: a change breaks clients within a minor version; a usage error for anything but two documents.
 pub fn main(root: &Path, args: &Args) -> Result<()> {
     let new = args.openapi.iter().map(Into::into);
     let new = new.chain(args.words.iter().map(|word| word.to_string_lossy())).collect::<Vec<_>>();
@@ -58,7 +56,8 @@ fn document(root: &Path, name: &str) -> Result<Value> {
         let text = output::load(path).map_err(|error| wrong(format!("{error}")))?;
         String::from_utf8_lossy(&text).into_owned()
     } else {
-        let answer = Container::pull(root, name).and_then(|server| server.fetch("/openapi.json"));
+        let answer =
+            Container::pull(root, name).and_then(|server| server.fetch("/openapi.json", 30));
         answer.with_context(|| format!("the API of {name:?} can't be read"))?
     };
     let document: Value = serde_json::from_str(&text)
@@ -83,8 +82,7 @@ const BREAKING: &str = "BREAKING ";
 
 /// An operation, a parameter, a body, a property or a named schema.
 struct Field {
-    /// The place that it is part of: where that is new or gone, the field is no change of its own. What is
-    /// its own parent is neither new nor gone.
+    /// Where this place is new or gone, or the field's own, the field is no change of its own.
     parent: String,
     is_required: bool,
     /// Its types, named schemas, constants or media types.
@@ -98,8 +96,8 @@ struct Api<'a> {
     fields: BTreeMap<String, Field>,
 }
 
-/// The changes from `old` to `new`, a line each, those that break clients first. Another kind of value in a
-/// response breaks nobody: clients skip what they don't know.
+/// The changes from `old` to `new`, a line each, those that break clients first. What is new in a response
+/// breaks nobody.
 fn compare(old: &Value, new: &Value) -> BTreeSet<String> {
     let mut changes = BTreeSet::new();
     let mut add = |is_breaking, place: &str, what: &str| {

@@ -1,5 +1,4 @@
-//! A run: what was typed, and what is found out, become a plan; each image of it is built by processes of
-//! its own, some at once, and ends in a record.
+//! A run: the request becomes a plan, of which each image is built by its own processes, some at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -10,7 +9,6 @@ use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use base::error::Interrupted;
 use base::scratch::Scratch;
 use base::{lock, message, process};
 
@@ -100,7 +98,7 @@ pub struct Run {
     pub warned: BTreeSet<String>,
 }
 
-/// Builds what `args` ask for, delivers it, exports caches, and reports; `records` gets one of each image.
+/// Builds, delivers and reports what `args` ask for; `records` gets one of each image.
 /// Errors: the first one, of an image that was not built, or of what failed when all were.
 pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let started = Instant::now();
@@ -164,8 +162,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     }
 
     let docker = &if images.len() > DISK_CHECK { docker.for_many() } else { docker };
-    // `BuildKit` waits forever for a cache, and so does whatever it builds after that. One cache is asked
-    // for and stands for all, as they are in one repository.
+    // `BuildKit` waits forever for a cache. One stands for all, as they are in one repository.
     let limit = args.cache_timeout.min(SHORT_PATIENCE);
     let caches = images.iter().flat_map(|image| &image.cache_read);
     let caches = caches.filter(|cache| matches!(cache, Cache::Registry(_))).map(Cache::name);
@@ -227,10 +224,8 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
             run.add(number, ended);
         }
     }
-    let signal = process::caught().map(|signal| Interrupted(signal).into());
-    let errors = signal.into_iter().chain(run.error).collect();
     let ended = run.ended.into_values().collect::<Vec<_>>();
-    let result = report::publish(&ctx, &ended, errors, started.elapsed().as_secs_f64());
+    let result = report::publish(&ctx, &ended, run.error, started.elapsed().as_secs_f64());
     records.extend(ended.into_iter().map(|ended| ended.record));
     result
 }
@@ -308,8 +303,7 @@ impl Run {
     }
 }
 
-/// Notes the images that the registry has already, made of the same inputs: by the tag that holds the digest
-/// of these, or by the label of one. Their other tags are pointed to them where they are not.
+/// Notes the images that the registry has, made of the same inputs by their tag or label, and mends their tags.
 fn skip_present(ctx: &Ctx) {
     let is_by_content = ctx.args.tag_by == TagBy::Content;
     let asked = ctx.images.iter().flat_map(Image::all_tags).cloned().collect();

@@ -48,8 +48,7 @@ impl Drop for Reading {
     }
 }
 
-/// Waits until no other build writes to `folder`, and keeps others off while the file is open: of two that
-/// write the same blob, one would fail.
+/// Keeps others from writing to `folder` while the file is open: of two that write a blob, one would fail.
 /// Errors: the folder can't be written to; a signal.
 pub fn lock_writing(folder: &str) -> Result<File> {
     let lock = File::create(Path::new(folder).join(".lock"));

@@ -9,8 +9,7 @@ use base::message;
 
 use crate::docker::{Docker, SHORT_PATIENCE, call};
 
-/// The folder with the engine's data, how many GB of its disk are free, and how many percent are used; `None`
-/// for an engine on another machine.
+/// The folder of the engine's data, its free GB, and used percent; `None` for one on another machine.
 pub fn space(docker: &Docker) -> Option<(String, f64, u64)> {
     let info = docker.output_of(&["info", "--format", "{{.Name}} {{.DockerRootDir}}"]);
     let (name, folder) = info.trim().split_once(' ')?;
@@ -24,8 +23,8 @@ pub fn space(docker: &Docker) -> Option<(String, f64, u64)> {
     Some((folder.to_owned(), free, columns.get(4)?.trim_end_matches('%').parse().ok()?))
 }
 
-/// Prunes the build cache to `keep` GB where `threshold` percent of the disk are used. `BuildKit`
-/// removes what was used least recently, so what all images of a batch share stays.
+/// Prunes the build cache to `keep` GB where `threshold` percent of the disk are used. What all images of a
+/// batch share stays: it was used last.
 pub fn prune_if_full(docker: &Docker, threshold: u64, keep: u64) {
     if let Some((.., used)) = space(docker)
         && used >= threshold

@@ -1,5 +1,4 @@
-//! `cargo xtask image doctor`: can a request be built on this machine, and if not, what to do? And
-//! `list`: what can be built, and how a request would name it.
+//! `cargo xtask image doctor`: can a request be built here? `list`: what can be built, under which tags?
 
 use std::path::Path;
 
@@ -16,8 +15,7 @@ use request::facts::{Builder, Facts};
 use request::host::docker_config;
 use request::plan;
 
-/// Prints a line for each thing that the request needs.
-/// Errors: something is missing without which it can't be built.
+/// Prints a line for each thing that the request needs. Errors: one is missing.
 pub fn doctor(root: &Path, args: &Args) -> Result<()> {
     let asked = Docker::new(root, args.builder.as_deref());
     let (mut works, builder) = match docker(&asked, args) {
@@ -56,8 +54,7 @@ fn report(subject: &str, found: Result<String>) -> Result<bool> {
     Ok(is_well)
 }
 
-/// Prints what there is of docker. Returns whether the request can be built by it, and the builder.
-/// Errors: something is missing without which nothing can be built.
+/// Prints what there is of docker. Returns whether it can build the request. Errors: it can build nothing.
 fn docker(docker: &Docker, args: &Args) -> Result<(bool, Builder)> {
     let buildx = docker.version()?;
     report("docker", Ok(docker.output_of(&["--version"])))?;

@@ -1,5 +1,4 @@
-//! The last build of each image: what it was made of and when its steps ran, kept below `target/`. The
-//! next build is compared with it: what did a cache save, and why did a step run (`--explain`)?
+//! The last build of each image, kept below `target/`: what did a cache save, and why did a step run?
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -92,8 +91,7 @@ impl Last {
         parts
     }
 
-    /// Says why the first step of `ended` ran. Only what is certain: that step, and what the last build had
-    /// else.
+    /// Says which step of `ended` ran first, and what differs from the last build.
     pub fn explain(&self, image: &Image, ended: &Ended) {
         // They come in the order in which they began.
         let has_run = |step: &&Step| step.cached == Some(false) || step.error.is_some();

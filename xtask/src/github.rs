@@ -7,8 +7,7 @@ use anyhow::{Context as _, Result};
 use base::digest::random;
 use request::cli::variable;
 
-/// Writes the outputs of this step, if this is one. Jobs search the file for `name=value`, so
-/// only values of several lines are written in GitHub's other form.
+/// Writes the outputs of this step, if this is one: those of several lines in GitHub's other form.
 pub fn write_outputs(outputs: &[(&str, String)]) -> Result<()> {
     let mut text = String::new();
     for (name, value) in outputs {

@@ -44,8 +44,7 @@ const SUBCOMMANDS: [(Command, &str, &str); 10] = [
     (Command::Summary, "[OPTIONS] FILE...", "print Markdown on what was built"),
 ];
 
-/// Runs the subcommand that `words` begin with.
-/// Errors: a usage error for a wrong request; any other error for a build or a container that failed.
+/// Runs the subcommand that `words` begin with. Errors: usage, or a build or a container that failed.
 pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
     // `help run` means `run --help`.
     if let Some(word) = words.first_mut().filter(|word| *word == "help") {
@@ -127,8 +126,7 @@ fn build_images(root: &Path, args: &Args) -> Result<()> {
     }
     let mut records = Vec::new();
     let built = build::run(root, args, &mut records);
-    // An image that was pushed is there, whatever happened to the others or to a cache. At a terminal, the
-    // lines of a batch have named those of its images.
+    // What was pushed is there, whatever happened to the others. At a terminal, a batch has named it.
     let mut printed = Ok(());
     if !(records.len() > 1 && io::stdout().is_terminal()) {
         let mut there = records.iter().filter(|record| record.status.is_there());

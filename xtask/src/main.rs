@@ -1,5 +1,4 @@
-//! The repository's tasks: `cargo xtask image`, which is this package's library, and
-//! `cargo xtask engine`, which is a crate of its own.
+//! The repository's tasks: `image`, this package's library, and `engine`, a crate of its own.
 
 use std::env;
 use std::ffi::OsString;
@@ -56,8 +55,7 @@ fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Becomes the engine, a program of its own that cargo compiles when it is called. The command runs
-/// where the caller stands; signals, input and the exit status are the engine's.
+/// Becomes the engine, a program of its own that cargo compiles when it is called.
 fn engine(root: &Path, words: &[OsString]) -> Result<ExitCode> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

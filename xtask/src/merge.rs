@@ -1,6 +1,5 @@
-//! `cargo xtask image merge` makes multi-architecture manifests of images that were built one architecture
-//! at a time; `matrix` and `probe` are what a CI run calls before that. Everything is checked before
-//! anything is pushed.
+//! `cargo xtask image merge` makes multi-architecture manifests of images; `matrix` and `probe` are what a
+//! CI run calls before that. Everything is checked before anything is pushed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,8 +22,7 @@ use request::definition::{Definition, check_name};
 use request::names;
 use request::plan::arch;
 
-/// Prints the jobs of a CI run as one line of JSON for `fromJSON`, one for every platform of the variants, and
-/// makes it an output of the GitHub Actions step, if this is one.
+/// Prints the jobs of a CI run, one for every platform of the variants, as a line of JSON for `fromJSON`.
 /// Errors: a usage error for an unknown variant or platform.
 pub fn matrix(root: &Path, args: &Args) -> Result<()> {
     let definition = Definition::read(root)?;
@@ -52,8 +50,7 @@ pub fn matrix(root: &Path, args: &Args) -> Result<()> {
     github::write_outputs(&[("matrix", matrix)])
 }
 
-/// Pushes an image of a few bytes, to find out whether the repository takes one: before a build, not after.
-/// It is a new one, for what a registry has is not pushed.
+/// Pushes an image of a few bytes: a new one, for what a registry has is not pushed.
 pub fn probe(root: &Path, args: &Args) -> Result<()> {
     let (docker, image) = (Docker::new(root, args.builder.as_deref()), &args.image);
     docker.version()?;

@@ -1,6 +1,5 @@
-//! What people see of a run while it goes on: of one image its steps, of many a line for each when it ends
-//! and how far the run is. At a terminal the last lines are drawn again and again; elsewhere a line comes
-//! at least every ten seconds. The log of each image has everything.
+//! What people see of a run while it goes on: of one image its steps, of many a line for each when it ends.
+//! At a terminal the last lines are drawn again and again. The log of each image has everything.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,8 +60,7 @@ impl<'a> Watch<'a> {
                 }
             }
             Event::Warning(warning) => warn_once(self.ctx, warning),
-            // What buildx writes after a failure is that failure once more, with other lines of the
-            // Dockerfile. Nor has it a reason of its own where it was stopped.
+            // What buildx writes after a failure is that failure once more, or that it was stopped.
             Event::Text(_) if trace.failure().is_some() || process::caught().is_some() => {}
             Event::Text(text) => self.log(&format!("buildx: {}", message::one_line(text)), true),
             Event::Run(place, run) => {
@@ -190,8 +188,7 @@ pub fn warn(text: &str) {
     message::warn(&text::shortened(text, LONGEST));
 }
 
-/// How long a line for people may be: as wide as their terminal, or as the longest line of a log. The last
-/// column is not used: there, some terminals begin the next line.
+/// How long a line for people may be. In the last column, some terminals begin the next line.
 pub fn columns() -> usize {
     process::terminal_size().map_or(LONGEST, |(columns, _)| (columns - 1).clamp(40, LONGEST))
 }

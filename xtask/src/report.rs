@@ -1,9 +1,9 @@
-//! What a run says of its images: a line or some for people, the files of GitHub, and the error that ends
-//! it. All of it comes from records.
+//! What a run says of its images: lines for people, the files of GitHub, and the error that ends it.
 
 use anyhow::{Result, anyhow};
 use base::error::Interrupted;
 use base::message::{self, cut, one_line};
+use base::process;
 
 use crate::build::{Ctx, Ended};
 use crate::github;
@@ -78,11 +78,14 @@ fn show_failure(ended: &Ended) {
 }
 
 /// Shows what came of a run, writes the files of GitHub and of `--timings`, and keeps what the next builds
-/// are compared with. Returns the error that ends the run, if there is one; others are warned of.
-pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: f64) -> Result<()> {
-    let (mut errors, mut later) = (errors.into_iter(), Vec::new());
-    let mut error = errors.next();
-    let is_stopped = error.as_ref().is_some_and(anyhow::Error::is::<Interrupted>);
+/// are compared with. Returns the error that ends the run; others, as `error`, are warned of.
+pub fn publish(
+    ctx: &Ctx,
+    ended: &[Ended],
+    mut error: Option<anyhow::Error>,
+    seconds: f64,
+) -> Result<()> {
+    let (signal, mut later) = (process::caught(), Vec::new());
     warn_of_caches(ctx, ended);
     let images = || ctx.images.iter().zip(ended);
     if ctx.args.explain {
@@ -92,7 +95,7 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
     }
     let table = table(ctx, ended, seconds);
     // Whoever stops a batch is told how to continue it, and no more.
-    if !(is_stopped && ended.len() > 1) {
+    if !(signal.is_some() && ended.len() > 1) {
         for line in &table {
             message::say(&shortened(line, columns()));
         }
@@ -113,11 +116,11 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
         message::warn(&format!("{error:#}"));
     }
     let failed = ended.iter().filter(|ended| !ended.record.status.is_there()).collect::<Vec<_>>();
-    let own = if is_stopped {
+    let own = if let Some(signal) = signal {
         if ended.len() > 1 && ctx.args.push {
             message::say(&format!("`{}` continues this batch", retry(ctx.args, &failed)));
         }
-        None
+        Some(Interrupted(signal).into())
     } else if failed.is_empty() {
         error = error.map(|error| error.context("all images are there, but a later step failed"));
         let written = records.iter().flat_map(|record| &record.cache_written);
@@ -128,7 +131,7 @@ pub fn publish(ctx: &Ctx, ended: &[Ended], errors: Vec<anyhow::Error>, seconds: 
     } else {
         failure(ctx, &failed)
     };
-    message::ended_by(own.into_iter().chain(error).chain(errors).chain(later))
+    message::ended_by(own.into_iter().chain(error).chain(later))
 }
 
 /// The error of a run that failed images.
@@ -158,9 +161,8 @@ fn failure(ctx: &Ctx, failed: &[&Ended]) -> Option<anyhow::Error> {
     Some(anyhow!("{what}\nhint: {hint} `{}`", retry(ctx.args, failed)))
 }
 
-/// The command that builds what has failed, and nothing else: for a push the one that was typed, with
-/// `--skip-existing`; else the one that was typed, for the variants or base images that failed. Where
-/// images have names of their own, these are in the list alone, so all of it is built again.
+/// The command that builds what has failed, and nothing else: the one that was typed, for a push with
+/// `--skip-existing`, else for the variants or base images that failed, unless a list has tags of their own.
 fn retry(args: &Args, failed: &[&Ended]) -> String {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let mut kept = words.collect::<Vec<_>>();

@@ -25,8 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The end of a server's log, shown when it fails.
 const LAST_LINES: [&str; 2] = ["--tail", "30"];
 
-/// Builds and loads one image, starts it, prints address and key, and waits until a signal, which is
-/// the normal end, or the server's end. The container is removed then.
+/// Builds and loads one image, starts it, prints address and key, and waits for a signal.
 /// Errors: a wrong request, a port in use, a failed build, a server that does not start or exits.
 pub fn run(root: &Path, args: &Args) -> Result<()> {
     let variants = Definition::read(root)?.chosen(&args.variant)?.len();
@@ -79,8 +78,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     bail!("the server exited; see its log above")
 }
 
-/// Starts each pushed image that the files of records name, by its digest, waits until its server is
-/// healthy, and prints it. Says which records it skips: what was not pushed, or has no server.
+/// Starts each pushed image of records by its digest until its server is healthy, and prints it.
 /// Errors: the first server that does not become healthy; a usage error for files without an image.
 pub fn smoke(root: &Path, args: &Args) -> Result<()> {
     let mut is_empty = true;
@@ -120,8 +118,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// Starts `image` with a random key, on `port` of the engine's own 127.0.0.1 (a free one for 0), and
-    /// waits until its server is healthy.
+    /// Starts `image` on `port` of the engine's 127.0.0.1 (0: a free one), and waits until it is healthy.
     fn start(docker: Docker, image: &str, port: u16, platform: Option<&str>) -> Result<Self> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()?;
         // No name of another run's, as this container is removed by its name.
@@ -150,14 +147,15 @@ impl Container {
         Self::start(docker, image, 0, None)
     }
 
-    /// Asks the server over its port, and the engine, since the port may be out of reach from here.
+    /// Asks the server, and the engine, since the server's port may be out of reach from here.
     /// Errors: a signal; the server exits or takes too long, after the end of its log.
     fn wait_until_healthy(&self) -> Result<()> {
         let started = Instant::now();
+        let is_healthy = || self.fetch("/health", 2).is_ok();
         loop {
             // The engine looks once a second.
             for _ in 0..10 {
-                if self.answers() {
+                if is_healthy() {
                     return Ok(());
                 }
                 sleep(Duration::from_millis(100))?;
@@ -165,7 +163,7 @@ impl Container {
             let format = "{{.State.Status}}{{if .State.Health}} {{.State.Health.Status}}{{end}}";
             let state = self.docker.output_of(&["inspect", "--format", format, &self.name]);
             if state.trim().ends_with(" healthy") {
-                if !self.answers() {
+                if !is_healthy() {
                     message::warn(&format!(
                         "the server is healthy, but out of reach from here: use {} on the machine of the engine",
                         self.address
@@ -183,22 +181,14 @@ impl Container {
         }
     }
 
-    /// The body that the server has for `path`.
-    /// Errors: its port is out of reach from here; another status than 200.
-    pub fn fetch(&self, path: &str) -> Result<String> {
-        let answer = http::get(self.address, path, Duration::from_secs(30))?;
+    /// What the server has for `path`. Errors: no answer within `seconds`; another status than 200.
+    pub fn fetch(&self, path: &str, seconds: u64) -> Result<String> {
+        let answer = http::get(self.address, path, Duration::from_secs(seconds))?;
         ensure!(answer.status == 200, "the server answers {path} with {}", answer.status);
         Ok(answer.body)
     }
 
-    /// True if the server's port is in reach, and the server healthy.
-    fn answers(&self) -> bool {
-        let answer = http::get(self.address, "/health", Duration::from_secs(2));
-        answer.is_ok_and(|answer| answer.status == 200)
-    }
-
-    /// Shows what `docker logs` writes with `flags`: on standard error, since it is not a result. False where
-    /// it fails.
+    /// Shows what `docker logs` writes with `flags`, on standard error. False where it fails.
     fn logs(&self, flags: &[&str]) -> Result<bool> {
         let (reader, writer) = io::pipe()?;
         let mut logs = self.docker.command(&[&["logs"], flags, &[&self.name]].concat());

@@ -39,8 +39,7 @@ pub fn summary(root: &Path, args: &Args) -> Result<()> {
     message::ended_by(told.into_iter().filter_map(Result::err))
 }
 
-/// The summary with its markers. Its commands name an image of the variants `default`, if there is one;
-/// `run` is this run, by the address of its repository and its number.
+/// The summary with its markers. Its commands name an image of the variants `default`, if there is one.
 fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>) -> String {
     let (images, manifests): (Vec<_>, Vec<_>) =
         records.iter().partition(|record| record.kind == Kind::Image);

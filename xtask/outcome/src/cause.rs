@@ -1,5 +1,4 @@
-//! Why something failed: the words of `BuildKit`, buildx, registries and the programs in steps, each with
-//! its cause. Nothing else knows these words: a new version that changes one of them is met here.
+//! Why something failed: the words of `BuildKit`, buildx, registries and the programs in steps, known here only.
 
 use crate::text;
 
@@ -91,8 +90,7 @@ causes! {
 /// Words of an error, any of which means a cause, with `|` between them. The first row that fits counts.
 type Signs = &'static [(Cause, &'static str)];
 
-/// What `BuildKit`, buildx and registries say. "failed to compute cache key" is also said of a file that COPY
-/// does not find. Docker Hub says of an image that is not there that the user may not see it.
+/// What `BuildKit`, buildx and registries say.
 const SIGNS: Signs = &[
     (Cause::Canceled, "context canceled"),
     (Cause::NoShell, "stat /bin/sh: no such file or directory|no matching entries in passwd file"),

@@ -3,9 +3,8 @@
 use crate::trace::Run;
 use serde_json::{Deserializer, Value};
 
-/// The objects, and as strings the plain lines, that are complete with `bytes`; all where the stream
-/// `has_ended`. The `rest` is kept for the next call: a line may hold several objects, and in buildx 0.13 an
-/// object has several lines.
+/// The objects, and as strings the plain lines, that are complete with `bytes`; the `rest` is kept for the next
+/// call. A line may hold several objects, and in buildx 0.13 an object has several lines.
 pub fn read(rest: &mut Vec<u8>, bytes: &[u8], has_ended: bool) -> Vec<Value> {
     rest.extend_from_slice(bytes);
     let mut values = Vec::new();
@@ -47,8 +46,7 @@ pub fn run(value: &Value) -> Option<Run> {
     })
 }
 
-/// An error without what hides its reason: the queries of addresses, and the page of HTML that a proxy
-/// answers with.
+/// An error without the queries of addresses, and without the page that a proxy answers with.
 fn without_noise(error: &str) -> String {
     let lower = error.to_ascii_lowercase();
     let page = ["<html", "<!doctype"].iter().filter_map(|sign| lower.find(sign)).min();

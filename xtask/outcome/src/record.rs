@@ -1,6 +1,5 @@
-//! The record of an image: what was built, from what, and what its caches cost. It is a JSON line, written
-//! when the image ends, and the only thing that reports, `merge`, `summary` and `smoke` read.
-//! `xtask/README.md` says what each field holds. What is not known is `null`, never 0.
+//! The record of an image: a JSON line, written when it ends, which reports, `merge`, `summary` and `smoke`
+//! read. `xtask/README.md` says what each field holds. What is not known is `null`, never 0.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -22,8 +21,7 @@ trait Field: Sized {
     fn read(value: &Value) -> Result<Self, String>;
 }
 
-/// Makes structs that are JSON objects. A field is named here and nowhere else; its key is its name, which may
-/// be a word of Rust.
+/// Makes structs that are JSON objects. A field is named here and nowhere else; its key is its name.
 macro_rules! records {
     ($($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $field:ident: $kind:ty,)* })*) => {$(
         $(#[$about])*
@@ -242,8 +240,8 @@ pub fn open(path: &Path) -> Result<File> {
     open().with_context(|| format!("--records {:?} can't be written", path.to_string_lossy()))
 }
 
-/// Appends `record` to `file` in one call, so that no line is half written by a run that is killed. A full disk
-/// may take half a line, which is taken back: the next one would follow it.
+/// Appends `record` to `file` in one call, which a killed run makes or not. A full disk may take half a line,
+/// which is taken back: the next one would follow it.
 pub fn append(mut file: &File, record: &Record) -> Result<()> {
     let mut json = Value::from(record.clone());
     json["schema"] = json!(SCHEMA);
@@ -257,8 +255,7 @@ pub fn append(mut file: &File, record: &Record) -> Result<()> {
     written.context("the file of --records can't be written")
 }
 
-/// The records in the files that are named. A later line replaces an earlier one of the same image, unless the
-/// image was not tried again; a shard may have had no image, so its file may be empty.
+/// The records in `files`. A later line replaces an earlier one of an image, unless that was not tried again.
 /// Errors: a usage error for files that can't be read, or hold no record, or anything but records.
 pub fn read(files: &[OsString]) -> Result<Vec<Record>> {
     let mut records: Vec<Record> = Vec::new();

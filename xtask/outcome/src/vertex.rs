@@ -62,8 +62,7 @@ pub fn is_trigger(name: &str) -> bool {
     })
 }
 
-/// The name of a vertex without that of its target. With several `targets`, buildx puts this into the
-/// brackets that the name starts with, or before it in brackets of its own.
+/// The name of a vertex without its target's, which buildx adds to the brackets of several `targets`.
 pub fn without_target(targets: &[String], name: &str) -> String {
     let own = targets.iter().filter(|_| targets.len() > 1).find_map(|target| {
         let own = name.strip_prefix(&format!("[{target}"))?;
