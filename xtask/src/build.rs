@@ -13,10 +13,10 @@ use base::scratch::Scratch;
 use base::{lock, message, process};
 
 use crate::cache_dir::Reading;
-use crate::docker::{self, Docker, SHORT_PATIENCE};
+use crate::docker::{self, AT_ONCE, Docker, SHORT_PATIENCE};
 use crate::explain::Last;
 use crate::progress::{self, Watch};
-use crate::{disk, job, report};
+use crate::{job, report};
 use outcome::cause::Cause;
 use outcome::record::{self, CacheWritten, Layer, Record, Status};
 use outcome::trace::{Failure, Span};
@@ -115,7 +115,8 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     }
 
     // All that is asked of docker and of registries, at once.
-    let docker = Docker::new(root, args.builder.as_deref());
+    let docker = &Docker::new(root, args.builder.as_deref());
+    let docker = &if count > AT_ONCE { docker.for_many() } else { docker.clone() };
     let reads_caches = args.push || args.ci || args.cache_dir.is_some();
     let is_compared = facts.definition.has_check && args.check() == Check::First && count > 1;
     let (builder, builder_was_empty, known) = thread::scope(|scope| {
@@ -161,7 +162,6 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
         }
     }
 
-    let docker = &if images.len() > DISK_CHECK { docker.for_many() } else { docker };
     // `BuildKit` waits forever for a cache. One stands for all, as they are in one repository.
     let limit = args.cache_timeout.min(SHORT_PATIENCE);
     let caches = images.iter().flat_map(|image| &image.cache_read);
@@ -239,8 +239,13 @@ pub fn prune_threshold(args: &Args) -> Option<u64> {
 fn work(ctx: &Ctx, number: usize) {
     if let Some(threshold) = prune_threshold(ctx.args)
         && (number + 1).is_multiple_of(DISK_CHECK)
+        && let Some((.., used)) = ctx.docker.disk()
+        && used >= threshold
     {
-        disk::prune_if_full(ctx.docker, threshold, ctx.args.prune_keep);
+        // What all images of a batch share was used last, and stays.
+        let (keep, what) = (ctx.args.prune_keep, format!("the engine's disk is {used} % full"));
+        message::say(&format!("{what}; pruning its build cache to {keep} GB"));
+        ctx.docker.prune(keep);
     }
     ctx.run().running += 1;
     let image = &ctx.images[number];
@@ -273,27 +278,22 @@ impl Run {
                 let Record { name, base_image, .. } = &ended.record;
                 let is_own = |word: &&str| {
                     let has_digit = word.contains(|c: char| c.is_ascii_digit());
-                    let names = [name, base_image, "/"];
-                    let has_name = names.iter().any(|name| word.contains(name));
-                    has_name || has_digit && word.parse::<u64>().is_err()
+                    [name, base_image, "/"].iter().any(|name| word.contains(name))
+                        || has_digit && word.parse::<u64>().is_err()
                 };
                 let error = ended.record.error.as_deref().unwrap_or_default();
                 let words = error.split_whitespace().filter(|word| !is_own(word));
                 let failure = (ended.cause, words.collect::<Vec<_>>().join(" "));
                 self.alike.retain(|last| *last == failure);
                 self.alike.push(failure);
-                let (alike, left) = (self.alike.len(), self.queue.len());
+                let left = self.queue.len();
                 // A base image that is not there says nothing of others, unless none was there.
                 let is_common =
                     ended.cause.is_some_and(Cause::is_common) || self.failed() == self.ended.len();
-                let is_over = ended.cause == Some(Cause::Limited) || alike >= ALIKE && is_common;
-                if is_over && left > 0 {
-                    let which = if alike > self.ended.len() { "first" } else { "last" };
-                    let images = match alike {
-                        1 => "image failed".to_owned(),
-                        _ => format!("{alike} images failed with the same error"),
-                    };
-                    self.stopped = Some(format!("the {which} {images}; skipped the other {left}"));
+                let is_limit = ended.cause == Some(Cause::Limited);
+                if (is_limit || self.alike.len() >= ALIKE && is_common) && left > 0 {
+                    self.stopped =
+                        Some(format!("skipped the other {left}, which would fail alike"));
                     self.queue.clear();
                 }
             }
@@ -433,8 +433,8 @@ pub fn unbuilt(ctx: &Ctx, image: &Image) -> Ended {
 pub fn read_sizes(ctx: &Ctx, image: &Image, record: &mut Record) {
     let Some(reference) = record.reference().filter(|_| ctx.args.records.is_some()) else { return };
     let references = [&reference].into_iter().chain(&image.main_tag).cloned().collect();
-    let contents = ctx.docker.each(&references, Docker::content);
-    let size = |reference: &String| Some(contents.get(reference)?.layers.values().sum());
+    let layers = ctx.docker.each(&references, Docker::layers);
+    let size = |reference: &String| Some(layers.get(reference)?.values().sum());
     record.main_bytes = image.main_tag.as_ref().and_then(size);
     record.bytes = size(&reference);
 }

@@ -75,12 +75,7 @@ impl Baked {
 }
 
 /// The layers of an image or of a cache, by digest, with their compressed sizes in bytes.
-#[derive(Clone, Default)]
-pub struct Content {
-    pub layers: BTreeMap<String, u64>,
-    /// True for a build cache.
-    pub is_cache: bool,
-}
+pub type Layers = BTreeMap<String, u64>;
 
 impl Docker {
     /// Calls in `root`, for the builder of that name.
@@ -97,7 +92,7 @@ impl Docker {
         let mut magic = [0; 4];
         let own = program.filter(|path| path.ends_with("docker"));
         let read = own.and_then(|path| File::open(path).ok()?.read_exact(&mut magic).ok());
-        if self.plugin.is_some() || read.is_none() || magic != *b"\x7fELF" {
+        if read.is_none() || magic != *b"\x7fELF" {
             return self.clone();
         }
         let format =
@@ -264,6 +259,30 @@ impl Docker {
         })
     }
 
+    /// The folder of the engine's data, its free GB, and used percent; `None` for one on another machine.
+    pub fn disk(&self) -> Option<(String, f64, u64)> {
+        let info = self.output_of(&["info", "--format", "{{.Name}} {{.DockerRootDir}}"]);
+        let (name, folder) = info.trim().split_once(' ')?;
+        let own = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+        if name != own.trim() || !Path::new(folder).is_dir() {
+            return None;
+        }
+        let table = call(Command::new("df").args(["-P", "-k", folder]), SHORT_PATIENCE).ok()?;
+        let columns = table.lines().last()?.split_whitespace().collect::<Vec<_>>();
+        let free = columns.get(3)?.parse::<f64>().ok()? * 1024.0 / 1e9;
+        Some((folder.to_owned(), free, columns.get(4)?.trim_end_matches('%').parse().ok()?))
+    }
+
+    /// Prunes the build cache to `keep` GB.
+    pub fn prune(&self, keep: u64) {
+        let limit = format!("--keep-storage={keep}gb");
+        let mut prune = self.buildx(&["prune", "--all", "--force", &limit]);
+        // It may hang; the batch goes on without it.
+        if let Err(error) = call(&mut prune, Duration::from_secs(300)) {
+            message::warn(&format!("the build cache could not be pruned: {error}"));
+        }
+    }
+
     /// Whether the builder has no build cache; `None` where buildx does not say.
     pub fn is_empty(&self) -> Option<bool> {
         Some(field(&call(&mut self.buildx(&["du"]), PATIENCE).ok()?, "Total")? == "0B")
@@ -332,8 +351,7 @@ impl Docker {
     ) -> BTreeMap<String, T> {
         let references = references.iter().collect::<Vec<_>>();
         let share = references.len().div_ceil(AT_ONCE).max(1);
-        let docker = &if share > 1 { self.for_many() } else { self.clone() };
-        let ask = move |name: &&String| Some(((*name).clone(), ask(docker, name)?));
+        let ask = move |name: &&String| Some(((*name).clone(), ask(self, name)?));
         thread::scope(|scope| {
             let ask_all = move |names: &[&String]| names.iter().filter_map(ask).collect::<Vec<_>>();
             let shares = references.chunks(share).map(|names| scope.spawn(move || ask_all(names)));
@@ -343,19 +361,18 @@ impl Docker {
     }
 
     /// What `reference` holds, where that can be read.
-    pub fn content(&self, reference: &str) -> Option<Content> {
+    pub fn layers(&self, reference: &str) -> Option<Layers> {
         let manifest = self.manifest_json(reference)?;
-        let is_cache = manifest["config"]["mediaType"] == "application/vnd.buildkit.cacheconfig.v0";
         let mut images = vec![manifest.clone()];
         for image in manifest["manifests"].as_array().into_iter().flatten() {
             let digest = image["digest"].as_str()?;
             images.push(self.manifest_json(&format!("{}@{digest}", repository(reference)))?);
         }
-        let mut layers = BTreeMap::new();
+        let mut layers = Layers::new();
         for layer in images.iter().filter_map(|image| image["layers"].as_array()).flatten() {
             layers.insert(layer["digest"].as_str()?.to_owned(), layer["size"].as_u64()?);
         }
-        Some(Content { layers, is_cache })
+        Some(layers)
     }
 
     /// The base images `references`: for a push from registries, the same for all machines, for a load from

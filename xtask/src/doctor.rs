@@ -6,7 +6,6 @@ use anyhow::{Result, anyhow, ensure};
 use base::{message, output, process};
 use serde_json::{Value, json};
 
-use crate::disk;
 use crate::docker::{AT_ONCE, Docker, PATIENCE, call, unusable};
 use request::bases;
 use request::cli::{Args, Mode, TagBy};
@@ -63,7 +62,7 @@ fn docker(docker: &Docker, args: &Args) -> Result<(bool, Builder)> {
     let engine = engine.map_err(|error| unusable("the engine", &error.to_string()));
     // A builder may be elsewhere, but an image is loaded here.
     let mut works = report("engine", engine)? || args.push;
-    if let Some((folder, free, _)) = disk::space(docker) {
+    if let Some((folder, free, _)) = docker.disk() {
         let text = format!("{free:.1} GB free in {folder}");
         let least = "a first build needs 5 GB or more\nhint: make room, for example by `docker system prune`";
         let found = if free < 5.0 { Err(anyhow!("{text}, and {least}")) } else { Ok(text) };

@@ -45,8 +45,13 @@ impl Last {
         Last { folder: root.join("target/image/last"), suffix, files }
     }
 
+    /// What the files of `image` are called.
+    pub fn name(&self, image: &Image) -> String {
+        format!("{}{}", image.name, self.suffix)
+    }
+
     fn path(&self, image: &Image) -> PathBuf {
-        self.folder.join(format!("{}{}.json", image.name, self.suffix))
+        self.folder.join(self.name(image) + ".json")
     }
 
     fn load(&self, image: &Image) -> Option<Value> {

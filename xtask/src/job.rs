@@ -12,15 +12,15 @@ use base::error::Interrupted;
 use base::process;
 
 use crate::build::{Ctx, Ended, now, prune_threshold, read_sizes, unbuilt, written};
-use crate::docker::{self, Baked, Content, Docker, End, sleep};
+use crate::docker::{self, Baked, Docker, End, Layers, sleep};
 use crate::progress::{self, Watch, columns};
-use crate::{cache_dir, disk, report};
+use crate::{cache_dir, report};
 use outcome::cause::{self, Cause};
 use outcome::record::{self, CacheRead, CacheWritten, Layer, Record, Status, Steps};
 use outcome::text::{shortened, title};
 use outcome::trace::{self, Failure, Span, Trace};
 use outcome::vertex::Phase;
-use request::names::{self, Cache};
+use request::names::Cache;
 use request::plan::{self, Image};
 
 /// Seconds before an image is built again that failed for a transient reason.
@@ -38,7 +38,7 @@ struct Job<'a> {
     /// What happened in the bakes that check and deliver the image.
     traces: Vec<Trace>,
     /// What the registry had of caches and image before an export; empty where it does not tell of all.
-    known: BTreeMap<String, Content>,
+    known: BTreeMap<String, Layers>,
     /// When caches were exported.
     exports: Vec<Span>,
 }
@@ -94,9 +94,7 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
         let run = runs.find(|run| run.completed.is_some());
         let unread = job.unread.get(name).map(String::as_str);
         let said = run.and_then(|run| run.error.as_deref());
-        // BuildKit reads any image as a cache of nothing.
-        let other = job.known.get(name).filter(|content| !content.is_cache);
-        let error = unread.or(said).or(other.map(|_| "this is not a build cache"));
+        let error = unread.or(said);
         // Docker Hub says of a repository that it may not be shown, or is not there.
         let is_refused = |error| {
             matches!(Cause::of(error), Cause::Denied | Cause::NotFound | Cause::Limited)
@@ -172,13 +170,11 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
 
 /// Opens the log of `image`, and names it.
 fn open_log(ctx: &Ctx, image: &Image) -> Option<(File, String)> {
-    let args = ctx.args;
-    let suffix = names::suffix(args.flavor.part(), args.arch.as_deref(), Some(&args.target));
     let folder = ctx.docker.root.join("target/image/logs");
     fs::create_dir_all(&folder).ok()?;
     // Another run may be building an image of that name.
     ["", "-2", "-3"].iter().find_map(|number| {
-        let path = folder.join(format!("{}{suffix}{number}.log", image.name));
+        let path = folder.join(format!("{}{number}.log", ctx.last.name(image)));
         let log = OpenOptions::new().create(true).append(true).open(&path).ok()?;
         let is_free = !matches!(log.try_lock(), Err(TryLockError::WouldBlock));
         (is_free && log.set_len(0).is_ok()).then(|| (log, path.display().to_string()))
@@ -255,7 +251,7 @@ impl Job<'_> {
         self.cause = Some(cause);
         if cause == Cause::NoSpace && self.tries == 0 && prune_threshold(ctx.args).is_some() {
             progress::warn("the builder has no space left; pruning its build cache");
-            disk::prune(ctx.docker, 0);
+            ctx.docker.prune(0);
             return Ok(());
         }
         let Some(&pause) = PAUSES.get(self.tries).filter(|_| self.tries < cause.retries()) else {
@@ -278,11 +274,11 @@ impl Job<'_> {
         asked.retain(|name| !name.starts_with("local:"));
         // What another repository has is new to that of the caches.
         asked.extend(record.reference().filter(|_| ctx.args.cache_image.is_none()));
-        self.known = ctx.docker.each(&asked, Docker::content);
+        self.known = ctx.docker.each(&asked, Docker::layers);
         if self.known.len() < asked.len() {
             self.known.clear();
         }
-        let layers = self.known.values().flat_map(|content| content.layers.keys().cloned());
+        let layers = self.known.values().flat_map(|layers| layers.keys().cloned());
         ctx.run().known_layers.extend(layers);
         let steps = &record.step_list;
         let is_needless = record.builder_was_empty == Some(true)
@@ -296,7 +292,7 @@ impl Job<'_> {
             let mut read = image.cache_read.iter().filter_map(|read| self.known.get(read.name()));
             if is_needless
                 && let Some(own) = self.known.get(cache.name())
-                && read.all(|read| read.layers.keys().all(|digest| own.layers.contains_key(digest)))
+                && read.all(|read| read.keys().all(|digest| own.contains_key(digest)))
             {
                 all.push(written(ctx, cache, "skipped", None));
                 continue;
@@ -322,10 +318,10 @@ impl Job<'_> {
             // Where the registry did not list all that it had, nobody knows what was new to it.
             if written.result.as_deref() == Some("done")
                 && !self.known.is_empty()
-                && let Some(content) = ctx.docker.content(cache.name())
+                && let Some(layers) = ctx.docker.layers(cache.name())
             {
                 let (mut sent, mut present) = (0, 0);
-                for (digest, size) in content.layers {
+                for (digest, size) in layers {
                     let is_new = ctx.run().known_layers.insert(digest);
                     *(if is_new { &mut sent } else { &mut present }) += size;
                 }

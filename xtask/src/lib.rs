@@ -3,7 +3,6 @@
 mod api;
 mod build;
 mod cache_dir;
-mod disk;
 mod docker;
 mod doctor;
 mod explain;

@@ -129,7 +129,7 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Checks what docker gets of `record` and the `tags` of its manifest: to it, `-f` would be a flag.
-fn check_values(record: &Record, tags: &[String]) -> Result<()> {
+pub fn check_values(record: &Record, tags: &[String]) -> Result<()> {
     let Record { image, name, .. } = record;
     let digest = record.digest.as_deref().unwrap_or_default();
     let is_own = |reference: &String| {
@@ -143,7 +143,7 @@ fn check_values(record: &Record, tags: &[String]) -> Result<()> {
     ];
     values.extend(tags.iter().map(|tag| ("manifest_tags", tag.as_str(), is_own(tag))));
     let Some((key, value, _)) = values.iter().find(|(.., is_good)| !is_good) else { return Ok(()) };
-    let what = format!("the record of {name:?} can't be merged: its {key:?} is {value:?}");
+    let what = format!("the record of {name:?} can't be used: its {key:?} is {value:?}");
     Err(usage(format!("{what}\nhint: build it again")))
 }
 

@@ -170,10 +170,8 @@ fn retry(args: &Args, failed: &[&Ended]) -> String {
     let behind = kept.split_off(end);
     let failed = failed.iter().map(|ended| &ended.record);
     let variants = failed.clone().map(|record| record.variant.as_deref());
-    let has_own_tags = |record: &Record| {
-        let mut listed = args.base_images.iter().filter(|base| !base.custom_tags.is_empty());
-        listed.any(|base| base.reference == record.base_image)
-    };
+    let mut listed = args.base_images.iter().filter(|base| !base.custom_tags.is_empty());
+    let has_own_tags = listed.any(|base| failed.clone().any(|r| r.base_image == base.reference));
     let list = args.base_images_file.as_deref().unwrap_or_default();
     let mut is_piped = list == "-";
     if args.push {
@@ -186,7 +184,7 @@ fn retry(args: &Args, failed: &[&Ended]) -> String {
     } else if let Some(variants) = variants.collect::<Option<Vec<_>>>() {
         kept = without_flags(&kept, &["--shard", "--variant"]);
         kept.extend(["--variant".to_owned(), variants.join(",")]);
-    } else if !failed.clone().any(has_own_tags) {
+    } else if !has_own_tags {
         kept = without_flags(&kept, &["--shard", "--base-images", "--base-image"]);
         is_piped = false;
         // A named variant on one base image alone would have the variant's tags.
@@ -221,14 +219,11 @@ fn without_flags(words: &[String], names: &[&str]) -> Vec<String> {
 /// Writes the outputs of the GitHub Actions step, if this is one.
 /// Errors: the file can't be written.
 pub fn write_outputs(args: &Args, source: &Source, records: &[&Record]) -> Result<()> {
-    let (mut tags, mut releases) = (Vec::new(), Vec::new());
-    let (mut slugs, mut digests) = (Vec::new(), Vec::new());
-    for record in records.iter().filter(|record| record.status.is_there()) {
-        tags.extend(record.all_tags().map(String::as_str));
-        releases.extend(record.release_tags.iter().map(String::as_str));
-        slugs.push(names::slug(&record.base_image));
-        digests.push(record.digest.as_deref().unwrap_or_default());
-    }
+    let there = || records.iter().filter(|record| record.status.is_there());
+    let tags = there().flat_map(|r| r.all_tags().cloned()).collect::<Vec<_>>();
+    let releases = there().flat_map(|r| r.release_tags.clone()).collect::<Vec<_>>();
+    let slugs = there().map(|r| names::slug(&r.base_image)).collect::<Vec<_>>();
+    let digests = there().map(|r| r.digest.clone().unwrap_or_default()).collect::<Vec<_>>();
     github::write_outputs(&[
         ("image", args.image.clone()),
         ("short_sha", names::short_sha(&source.sha).to_owned()),

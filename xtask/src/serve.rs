@@ -12,11 +12,10 @@ use base::digest::random;
 use base::error::usage;
 use base::{http, message, output, process};
 
-use crate::build;
 use crate::docker::{self, Docker, sleep};
+use crate::{build, merge};
 use outcome::record;
 use outcome::text;
-use request::bases;
 use request::cli::Args;
 use request::definition::{Definition, has_server};
 
@@ -88,11 +87,7 @@ pub fn smoke(root: &Path, args: &Args) -> Result<()> {
             message::say(&format!("{name} is not started: it was not pushed"));
             continue;
         };
-        // Docker must not take it for a flag.
-        let has_digest = record.digest.as_deref().is_some_and(bases::is_digest);
-        if !has_digest || !bases::is_repository(&record.image) {
-            return Err(usage(format!("the record of {name}: {image:?} is not an image's digest")));
-        }
+        merge::check_values(&record, &[])?;
         is_empty = false;
         if !has_server(&record.target) {
             message::say(&format!("{image} is not started: {:?} has no server", record.target));

@@ -90,7 +90,7 @@ causes! {
 /// Words of an error, any of which means a cause, with `|` between them. The first row that fits counts.
 type Signs = &'static [(Cause, &'static str)];
 
-/// What `BuildKit`, buildx and registries say.
+/// What `BuildKit`, buildx and registries say. Of a missing file of COPY, too, they say "compute cache key".
 const SIGNS: Signs = &[
     (Cause::Canceled, "context canceled"),
     (Cause::NoShell, "stat /bin/sh: no such file or directory|no matching entries in passwd file"),
