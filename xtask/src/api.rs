@@ -18,29 +18,23 @@ pub fn main(root: &Path, args: &Args) -> Result<()> {
     let new = args.openapi.iter().map(Into::into);
     let new = new.chain(args.words.iter().map(|word| word.to_string_lossy())).collect::<Vec<_>>();
     let (Some(baseline), [new]) = (&args.baseline, &new[..]) else {
-        return Err(usage(
-            "there are not two documents to compare\nhint: name one image or --openapi FILE, and with \
-             --baseline an earlier image or file",
-        ));
+        let hint = "name one image or --openapi FILE, and with --baseline an earlier image or file";
+        return Err(usage(format!("there are not two documents to compare\nhint: {hint}")));
     };
     let (old, new) = (document(root, baseline)?, document(root, new)?);
     let (was, is) = (version(&old), version(&new));
     let lines = Vec::from_iter(compare(&old, &new));
     let count = lines.iter().filter(|line| line.starts_with(BREAKING)).count();
-    let changes = match lines.len() {
+    let (all, list) = (lines.len(), github::fenced("text", &lines.join("\n")));
+    let changes = match all {
         0 => "Nothing has changed.".to_owned(),
-        all => format!(
-            "{count} of {all} changes break clients.\n\n{}",
-            github::fenced("text", &lines.join("\n"))
-        ),
+        _ => format!("{count} of {all} changes break clients.\n\n{list}"),
     };
     let text = format!("### REST API of {is} against {was}\n\n{changes}");
-    let breaks = (count > 0 && minor(&was) == minor(&is)).then(|| {
-        anyhow!(
-            "{count} changes of the API break clients, and {is} has the minor version of {was}\nhint: keep \
-             what clients use, or raise the minor version"
-        )
-    });
+    let hint = "keep what clients use, or raise the minor version";
+    let what = format!("break clients, and {is} has the minor version of {was}\nhint: {hint}");
+    let breaks = (count > 0 && minor(&was) == minor(&is))
+        .then(|| anyhow!("{count} changes of the API {what}"));
     let told = [output::write(&text), github::write_page(&text)];
     message::ended_by(breaks.into_iter().chain(told.into_iter().filter_map(Result::err)))
 }
@@ -77,7 +71,6 @@ fn minor(version: &str) -> &str {
     version.match_indices('.').nth(1).map_or(version, |(at, _)| &version[..at])
 }
 
-/// What begins the line of a change that breaks clients.
 const BREAKING: &str = "BREAKING ";
 
 /// An operation, a parameter, a body, a property or a named schema.

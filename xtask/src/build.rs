@@ -140,9 +140,8 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
         && let Some(own) = images.first().and_then(|image| image.platforms.first())
     {
         let all = args.platforms.join(", ");
-        message::warn(&format!(
-            "only the image for {own}, the engine's own platform, is loaded; a push has all of {all}"
-        ));
+        let what = format!("only the image for {own}, the engine's own platform, is loaded");
+        message::warn(&format!("{what}; a push has all of {all}"));
     }
     if args.cache_mode != Mode::Off
         && (args.push || args.cache_dir.is_some())
@@ -155,10 +154,8 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     }
     for image in images.iter().filter(|image| args.push && !image.has_own_base) {
         if let Some(variant) = &image.variant {
-            message::warn(&format!(
-                "the tags of the variant {variant:?} will name an image on {}, which is not its own base image",
-                image.base_image
-            ));
+            let what = format!("the tags of the variant {variant:?} will name an image on");
+            message::warn(&format!("{what} {}, which is not its own base image", image.base_image));
         }
     }
 
@@ -271,33 +268,31 @@ impl Run {
         {
             (self.error, self.records) = (Some(error), None);
         }
-        match ended.record.status {
-            Status::Built => self.alike.clear(),
-            Status::Failed => {
-                // What others may have, too, has no names, digests and addresses.
-                let Record { name, base_image, .. } = &ended.record;
-                let is_own = |word: &&str| {
-                    let has_digit = word.contains(|c: char| c.is_ascii_digit());
-                    [name, base_image, "/"].iter().any(|name| word.contains(name))
-                        || has_digit && word.parse::<u64>().is_err()
-                };
-                let error = ended.record.error.as_deref().unwrap_or_default();
-                let words = error.split_whitespace().filter(|word| !is_own(word));
-                let failure = (ended.cause, words.collect::<Vec<_>>().join(" "));
-                self.alike.retain(|last| *last == failure);
-                self.alike.push(failure);
-                let left = self.queue.len();
-                // A base image that is not there says nothing of others, unless none was there.
-                let is_common =
-                    ended.cause.is_some_and(Cause::is_common) || self.failed() == self.ended.len();
-                let is_limit = ended.cause == Some(Cause::Limited);
-                if (is_limit || self.alike.len() >= ALIKE && is_common) && left > 0 {
-                    self.stopped =
-                        Some(format!("skipped the other {left}, which would fail alike"));
-                    self.queue.clear();
-                }
+        if ended.record.status == Status::Built {
+            self.alike.clear();
+        }
+        if ended.record.status == Status::Failed {
+            // What others may have, too, has no names, digests and addresses.
+            let Record { name, base_image, .. } = &ended.record;
+            let is_own = |word: &&str| {
+                let has_digit = word.contains(|c: char| c.is_ascii_digit());
+                [name, base_image, "/"].iter().any(|name| word.contains(name))
+                    || has_digit && word.parse::<u64>().is_err()
+            };
+            let error = ended.record.error.as_deref().unwrap_or_default();
+            let words = error.split_whitespace().filter(|word| !is_own(word));
+            let failure = (ended.cause, words.collect::<Vec<_>>().join(" "));
+            self.alike.retain(|last| *last == failure);
+            self.alike.push(failure);
+            let left = self.queue.len();
+            // A base image that is not there says nothing of others, unless none was there.
+            let is_common =
+                ended.cause.is_some_and(Cause::is_common) || self.failed() == self.ended.len();
+            let is_limit = ended.cause == Some(Cause::Limited);
+            if (is_limit || self.alike.len() >= ALIKE && is_common) && left > 0 {
+                self.stopped = Some(format!("skipped the other {left}, which would fail alike"));
+                self.queue.clear();
             }
-            _ => {}
         }
         self.ended.insert(number, ended);
     }
@@ -314,10 +309,8 @@ fn skip_present(ctx: &Ctx) {
     if found.is_empty()
         && let Some(why) = asked.first().and_then(|tag| ctx.docker.manifest(tag).err())
     {
-        message::warn(&format!(
-            "the registry does not say which images it has, so all are built: {why:#}"
-        ));
-        return;
+        let what = "the registry does not say which images it has, so all are built";
+        return message::warn(&format!("{what}: {why:#}"));
     }
     // The first tag names an image by its commit or its content, and is pushed before the others.
     let firsts = ctx.images.iter().filter_map(|image| image.tags.first());

@@ -304,10 +304,8 @@ impl Docker {
         );
         // Such as `github.com/docker/buildx v0.13.1 788433953af1`; Ubuntu's has no `v`.
         let version = first.split(' ').nth(1).unwrap_or(first);
-        ensure!(
-            !is_too_old(version),
-            "buildx {version} is too old\nhint: install buildx 0.{OLDEST} or newer"
-        );
+        let hint = format!("install buildx 0.{OLDEST} or newer");
+        ensure!(!is_too_old(version), "buildx {version} is too old\nhint: {hint}");
         Ok(version.to_owned())
     }
 
@@ -355,8 +353,11 @@ impl Docker {
         thread::scope(|scope| {
             let ask_all = move |names: &[&String]| names.iter().filter_map(ask).collect::<Vec<_>>();
             let shares = references.chunks(share).map(|names| scope.spawn(move || ask_all(names)));
-            let shares = shares.collect::<Vec<_>>();
-            shares.into_iter().flat_map(|share| share.join().unwrap_or_default()).collect()
+            shares
+                .collect::<Vec<_>>()
+                .into_iter()
+                .flat_map(|share| share.join().unwrap_or_default())
+                .collect()
         })
     }
 

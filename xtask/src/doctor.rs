@@ -127,8 +127,7 @@ pub fn list(root: &Path, args: &Args) -> Result<()> {
     text += "\nTags of this request:\n";
     if args.tag_by == TagBy::Content {
         message::warn(
-            "a build adds the digests of base images and the platform to what tags are made of: its tags \
-             differ from these",
+            "a build's tags differ: they are made of digests of base images and platforms, too",
         );
     }
     for image in &images {

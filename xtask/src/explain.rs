@@ -126,7 +126,7 @@ impl Last {
         }
         if is_same {
             say(
-                "  nothing differs from the last build: no cache that was read has the step, or not any more",
+                "  nothing differs from the last build: no cache that was read has the step any more",
             );
         }
     }

@@ -116,19 +116,18 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
         });
     }
 
-    for &phase in Phase::ALL {
-        let mut spans = traces.iter().flat_map(|trace| trace.spans(&[phase])).collect::<Vec<_>>();
-        if phase == Phase::CacheExport {
-            // Of the bakes of caches everything is done for the caches.
-            spans.extend(&job.exports);
-        }
-        ended.spans.push((phase, spans));
-    }
+    let spans = |phases: &[Phase]| {
+        // Of the bakes of caches everything is done for the caches.
+        let exports = job.exports.iter().filter(|_| phases.contains(&Phase::CacheExport));
+        traces
+            .iter()
+            .flat_map(|trace| trace.spans(phases))
+            .chain(exports.copied())
+            .collect::<Vec<_>>()
+    };
+    ended.spans = Phase::ALL.iter().map(|&phase| (phase, spans(&[phase]))).collect();
     if traces.iter().any(|trace| !trace.nodes.is_empty()) {
-        let covered = |phases: &[Phase]| {
-            let spans = ended.spans.iter().filter(|(phase, _)| phases.contains(phase));
-            trace::covered(spans.flat_map(|(_, spans)| spans).copied().collect())
-        };
+        let covered = |phases: &[Phase]| trace::covered(spans(phases));
         let seconds = Phase::ALL.iter().map(|&phase| match phase {
             // An image is pushed within its export, which counts without that.
             Phase::ImageExport => covered(&[phase, Phase::Push]) - covered(&[Phase::Push]),

@@ -61,9 +61,8 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
         let names = SUBCOMMANDS[1..].iter().map(|(command, ..)| command.name());
         let suggestion = similar::suggestion(&name, names.clone());
         let names = names.collect::<Vec<_>>().join(", ");
-        return Err(error::usage(format!(
-            "unknown subcommand {name:?}\nhint: expected one of {names} (or none, to build){suggestion}"
-        )));
+        let hint = format!("expected one of {names} (or none, to build){suggestion}");
+        return Err(error::usage(format!("unknown subcommand {name:?}\nhint: {hint}")));
     };
     let command = subcommand.0;
     if asks_help {
@@ -117,8 +116,7 @@ fn build_images(root: &Path, args: &Args) -> Result<()> {
         let images = plan::plan(args, &facts)?;
         if !facts.host.variables.is_empty() {
             message::warn(
-                "`docker buildx bake` alone builds this without the settings of your mirrors, which are \
-                 not printed",
+                "`docker buildx bake` alone builds this without the settings of your mirrors",
             );
         }
         return output::write(format_args!("{:#}", plan::print(&images)));

@@ -124,8 +124,7 @@ pub fn publish(
     } else if failed.is_empty() {
         error = error.map(|error| error.context("all images are there, but a later step failed"));
         let written = records.iter().flat_map(|record| &record.cache_written);
-        let is_kept = |w: &&CacheWritten| matches!(w.result.as_deref(), Some("done" | "skipped"));
-        let lost = written.filter(|written| !is_kept(written)).count();
+        let lost = written.filter(|written| written.is_lost()).count();
         (ctx.args.strict_cache && lost > 0 && error.is_none())
             .then(|| anyhow!("{lost} caches were not written (--strict-cache)"))
     } else {
@@ -182,10 +181,10 @@ fn retry(args: &Args, failed: &[&Ended]) -> String {
             }
         }
     } else if let Some(variants) = variants.collect::<Option<Vec<_>>>() {
-        kept = without_flags(&kept, &["--shard", "--variant"]);
+        drop_flags(&mut kept, &["--shard", "--variant"]);
         kept.extend(["--variant".to_owned(), variants.join(",")]);
     } else if !has_own_tags {
-        kept = without_flags(&kept, &["--shard", "--base-images", "--base-image"]);
+        drop_flags(&mut kept, &["--shard", "--base-images", "--base-image"]);
         is_piped = false;
         // A named variant on one base image alone would have the variant's tags.
         if failed.clone().count() == 1 && args.custom_tags.is_none() {
@@ -202,18 +201,15 @@ fn retry(args: &Args, failed: &[&Ended]) -> String {
     format!("cargo xtask {words}{}", if is_piped { " < LIST" } else { "" })
 }
 
-/// `words` without the flags `names` and their values.
-fn without_flags(words: &[String], names: &[&str]) -> Vec<String> {
-    let mut kept = Vec::new();
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        if names.contains(&word.as_str()) {
-            words.next();
-        } else if !names.iter().any(|name| word.starts_with(&format!("{name}="))) {
-            kept.push(word.clone());
-        }
-    }
-    kept
+/// Takes the flags `names` and their values out of `words`.
+fn drop_flags(words: &mut Vec<String>, names: &[&str]) {
+    let mut is_value = false;
+    words.retain(|word| {
+        let is_flag = !is_value && names.contains(&word.split('=').next().unwrap_or_default());
+        let is_dropped = is_flag || is_value;
+        is_value = is_flag && !word.contains('=');
+        !is_dropped
+    });
 }
 
 /// Writes the outputs of the GitHub Actions step, if this is one.
@@ -259,7 +255,14 @@ fn table(ctx: &Ctx, ended: &[Ended], seconds: f64) -> Vec<String> {
         let counts = counts.collect::<Vec<_>>().join(", ");
         lines.push(format!("{counts} in {seconds:.0} s"));
     }
-    lines.push(format!("cache: {}{}; {}", steps(ended), read(ended), exported(ctx, ended)));
+    let asked = ended.iter().flat_map(|ended| &ended.record.cache_read);
+    let results = asked.filter_map(|read| read.result.as_deref()).collect::<Vec<_>>();
+    let hits = results.iter().filter(|result| **result == "hit").count();
+    let read = match results.len() {
+        0 => String::new(),
+        all => format!("; {hits} of {all} caches read"),
+    };
+    lines.push(format!("cache: {}{read}; {}", steps(ended), exported(ctx, ended)));
     lines
 }
 
@@ -283,15 +286,6 @@ fn steps(ended: &[Ended]) -> String {
     let saved = alone.filter_map(|steps| steps.saved_seconds);
     let saved = saved.map(|saved| format!(", saved about {saved:.0} s")).collect::<String>();
     format!("{cached} of {total} steps from {from}{saved}")
-}
-
-/// How many of the caches that were asked for could be read.
-fn read(ended: &[Ended]) -> String {
-    let asked = ended.iter().flat_map(|ended| &ended.record.cache_read);
-    let results = asked.filter_map(|read| read.result.as_deref());
-    let count = |(hits, all), result| (hits + usize::from(result == "hit"), all + 1);
-    let (hits, all) = results.fold((0, 0), count);
-    if all == 0 { String::new() } else { format!("; {hits} of {all} caches read") }
 }
 
 /// What exporting the caches cost.

@@ -30,17 +30,15 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let variants = Definition::read(root)?.chosen(&args.variant)?.len();
     let images = variants * args.base_images.len().max(1);
     if images != 1 {
+        let hint = "name one --variant or --base-image";
         return Err(usage(format!(
-            "`image run` needs exactly one image, got {images}\nhint: name one --variant or \
-             --base-image"
+            "`image run` needs exactly one image, got {images}\nhint: {hint}"
         )));
     }
     // No wrong request: it can be built.
-    ensure!(
-        has_server(&args.target),
-        "the target {:?} has no server to run\nhint: `cargo xtask image list` shows which targets have one",
-        args.target
-    );
+    let hint = "`cargo xtask image list` shows which targets have one";
+    let target = &args.target;
+    ensure!(has_server(target), "the target {target:?} has no server to run\nhint: {hint}");
     TcpListener::bind((Ipv4Addr::LOCALHOST, args.port)).map_err(|error| {
         let port = args.port;
         let hint = "choose another port by --port; `docker ps` shows what a killed run left";
@@ -159,9 +157,9 @@ impl Container {
             let state = self.docker.output_of(&["inspect", "--format", format, &self.name]);
             if state.trim().ends_with(" healthy") {
                 if !is_healthy() {
+                    let how = format!("use {} on the machine of the engine", self.address);
                     message::warn(&format!(
-                        "the server is healthy, but out of reach from here: use {} on the machine of the engine",
-                        self.address
+                        "the server is healthy, but out of reach from here: {how}"
                     ));
                 }
                 return Ok(());

@@ -289,9 +289,8 @@ fn parsed(line: &str) -> Result<Record, String> {
     let json: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let schema = &json["schema"];
     if schema != SCHEMA {
-        return Err(format!(
-            "its schema is {schema}, and this version reads {SCHEMA}\nhint: build the image again"
-        ));
+        let hint = format!("this version reads {SCHEMA}\nhint: build the image again");
+        return Err(format!("its schema is {schema}, and {hint}"));
     }
     Record::read(&json)
 }
