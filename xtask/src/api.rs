@@ -32,9 +32,9 @@ pub fn main(root: &Path, args: &Args) -> Result<()> {
     };
     let text = format!("### REST API of {is} against {was}\n\n{changes}");
     let hint = "keep what clients use, or raise the minor version";
-    let what = format!("break clients, and {is} has the minor version of {was}\nhint: {hint}");
+    let what = format!("{count} changes of the API break clients");
     let breaks = (count > 0 && minor(&was) == minor(&is))
-        .then(|| anyhow!("{count} changes of the API {what}"));
+        .then(|| anyhow!("{what}, and {is} has the minor version of {was}\nhint: {hint}"));
     let told = [output::write(&text), github::write_page(&text)];
     message::ended_by(breaks.into_iter().chain(told.into_iter().filter_map(Result::err)))
 }

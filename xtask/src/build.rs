@@ -11,8 +11,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use base::scratch::Scratch;
 use base::{lock, message, process};
+use serde_json::{Value, json};
 
-use crate::cache_dir::Reading;
+use crate::cache_dir;
 use crate::docker::{self, AT_ONCE, Docker, SHORT_PATIENCE};
 use crate::explain::Last;
 use crate::progress::{self, Watch};
@@ -154,8 +155,10 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     }
     for image in images.iter().filter(|image| args.push && !image.has_own_base) {
         if let Some(variant) = &image.variant {
-            let what = format!("the tags of the variant {variant:?} will name an image on");
-            message::warn(&format!("{what} {}, which is not its own base image", image.base_image));
+            let (what, base) = ("which is not its own base image", &image.base_image);
+            message::warn(&format!(
+                "the tags of the variant {variant:?} will name an image on {base}, {what}"
+            ));
         }
     }
 
@@ -181,7 +184,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
         skip_present(&ctx);
     }
 
-    let reading = Reading::open_all(images)?;
+    let opened = cache_dir::open(images)?;
     let there = ctx.run().ended.keys().copied().collect::<BTreeSet<_>>();
     ctx.run().queue = (0..images.len()).filter(|number| !there.contains(number)).collect();
     let is_first_alone = args.push && ctx.is_batch() && there.is_empty();
@@ -211,7 +214,7 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
             });
         }
     });
-    drop(reading);
+    cache_dir::clean(opened);
 
     let mut run = mem::take(&mut *ctx.run());
     for (number, image) in images.iter().enumerate() {
@@ -375,7 +378,7 @@ pub fn written(ctx: &Ctx, cache: &Cache, result: &str, error: Option<String>) ->
     CacheWritten {
         r#ref: cache.name().to_owned(),
         mode: ctx.args.cache_mode.name().to_owned(),
-        result: Some(result.to_owned()),
+        result: result.to_owned(),
         error,
         ..CacheWritten::default()
     }
@@ -389,6 +392,7 @@ pub fn now() -> u64 {
 /// An image of which nothing is built yet.
 pub fn unbuilt(ctx: &Ctx, image: &Image) -> Ended {
     let (args, source) = (ctx.args, &ctx.facts.source);
+    let packages = source.packages.iter().cloned();
     let own = image.platforms.iter().map(|platform| plan::arch(platform));
     let arches = args.arch.clone().map_or_else(|| own.collect(), |arch| vec![arch]);
     let record = Record {
@@ -407,14 +411,14 @@ pub fn unbuilt(ctx: &Ctx, image: &Image) -> Ended {
         tags: image.tags.clone(),
         manifest_tags: image.manifest_tags.clone(),
         release_tags: image.release_tags.clone(),
-        server: record::Server {
-            from: source.kind.to_owned(),
-            commit: source.sha.clone(),
-            r#ref: source.git_ref.clone(),
-            dirty: source.is_dirty,
-            packages: source.packages.iter().cloned().collect(),
-            description: Some(source.describe()),
-        },
+        server: json!({
+            "from": source.kind,
+            "commit": source.sha,
+            "ref": source.git_ref,
+            "dirty": source.is_dirty,
+            "packages": packages.collect::<Value>(),
+            "description": source.describe(),
+        }),
         builder: ctx.facts.builder.as_ref().map(|builder| builder.name.clone()),
         cache_mode: Some(args.cache_mode.name().to_owned()),
         ..Record::default()

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,35 +15,28 @@ use request::plan::Image;
 /// What a build reads first.
 pub const INDEX: &str = "index.json";
 
-/// Keeps others from removing what a build may read from a cache folder.
-pub struct Reading {
-    folder: PathBuf,
-    lock: File,
-}
-
-impl Reading {
-    /// Opens every cache folder of `images`, and makes those that are not there.
-    pub fn open_all(images: &[Image]) -> Result<Vec<Self>> {
-        let mut all = Vec::new();
-        for cache in images.iter().flat_map(|image| &image.cache_read) {
-            let Cache::Folder(folder) = cache else { continue };
-            let opened = fs::create_dir_all(folder).and_then(|()| File::open(folder));
-            let lock = opened.with_context(|| format!("cannot use the cache folder {folder:?}"))?;
-            // Some file systems have no locks.
-            let _ = lock.lock_shared();
-            all.push(Reading { folder: PathBuf::from(folder), lock });
-        }
-        Ok(all)
+/// Opens every cache folder of `images`, which is made if need be, and keeps others from removing its content.
+/// Errors: a folder can't be opened.
+pub fn open(images: &[Image]) -> Result<Vec<(&str, File)>> {
+    let mut all = Vec::new();
+    for cache in images.iter().flat_map(|image| &image.cache_read) {
+        let Cache::Folder(folder) = cache else { continue };
+        let opened = fs::create_dir_all(folder).and_then(|()| File::open(folder));
+        let lock = opened.with_context(|| format!("cannot use the cache folder {folder:?}"))?;
+        // Some file systems have no locks.
+        let _ = lock.lock_shared();
+        all.push((folder.as_str(), lock));
     }
+    Ok(all)
 }
 
-impl Drop for Reading {
-    /// Removes what the index no longer names, unless another build is at work there: then that one will.
-    fn drop(&mut self) {
-        let _ = self.lock.unlock();
-        if self.lock.try_lock().is_ok() {
+/// Removes what the indexes no longer name, except where another build is at work: then that one will.
+pub fn clean(opened: Vec<(&str, File)>) {
+    for (folder, lock) in opened {
+        let _ = lock.unlock();
+        if lock.try_lock().is_ok() {
             // What can't be removed costs nothing but its room.
-            let _ = remove_stale(&self.folder);
+            let _ = remove_stale(Path::new(folder));
         }
     }
 }

@@ -441,11 +441,9 @@ impl Docker {
     /// The manifest that a registry has under `reference`. Errors: the registry does not say, in two tries.
     pub fn manifest(&self, reference: &str) -> Result<Option<String>> {
         let cause = |error: &anyhow::Error| Cause::of(&error.to_string());
-        let mut answer = self.raw_manifest(reference, SHORT_PATIENCE);
-        if answer.as_ref().is_err_and(|error| cause(error) == Cause::Transient) {
-            answer = self.raw_manifest(reference, SHORT_PATIENCE);
-        }
-        match answer {
+        let ask = || self.raw_manifest(reference, SHORT_PATIENCE);
+        let again = |error| if cause(&error) == Cause::Transient { ask() } else { Err(error) };
+        match ask().or_else(again) {
             Err(e) if matches!(cause(&e), Cause::NotFound | Cause::NoRepository) => Ok(None),
             answer => answer.map(Some),
         }

@@ -309,13 +309,11 @@ impl Job<'_> {
             }
             // BuildKit itself retries layers, and not the manifest.
             let is_manifest = error.contains("manifest") && cause.retries() > 0;
-            if written.result.as_deref() == Some("failed")
-                && (cause == Cause::BrokenCache || is_manifest)
-            {
+            if written.result == "failed" && (cause == Cause::BrokenCache || is_manifest) {
                 written = export(&without);
             }
             // Where the registry did not list all that it had, nobody knows what was new to it.
-            if written.result.as_deref() == Some("done")
+            if written.result == "done"
                 && !self.known.is_empty()
                 && let Some(layers) = ctx.docker.layers(cache.name())
             {

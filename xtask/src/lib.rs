@@ -28,11 +28,7 @@ use request::plan;
 /// What each subcommand of `image` does, and how it is called.
 const SUBCOMMANDS: [(Command, &str, &str); 10] = [
     (Command::Build, "[OPTIONS] [-- BAKE ARGS]", "build the images"),
-    (
-        Command::Run,
-        "[OPTIONS] [-- BAKE ARGS]",
-        "build and start one image, and print its address and key",
-    ),
+    (Command::Run, "[OPTIONS] [-- BAKE ARGS]", "build and start an image, print address and key"),
     (Command::List, "[OPTIONS]", "print variants, targets and the tags of a request"),
     (Command::Doctor, "[OPTIONS]", "find out whether a request can be built here, and what to do"),
     (Command::Matrix, "[OPTIONS]", "print the jobs of a CI run as JSON"),
@@ -59,9 +55,7 @@ pub fn main(root: &Path, mut words: Vec<OsString>) -> Result<()> {
     let name = name.to_string_lossy();
     let Some(subcommand) = SUBCOMMANDS.iter().find(|(command, ..)| command.name() == name) else {
         let names = SUBCOMMANDS[1..].iter().map(|(command, ..)| command.name());
-        let suggestion = similar::suggestion(&name, names.clone());
-        let names = names.collect::<Vec<_>>().join(", ");
-        let hint = format!("expected one of {names} (or none, to build){suggestion}");
+        let hint = similar::use_one_of(&name, &names.collect::<Vec<_>>());
         return Err(error::usage(format!("unknown subcommand {name:?}\nhint: {hint}")));
     };
     let command = subcommand.0;

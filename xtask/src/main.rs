@@ -47,8 +47,7 @@ fn run() -> Result<ExitCode> {
         Some("engine") => return engine(&root, &words),
         _ => {
             let task = task.to_string_lossy();
-            let suggestion = similar::suggestion(&task, ["image", "engine"].into_iter());
-            let hint = format!("expected `image` or `engine`{suggestion}");
+            let hint = similar::use_one_of(&task, &["image", "engine"]);
             return Err(error::usage(format!("unknown task {task:?}\nhint: {hint}")));
         }
     }

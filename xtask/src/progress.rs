@@ -162,9 +162,8 @@ impl<'a> Watch<'a> {
 
 /// A node that runs since `begun`, and its last output or how much it has sent or fetched.
 fn node_line(begun: Instant, node: &Node) -> String {
-    let sized = || node.parts.values().filter(|(_, all)| *all > 0);
-    let done = sized().map(|(done, _)| done).sum();
-    let all = sized().map(|(_, all)| all).sum();
+    let sized = node.parts.values().filter(|(_, all)| *all > 0);
+    let (done, all) = sized.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
     let last = text::last_lines(&node.output, 1);
     let state = match last.first() {
         Some(line) => line.trim().to_owned(),

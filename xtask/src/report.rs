@@ -291,7 +291,7 @@ fn steps(ended: &[Ended]) -> String {
 /// What exporting the caches cost.
 fn exported(ctx: &Ctx, ended: &[Ended]) -> String {
     // A cache that is up to date is skipped.
-    let is_new = |written: &&CacheWritten| written.result.as_deref() != Some("skipped");
+    let is_new = |written: &&CacheWritten| written.result != "skipped";
     let written = ended.iter().flat_map(|ended| &ended.record.cache_written).filter(is_new);
     let (all, mode) = (written.clone().count(), ctx.args.cache_mode.name());
     if all == 0 {
@@ -329,8 +329,8 @@ fn warn_of_caches(ctx: &Ctx, ended: &[Ended]) {
             }
         }
         for written in record.cache_written.iter().filter(|written| written.is_lost()) {
-            let why = match written.result.as_deref() {
-                Some("timed out") => &timed_out,
+            let why = match written.result.as_str() {
+                "timed out" => &timed_out,
                 _ => written.error.as_deref().unwrap_or("buildx does not say why"),
             };
             add(&written.r#ref, "was not written, though its image is complete", why);

@@ -54,7 +54,7 @@ fn text_of(records: &[Record], default: &[String], run: Option<(String, String)>
         }
     }
     text.push('\n');
-    let servers = records.iter().filter_map(|record| record.server.description.as_ref());
+    let servers = records.iter().filter_map(|record| record.server["description"].as_str());
     for server in servers.collect::<BTreeSet<_>>() {
         text += &format!("\n**Server:** {}\n", plain(server));
     }

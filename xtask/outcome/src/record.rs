@@ -117,7 +117,8 @@ records! {
         /// The size of main's image when this one was pushed; `None` on main too.
         main_bytes: Option<u64>,
         layer: Option<Layer>,
-        server: Server,
+        /// Where the server in the image is from.
+        server: Value,
         builder: Option<String>,
         builder_was_empty: Option<bool>,
         cache_mode: Option<String>,
@@ -139,16 +140,6 @@ records! {
     Layer {
         tags: Vec<String>,
         digest: Option<String>,
-    }
-
-    /// Where the server in the image is from.
-    Server {
-        from: String,
-        commit: String,
-        r#ref: String,
-        dirty: bool,
-        packages: Value,
-        description: Option<String>,
     }
 
     /// How many steps there are, and where the cached ones are from, where that is certain.
@@ -184,7 +175,7 @@ records! {
     CacheWritten {
         r#ref: String,
         mode: String,
-        result: Option<String>,
+        result: String,
         error: Option<String>,
         /// Bytes of layers that were sent, and of those that the registry had already.
         bytes_uploaded: Option<u64>,
@@ -196,7 +187,7 @@ records! {
 impl CacheWritten {
     /// True where it is known not to be there.
     pub fn is_lost(&self) -> bool {
-        matches!(self.result.as_deref(), Some("failed" | "timed out"))
+        matches!(self.result.as_str(), "failed" | "timed out")
     }
 }
 
@@ -289,8 +280,8 @@ fn parsed(line: &str) -> Result<Record, String> {
     let json: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let schema = &json["schema"];
     if schema != SCHEMA {
-        let hint = format!("this version reads {SCHEMA}\nhint: build the image again");
-        return Err(format!("its schema is {schema}, and {hint}"));
+        let why = format!("its schema is {schema}, and this version reads {SCHEMA}");
+        return Err(format!("{why}\nhint: build the image again"));
     }
     Record::read(&json)
 }
