@@ -22,7 +22,8 @@ pub fn main(root: &Path, args: &Args) -> Result<()> {
         return Err(usage(format!("there are not two documents to compare\nhint: {hint}")));
     };
     let (old, new) = (document(root, baseline)?, document(root, new)?);
-    let (was, is) = (version(&old), version(&new));
+    let [was, is] = [&old, &new].map(|document| &document["info"]["version"]);
+    let [was, is] = [was, is].map(|version| one_line(version.as_str().unwrap_or("unknown")));
     let lines = Vec::from_iter(compare(&old, &new));
     let count = lines.iter().filter(|line| line.starts_with(BREAKING)).count();
     let (all, list) = (lines.len(), github::fenced("text", &lines.join("\n")));
@@ -62,10 +63,6 @@ fn document(root: &Path, name: &str) -> Result<Value> {
     Ok(document)
 }
 
-fn version(document: &Value) -> String {
-    one_line(document["info"]["version"].as_str().unwrap_or("unknown"))
-}
-
 /// The first two numbers of a version; all of one that has other parts.
 fn minor(version: &str) -> &str {
     version.match_indices('.').nth(1).map_or(version, |(at, _)| &version[..at])
@@ -89,8 +86,7 @@ struct Api<'a> {
     fields: BTreeMap<String, Field>,
 }
 
-/// The changes from `old` to `new`, a line each, those that break clients first. What is new in a response
-/// breaks nobody.
+/// The changes from `old` to `new`, a line each, those that break clients first.
 fn compare(old: &Value, new: &Value) -> BTreeSet<String> {
     let mut changes = BTreeSet::new();
     let mut add = |is_breaking, place: &str, what: &str| {

@@ -99,8 +99,7 @@ pub struct Run {
     pub warned: BTreeSet<String>,
 }
 
-/// Builds, delivers and reports what `args` ask for; `records` gets one of each image.
-/// Errors: the first one, of an image that was not built, or of what failed when all were.
+/// Builds, delivers and reports what `args` ask for; `records` gets one of each image. Errors: the first.
 pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
     let started = Instant::now();
     // Found out before anything is built: all that a run writes is below this.
@@ -154,12 +153,9 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
         message::warn(&error.to_string().replace("\nhint: ", "; "));
     }
     for image in images.iter().filter(|image| args.push && !image.has_own_base) {
-        if let Some(variant) = &image.variant {
-            let (what, base) = ("which is not its own base image", &image.base_image);
-            message::warn(&format!(
-                "the tags of the variant {variant:?} will name an image on {base}, {what}"
-            ));
-        }
+        let (Some(variant), base) = (&image.variant, &image.base_image) else { continue };
+        let what = format!("the tags of the variant {variant:?} will name an image on {base}");
+        message::warn(&format!("{what}, which is not its own base image"));
     }
 
     // `BuildKit` waits forever for a cache. One stands for all, as they are in one repository.
@@ -331,11 +327,8 @@ fn skip_present(ctx: &Ctx) {
             continue;
         };
         if !is_by_content && inputs.get(first) != Some(&image.inputs) {
-            let why = if inputs.contains_key(first) {
-                "its inputs changed"
-            } else {
-                "cannot read the inputs of the image in the registry"
-            };
+            let why = inputs.get(first).map(|_| "its inputs changed");
+            let why = why.unwrap_or("cannot read the inputs of the image in the registry");
             message::say(&format!("rebuilding {}: {why}", image.shown));
             continue;
         }

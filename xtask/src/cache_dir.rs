@@ -15,8 +15,7 @@ use request::plan::Image;
 /// What a build reads first.
 pub const INDEX: &str = "index.json";
 
-/// Opens every cache folder of `images`, which is made if need be, and keeps others from removing its content.
-/// Errors: a folder can't be opened.
+/// Opens every cache folder of `images`: nobody removes its content meanwhile. Errors: one can't be opened.
 pub fn open(images: &[Image]) -> Result<Vec<(&str, File)>> {
     let mut all = Vec::new();
     for cache in images.iter().flat_map(|image| &image.cache_read) {

@@ -64,14 +64,7 @@ pub struct Baked {
     pub end: End,
     pub trace: Trace,
     /// What buildx wrote of each target; `null` for a bake that was not done.
-    metadata: Value,
-}
-
-impl Baked {
-    /// What buildx wrote of `target` under `key`.
-    pub fn text(&self, target: &str, key: &str) -> Option<String> {
-        self.metadata[target][key].as_str().map(str::to_owned)
-    }
+    pub metadata: Value,
 }
 
 /// The layers of an image or of a cache, by digest, with their compressed sizes in bytes.
@@ -132,15 +125,9 @@ impl Docker {
         call(&mut self.command(args), PATIENCE).unwrap_or_default()
     }
 
-    /// Runs one `docker buildx bake` of `bake`, shown by `watch`. It is stopped at `deadline`, and where it waits
-    /// for nothing but caches for longer than [`read_patience`]: `BuildKit` itself waits forever.
-    /// Errors: a signal, or no docker to run. A build that fails is not one.
-    pub fn bake(
-        &self,
-        bake: &Value,
-        watch: &mut Watch,
-        deadline: Option<Instant>,
-    ) -> Result<Baked> {
+    /// Runs one `docker buildx bake` of `bake`, shown by `watch`, up to `until`, or until it waits for nothing but
+    /// caches: `BuildKit` does so forever. Errors: a signal, or no docker to run; not a build that fails.
+    pub fn bake(&self, bake: &Value, watch: &mut Watch, until: Option<Instant>) -> Result<Baked> {
         let args = watch.ctx.args;
         let scratch = Scratch::within(&self.root.join("target/image/tmp"))?;
         let metadata = scratch.0.join("metadata.json");
@@ -376,8 +363,7 @@ impl Docker {
         Some(layers)
     }
 
-    /// The base images `references`: for a push from registries, the same for all machines, for a load from
-    /// the engine, which is faster, if possible. Their lowest layers only where `is_compared`.
+    /// The base images: for a push rather from registries, alike for all machines; for a load from the engine.
     pub fn bases(
         &self,
         references: &BTreeSet<String>,

@@ -118,8 +118,8 @@ impl Last {
                 (None, _) => "is new".to_owned(),
                 (_, None) => "is gone".to_owned(),
             };
-            let word = name.rsplit(['/', ' ']).next().unwrap_or(name);
-            let is_read = first.name.contains(word);
+            let word = name.rsplit(['/', ' ']).next();
+            let is_read = word.is_some_and(|word| first.name.contains(word));
             let read = if is_read { ", which this step reads," } else { "" };
             say(&format!("  {name}{read} {how}"));
             is_same = false;

@@ -1,5 +1,4 @@
-//! One image: it is started where it is checked, delivered, and its caches are exported, each by a bake of
-//! its own. All that happened becomes its record.
+//! One image: it is checked, delivered, and its caches exported, each by a bake; and it becomes a record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -66,7 +65,8 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
     match delivered {
         Ok(baked) => {
             (record.status, record.pushed) = (Status::Built, ctx.args.push);
-            let digest = |target: &str| baked.text(target, "containerimage.digest");
+            let of_target = |target: &str| baked.metadata[target]["containerimage.digest"].as_str();
+            let digest = |target: &str| of_target(target).map(str::to_owned);
             record.digest = digest(&image.name);
             let layer = |tags| Layer { tags, digest: digest(&plan::layer_name(&image.name)) };
             record.layer = image.layer_tags.first().map(|_| layer(image.layer_tags.clone()));
@@ -95,22 +95,19 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
         let unread = job.unread.get(name).map(String::as_str);
         let said = run.and_then(|run| run.error.as_deref());
         let error = unread.or(said);
-        // Docker Hub says of a repository that it may not be shown, or is not there.
-        let is_refused = |error| {
-            matches!(Cause::of(error), Cause::Denied | Cause::NotFound | Cause::Limited)
-                || cause::http_status(error) == Some(429)
-        };
-        let result = match error {
+        let status = said.and_then(cause::http_status);
+        let result = match error.map(|error| (cause::is_miss(name, error), Cause::of(error))) {
             _ if unread.is_some() => Some("failed"),
             None => run.map(|_| "hit"),
-            Some(error) if cause::is_miss(name, error) => Some("miss"),
-            Some(error) if is_refused(error) => Some("refused"),
-            Some(_) => Some("failed"),
+            Some((true, _)) => Some("miss"),
+            // Docker Hub says of a repository that it may not be shown, or is not there.
+            Some((_, Cause::Denied | Cause::NotFound | Cause::Limited)) => Some("refused"),
+            Some(_) => Some(if status == Some(429) { "refused" } else { "failed" }),
         };
         record.cache_read.push(CacheRead {
             r#ref: name.to_owned(),
             result: result.map(str::to_owned),
-            status: said.and_then(cause::http_status),
+            status,
             error: error.filter(|_| result != Some("miss")).map(str::to_owned),
             seconds: run.and_then(trace::Run::seconds),
         });
@@ -181,8 +178,7 @@ fn open_log(ctx: &Ctx, image: &Image) -> Option<(File, String)> {
 }
 
 impl Job<'_> {
-    /// Starts the image where it is checked, and delivers it, after as many tries as it takes.
-    /// Errors: why the image failed; a signal.
+    /// Delivers the image, after it was started where it is checked. Errors: why it failed; a signal.
     fn deliver(&mut self) -> Result<Baked> {
         let (ctx, image) = (self.watch.ctx, self.watch.image);
         let platforms = u32::try_from(image.platforms.len().max(1)).unwrap_or(u32::MAX);
@@ -351,12 +347,11 @@ impl Job<'_> {
             baked.end == End::Done && Path::new(folder).join(cache_dir::INDEX).exists()
         });
         let is_complete = has_index && runs.clone().all(trace::Run::is_done);
+        // buildx reports one that failed by leaving it out.
+        let is_named = baked.metadata[&image.name]["cache.manifest"].is_string();
         let result = match baked.end {
             _ if is_complete && runs.clone().next().is_some() => "done",
-            // buildx reports one that failed by leaving it out.
-            End::Done if is_complete && baked.text(&image.name, "cache.manifest").is_some() => {
-                "done"
-            }
+            End::Done if is_complete && is_named => "done",
             End::TimedOut => "timed out",
             _ => "failed",
         };

@@ -118,10 +118,8 @@ fn build_images(root: &Path, args: &Args) -> Result<()> {
     let mut records = Vec::new();
     let built = build::run(root, args, &mut records);
     // What was pushed is there, whatever happened to the others. At a terminal, a batch has named it.
-    let mut printed = Ok(());
-    if !(records.len() > 1 && io::stdout().is_terminal()) {
-        let mut there = records.iter().filter(|record| record.status.is_there());
-        printed = there.try_for_each(|record| record.all_tags().try_for_each(output::write));
-    }
+    let is_told = records.len() > 1 && io::stdout().is_terminal();
+    let mut there = records.iter().filter(|record| !is_told && record.status.is_there());
+    let printed = there.try_for_each(|record| record.all_tags().try_for_each(output::write));
     message::ended_by([built, printed].into_iter().filter_map(Result::err))
 }

@@ -1,5 +1,4 @@
-//! `cargo xtask image merge` makes multi-architecture manifests of images; `matrix` and `probe` are what a
-//! CI run calls before that. Everything is checked before anything is pushed.
+//! `merge` pushes multi-architecture manifests, after all is checked; CI calls `matrix` and `probe` before.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -75,9 +74,9 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
     for record in record::read(&args.words)? {
         // An earlier merge may have left its own records among its inputs, and a batch those of failures.
         if record.kind == Kind::Image && record.status.is_there() {
-            let Record { variant, base_image, target, flavor, sha, git_ref, .. } = record.clone();
-            let key =
-                (variant, base_image, target, flavor, sha, git_ref, record.manifest_tags.clone());
+            let r = record.clone();
+            let what = (r.variant, r.base_image, r.target, r.flavor);
+            let key = (what, r.sha, r.git_ref, r.manifest_tags);
             groups.entry(key).or_default().push(record);
         }
     }
@@ -91,8 +90,8 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
         let manifest = manifest(&images, args, &definition)?;
         let is_taken = |tag: &&String| manifests.iter().any(|(other, _)| other.tags.contains(tag));
         if let Some(tag) = manifest.tags.iter().find(is_taken) {
-            let hint = "merge them apart";
-            return Err(usage(format!("two of the manifests would be {tag}\nhint: {hint}")));
+            let what = format!("two of the manifests would be {tag}");
+            return Err(usage(format!("{what}\nhint: merge them apart")));
         }
         manifests.push((manifest, images.iter().filter_map(Record::reference).collect()));
     }
@@ -107,14 +106,12 @@ pub fn merge(root: &Path, args: &Args) -> Result<()> {
             errors.push(error.context(format!("{name:?} is not merged")));
         } else {
             // What was pushed is told, whatever comes of reading it back.
-            let read =
-                manifest.tags.first().map(|tag| docker.imagetools(&["inspect", "--raw", tag]));
-            match read.transpose() {
+            let tag = manifest.tags.first();
+            let read = tag.map(|tag| docker.imagetools(&["inspect", "--raw", tag])).transpose();
+            let what = format!("{name:?} was pushed, but not found as it should be");
+            match read.context(what) {
                 Ok(list) => manifest.digest = list.map(|list| docker::digest(&list)),
-                Err(error) => {
-                    let what = format!("{name:?} was pushed, but not found as it should be");
-                    errors.push(error.context(what));
-                }
+                Err(error) => errors.push(error),
             }
             let recorded = records.as_ref().map_or(Ok(()), |file| record::append(file, &manifest));
             errors.extend(recorded.err());
@@ -147,8 +144,7 @@ pub fn check_values(record: &Record, tags: &[String]) -> Result<()> {
     Err(usage(format!("{what}\nhint: build it again")))
 }
 
-/// The record of the manifest of `images`: one variant on one base image, sorted by platform.
-/// Errors: they do not go together, or some are missing.
+/// The record of the manifest of `images`, sorted by platform. Errors: they do not go together.
 fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<Record> {
     let Some(first) = images.first() else { bail!("there is no image") };
     let name = first.shown();
@@ -170,8 +166,7 @@ fn manifest(images: &[Record], args: &Args, definition: &Definition) -> Result<R
     for record in images {
         check_values(record, &tags)?;
         if let Some(platform) = record.platforms.iter().find(|name| platforms.contains(name)) {
-            let what = format!("{name:?} has two images for {platform}");
-            return Err(usage(format!("{what}\nhint: name one")));
+            return Err(usage(format!("{name:?} has two images for {platform}\nhint: name one")));
         }
         platforms.extend(record.platforms.clone());
     }

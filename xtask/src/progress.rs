@@ -1,5 +1,4 @@
-//! What people see of a run while it goes on: of one image its steps, of many a line for each when it ends.
-//! At a terminal the last lines are drawn again and again. The log of each image has everything.
+//! What people see of a run while it goes on. The log of each image has everything.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,8 +47,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Shows an event, which `trace` has taken up: to the log always; to people steps that ran, once. The
-    /// rest is told in the end.
+    /// Shows an event that `trace` has taken up: to the log always; to people steps that ran, once.
     pub fn show(&mut self, event: &Event, trace: &Trace) {
         match event {
             Event::Log(place, text) => {

@@ -212,8 +212,7 @@ fn drop_flags(words: &mut Vec<String>, names: &[&str]) {
     });
 }
 
-/// Writes the outputs of the GitHub Actions step, if this is one.
-/// Errors: the file can't be written.
+/// Writes the outputs of the GitHub Actions step, if this is one. Errors: the file can't be written.
 pub fn write_outputs(args: &Args, source: &Source, records: &[&Record]) -> Result<()> {
     let there = || records.iter().filter(|record| record.status.is_there());
     let tags = there().flat_map(|r| r.all_tags().cloned()).collect::<Vec<_>>();

@@ -158,9 +158,8 @@ impl Container {
             if state.trim().ends_with(" healthy") {
                 if !is_healthy() {
                     let how = format!("use {} on the machine of the engine", self.address);
-                    message::warn(&format!(
-                        "the server is healthy, but out of reach from here: {how}"
-                    ));
+                    let what = "the server is healthy, but out of reach from here";
+                    message::warn(&format!("{what}: {how}"));
                 }
                 return Ok(());
             }

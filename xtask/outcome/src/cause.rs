@@ -5,8 +5,7 @@ use crate::text;
 const COMMON: bool = true;
 const OWN: bool = false;
 
-/// Makes the causes. Behind each stand how often it is worth to try again, whether further images will fail
-/// alike (`COMMON`), and what to do about it; empty where that is not known.
+/// Makes the causes: how often to try again, whether all further images fail alike, and what to do.
 macro_rules! causes {
     ($($(#[$doc:meta])* $cause:ident $retries:literal $is_common:ident $hint:literal)*) => {
         /// Why something failed, as far as its error says so.
