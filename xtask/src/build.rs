@@ -18,7 +18,7 @@ use crate::docker::{self, AT_ONCE, Docker, SHORT_PATIENCE};
 use crate::explain::Last;
 use crate::progress::{self, Watch};
 use crate::{job, report};
-use outcome::cause::Cause;
+use outcome::cause::{self, Cause};
 use outcome::record::{self, CacheWritten, Layer, Record, Status};
 use outcome::trace::{Failure, Span};
 use outcome::vertex::Phase;
@@ -86,7 +86,7 @@ pub struct Run {
     /// Why the file of `--records` is not written any more.
     error: Option<anyhow::Error>,
     /// How the last images failed that failed with the same error.
-    alike: Vec<(Option<Cause>, String)>,
+    alike: Vec<(Option<Cause>, Option<String>)>,
     /// Why no further image is tried.
     stopped: Option<String>,
     /// The check keys of images that have started.
@@ -194,7 +194,9 @@ pub fn run(root: &Path, args: &Args, records: &mut Vec<Record>) -> Result<()> {
                     // A step that fails here fails again when its image is built, and is shown then.
                     let Some(bake) = image.steps_on_base(&without) else { return };
                     let deadline = Instant::now().checked_add(args.timeout);
-                    let baked = docker.bake(&bake, &mut Watch::new(&ctx, image), deadline);
+                    let mut watch = Watch::new(&ctx, image);
+                    watch.is_ahead = true;
+                    let baked = docker.bake(&bake, &mut watch, deadline);
                     if baked.is_err() || !ctx.run().ended.is_empty() {
                         return;
                     }
@@ -255,6 +257,11 @@ fn work(ctx: &Ctx, number: usize) {
 }
 
 impl Run {
+    /// True once no further image is tried.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
     /// How many images have failed.
     pub fn failed(&self) -> usize {
         self.ended.values().filter(|ended| ended.record.status == Status::Failed).count()
@@ -280,7 +287,11 @@ impl Run {
             };
             let error = ended.record.error.as_deref().unwrap_or_default();
             let words = error.split_whitespace().filter(|word| !is_own(word));
-            let failure = (ended.cause, words.collect::<Vec<_>>().join(" "));
+            let detail = match ended.cause {
+                Some(cause) if cause.is_common() => cause::host(error).map(str::to_owned),
+                _ => Some(words.collect::<Vec<_>>().join(" ")),
+            };
+            let failure = (ended.cause, detail);
             self.alike.retain(|last| *last == failure);
             self.alike.push(failure);
             let left = self.queue.len();
@@ -424,7 +435,7 @@ pub fn read_sizes(ctx: &Ctx, image: &Image, record: &mut Record) {
     let Some(reference) = record.reference().filter(|_| ctx.args.records.is_some()) else { return };
     let references = [&reference].into_iter().chain(&image.main_tag).cloned().collect();
     let layers = ctx.docker.each(&references, Docker::layers);
-    let size = |reference: &String| Some(layers.get(reference)?.values().sum());
+    let size = |reference: &String| Some(layers.get(reference)?.0.values().sum());
     record.main_bytes = image.main_tag.as_ref().and_then(size);
     record.bytes = size(&reference);
 }

@@ -169,14 +169,18 @@ impl Docker {
             let is_waiting = !trace.awaited().is_empty();
             waiting_since = is_waiting.then(|| waiting_since.unwrap_or(now));
             let is_stuck = waiting_since.is_some_and(|since| now - since > patience);
-            !is_stuck && deadline.is_none_or(|deadline| now <= deadline)
+            !is_stuck && !watch.is_over() && until.is_none_or(|until| now <= until)
         };
         let status = process::follow(&mut child, pipe, |bytes| show(bytes, false))?;
         show(&[], true);
         watch.end();
-        // A signal, or an error of something else, may come when everything was pushed.
-        let pushed = trace.exports(Phase::ImageExport).filter(|run| run.is_done()).count();
-        let is_pushed = args.push && pushed == targets.len();
+        // A signal, or an error of something else, may come when everything was pushed. Docker's old image
+        // store pushes after the export.
+        let builder = watch.ctx.facts.builder.as_ref();
+        let pushes_within = builder.is_some_and(|b| b.driver != "docker" || b.exports_cache);
+        let exported = trace.exports(Phase::ImageExport).filter(|run| run.is_done()).count();
+        let is_pushed =
+            args.push && pushes_within && trace.failure().is_none() && exported == targets.len();
         let is_done = status.is_some_and(|status| status.success() || is_pushed);
         if !is_done {
             process::check_signals()?;
@@ -278,15 +282,18 @@ impl Docker {
     /// The version of buildx. Errors: there is none, or it is too old; and what to do.
     pub fn version(&self) -> Result<String> {
         let output = output(&mut self.command(&["buildx", "version"]), PATIENCE)?;
-        let output = output.ok_or_else(|| unusable("docker", "it does not answer"))?;
+        let late = format!("no answer within {} s", PATIENCE.as_secs());
+        let output = output.ok_or_else(|| unusable("docker", &late))?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let (first, engine) = (text.trim().lines().next().unwrap_or("it fails"), in_engine(""));
         // Podman answers to the name `docker`, and Docker Desktop's stub where it is not switched on.
         let is_foreign = ["podman", "buildah", "nerdctl"].iter().any(|name| text.contains(name));
+        let what =
+            if is_foreign { "`docker` is not Docker's" } else { "`docker buildx` can't be used" };
         ensure!(
             output.status.success() && !is_foreign,
-            "`docker buildx` can't be used: {first}\nhint: install Docker's client with buildx (Debian's \
+            "{what}: {first}\nhint: install Docker's client with buildx (Debian's \
              docker-buildx); on WSL, turn on Docker Desktop's integration; or run {engine}"
         );
         // Such as `github.com/docker/buildx v0.13.1 788433953af1`; Ubuntu's has no `v`.
@@ -348,9 +355,10 @@ impl Docker {
         })
     }
 
-    /// What `reference` holds, where that can be read.
-    pub fn layers(&self, reference: &str) -> Option<Layers> {
+    /// The layers of `reference`, where that can be read, and whether it is a build cache.
+    pub fn layers(&self, reference: &str) -> Option<(Layers, bool)> {
         let manifest = self.manifest_json(reference)?;
+        let is_cache = manifest["config"]["mediaType"] == "application/vnd.buildkit.cacheconfig.v0";
         let mut images = vec![manifest.clone()];
         for image in manifest["manifests"].as_array().into_iter().flatten() {
             let digest = image["digest"].as_str()?;
@@ -360,7 +368,7 @@ impl Docker {
         for layer in images.iter().filter_map(|image| image["layers"].as_array()).flatten() {
             layers.insert(layer["digest"].as_str()?.to_owned(), layer["size"].as_u64()?);
         }
-        Some(layers)
+        Some((layers, is_cache))
     }
 
     /// The base images: for a push rather from registries, alike for all machines; for a load from the engine.
@@ -498,7 +506,8 @@ pub fn call(docker: &mut Command, patience: Duration) -> Result<String> {
     // Behind its error, docker may name a page on the build.
     let error = stderr.lines().rev().find_map(|line| line.strip_prefix("ERROR: "));
     let last = || stderr.lines().rfind(|line| !line.trim().is_empty());
-    Err(anyhow!(error.or_else(last).unwrap_or_default().to_owned()))
+    let ended = || format!("docker ended with {}", output.status);
+    Err(anyhow!(error.or_else(last).map_or_else(ended, str::to_owned)))
 }
 
 /// What the call `docker` ends with; `None` for no answer within `patience`. Errors: no docker; a signal.

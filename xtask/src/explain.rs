@@ -134,9 +134,13 @@ impl Last {
 
 /// Adds the file `path`, or the files below the folder `path`, whose `name` for people this is.
 fn add_files(path: &Path, name: &str, files: &mut Parts) {
-    let content = fs::read(path);
-    files.extend(content.map(|content| (format!("{FILE}{name}"), sha256(content))));
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+    // A FIFO may never end, and a link may lead anywhere.
+    let Ok(kind) = fs::symlink_metadata(path) else { return };
+    if kind.is_file() {
+        let content = fs::read(path);
+        files.extend(content.map(|content| (format!("{FILE}{name}"), sha256(content))));
+    }
+    for entry in fs::read_dir(path).into_iter().filter(|_| kind.is_dir()).flatten().flatten() {
         let name = format!("{name}/{}", entry.file_name().to_string_lossy());
         add_files(&entry.path(), &name, files);
     }

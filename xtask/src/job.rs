@@ -30,6 +30,8 @@ struct Job<'a> {
     watch: Watch<'a>,
     /// How many bakes have failed.
     tries: usize,
+    /// How many of these by a cache that is left out since then.
+    left_out: usize,
     /// Why the last one did.
     cause: Option<Cause>,
     /// Caches that are not read, each with the reason.
@@ -37,7 +39,7 @@ struct Job<'a> {
     /// What happened in the bakes that check and deliver the image.
     traces: Vec<Trace>,
     /// What the registry had of caches and image before an export; empty where it does not tell of all.
-    known: BTreeMap<String, Layers>,
+    known: BTreeMap<String, (Layers, bool)>,
     /// When caches were exported.
     exports: Vec<Span>,
 }
@@ -53,6 +55,7 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
     let mut job = Job {
         watch,
         tries: 0,
+        left_out: 0,
         cause: None,
         unread: ctx.unread.clone(),
         traces: Vec::new(),
@@ -94,7 +97,9 @@ pub fn build<'a>(ctx: &'a Ctx<'a>, image: &'a Image) -> Option<Ended> {
         let run = runs.find(|run| run.completed.is_some());
         let unread = job.unread.get(name).map(String::as_str);
         let said = run.and_then(|run| run.error.as_deref());
-        let error = unread.or(said);
+        // BuildKit reads any image as a cache of nothing.
+        let other = job.known.get(name).filter(|(_, is_cache)| !is_cache);
+        let error = unread.or(said).or(other.map(|_| "this is not a build cache"));
         let status = said.and_then(cause::http_status);
         let result = match error.map(|error| (cause::is_miss(name, error), Cause::of(error))) {
             _ if unread.is_some() => Some("failed"),
@@ -239,17 +244,19 @@ impl Job<'_> {
         }
         if unread.iter().any(|name| !self.unread.contains_key(name)) {
             self.unread.extend(unread.into_iter().map(|name| (name, why.clone())));
+            self.left_out += 1;
             // The caches are named in the end.
             progress::warn(&format!("{}: a cache can't be read; retrying without it", image.shown));
             return Ok(());
         }
         self.cause = Some(cause);
-        if cause == Cause::NoSpace && self.tries == 0 && prune_threshold(ctx.args).is_some() {
+        let tries = self.tries - self.left_out;
+        if cause == Cause::NoSpace && tries == 0 && prune_threshold(ctx.args).is_some() {
             progress::warn("the builder has no space left; pruning its build cache");
             ctx.docker.prune(0);
             return Ok(());
         }
-        let Some(&pause) = PAUSES.get(self.tries).filter(|_| self.tries < cause.retries()) else {
+        let Some(&pause) = PAUSES.get(tries).filter(|_| tries < cause.retries()) else {
             bail!("{error}")
         };
         let shown = shortened(&image.shown, 40);
@@ -273,7 +280,7 @@ impl Job<'_> {
         if self.known.len() < asked.len() {
             self.known.clear();
         }
-        let layers = self.known.values().flat_map(|layers| layers.keys().cloned());
+        let layers = self.known.values().flat_map(|(layers, _)| layers.keys().cloned());
         ctx.run().known_layers.extend(layers);
         let steps = &record.step_list;
         let is_needless = record.builder_was_empty == Some(true)
@@ -284,9 +291,10 @@ impl Job<'_> {
         let mut all = Vec::new();
         for cache in &image.cache_written {
             // Only an engine that was empty had nothing else, where this cache has all layers of the others.
-            let mut read = image.cache_read.iter().filter_map(|read| self.known.get(read.name()));
+            let mut read =
+                image.cache_read.iter().filter_map(|read| Some(&self.known.get(read.name())?.0));
             if is_needless
-                && let Some(own) = self.known.get(cache.name())
+                && let Some((own, _)) = self.known.get(cache.name())
                 && read.all(|read| read.keys().all(|digest| own.contains_key(digest)))
             {
                 all.push(written(ctx, cache, "skipped", None));
@@ -311,7 +319,7 @@ impl Job<'_> {
             // Where the registry did not list all that it had, nobody knows what was new to it.
             if written.result == "done"
                 && !self.known.is_empty()
-                && let Some(layers) = ctx.docker.layers(cache.name())
+                && let Some((layers, _)) = ctx.docker.layers(cache.name())
             {
                 let (mut sent, mut present) = (0, 0);
                 for (digest, size) in layers {

@@ -23,6 +23,8 @@ pub struct Watch<'a> {
     pub ctx: &'a Ctx<'a>,
     pub image: &'a Image,
     pub log: Option<File>,
+    /// True for steps that run ahead of their image: they are shown nowhere, and end with the run.
+    pub is_ahead: bool,
     /// True where every line is shown.
     is_plain: bool,
     is_terminal: bool,
@@ -39,6 +41,7 @@ impl<'a> Watch<'a> {
             ctx,
             image,
             log: None,
+            is_ahead: false,
             is_plain,
             // In the log of a CI job every frame of a terminal would stay.
             is_terminal: status::is_terminal() && !is_plain && !ctx.args.ci,
@@ -47,12 +50,31 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// True once the bake is to end.
+    pub fn is_over(&self) -> bool {
+        self.is_ahead && self.ctx.run().is_stopped()
+    }
+
+    /// Notes that a node has begun, once.
+    fn begin(&mut self, place: usize, trace: &Trace) {
+        if let Entry::Vacant(begun) = self.begun.entry(place) {
+            begun.insert((Instant::now(), Lines::default()));
+            let title = text::title(&trace.nodes[place].name);
+            self.log(&format!("#{} {title}", place + 1), false);
+        }
+    }
+
     /// Shows an event that `trace` has taken up: to the log always; to people steps that ran, once.
     pub fn show(&mut self, event: &Event, trace: &Trace) {
+        if self.is_ahead && !matches!(event, Event::Log(..)) {
+            return;
+        }
         match event {
             Event::Log(place, text) => {
-                let Some((_, rest)) = self.begun.get_mut(place) else { return };
-                for line in rest.add(text.as_bytes()) {
+                // One message may hold a step's start, output and end.
+                self.begin(*place, trace);
+                let rest = self.begun.get_mut(place);
+                for line in rest.map(|(_, rest)| rest.add(text.as_bytes())).unwrap_or_default() {
                     self.log(&format!("#{} {line}", place + 1), false);
                     line.strip_prefix("warning: ").inspect(|warning| warn_once(self.ctx, warning));
                 }
@@ -63,10 +85,7 @@ impl<'a> Watch<'a> {
             Event::Text(text) => self.log(&format!("buildx: {}", message::one_line(text)), true),
             Event::Run(place, run) => {
                 let (number, node) = (place + 1, &trace.nodes[*place]);
-                if let Entry::Vacant(begun) = self.begun.entry(*place) {
-                    begun.insert((Instant::now(), Lines::default()));
-                    self.log(&format!("#{number} {}", text::title(&node.name)), false);
-                }
+                self.begin(*place, trace);
                 if run.completed.is_none() {
                     return;
                 }
@@ -115,7 +134,7 @@ impl<'a> Watch<'a> {
         let is_batch = self.ctx.is_batch();
         // A batch has a line for each image anyway.
         let silence = Duration::from_secs(if is_batch { 60 } else { 10 });
-        if !status::is_due(self.is_terminal, silence) {
+        if self.is_ahead || !status::is_due(self.is_terminal, silence) {
             return;
         }
         let begun = self.begun.iter();

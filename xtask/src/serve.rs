@@ -113,7 +113,8 @@ pub struct Container {
 impl Container {
     /// Starts `image` on `port` of the engine's 127.0.0.1 (0: a free one), and waits until it is healthy.
     fn start(docker: Docker, image: &str, port: u16, platform: Option<&str>) -> Result<Self> {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()?;
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| l.local_addr());
+        let address = address.with_context(|| format!("cannot use port {port}"))?;
         // No name of another run's, as this container is removed by its name.
         let name = format!("agent-server-{}-{}", address.port(), random(4)?);
         // Made before docker is called, so that a signal in between leaves nothing.

@@ -53,19 +53,23 @@ pub fn save(ctx: &Ctx, ended: &[Ended], path: &Path, seconds: f64) -> Result<()>
                 "last": last.get(&step.name).map(|Span { from, to }| json!({ "from": from, "to": to })),
             }));
         }
-        images.push(json!({
-            "name": image.shown,
-            "base": ended.record.base_image,
-            "result": ended.record.status.name(),
-            "error": ended.record.error.as_ref().map(|error| text::shortened(error, 200)),
-            "failure": ended.failure.as_ref().map(|failure| json!({
-                "step": text::title(&failure.name),
-                "output": text::last_lines(&failure.output, LINES),
-            })),
-            "bars": bars,
-        }));
+        images.push(
+            json!({
+                "name": image.shown,
+                "base": ended.record.base_image,
+                "result": ended.record.status.name(),
+                "error": ended.record.error.as_ref().map(|error| text::shortened(error, 200)),
+                "failure": ended.failure.as_ref().map(|failure| json!({
+                    "step": text::title(&failure.name),
+                    "output": text::last_lines(&failure.output, LINES),
+                })),
+                "bars": bars,
+            })
+            .to_string(),
+        );
     }
-    let data = json!({ "seconds": seconds, "phases": phases, "images": images }).to_string();
+    let (phases, images) = (json!(phases), images.join(","));
+    let data = format!("{{\"seconds\":{seconds},\"phases\":{phases},\"images\":[{images}]}}");
     // No text can end the element that holds it.
     let data = without_credentials(&data).replace('<', "\\u003c");
     output::save(path, PAGE.replacen("DATA", &data, 1))?;

@@ -291,6 +291,9 @@ fn sorted(command: Command, words: &[OsString]) -> Result<(Typed, Vec<OsString>,
         let flag = flags_of(command).find(|flag| flag.name() == name && name.starts_with('-'));
         let flag = flag.ok_or_else(|| unexpected(word, command))?;
         let value = match word.split_once('=') {
+            Some(_) if flag.names[0] == name => {
+                return Err(usage(format!("{name} takes no value, got {word:?}")));
+            }
             Some((_, value)) => value,
             None if flag.names[0] == name => "1",
             None if flag.names[0].contains('[') => "",
