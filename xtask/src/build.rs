@@ -18,7 +18,7 @@ use crate::docker::{self, AT_ONCE, Docker, SHORT_PATIENCE};
 use crate::explain::Last;
 use crate::progress::{self, Watch};
 use crate::{job, report};
-use outcome::cause::{self, Cause};
+use outcome::cause::Cause;
 use outcome::record::{self, CacheWritten, Layer, Record, Status};
 use outcome::trace::{Failure, Span};
 use outcome::vertex::Phase;
@@ -86,9 +86,9 @@ pub struct Run {
     /// Why the file of `--records` is not written any more.
     error: Option<anyhow::Error>,
     /// How the last images failed that failed with the same error.
-    alike: Vec<(Option<Cause>, Option<String>)>,
+    alike: Vec<(Option<Cause>, String)>,
     /// Why no further image is tried.
-    stopped: Option<String>,
+    pub stopped: Option<String>,
     /// The check keys of images that have started.
     pub started: BTreeSet<String>,
     /// Whether the next image finds a builder without build cache; `None` where that is not known.
@@ -257,11 +257,6 @@ fn work(ctx: &Ctx, number: usize) {
 }
 
 impl Run {
-    /// True once no further image is tried.
-    pub fn is_stopped(&self) -> bool {
-        self.stopped.is_some()
-    }
-
     /// How many images have failed.
     pub fn failed(&self) -> usize {
         self.ended.values().filter(|ended| ended.record.status == Status::Failed).count()
@@ -286,20 +281,16 @@ impl Run {
                     || has_digit && word.parse::<u64>().is_err()
             };
             let error = ended.record.error.as_deref().unwrap_or_default();
-            let words = error.split_whitespace().filter(|word| !is_own(word));
-            let detail = match ended.cause {
-                Some(cause) if cause.is_common() => cause::host(error).map(str::to_owned),
-                _ => Some(words.collect::<Vec<_>>().join(" ")),
-            };
-            let failure = (ended.cause, detail);
+            let is_common = ended.cause.is_some_and(Cause::is_common);
+            let words = error.split_whitespace().filter(|word| !is_common && !is_own(word));
+            let failure = (ended.cause, words.collect::<Vec<_>>().join(" "));
             self.alike.retain(|last| *last == failure);
             self.alike.push(failure);
             let left = self.queue.len();
             // A base image that is not there says nothing of others, unless none was there.
-            let is_common =
-                ended.cause.is_some_and(Cause::is_common) || self.failed() == self.ended.len();
+            let is_for_all = is_common || self.failed() == self.ended.len();
             let is_limit = ended.cause == Some(Cause::Limited);
-            if (is_limit || self.alike.len() >= ALIKE && is_common) && left > 0 {
+            if (is_limit || self.alike.len() >= ALIKE && is_for_all) && left > 0 {
                 self.stopped = Some(format!("skipped the other {left}, which would fail alike"));
                 self.queue.clear();
             }

@@ -52,7 +52,7 @@ impl<'a> Watch<'a> {
 
     /// True once the bake is to end.
     pub fn is_over(&self) -> bool {
-        self.is_ahead && self.ctx.run().is_stopped()
+        self.is_ahead && self.ctx.run().stopped.is_some()
     }
 
     /// Notes that a node has begun, once.

@@ -315,15 +315,6 @@ pub fn http_status(error: &str) -> Option<u64> {
     })
 }
 
-/// The host that a failed request in `error` went to, where that is named.
-pub fn host(error: &str) -> Option<&str> {
-    if let Some((before, _)) = error.split_once(": no such host") {
-        return before.rsplit_once("lookup ")?.1.split(' ').next();
-    }
-    let (_, rest) = error.split_once("://")?;
-    rest.split(['/', '"', ' ']).next()
-}
-
 /// What to do where an engine or a builder can't be reached; `None` where that is not known.
 pub fn engine_hint(error: &str) -> Option<&'static str> {
     ENGINE_HINTS.iter().find(|(sign, _)| error.contains(sign)).map(|(_, hint)| *hint)
