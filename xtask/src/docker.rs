@@ -169,7 +169,8 @@ impl Docker {
             let is_waiting = !trace.awaited().is_empty();
             waiting_since = is_waiting.then(|| waiting_since.unwrap_or(now));
             let is_stuck = waiting_since.is_some_and(|since| now - since > patience);
-            !is_stuck && !watch.is_over() && until.is_none_or(|until| now <= until)
+            let is_over = watch.is_ahead && watch.ctx.run().stopped.is_some();
+            !is_stuck && !is_over && until.is_none_or(|until| now <= until)
         };
         let status = process::follow(&mut child, pipe, |bytes| show(bytes, false))?;
         show(&[], true);

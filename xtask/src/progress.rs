@@ -50,11 +50,6 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// True once the bake is to end.
-    pub fn is_over(&self) -> bool {
-        self.is_ahead && self.ctx.run().stopped.is_some()
-    }
-
     /// Notes that a node has begun, once.
     fn begin(&mut self, place: usize, trace: &Trace) {
         if let Entry::Vacant(begun) = self.begun.entry(place) {

@@ -1,7 +1,5 @@
-//! Errors that end a run with an exit status of their own.
-//!
-//! The text of an error says what was wrong, with the value, and has no final period. What to do
-//! about it may follow behind `"\nhint: "`; [`crate::message::error`] shows it on its own line.
+//! Errors that end a run with an exit status of their own. The text of any error says what was wrong, with
+//! the value; what to do about it may follow behind `"\nhint: "`.
 
 use std::fmt;
 

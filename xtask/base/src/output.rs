@@ -13,8 +13,7 @@ use crate::status;
 /// The size in bytes of the largest file that [`load`] takes.
 const LARGEST: u64 = 64 << 20;
 
-/// Writes `text` and the end of its line to standard output. A reader that has seen enough, such as
-/// `head`, is not an error.
+/// Writes `text` and the end of its line to standard output. A reader that has seen enough is not an error.
 /// Errors: standard output can't be written, such as to a full disk.
 pub fn write(text: impl std::fmt::Display) -> Result<()> {
     match writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush()) {
@@ -47,9 +46,8 @@ pub fn read(input: impl Read) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Writes `content` to `path`, and makes the folders that it lies in. A file is replaced as a
-/// whole, so nobody ever reads half of it, and keeps its mode and owner. Symbolic links are
-/// followed. What is no regular file, such as a device or a pipe, is written to.
+/// Writes `content` to `path`, and makes the folders that it lies in. A file is replaced as a whole, so
+/// nobody ever reads half of it, and keeps its mode and owner. A link is followed, a device written to.
 /// Errors: those of the system, with the path.
 pub fn save(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let content = content.as_ref();

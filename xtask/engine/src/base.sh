@@ -1,12 +1,13 @@
-# Makes the layer of debian:trixie-slim: `base.sh FOLDER DEB...`, in namespaces of its own. FOLDER
-# gets layer.tar.gz, and a file with the digests of the layer and of its archive.
+# Makes the layer of debian:trixie-slim: `base.sh FOLDER PROGRAMS DEB...`, in namespaces of its own.
+# FOLDER gets layer.tar.gz, and a file with the digests of the layer and of its archive. With
+# PROGRAMS, that folder gets a copy of /usr.
 #
 # The same packages give the same bytes on every machine: each file has the same time, and what
 # tells of the machine or of the moment is removed.
 set -eu
 umask 022
-folder=$1
-shift
+folder=$1 programs=$2
+shift 2
 mount -n -t tmpfs -o mode=755 tmpfs "$folder/root"
 root=$folder/root/debian
 mkdir "$root"
@@ -18,6 +19,8 @@ printf '%s\n' "$@" | xargs -d '\n' -n 1 -P "$(nproc)" sh -c 'dpkg-deb --extract 
     rm -rf info/* locale/* man/*
     find doc ! -type d ! -name copyright -delete
 )
+# Others unpack there at the same time, which cp does not bear.
+if [ "$programs" ]; then tar -c -C "$root" usr | tar -x -p -C "$programs"; fi
 cat > "$root/etc/dpkg/dpkg.cfg.d/slim" <<'END'
 path-exclude=/usr/share/doc/*
 path-exclude=/usr/share/info/*

@@ -33,16 +33,18 @@ fn layer(downloads: &Path, arch: &str) -> PathBuf {
     downloads.join(format!("debian-{RELEASE}-{arch}-{}", &recipe[..8]))
 }
 
-/// Makes the layer for `arch` unless `downloads` has it, from the `fetched` packages if there are
-/// some.
-pub fn get(downloads: &Path, arch: &str, fetched: Option<Vec<PathBuf>>) -> Result<()> {
+/// Makes the layer for `arch` unless `downloads` has it. Of packages that were `fetched`, `/usr` is copied
+/// to a folder of programs.
+pub fn get(downloads: &Path, arch: &str, fetched: Option<(Vec<PathBuf>, &Path)>) -> Result<()> {
     once(&layer(downloads, arch), |scratch| {
-        let fetch = || Apt::new(scratch.join("apt"), RELEASE, arch)?.fetch(PACKAGES);
-        let archives = fetched.map_or_else(fetch, Ok)?;
+        let (archives, programs) = match fetched {
+            Some(fetched) => fetched,
+            None => (Apt::new(scratch.join("apt"), RELEASE, arch)?.fetch(PACKAGES)?, Path::new("")),
+        };
         let folder = scratch.join("layer");
         fs::create_dir_all(folder.join("root"))?;
         let mut script = private("sh");
-        script.args(["-c", SCRIPT, "base.sh"]).arg(&folder).args(archives);
+        script.args(["-c", SCRIPT, "base.sh"]).arg(&folder).arg(programs).args(archives);
         script.env("SOURCE_DATE_EPOCH", EPOCH).env("LC_ALL", "C.UTF-8");
         run("making debian:trixie-slim", &mut script)?;
         fs::remove_dir(folder.join("root"))?;

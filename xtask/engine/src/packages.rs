@@ -57,9 +57,8 @@ ln -s ip6tables-nft usr/sbin/ip6tables
 ln -s ../usr/bin/docker path/docker
 ";
 
-/// The programs of Debian's `release`, fetched and unpacked if `downloads` does not have them: a folder
-/// with `usr`, and `path` with docker, which is all that the command may see of it. The base image is
-/// made at the same time, as it needs some of the same packages.
+/// The programs of Debian's `release`, unless `downloads` has them: a folder with `usr`, and `path` with
+/// docker, which is all that the command sees. The base image shares packages, and is made at the same time.
 pub fn get(downloads: &Path, release: &str) -> Result<PathBuf> {
     let recipe = sha256([PACKAGES, APT_CONF].concat());
     let folder = downloads.join(format!("programs-{release}-{ARCH}-{}", &recipe[..8]));
@@ -68,15 +67,22 @@ pub fn get(downloads: &Path, release: &str) -> Result<PathBuf> {
         fs::create_dir(&programs)?;
         let apt = Apt::new(scratch.join("apt"), release, ARCH)?;
         thread::scope(|scope| {
-            let mut base = None;
+            let (mut shared, mut base) = (Vec::new(), None);
             if release == RELEASE {
-                let packages = apt.fetch(image::PACKAGES)?;
-                base = Some(scope.spawn(|| image::get(downloads, ARCH, Some(packages))));
+                shared = apt.fetch(image::PACKAGES)?;
+                let fetched = Some((shared.clone(), programs.as_path()));
+                base = Some(scope.spawn(|| image::get(downloads, ARCH, fetched)));
             }
-            unpack(&apt.fetch(PACKAGES)?, &programs)?;
+            let mut own = apt.fetch(PACKAGES)?;
+            own.retain(|archive| !shared.contains(archive));
+            unpack(&own, &programs)?;
             let made = base.map_or(Ok(Ok(())), ScopedJoinHandle::join);
             made.unwrap_or_else(|_| Err(anyhow!("the base image was not made")))
         })?;
+        // The base image brings what it shares, unless another engine had made it.
+        if !programs.join("usr/bin/dash").exists() {
+            unpack(&apt.fetch(PACKAGES)?, &programs)?;
+        }
         run("preparing programs", Command::new("sh").args(["-ec", FINISH]).current_dir(&programs))?;
         Ok(programs)
     })?;
