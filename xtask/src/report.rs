@@ -94,8 +94,9 @@ pub fn publish(
         }
     }
     let table = table(ctx, ended, seconds);
-    // Whoever stops a batch is told how to continue it, and no more.
-    if !(signal.is_some() && ended.len() > 1) {
+    // Whoever stops a run is told of what is there, and how to continue a batch.
+    let is_there = ended.len() == 1 && ended.iter().all(|ended| ended.record.status.is_there());
+    if signal.is_none() || is_there {
         for line in &table {
             message::say(&shortened(line, columns()));
         }
