@@ -62,8 +62,8 @@ class Runtime(ThreadingHTTPServer):
         user = f"--user={wanted['run_as_user']}:{wanted['fs_group']}"
         options = ("--publish=127.0.0.1::60000", f"--env=SESSION_API_KEY={KEY}", *self.options)
         self.container = docker(
-            "run", "--detach", f"--entrypoint={program}", f"--workdir={wanted['working_dir']}",
-            user, *options, wanted["image"], *args,
+            "run", "--detach", "--no-healthcheck", f"--entrypoint={program}",
+            f"--workdir={wanted['working_dir']}", user, *options, wanted["image"], *args,
         )  # fmt: skip
         url = "http://" + docker("port", self.container, "60000/tcp")
         deadline = time.monotonic() + 120

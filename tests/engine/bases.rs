@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::engine::{NO_PROVIDERS, give};
+use crate::engine::{FEWER, give};
 use crate::support::engine::{Engine, docker};
 use crate::support::{CACHE_MODE, Folder, Xtask, records};
 
@@ -81,8 +81,9 @@ fn what_a_base_image_has_of_its_own_costs_no_build_or_is_said() {
     let args = ["image", "--variant=debian", "--target=base-image-minimal", "--push"];
     let files = ["--base-images", list.to_str().unwrap(), "--records", file.to_str().unwrap()];
     let image = engine.image("image");
-    let rest = [NO_PROVIDERS, "--image", &image];
-    let call = Xtask::shipped(&[&args[..], &files, &rest].concat()).in_engine(&engine).on("x");
+    let rest = ["--image", &image];
+    let call =
+        Xtask::shipped(&[&args[..], &files, &FEWER, &rest].concat()).in_engine(&engine).on("x");
     let ended = call.env(CACHE_MODE, "off").end();
     let told = &ended.stderr;
     assert_eq!(ended.status, 1, "{told}");

@@ -2,12 +2,13 @@
 //! These tests need `cargo xtask engine -- cargo test`.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 
-use crate::engine::{NO_PROVIDERS, clients};
+use crate::engine::{FEWER, clients, give};
 use crate::fake::timings;
 use crate::support::container::Container;
 use crate::support::engine::{Engine, docker, http};
-use crate::support::{CACHE_MODE, Folder, Xtask, records};
+use crate::support::{CACHE_MODE, Folder, Xtask, records, root};
 
 /// Starts an ACP provider and prints its answer to `initialize`.
 const INITIALIZE: &str = r#"
@@ -71,7 +72,8 @@ fn an_agent_finds_all_that_binary_promises() {
     let call = Xtask::shipped(&args).in_engine(&engine).on("refs/heads/x");
     let ended = call.env(CACHE_MODE, "off").end();
     assert_eq!(ended.status, 0, "{}", ended.stderr);
-    let image = ended.stdout.lines().next().unwrap();
+    let tags = ended.stdout.lines().collect::<Vec<_>>();
+    let image = tags[0];
 
     let publish = ["--publish=127.0.0.1::8000", "--publish=127.0.0.1::8001"];
     let options = [&publish[..], &["--env=SESSION_API_KEY=secret"]].concat();
@@ -84,6 +86,8 @@ fn an_agent_finds_all_that_binary_promises() {
     assert_eq!([status(vscode, "/"), status(vscode, "/?tkn=wrong")], [403, 403]);
     assert!([200, 302].contains(&status(vscode, "/?tkn=secret")));
 
+    // It waits only in a terminal of VS Code.
+    assert_eq!(bash("echo $EDITOR, $GIT_EDITOR, $VISUAL"), "code, code --wait, code");
     let modules = container.exec(&["/openhands/node/bin/node", "-e", MODULES]);
     assert!(modules.contains("@vscode/fs-copyfile"), "{modules}");
 
@@ -97,7 +101,8 @@ fn an_agent_finds_all_that_binary_promises() {
 
     assert!(bash(BROWSE).contains(">42<"), "{}", bash(BROWSE));
     show_timings(&container);
-    let privileged = Container::start(&["--privileged"], image, &[]);
+    let privileged =
+        Container::start(&["--privileged", "--entrypoint=sleep"], image, &["infinity"]);
     assert_eq!(privileged.exec(&["bash", "-c", DOCKER]), "42");
     let programs = "npx uv uvx gh cc curl jq sudo git tmux docker code";
     let found = bash(&format!("for name in {programs}; do command -v $name; done"));
@@ -108,6 +113,20 @@ fn an_agent_finds_all_that_binary_promises() {
     for script in ["agent.py", "everything.py"] {
         clients::run(script, image, "binary");
     }
+    // It is 5 GB, and the disk may be small.
+    drop((container, privileged));
+    docker(&[&["rmi", "--force"], &tags[..]].concat());
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
+fn buildx_alone_builds_what_print_shows() {
+    let engine = Engine::get();
+    let args = ["image", "--variant=debian", "--target=binary-minimal", "--print"];
+    let plan = Xtask::shipped(&args).succeed().stdout;
+    let mut bake = engine.command(&["buildx", "bake", "--file=-", "--set=*.output=type=cacheonly"]);
+    bake.current_dir(root().join("agent-server-image")).env("BUILDX_BAKE_ENTITLEMENTS_FS", "0");
+    give(bake.stderr(Stdio::piped()), &plan);
 }
 
 /// The pages of `--timings` in the browser of `container`.
@@ -141,9 +160,8 @@ fn what_is_not_asked_for_is_not_built() {
     let image = engine.image("fewer");
     let folder = Folder::new("fewer");
     let file = folder.0.join("records");
-    let fewer = ["--install-capabilities=", NO_PROVIDERS];
     let args = ["image", "--variant=debian", "--load", "--target=base-image", "--image", &image];
-    let args = [&args[..], &fewer, &["--records", file.to_str().unwrap()]].concat();
+    let args = [&args[..], &FEWER, &["--records", file.to_str().unwrap()]].concat();
     let call = Xtask::shipped(&args).in_engine(&engine).on("refs/heads/x");
     let ended = call.env(CACHE_MODE, "off").succeed();
     let steps = records(&file)[0]["step_list"].to_string();

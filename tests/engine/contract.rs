@@ -74,10 +74,10 @@ fn the_server_starts_by_its_path_and_without_a_key_or_a_host_is_on_loopback_only
     let entrypoint = format!("--entrypoint={SERVER}");
     let args = ["--port", "60000"];
     let start = |(target, image)| (target, Container::start(&[&entrypoint], image, &args));
+    let wait = "cd /proc/net && for try in $(seq 600); do \
+                grep -h ':EA60 ' tcp tcp6 && break; sleep 0.2; done";
     for (target, container) in &images(&engine).map(start) {
-        let sockets = || container.try_exec(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]);
-        container.wait(|| sockets().is_some_and(|sockets| sockets.contains(":EA60 ")));
-        let sockets = sockets().unwrap();
+        let sockets = container.exec(&["sh", "-c", wait]);
         let places = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
         let places = places.filter(|place| place.ends_with(":EA60")).collect::<BTreeSet<_>>();
         assert_eq!(places, BTreeSet::from(["0100007F:EA60"]), "{target}");
@@ -158,9 +158,7 @@ fn variables_are_set_for_utf8_and_commands_that_nobody_watches() {
             assert_eq!(variable(name), "cat", "{target} {name}");
         }
         for name in ["EDITOR", "GIT_EDITOR", "VISUAL"] {
-            // VS Code's, where it is installed, waits only in a terminal of VS Code.
-            let editor = variable(name);
-            assert!(["true", "code", "code --wait"].contains(&editor.as_str()), "{target} {name}");
+            assert_eq!(variable(name), "true", "{target} {name}");
         }
     }
 }

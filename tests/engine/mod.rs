@@ -34,27 +34,22 @@ use crate::support::{CACHE_MODE, Folder, Xtask};
 /// The targets that start a server on their own.
 const TARGETS: [&str; 3] = ["source-minimal", "binary-minimal", "overlay"];
 
+/// The capabilities and ACP providers are some GB, which few tests need.
+const FEWER: [&str; 2] = ["--install-capabilities=", "--install-acp-providers="];
+
 /// The image of each target on `debian:trixie-slim`, built once for all tests.
 fn images(engine: &Engine) -> [(&'static str, &'static str); 3] {
     static IMAGES: OnceLock<[String; 3]> = OnceLock::new();
-    let images = once(&IMAGES, || TARGETS.map(|target| image(engine, target, "default")));
+    // Each test starts their servers.
+    let args = ["image", "--variant=debian", "--image-flavor=minimal", "--load", "--check=off"];
+    let image = |target: &str| {
+        let rest = ["--target", target, "--image", &engine.image("server")];
+        let call = Xtask::shipped(&[&args[..], &rest, &FEWER].concat()).in_engine(engine);
+        let ended = call.on("refs/heads/x").env(CACHE_MODE, "off").succeed();
+        ended.stdout.lines().next().unwrap().to_owned()
+    };
+    let images = once(&IMAGES, || TARGETS.map(image));
     [0, 1, 2].map(|number| (TARGETS[number], images[number].as_str()))
-}
-
-/// For all targets but one: the ACP providers are 950 MB.
-const NO_PROVIDERS: &str = "--install-acp-providers=";
-
-/// The image of `target` in that flavor on `debian:trixie-slim`.
-fn image(engine: &Engine, target: &str, flavor: &str) -> String {
-    let image = engine.image("server");
-    let args = ["image", "--variant=debian", "--target", target, "--load", "--image", &image];
-    let mut args = [&args[..], &["--image-flavor", flavor]].concat();
-    if target != "binary-minimal" {
-        args.push(NO_PROVIDERS);
-    }
-    let call = Xtask::shipped(&args).in_engine(engine).on("refs/heads/x");
-    let ended = call.env(CACHE_MODE, "off").succeed();
-    ended.stdout.lines().next().unwrap().to_owned()
 }
 
 /// Built in two seconds. What `builder` makes is in no image, so only a cache has it. What was built

@@ -6,7 +6,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::engine::{NO_PROVIDERS, clients, give};
+use crate::engine::{FEWER, clients, give};
 use crate::support::engine::{Engine, docker, http, once};
 use crate::support::server::{KEY, Server};
 use crate::support::{CACHE_MODE, SHA, Xtask};
@@ -72,11 +72,13 @@ fn built(engine: &Engine) -> &'static Built {
         let asked_before = requests().len();
         let image = engine.image("overlay");
         let args = ["image", "--variant=debian", "--target=overlay", "--push", "--image", &image];
-        // What an agent works with is the same layers on every base, and large. An image that is
-        // started needs its base's layers.
-        let fewer = ["--install-capabilities=", NO_PROVIDERS, "--check=off"];
         let bases = references.map(|reference| format!("--base-image={reference}"));
-        let args = args.into_iter().chain(fewer).chain(bases.iter().map(String::as_str));
+        // An image that is started needs its base's layers.
+        let args = args
+            .into_iter()
+            .chain(FEWER)
+            .chain(["--check=off"])
+            .chain(bases.iter().map(String::as_str));
         let args = args.collect::<Vec<_>>();
         let call =
             Xtask::shipped(&args).in_engine(engine).env("SDK_SHA", SHA).env("HTTPS_PROXY", "");
