@@ -160,10 +160,10 @@ fn what_is_not_asked_for_is_not_built() {
     let image = engine.image("fewer");
     let folder = Folder::new("fewer");
     let file = folder.0.join("records");
-    let args = ["image", "--variant=debian", "--load", "--target=base-image", "--image", &image];
-    let args = [&args[..], &FEWER, &["--records", file.to_str().unwrap()]].concat();
-    let call = Xtask::shipped(&args).in_engine(&engine).on("refs/heads/x");
-    let ended = call.env(CACHE_MODE, "off").succeed();
+    let args = ["image", "--variant=debian", "--load", "--target=overlay", "--image", &image];
+    let rest = ["--check=off", "--records", file.to_str().unwrap()];
+    let call = Xtask::shipped(&[&args[..], &FEWER, &rest].concat()).in_engine(&engine);
+    let ended = call.on("refs/heads/x").env(CACHE_MODE, "off").succeed();
     let steps = records(&file)[0]["step_list"].to_string();
     for stage in ["vscode-builder", "browser-builder", "docker-builder", "acp-builder"] {
         assert!(!steps.contains(stage), "{stage}: {steps}");

@@ -161,7 +161,10 @@ impl Given {
 #[ignore = "needs an engine: cargo xtask engine -- cargo test -- --include-ignored"]
 fn a_registry_that_is_busy_for_a_while_is_asked_again() {
     let given = Given::get(Engine::get(), "registry-busy");
-    let mut cases = all(&PASSING, &PLACES, Times(1));
+    // Each in two places, and in each place some.
+    let twice = PASSING.iter().zip(0..).flat_map(|(status, n)| [(status, n), (status, n + 2)]);
+    let once = twice.map(|(status, n)| (PLACES[n % PLACES.len()], *status, Times(1)));
+    let mut cases = once.collect::<Vec<_>>();
     let lost_uploads = ["400 Bad Request", "404 Not Found"];
     cases.extend(all(&lost_uploads, &[StartUpload, Upload], Times(1)));
     cases.extend(all(&["404 Not Found"], &[StartUpload, Upload, PutManifest], Times(3)));
